@@ -1,0 +1,23 @@
+"""Look up RongCloud / Nexconn group profiles by ID, any number of them, as fast as the service allows and no faster."""
+
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.config import REGIONS, Secret
+from rongcloud_groups.errors import (
+    AuthenticationError,
+    ClientClosed,
+    ConfigError,
+    DeadlineExceeded,
+    DecodeError,
+    InvalidGroupId,
+    ParameterError,
+    RateLimited,
+    RongCloudError,
+    ServerError,
+    ServiceError,
+    ServiceNotEnabled,
+    TransportError,
+)
+from rongcloud_groups.events import Event, Hook, Stats
+from rongcloud_groups.limiter import Limiter, LocalLimiter
+from rongcloud_groups.lookup import Lookup
+from rongcloud_groups.models import GroupProfile, Permissions

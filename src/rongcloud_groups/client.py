@@ -1,0 +1,339 @@
+"""GroupClient: look up group profiles by ID, any number of them, within the service's rate limit."""
+
+import asyncio
+import ssl
+from asyncio import Event, Task
+from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from math import inf
+from types import TracebackType
+from typing import Any, Self
+
+import anyio
+import httpx
+from anyio.abc import TaskGroup
+from anyio.lowlevel import checkpoint
+
+from rongcloud_groups.config import (
+    Credentials,
+    Secret,
+    at_least,
+    options_from_environment,
+    positive,
+    resolved_base_urls,
+)
+from rongcloud_groups.connect import connect, tls_context
+from rongcloud_groups.connection import Connection
+from rongcloud_groups.dialects import dialect as dialect_named
+from rongcloud_groups.dispatch import Dispatcher
+from rongcloud_groups.errors import ClientClosed, DeadlineExceeded
+from rongcloud_groups.events import Emitter, Hook, Stats, logger
+from rongcloud_groups.foreign import TransportConnection
+from rongcloud_groups.guard import CreditGuard
+from rongcloud_groups.limiter import Limiter, LocalLimiter
+from rongcloud_groups.links import Links
+from rongcloud_groups.lookup import Lookup
+from rongcloud_groups.models import GroupProfile
+from rongcloud_groups.pending import Pending
+from rongcloud_groups.protocol import BATCH_LIMIT, validated_group_id
+from rongcloud_groups.stream import Stream
+from rongcloud_groups.waiters import ManyWaiter, OneWaiter, several
+
+IDS_IN_A_STEP = 1000
+"""How many IDs one call takes up before other tasks have a turn; a multiple of a batch."""
+
+TransportSource = httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]
+
+
+class GroupClient:
+    """An asyncio client for the *Batch Query Group Information* API of RongCloud / Nexconn.
+
+    Open it with ``async with``; one client serves any number of tasks of one event loop. Everything it looks up
+    shares one budget of requests, 50 IDs each, and an ID that several tasks ask for at a time is asked once.
+
+    Args:
+        app_key: the App Key.
+        app_secret: its secret. It is shown nowhere: no ``repr``, log line, exception or pickle holds it.
+        region: the data center of the App Key; one of `REGIONS`.
+        base_urls: the primary URL and its backups, in place of those of the region.
+        dialect: ``"rongcloud"`` (v1) or ``"nexconn"`` (v4).
+        rate: requests a second that the service allows the App Key; 100 unless it was raised.
+        limiter: a `Limiter` to share the budget with other clients; without one the client has ``rate`` to itself.
+        guard: prove that no second at the server holds more than ``rate`` requests, whatever the path's jitter; it
+            costs a little throughput where the path jitters.
+        max_in_flight: requests under way at the most.
+        attempt_timeout: seconds that one request may take, and as many for opening a connection.
+        deadline: seconds that a lookup may take, where the call gives none; None for no limit.
+        max_attempts: requests that may be lost on one ID before it fails.
+        requests_per_connection: requests that a connection must not reach; the service asks for fewer than 80.
+        http2: offer HTTP/2; the server decides.
+        verify: what certificates are trusted; the system's by default, where ``SSL_CERT_FILE`` is honoured.
+        transport: an httpx transport, or a function that makes one for each connection, to carry the requests in
+            place of the client's own connections: a mock, an ASGI app, a proxy. It is closed with the client.
+        hooks: called with each `Event`.
+
+    Raises:
+        ConfigError: an argument cannot be used; the message names it.
+    """
+
+    def __init__(
+        self,
+        app_key: str,
+        app_secret: str | Secret,
+        *,
+        region: str = "beijing",
+        base_urls: str | Sequence[str] | None = None,
+        dialect: str = "rongcloud",
+        rate: float = 100.0,
+        limiter: Limiter | None = None,
+        guard: bool = False,
+        max_in_flight: int = 64,
+        attempt_timeout: float = 5.0,
+        deadline: float | None = None,
+        max_attempts: int = 5,
+        requests_per_connection: int = 80,
+        http2: bool = True,
+        verify: ssl.SSLContext | None = None,
+        transport: TransportSource | None = None,
+        hooks: Sequence[Hook] = (),
+    ) -> None:
+        app_secret = app_secret if isinstance(app_secret, Secret) else Secret(app_secret)
+        self._credentials = Credentials(app_key, app_secret)
+        self._base_urls = resolved_base_urls(region, base_urls)
+        self._deadline = inf if deadline is None else positive("deadline", deadline)
+        self._attempt_timeout = positive("attempt_timeout", attempt_timeout)
+        self._max_in_flight = at_least(1, "max_in_flight", max_in_flight)
+        self._http2 = http2
+        self._verify = verify
+        self._transport = transport
+        self._emit = Emitter(hooks)
+        self._pending = Pending(BATCH_LIMIT)
+        self._limiter = LocalLimiter(rate) if limiter is None else limiter
+        requests_per_connection = at_least(2, "requests_per_connection", requests_per_connection)
+        self._links = Links(
+            self._base_urls,
+            self._connect,
+            self._emit,
+            requests_per_connection=None
+            if isinstance(transport, httpx.AsyncBaseTransport)
+            else requests_per_connection,
+            max_in_flight=max_in_flight,
+        )
+        self._dispatcher = Dispatcher(
+            self._pending,
+            self._links,
+            self._limiter,
+            CreditGuard(int(rate)) if guard else None,
+            self._credentials,
+            dialect_named(dialect),
+            self._emit,
+            max_in_flight=max_in_flight,
+            attempt_timeout=attempt_timeout,
+            max_attempts=at_least(1, "max_attempts", max_attempts),
+        )
+        self._host: Task[None] | None = None
+        self._tasks: TaskGroup | None = None
+        self._closing = Event()
+        self._ssl_context: ssl.SSLContext | None = None
+
+    @classmethod
+    def from_env(cls, **options: Any) -> Self:
+        """A client from the environment.
+
+        ``RONGCLOUD_APP_KEY``; ``RONGCLOUD_APP_SECRET`` or ``RONGCLOUD_APP_SECRET_FILE``; and, where set,
+        ``RONGCLOUD_REGION``, ``RONGCLOUD_BASE_URL`` (comma-separated, primary first), ``RONGCLOUD_DIALECT``,
+        ``RONGCLOUD_RATE`` (requests/s) and ``RONGCLOUD_LIMITER``.
+
+        Args:
+            **options: those of `GroupClient`; they win over the environment.
+
+        Raises:
+            ConfigError: a variable is missing or cannot be used; the message names it.
+        """
+        return cls(**{**options_from_environment(), **options})
+
+    async def __aenter__(self) -> Self:
+        if self._host is not None:
+            raise ClientClosed("a client is opened once; make another one")
+        if self._transport is None and any(url.scheme == "https" for url in self._base_urls):
+            self._ssl_context = tls_context(self._verify, http2=self._http2)
+        opened = Event()
+        self._host = asyncio.create_task(self._run(opened), name="rongcloud_groups client")
+        await opened.wait()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the client, as leaving its context does: what is open ends in `ClientClosed`."""
+        if self._host is None:
+            return
+        self._closing.set()
+        await asyncio.wait([self._host])
+        if not self._host.cancelled() and (error := self._host.exception()):
+            raise error
+
+    async def get(self, group_id: str, *, deadline: float | None = None) -> GroupProfile | None:
+        """Look up one group.
+
+        Args:
+            group_id: its ID, 1 to 64 characters.
+            deadline: seconds that it may take; the client's by default.
+
+        Returns:
+            The profile, or None where the service has no such group.
+
+        Raises:
+            InvalidGroupId: the service cannot take this ID; no request was made.
+            DeadlineExceeded: the deadline passed; it says what took the time.
+            RongCloudError: any other error that ended the lookup.
+        """
+        group_id = validated_group_id(group_id)
+        seconds = self._deadline if deadline is None else positive("deadline", deadline)
+        waiter = OneWaiter(self._open_loop().create_future())
+        self._pending.add(group_id, waiter, bulk=False)
+        self._dispatcher.stir()
+        try:
+            with anyio.move_on_after(seconds):
+                return await waiter.future
+            raise DeadlineExceeded(self._dispatcher.phase_of(group_id), seconds)
+        finally:
+            self._pending.leave(waiter, [group_id])
+
+    async def get_many(self, group_ids: Iterable[str], *, deadline: float | None = None, bulk: bool = False) -> Lookup:
+        """Look up any number of groups, each distinct ID once.
+
+        Args:
+            group_ids: their IDs; duplicates are welcome.
+            deadline: seconds that it may take; the client's by default. What is open then fails with
+                `DeadlineExceeded`, what is settled is returned.
+            bulk: let other lookups go first; a tenth of the budget is kept for bulk.
+
+        Returns:
+            Every ID in exactly one of found, missing and failed, in the order of its first mention.
+
+        Raises:
+            AuthenticationError, ServiceNotEnabled, ServiceError: what no retry can mend for any ID.
+            ClientClosed: the client is not open, or was closed meanwhile.
+        """
+        seconds = self._deadline if deadline is None else positive("deadline", deadline)
+        waiter = ManyWaiter(self._open_loop().create_future())
+        try:
+            with anyio.move_on_after(seconds):
+                await self._add_all(several(group_ids), waiter, bulk=bulk)
+                await waiter.future
+                return waiter.lookup()
+            for group_id in waiter.open_ids():
+                waiter.settle(group_id, DeadlineExceeded(self._dispatcher.phase_of(group_id), seconds))
+                self._pending.leave(waiter, [group_id])
+            return waiter.lookup()
+        finally:
+            self._pending.leave(waiter, waiter.open_ids())
+
+    def stream(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True) -> Stream:
+        """Look up groups as their IDs come, in flat memory: ``async with client.stream(ids) as parts``.
+
+        Iterate over the parts with ``async for``: each is a `Lookup` of at most 50 of the IDs, as they settle. IDs
+        are taken from the source only as fast as parts are consumed. Each distinct ID of a collection is looked up
+        once; from an iterator or an asynchronous source, which may have no end, an ID that comes again is looked up
+        again unless it is still open.
+
+        Args:
+            group_ids: the IDs, an iterable or an asynchronous one.
+            bulk: let other lookups go first; a tenth of the budget is kept for bulk.
+        """
+        self._open_loop()
+        return Stream(
+            several(group_ids) if isinstance(group_ids, Iterable) else group_ids,
+            pending=self._pending,
+            stir=self._dispatcher.stir,
+            start=self._start,
+            window=2 * BATCH_LIMIT * self._max_in_flight,
+            bulk=bulk,
+        )
+
+    def stats(self) -> Stats:
+        """What the client did so far, and what it is doing."""
+        return Stats(
+            requests=self._dispatcher.requests,
+            found=self._pending.found,
+            missing=self._pending.missing,
+            failed=self._pending.failed,
+            group_ids_sent=self._dispatcher.group_ids_sent,
+            retried=self._dispatcher.retried,
+            throttled=self._dispatcher.throttled,
+            connections=self._links.opened,
+            host_switches=self._links.host_switches,
+            budget_wait=self._dispatcher.budget_wait,
+            waiting=len(self._pending),
+            in_flight=self._dispatcher.in_flight,
+            rate=self._limiter.rate,
+            host=self._links.host,
+        )
+
+    def __repr__(self) -> str:
+        state = "open" if self._tasks is not None else "not open"
+        return f"<GroupClient {self._credentials.app_key!r} at {self._links.host}, {state}>"
+
+    async def _run(self, opened: Event) -> None:
+        """The client's own task: enter and exit may happen in two others."""
+        problem = "the client was closed"
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                tasks.start_soon(self._links.run)
+                tasks.start_soon(self._dispatcher.run)
+                opened.set()
+                await self._closing.wait()
+                tasks.cancel_scope.cancel()
+        except Exception as error:
+            logger.exception("the client stopped")
+            problem = f"the client stopped: {error}"
+            raise
+        finally:
+            self._tasks = None
+            self._pending.abort(ClientClosed(problem))
+            if isinstance(self._transport, httpx.AsyncBaseTransport):
+                await self._transport.aclose()
+
+    async def _connect(self, base_url: httpx.URL, on_change: Callable[[], None]) -> Connection:
+        if self._transport is None:
+            return await connect(
+                base_url,
+                ssl_context=self._ssl_context,
+                http2=self._http2,
+                timeout=self._attempt_timeout,
+                max_in_flight=self._max_in_flight,
+                on_change=on_change,
+            )
+        owned = not isinstance(self._transport, httpx.AsyncBaseTransport)
+        transport = self._transport if isinstance(self._transport, httpx.AsyncBaseTransport) else self._transport()
+        return TransportConnection(transport, base_url, self._max_in_flight, on_change, owned=owned)
+
+    async def _add_all(self, group_ids: Iterable[object], waiter: ManyWaiter, *, bulk: bool) -> None:
+        for count, group_id in enumerate(group_ids, start=1):
+            valid = waiter.admit(group_id)
+            if valid is not None:
+                self._pending.add(valid, waiter, bulk=bulk)
+            if count % IDS_IN_A_STEP == 0:
+                self._dispatcher.stir()
+                await checkpoint()
+        self._dispatcher.stir()
+        waiter.admitted()
+
+    def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._open_loop()
+        assert self._tasks is not None  # noqa: S101  it is open
+        self._tasks.start_soon(task)
+
+    def _open_loop(self) -> asyncio.AbstractEventLoop:
+        if self._host is None:
+            raise ClientClosed("the client is not open: use it inside 'async with GroupClient(…) as client'")
+        if self._tasks is None or self._closing.is_set():
+            raise ClientClosed("the client is closed")
+        loop = asyncio.get_running_loop()
+        if loop is not self._host.get_loop():
+            raise ClientClosed("the client was opened in another event loop: open one client in each")
+        return loop

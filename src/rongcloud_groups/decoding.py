@@ -1,0 +1,191 @@
+"""Profiles and listed groups out of JSON: the documented shape fast, anything near it leniently.
+
+A profile of exactly the documented shape is decoded by msgspec into prepared types. Anything else is read
+member by member, so that what cannot be read costs no more than itself. Both ways give equal results.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from rongcloud_groups.dialects import Dialect
+from rongcloud_groups.fields import UNREADABLE, Fields, moment
+from rongcloud_groups.models import (
+    DEFAULT_PERMISSIONS,
+    GroupProfile,
+    InvitePerm,
+    JoinPerm,
+    ListedGroup,
+    MemProfilePerm,
+    Permissions,
+    RolePerm,
+)
+
+
+@cache
+def profile_reader(dialect: Dialect) -> Callable[[Raw], GroupProfile | None]:
+    """What reads one entry of a reply's profiles; it gives None for one whose group ID cannot be read."""
+    strict = msgspec.json.Decoder(_documented_profile(dialect))
+
+    def read(entry: Raw) -> GroupProfile | None:
+        try:
+            return _profile_of(strict.decode(entry))
+        except (*UNREADABLE, OverflowError):
+            return lenient_profile(dialect, entry)
+
+    return read
+
+
+# The documented shape
+
+
+class _Basics(Struct, forbid_unknown_fields=True, rename="camel"):
+    introduction: str | None = None
+    announcement: str | None = None
+    portrait_url: str | None = None
+
+
+class _Permissions(Struct, forbid_unknown_fields=True, rename="camel"):
+    join_perm: JoinPerm = JoinPerm.OWNER_APPROVES
+    remove_perm: RolePerm = RolePerm.OWNER
+    mem_invite_perm: RolePerm = RolePerm.OWNER
+    invite_perm: InvitePerm = InvitePerm.NO_CONFIRMATION
+    profile_perm: RolePerm = RolePerm.OWNER
+    mem_profile_perm: MemProfilePerm = MemProfilePerm.OWNER_ADMINS_AND_SELF
+
+
+_NO_BASICS: Final = _Basics()
+_BASICS: Final = msgspec.json.Decoder(_Basics)
+_ATTRIBUTES: Final = msgspec.json.Decoder(dict[str, str])
+_PERMISSIONS: Final = msgspec.json.Decoder(_Permissions)
+
+
+def _documented_profile(dialect: Dialect) -> type[Struct]:
+    return msgspec.defstruct(
+        "_DocumentedProfile",
+        [
+            ("group_id", Annotated[str, Meta(min_length=1)]),
+            ("group_name", str | None, None),
+            ("owner", str | None, None),
+            ("create_time", int | None, None),
+            ("member_count", int | None, None),
+            ("basics", str | _Basics | None, None),
+            ("attributes", str | dict[str, str] | None, None),
+            ("permissions", str | _Permissions | None, None),
+        ],
+        rename={
+            "group_id": dialect.group_id_key,
+            "group_name": dialect.group_name_keys[0],
+            "create_time": dialect.create_time_key,
+            "member_count": "memberCount",
+            "basics": "groupProfile",
+            "attributes": "groupExtProfile",
+        },
+        forbid_unknown_fields=True,
+    )
+
+
+def _profile_of(read: Any) -> GroupProfile:
+    basics, attributes, permissions = read.basics, read.attributes, read.permissions
+    if basics.__class__ is str:
+        basics = _BASICS.decode(basics) if basics else None
+    if attributes.__class__ is str:
+        attributes = _ATTRIBUTES.decode(attributes) if attributes else None
+    if permissions.__class__ is str:
+        permissions = _PERMISSIONS.decode(permissions) if permissions else None
+    basics = basics or _NO_BASICS
+    return GroupProfile(
+        group_id=read.group_id,
+        group_name=read.group_name,
+        owner=read.owner,
+        create_time=None if read.create_time is None else moment(read.create_time),
+        member_count=read.member_count,
+        introduction=basics.introduction,
+        announcement=basics.announcement,
+        portrait_url=basics.portrait_url,
+        ext_profile=attributes or {},
+        permissions=DEFAULT_PERMISSIONS if permissions is None else _public_permissions(permissions),
+    )
+
+
+def _public_permissions(read: _Permissions) -> Permissions:
+    return Permissions(
+        join_perm=read.join_perm,
+        remove_perm=read.remove_perm,
+        mem_invite_perm=read.mem_invite_perm,
+        invite_perm=read.invite_perm,
+        profile_perm=read.profile_perm,
+        mem_profile_perm=read.mem_profile_perm,
+    )
+
+
+# Anything near it
+
+
+def lenient_profile(dialect: Dialect, entry: Raw) -> GroupProfile | None:
+    """The profile in an entry of any shape; None where its group ID cannot be read."""
+    fields = Fields.of(entry)
+    if (group_id := fields.group_id(dialect.group_id_key)) is None:
+        return None
+    nested, attributes = fields.object("groupProfile"), fields.object("groupExtProfile")
+    permissions = fields.object("permissions")
+    basics = _basics(nested, fields)
+    return GroupProfile(
+        group_id=group_id,
+        group_name=fields.text(*dialect.group_name_keys),
+        owner=fields.text("owner"),
+        create_time=fields.moment(dialect.create_time_key),
+        member_count=fields.integer("memberCount"),
+        introduction=basics.introduction,
+        announcement=basics.announcement,
+        portrait_url=basics.portrait_url,
+        ext_profile=attributes.all_texts(),
+        permissions=Permissions(
+            join_perm=permissions.choice("joinPerm", JoinPerm),
+            remove_perm=permissions.choice("removePerm", RolePerm),
+            mem_invite_perm=permissions.choice("memInvitePerm", RolePerm),
+            invite_perm=permissions.choice("invitePerm", InvitePerm),
+            profile_perm=permissions.choice("profilePerm", RolePerm),
+            mem_profile_perm=permissions.choice("memProfilePerm", MemProfilePerm),
+        ),
+        extra=_extra(fields, groupProfile=nested, permissions=permissions),
+        problems=tuple(fields.problems),  # the last, when all else has been read
+    )
+
+
+def listed_group(dialect: Dialect, entry: Raw) -> ListedGroup | None:
+    """The group in an entry of the listing; None where its group ID cannot be read."""
+    fields = Fields.of(entry)
+    if (group_id := fields.group_id(dialect.group_id_key)) is None:
+        return None
+    nested = fields.object("groupProfile")
+    basics = _basics(nested, fields)
+    return ListedGroup(
+        group_id=group_id,
+        group_name=fields.text("name", "groupName"),
+        creator=fields.text("creator"),
+        owner=fields.text("owner"),
+        create_time=fields.moment(*dialect.listed_time_keys),
+        introduction=basics.introduction,
+        announcement=basics.announcement,
+        portrait_url=basics.portrait_url,
+        extra=_extra(fields, groupProfile=nested),
+        problems=tuple(fields.problems),  # the last, when all else has been read
+    )
+
+
+def _basics(nested: Fields, fields: Fields) -> _Basics:
+    """The texts of ``groupProfile``, or those beside it, where one documented example has them."""
+
+    def text(*keys: str) -> str | None:
+        inner = nested.text(*keys)
+        return fields.text(*keys) if inner is None else inner
+
+    return _Basics(text("introduction"), text("announcement"), text("portraitUrl", "portrait_url"))
+
+
+def _extra(fields: Fields, **nested: Fields) -> dict[str, Any]:
+    return fields.rest() | {key: rest for key, each in nested.items() if (rest := each.rest())}

@@ -1,0 +1,188 @@
+"""What a request asks for, and whether it may: credentials, group IDs, page."""
+
+import hashlib
+import hmac
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NamedTuple
+from urllib.parse import parse_qsl
+
+import msgspec
+
+Version = Literal[1, 4]
+
+_ID_LIMIT = 64
+_NONCE_LIMIT = 18
+_NONCES_KEPT = 100_000
+_PAGE_LIMIT = 1000
+_PAGE_DEFAULT = 50
+
+STATUS: Final = {
+    404: 404, 1000: 500, 1001: 401, 1002: 400, 1003: 400, 1004: 401, 1005: 400, 1006: 401, 1007: 401,
+    1008: 429, 1009: 430, 1050: 504,
+}  # fmt: skip
+"""The HTTP status of each code of the service."""
+
+
+class Refused(Exception):  # noqa: N818  a code on its way into an answer, caught by the service itself
+    """The service answers with this code."""
+
+    def __init__(self, code: int, message: str) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+
+
+class Page(NamedTuple):
+    """Which part of the listing is asked for."""
+
+    start: int
+    size: int
+    newest_first: bool
+
+
+class CredentialCheck:
+    """Checks App Key, nonce, timestamp and signature, under their plain names or those with ``RC-``.
+
+    Args:
+        app_key: the one App Key there is.
+        app_secret: its secret.
+        tolerance: seconds by which the timestamp may be off; None: any number.
+        refuse_reused_nonce: whether a nonce may come only once.
+        wall_clock: the clock to compare with, in seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        app_key: str,
+        app_secret: str,
+        *,
+        tolerance: float | None,
+        refuse_reused_nonce: bool,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        self._app_key = app_key
+        self._app_secret = app_secret
+        self._tolerance = tolerance
+        self._refuse_reused_nonce = refuse_reused_nonce
+        self._wall_clock = wall_clock
+        self._nonces: dict[str, None] = {}
+
+    def check(self, headers: Mapping[str, str]) -> None:
+        """Raise `Refused` unless the headers sign the request."""
+        app_key = _credential(headers, "app-key")
+        nonce = _credential(headers, "nonce")
+        timestamp = _credential(headers, "timestamp")
+        signature = _credential(headers, "signature")
+        if app_key != self._app_key:
+            raise Refused(1001, "invalid App-Key")
+        if not nonce or len(nonce) > _NONCE_LIMIT:
+            raise Refused(1004, f"Nonce must have 1 to {_NONCE_LIMIT} characters")
+        if not (timestamp.isascii() and timestamp.isdigit()):
+            raise Refused(1004, "Timestamp must be in milliseconds")
+        signed = hashlib.sha1((self._app_secret + nonce + timestamp).encode()).hexdigest()
+        if not hmac.compare_digest(signed.encode(), signature.encode()):
+            raise Refused(1004, "signature is invalid")
+        self._check_clock(int(timestamp) / 1000)
+        self._check_reuse(nonce)
+
+    def _check_clock(self, sent_at: float) -> None:
+        if self._tolerance is not None and abs(sent_at - self._wall_clock()) > self._tolerance:
+            raise Refused(1004, "Timestamp is too far off")
+
+    def _check_reuse(self, nonce: str) -> None:
+        if not self._refuse_reused_nonce:
+            return
+        if nonce in self._nonces:
+            raise Refused(1004, "Nonce was used before")
+        self._nonces[nonce] = None
+        if len(self._nonces) > _NONCES_KEPT:
+            del self._nonces[next(iter(self._nonces))]
+
+
+def group_ids_asked(version: Version, headers: Mapping[str, str], body: bytes) -> list[str]:
+    """The group IDs of a batch query, as they were given.
+
+    Raises:
+        Refused: there are none, or they are no group IDs.
+    """
+    name = "groupIds" if version == 1 else "channelIds"
+    group_ids = _form_ids(headers, body) if version == 1 else _json_object(headers, body).get(name)
+    if not isinstance(group_ids, list) or not group_ids:
+        raise Refused(1003, f"{name} is required")
+    if not all(isinstance(group_id, str) and 0 < len(group_id) <= _ID_LIMIT for group_id in group_ids):
+        raise Refused(1002, f"{name} is invalid")
+    return group_ids
+
+
+def page_asked(version: Version, headers: Mapping[str, str], body: bytes) -> Page:
+    """The page that a listing asks for.
+
+    Raises:
+        Refused: a parameter cannot be read.
+    """
+    asked: dict[str, Any] = dict(_form(headers, body)) if version == 1 else _json_object(headers, body)
+    size_name = "size" if version == 1 else "pageSize"
+    size = _number(asked, size_name, _PAGE_DEFAULT)
+    order = _number(asked, "order", 1)
+    token = asked.get("pageToken") or page_token(0)
+    if not 1 <= size <= _PAGE_LIMIT:
+        raise Refused(1002, f"{size_name} must be 1 to {_PAGE_LIMIT}")
+    if order not in (0, 1):
+        raise Refused(1002, "order must be 0 or 1")
+    number = token[2:] if isinstance(token, str) and token.startswith("p-") else ""
+    if not (number.isascii() and number.isalnum()):
+        raise Refused(1002, "pageToken is invalid")
+    try:
+        start = int(number, 16)
+    except ValueError:
+        raise Refused(1002, "pageToken is invalid") from None
+    return Page(start, size, newest_first=order == 1)
+
+
+def page_token(start: int) -> str:
+    """The token of the page that begins after `start` groups."""
+    return f"p-{start:x}"
+
+
+def retry_after_header(seconds: float) -> tuple[str, str]:
+    """``Retry-After``, in whole seconds, rounded up as HTTP wants it."""
+    return "retry-after", str(math.ceil(seconds))
+
+
+def _credential(headers: Mapping[str, str], name: str) -> str:
+    value = headers.get(name, headers.get(f"rc-{name}"))
+    if value is None:
+        raise Refused(1004, f"header {name} is missing")
+    return value
+
+
+def _form(headers: Mapping[str, str], body: bytes) -> list[tuple[str, str]]:
+    if not headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+        return []
+    return parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+
+
+def _form_ids(headers: Mapping[str, str], body: bytes) -> list[str]:
+    # The table and the example of the service's page disagree on the name; SDKs repeat it or join by commas.
+    given = [value for name, value in _form(headers, body) if name in ("groupIds", "groupId")]
+    return ",".join(given).split(",") if given else []
+
+
+def _json_object(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
+    if not headers.get("content-type", "").startswith("application/json"):
+        return {}
+    try:
+        asked = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        asked = None
+    if not isinstance(asked, dict):
+        raise Refused(1002, "the body is not a JSON object")
+    return asked
+
+
+def _number(asked: Mapping[str, Any], name: str, default: int) -> int:
+    try:
+        return int(asked.get(name, default))
+    except (TypeError, ValueError, OverflowError):
+        raise Refused(1002, f"{name} is not a number") from None

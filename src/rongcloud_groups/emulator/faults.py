@@ -1,0 +1,246 @@
+"""What goes wrong, and when: drawn from a seeded generator, or scripted."""
+
+import random
+import re
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final, NamedTuple, Self
+
+CARRIED: Final = {
+    "rst": "the stream is reset with INTERNAL_ERROR (HTTP/1.1: the connection drops)",
+    "refuse": "the stream is reset with REFUSED_STREAM (HTTP/1.1: the connection drops)",
+    "drop": "the connection drops in the middle of the answer",
+    "cut": "the answer ends short of its content-length",
+    "hang": "this request is never answered",
+    "slow-body": "the answer comes in ten pieces",
+    "goaway": "GOAWAY; what is in flight finishes (HTTP/1.1: Connection: close)",
+    "goaway-lower": "GOAWAY that leaves out the newest in flight (HTTP/1.1: the connection drops)",
+    "goaway-close": "GOAWAY, and the connection closes with what is in flight",
+}
+"""Faults of the connection, which whoever carries the answer plays."""
+
+ANSWERED: Final = {
+    "truncated": "half of the JSON, as a whole answer",
+    "garbage": "something that is no JSON",
+    "html": "a proxy's HTML page with status 200",
+    "html-403": "a proxy's HTML page with status 403",
+    "html-502": "a proxy's HTML page with status 502",
+    "error-500": "HTTP 500, code 1000",
+    "error-504": "HTTP 504, code 1050",
+    "429": "HTTP 429, code 1008, whatever the rate",
+    "skew": "HTTP 401, code 1004, as for a clock that is far off",
+    "duplicate": "a profile comes twice",
+    "foreign": "a profile that was not asked for",
+    "broken": "a profile whose nested text is no JSON",
+}
+"""Faults of the answer itself."""
+
+ON_REQUEST: Final = CARRIED | ANSWERED
+
+STANDING: Final = {
+    "goaway=N, goaway-lower=N, goaway-close=N": "the same at each connection's Nth request",
+    "streams=N|none": "MAX_CONCURRENT_STREAMS at the start; none: the setting is not sent",
+    "streams-drop=M@N": "MAX_CONCURRENT_STREAMS becomes M at a connection's Nth request",
+    "storm=I-J": "requests number I to J are refused with 429",
+    "poison=PREFIX": "a batch with an ID that begins with PREFIX is refused with code 1002",
+    "handshake=SECONDS": "TLS begins that late",
+    "idle=SECONDS": "a connection without a request for that long is closed",
+    "black-hole": "connections are accepted and read, and nothing is ever answered",
+}
+
+_GOAWAYS = ("goaway", "goaway-lower", "goaway-close")
+
+
+class StreamsDrop(NamedTuple):
+    """MAX_CONCURRENT_STREAMS becomes `to` when a connection's request number `at` arrives."""
+
+    to: int
+    at: int
+
+
+class GoAway(NamedTuple):
+    """The GOAWAY that each connection gets: its kind (a name in `CARRIED`) and the request it comes at."""
+
+    kind: str
+    at: int
+
+
+class Faults:
+    """A description of what goes wrong; the attributes may be changed while the emulator runs.
+
+    A request has one fault at most: the next scripted one, else the one `at` its number, else one
+    drawn by `share`. A request refused for its rate or its credentials has none.
+
+    Args:
+        share: share of the requests, 0 to 1, by the fault's name (`ON_REQUEST`).
+        at: the fault's name by the request's number, from 1.
+        seed: another seed draws other requests.
+        goaway: the GOAWAY that every connection gets.
+        streams: MAX_CONCURRENT_STREAMS at the start; None: the setting is not sent.
+        streams_drop: when it is lowered.
+        storm: numbers of the first and the last request refused with 429.
+        poison: IDs that make the service refuse their batch with code 1002.
+        poison_prefix: likewise, every ID that begins so; empty for none.
+        handshake: seconds before TLS begins.
+        idle: seconds without an open request after which a connection is closed; None for never.
+        piece_pause: seconds between the pieces of a slow body.
+        black_hole: whether connections are accepted and read, and nothing is answered.
+
+    Raises:
+        ValueError: there is no fault of such a name.
+    """
+
+    def __init__(
+        self,
+        *,
+        share: Mapping[str, float] | None = None,
+        at: Mapping[int, str] | None = None,
+        seed: int = 0,
+        goaway: GoAway | None = None,
+        streams: int | None = 100,
+        streams_drop: StreamsDrop | None = None,
+        storm: tuple[int, int] | None = None,
+        poison: Collection[str] = (),
+        poison_prefix: str = "",
+        handshake: float = 0.0,
+        idle: float | None = None,
+        piece_pause: float = 0.05,
+        black_hole: bool = False,
+    ) -> None:
+        self.share = {_known(name): part for name, part in (share or {}).items()}
+        self.at = {number: _known(name) for number, name in (at or {}).items()}
+        self.goaway = goaway
+        self.streams = streams
+        self.streams_drop = streams_drop
+        self.storm = storm
+        self.poison = frozenset(poison)
+        self.poison_prefix = poison_prefix
+        self.handshake = handshake
+        self.idle = idle
+        self.piece_pause = piece_pause
+        self.black_hole = black_hole
+        self.played: Counter[str] = Counter()
+        self._random = random.Random(seed)
+        self._script: deque[str] = deque()
+
+    def next(self, name: str, times: int = 1) -> None:
+        """Script a fault for the next request, after what is scripted already.
+
+        Args:
+            name: a name in `ON_REQUEST`.
+            times: for how many requests.
+        """
+        self._script.extend([_known(name)] * times)
+
+    def choose(self, number: int) -> str | None:
+        """The fault of a request, or None; it counts as played.
+
+        Args:
+            number: the request's number, from 1.
+        """
+        drawn = self._drawn() if self.share else None
+        name = self._script.popleft() if self._script else self.at.get(number, drawn)
+        if name is not None:
+            self.played[name] += 1
+        return name
+
+    def storms(self, number: int) -> bool:
+        """Tell whether request `number` falls into the storm of refusals; it counts as played."""
+        stormy = self.storm is not None and self.storm[0] <= number <= self.storm[1]
+        if stormy:
+            self.played["storm"] += 1
+        return stormy
+
+    def poisons(self, group_id: str) -> bool:
+        """Tell whether the service refuses every batch that holds this ID."""
+        return group_id in self.poison or (
+            bool(self.poison_prefix) and group_id.startswith(self.poison_prefix)
+        )
+
+    @classmethod
+    def parse(cls, descriptions: Iterable[str], *, seed: int = 0) -> Self:
+        """Read faults as they are written on a command line.
+
+        Args:
+            descriptions: each ``NAME=SHARE`` (``rst=1%``, ``hang=0.002``) for a name in `ON_REQUEST`,
+                or one of `STANDING`.
+            seed: as for the class.
+
+        Raises:
+            ValueError: a description cannot be read; the message names it and lists what there is.
+        """
+        faults = cls(seed=seed)
+        for description in descriptions:
+            name, _, value = description.partition("=")
+            try:
+                faults._set(name.strip(), value.strip())
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"{description!r} is not a fault. {_syntax()}") from error
+        return faults
+
+    def _drawn(self) -> str | None:
+        draw = self._random.random()
+        for name, part in self.share.items():
+            draw -= part
+            if draw < 0:
+                return name
+        return None
+
+    def _set(self, name: str, value: str) -> None:
+        if name in _GOAWAYS and value.isdecimal():
+            self.goaway = GoAway(name, int(value))
+        elif name in ON_REQUEST:
+            self.share[name] = _share(value)
+        else:
+            self._set_standing(name, value)
+
+    def _set_standing(self, name: str, value: str) -> None:
+        match name:
+            case "streams":
+                self.streams = None if value == "none" else int(value)
+            case "streams-drop":
+                self.streams_drop = StreamsDrop(*_two_numbers(value, "@"))
+            case "storm":
+                self.storm = _two_numbers(value, "-")
+            case "poison" if value:
+                self.poison_prefix = value
+            case "handshake":
+                self.handshake = _seconds(value)
+            case "idle":
+                self.idle = _seconds(value)
+            case "black-hole" if not value:
+                self.black_hole = True
+            case _:
+                raise KeyError(name)
+
+
+def _known(name: str) -> str:
+    if name not in ON_REQUEST:
+        raise ValueError(f"{name!r} is not a fault of a request. There are: {', '.join(ON_REQUEST)}")
+    return name
+
+
+def _share(value: str) -> float:
+    share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
+    if not 0 <= share <= 1:
+        raise ValueError("a share is between 0 and 1, or 0% and 100%")
+    return share
+
+
+def _seconds(value: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", value):
+        raise ValueError("not a number of seconds")
+    return float(value)
+
+
+def _two_numbers(value: str, between: str) -> tuple[int, int]:
+    first, _, second = value.partition(between)
+    return int(first), int(second)
+
+
+def _syntax() -> str:
+    lines = ["Known are, with a share such as 1% or 0.01 of the requests:"]
+    lines += [f"  {name}=SHARE: {text}" for name, text in ON_REQUEST.items()]
+    lines += ["and:"]
+    lines += [f"  {name}: {text}" for name, text in STANDING.items()]
+    return "\n".join(lines)

@@ -1,0 +1,111 @@
+"""HTTP/1.1 on the server's side."""
+
+import time
+
+import h11
+
+from rongcloud_groups.emulator.carrier import Carrier, Host, pieces
+from rongcloud_groups.emulator.wire import Answer
+
+_CLOSES = ("goaway", "goaway-lower", "goaway-close")
+
+
+class Http1Carrier(Carrier):
+    """One HTTP/1.1 connection, kept alive."""
+
+    http_version = "HTTP/1.1"
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._h11 = h11.Connection(h11.SERVER)
+        self._request: h11.Request | None = None
+        self._body = bytearray()
+        self._arrived = 0.0
+        self._closing = False
+
+    @property
+    def busy(self) -> bool:
+        return self._request is not None
+
+    def data_received(self, data: bytes) -> None:
+        arrived = time.monotonic()
+        if self.host.faults.black_hole:
+            return
+        self._h11.receive_data(data)
+        self._advance(arrived)
+        self.rest()
+
+    def _advance(self, arrived: float) -> None:
+        try:
+            while True:
+                event = self._h11.next_event()
+                match event:
+                    case h11.Request():
+                        self._begin(event, arrived)
+                    case h11.Data():
+                        self._body += event.data
+                    case h11.EndOfMessage():
+                        self._answer()
+                    case _:
+                        return
+        except h11.RemoteProtocolError:
+            self.host.record.protocol_errors += 1
+            self.transport.close()
+
+    def _begin(self, request: h11.Request, arrived: float) -> None:
+        self._request = request
+        self._body = bytearray()
+        self._arrived = arrived
+        nth = self.count(request.target.decode(), arrived)
+        goaway = self.host.faults.goaway
+        self._closing = goaway is not None and goaway.at == nth
+        if goaway is not None and self._closing:
+            self.host.faults.played[goaway.kind] += 1
+
+    def _answer(self) -> None:
+        request = self._request
+        assert request is not None  # noqa: S101  h11 ends a message only after it began
+        headers = {name.decode(): value.decode("latin-1") for name, value in request.headers}
+        answer = self.host.answer(
+            request.method.decode(), request.target.decode(), headers, bytes(self._body), self._arrived
+        )
+        self._closing = self._closing or answer.fault in _CLOSES
+        self.after(answer.delay, lambda: self._respond(answer))
+
+    def _respond(self, answer: Answer) -> None:
+        match answer.fault:
+            case "hang":
+                return
+            case "rst" | "refuse" | "goaway-lower" | "goaway-close":
+                self.transport.close()
+            case "drop" | "cut":
+                self.transport.write(self._head(answer) + answer.body[: len(answer.body) // 2])
+                self.transport.close()
+            case "slow-body":
+                self.transport.write(self._head(answer))
+                self._send_slowly(pieces(answer.body))
+            case _:
+                self._send(self._head(answer), answer.body)
+
+    def _head(self, answer: Answer) -> bytes:
+        headers = [("content-length", str(len(answer.body))), *answer.headers]
+        if self._closing:
+            headers.append(("connection", "close"))
+        return self._h11.send(h11.Response(status_code=answer.status, headers=headers)) or b""
+
+    def _send_slowly(self, left: list[bytes]) -> None:
+        if len(left) == 1:
+            self._send(b"", left[0])
+            return
+        self.transport.write(self._h11.send(h11.Data(data=left[0])) or b"")
+        self.after(self.host.faults.piece_pause, lambda: self._send_slowly(left[1:]))
+
+    def _send(self, head: bytes, body: bytes) -> None:
+        data = self._h11.send(h11.Data(data=body)) or b""
+        self.transport.write(head + data + (self._h11.send(h11.EndOfMessage()) or b""))
+        self._request = None
+        if self._h11.our_state is h11.MUST_CLOSE:
+            self.transport.close()
+        elif self._h11.their_state is h11.DONE:
+            self._h11.start_next_cycle()
+            self._advance(time.monotonic())

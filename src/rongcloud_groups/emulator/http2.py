@@ -1,0 +1,245 @@
+"""HTTP/2 on the server's side, down to the frames that go wrong."""
+
+import asyncio
+import time
+from collections.abc import Iterable
+
+from h2.config import H2Configuration
+from h2.connection import H2Connection
+from h2.errors import ErrorCodes
+from h2.events import (
+    ConnectionTerminated,
+    DataReceived,
+    Event,
+    RequestReceived,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from h2.exceptions import ProtocolError
+from h2.settings import SettingCodes, Settings
+from hyperframe.frame import GoAwayFrame
+
+from rongcloud_groups.emulator.carrier import Carrier, Host, pieces
+from rongcloud_groups.emulator.wire import Answer
+
+_WINDOW = 2**20
+_LINGER = 0.25  # seconds in which what the client sent before it saw the GOAWAY can still arrive
+
+
+class _Stream:
+    __slots__ = ("arrived", "body", "headers", "id", "method", "target", "unsent", "whole")
+
+    def __init__(self, stream_id: int, headers: dict[str, str], arrived: float) -> None:
+        self.id = stream_id
+        self.method = headers.get(":method", "")
+        self.target = headers.get(":path", "")
+        self.headers = headers
+        self.arrived = arrived
+        self.body = bytearray()
+        self.unsent = b""
+        self.whole = False  # whether `unsent` is all that is left of the answer
+
+
+def _as_text(headers: Iterable[tuple[bytes | str, bytes | str]]) -> dict[str, str]:
+    """h2 gives text under the configured encoding, but its types leave both open."""
+    return {str(name): str(value) for name, value in headers}
+
+
+class Http2Carrier(Carrier):
+    """One HTTP/2 connection."""
+
+    http_version = "HTTP/2"
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self._h2 = H2Connection(
+            H2Configuration(
+                client_side=False,
+                header_encoding="utf-8",
+                validate_outbound_headers=False,
+                normalize_outbound_headers=False,
+            )
+        )
+        self._streams: dict[int, _Stream] = {}
+        self._highest_answered = 0
+        self._last_stream_id: int | None = None
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._streams)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        settings = {SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW}
+        if self.host.faults.streams is not None:
+            settings[SettingCodes.MAX_CONCURRENT_STREAMS] = self.host.faults.streams
+        self._h2.local_settings = Settings(client=False, initial_values=settings)
+        self._h2.initiate_connection()
+        self._h2.increment_flow_control_window(16 * _WINDOW)
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        arrived = time.monotonic()
+        if self.host.faults.black_hole:
+            return
+        try:
+            for event in self._h2.receive_data(data):
+                self._take(event, arrived)
+        except ProtocolError:
+            self.host.record.protocol_errors += 1
+            self._flush()
+            self.transport.close()
+            return
+        self._flush()
+        self.rest()
+
+    def say_goodbye(self) -> None:
+        self._h2.close_connection()
+        self._flush()
+        self.transport.close()
+
+    def _take(self, event: Event, arrived: float) -> None:
+        match event:
+            case RequestReceived():
+                self._begin(_Stream(event.stream_id, _as_text(event.headers), arrived))
+            case DataReceived():
+                self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                if stream := self._streams.get(event.stream_id):
+                    stream.body += event.data
+            case StreamEnded():
+                if stream := self._streams.get(event.stream_id):
+                    self._answer(stream)
+            case StreamReset():
+                self._streams.pop(event.stream_id, None)
+                self._close_if_done()
+            case WindowUpdated():
+                self._pump_all(event.stream_id)
+            case ConnectionTerminated():
+                self._streams.clear()
+                self.transport.close()
+
+    def _begin(self, stream: _Stream) -> None:
+        nth = self.count(stream.target, stream.arrived)
+        if self._last_stream_id is not None:
+            self.host.record.never_processed += 1
+            return
+        self._streams[stream.id] = stream
+        faults = self.host.faults
+        if faults.streams_drop is not None and faults.streams_drop.at == nth:
+            self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: faults.streams_drop.to})
+            faults.played["streams-drop"] += 1
+        if faults.goaway is not None and faults.goaway.at == nth:
+            faults.played[faults.goaway.kind] += 1
+            self._go_away(faults.goaway.kind)
+
+    def _answer(self, stream: _Stream) -> None:
+        answer = self.host.answer(
+            stream.method, stream.target, stream.headers, bytes(stream.body), stream.arrived
+        )
+        if answer.fault in ("goaway", "goaway-lower", "goaway-close"):
+            self._go_away(answer.fault)
+        self.after(answer.delay, lambda: self._respond(stream, answer))
+
+    def _respond(self, stream: _Stream, answer: Answer) -> None:
+        if stream.id not in self._streams:
+            return
+        match answer.fault:
+            case "hang":
+                return
+            case "rst":
+                self._reset(stream, ErrorCodes.INTERNAL_ERROR)
+            case "refuse":
+                self._reset(stream, ErrorCodes.REFUSED_STREAM)
+            case "drop":
+                self._send(stream, answer, answer.body[: len(answer.body) // 2], whole=False)
+                self._flush()
+                self.transport.close()
+            case "cut":
+                self._send(stream, answer, answer.body[: len(answer.body) // 2], whole=True)
+            case "slow-body":
+                self._send(stream, answer, b"", whole=False)
+                self._send_slowly(stream, pieces(answer.body))
+            case _:
+                self._send(stream, answer, answer.body, whole=True)
+        self._flush()
+
+    def _send(self, stream: _Stream, answer: Answer, body: bytes, *, whole: bool) -> None:
+        headers = [
+            (":status", str(answer.status)),
+            ("content-length", str(len(answer.body))),
+            *answer.headers,
+        ]
+        self._h2.send_headers(stream.id, headers)
+        self._highest_answered = max(self._highest_answered, stream.id)
+        stream.unsent = body
+        stream.whole = whole
+        self._pump(stream)
+
+    def _send_slowly(self, stream: _Stream, left: list[bytes]) -> None:
+        if stream.id not in self._streams:
+            return
+        stream.unsent += left[0]
+        stream.whole = len(left) == 1
+        self._pump(stream)
+        self._flush()
+        if not stream.whole:
+            self.after(self.host.faults.piece_pause, lambda: self._send_slowly(stream, left[1:]))
+
+    def _pump(self, stream: _Stream) -> None:
+        while stream.unsent or stream.whole:
+            room = min(self._h2.local_flow_control_window(stream.id), self._h2.max_outbound_frame_size)
+            if stream.unsent and room <= 0:
+                return
+            piece, stream.unsent = stream.unsent[:room], stream.unsent[room:]
+            ended = stream.whole and not stream.unsent
+            self._h2.send_data(stream.id, piece, end_stream=ended)
+            if ended:
+                self._forget(stream)
+                return
+
+    def _pump_all(self, stream_id: int) -> None:
+        for stream in list(self._streams.values()):
+            if stream_id in (0, stream.id):
+                self._pump(stream)
+
+    def _reset(self, stream: _Stream, code: ErrorCodes) -> None:
+        self._h2.reset_stream(stream.id, code)
+        self._forget(stream)
+
+    def _forget(self, stream: _Stream) -> None:
+        del self._streams[stream.id]
+        self._close_if_done()
+
+    def _go_away(self, kind: str) -> None:
+        if self._last_stream_id is not None:
+            return
+        last = max(self._streams)
+        if kind == "goaway-lower":
+            last = self._leave_out_newest()
+        self._last_stream_id = last
+        self._flush()
+        # h2 would end its own connection with the frame; here the streams below it go on.
+        self.transport.write(GoAwayFrame(last_stream_id=last, error_code=ErrorCodes.NO_ERROR).serialize())
+        if kind == "goaway-close":
+            self._streams.clear()
+            self.transport.close()
+        self._close_if_done()
+
+    def _leave_out_newest(self) -> int:
+        """Forget the newer half of what may still count as never processed; return the last ID kept."""
+        open_ids = sorted(stream_id for stream_id in self._streams if stream_id > self._highest_answered)
+        kept = len(open_ids) // 2
+        for stream_id in open_ids[kept:]:
+            del self._streams[stream_id]
+            self.host.record.never_processed += 1
+        return open_ids[kept - 1] if kept else self._highest_answered
+
+    def _close_if_done(self) -> None:
+        if self._last_stream_id is not None and not self._streams:
+            self.after(_LINGER, self.transport.close)
+
+    def _flush(self) -> None:
+        data = self._h2.data_to_send()
+        if data and not self.host.faults.black_hole:
+            self.transport.write(data)

@@ -1,0 +1,124 @@
+"""The service's side of the rate limit: who is let in, and how many came in the worst second."""
+
+import math
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+Window = Literal["sliding", "fixed", "bucket"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OtherConsumer:
+    """Somebody else who spends the same App Key's budget, evenly spaced.
+
+    Attributes:
+        rate: requests per second.
+        begins: seconds after the first request that the check sees.
+        lasts: seconds from then on.
+    """
+
+    rate: float
+    begins: float = 0.0
+    lasts: float = math.inf
+
+
+class RateCheck:
+    """Lets in `limit` requests a second, counted the way `window` says.
+
+    The service documents the limit and not how it counts, so each likely way can be chosen:
+    ``sliding`` (any second), ``fixed`` (whole seconds of the clock), ``bucket`` (a token bucket that
+    holds one second's worth).
+
+    Args:
+        limit: requests per second; None lifts the limit.
+        window: how requests are counted.
+        count_refused: whether a refused request counts as well.
+        other: another consumer of the same budget.
+    """
+
+    def __init__(
+        self,
+        limit: int | None = 100,
+        window: Window = "sliding",
+        *,
+        count_refused: bool = False,
+        other: OtherConsumer | None = None,
+    ) -> None:
+        self.limit = limit
+        self.window = window
+        self.count_refused = count_refused
+        self.other = other
+        self._latest = -math.inf
+        self._began: float | None = None
+        self._other_sent = 0
+        self._counted: deque[float] = deque()  # sliding, fixed
+        self._tokens = float(limit or 0)  # bucket
+        self._filled_at: float | None = None
+
+    def admit(self, now: float) -> bool:
+        """Tell whether a request that arrives at `now` is let in, and count it.
+
+        Args:
+            now: seconds on a monotonic clock. A time before the last one is taken as the last one.
+        """
+        if self.limit is None:
+            return True
+        now = max(now, self._latest)
+        if self._began is None:
+            self._began = now
+        if self.other is not None:
+            self._admit_other(self.other, self._began, now)
+        return self._admit(now)
+
+    def _admit_other(self, other: OtherConsumer, began: float, now: float) -> None:
+        start = began + other.begins
+        due = math.floor((min(now, start + other.lasts) - start) * other.rate) + 1 if now >= start else 0
+        # What is over two seconds old can no longer change an answer.
+        first = max(self._other_sent, math.floor((now - 2 - start) * other.rate))
+        for number in range(first, due):
+            self._admit(max(start + number / other.rate, self._latest))
+        self._other_sent = max(self._other_sent, due)
+
+    def _admit(self, now: float) -> bool:
+        self._latest = now
+        return self._admit_from_bucket(now) if self.window == "bucket" else self._admit_in_window(now)
+
+    def _admit_in_window(self, now: float) -> bool:
+        counted = self._counted
+        since = math.floor(now) if self.window == "fixed" else None
+        while counted and (now - counted[0] >= 1 if since is None else counted[0] < since):
+            counted.popleft()
+        admitted = self.limit is None or len(counted) < self.limit
+        if admitted or self.count_refused:
+            counted.append(now)
+        return admitted
+
+    def _admit_from_bucket(self, now: float) -> bool:
+        size = float(self.limit or 0)
+        filled_at = now if self._filled_at is None else self._filled_at
+        self._tokens = min(size, self._tokens + (now - filled_at) * size)
+        self._filled_at = now
+        admitted = self._tokens >= 1
+        if admitted:
+            self._tokens -= 1
+        elif self.count_refused:
+            self._tokens = max(-size, self._tokens - 1)
+        return admitted
+
+
+def worst_second(times: Iterable[float]) -> int:
+    """The largest number of `times` in any half-open window [t, t + 1) of one second.
+
+    Args:
+        times: seconds on one clock, in any order.
+    """
+    worst = 0
+    window: deque[float] = deque()
+    for time in sorted(times):
+        window.append(time)
+        while time - window[0] >= 1:
+            window.popleft()
+        worst = max(worst, len(window))
+    return worst

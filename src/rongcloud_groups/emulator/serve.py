@@ -1,0 +1,89 @@
+"""The emulator as a program: it runs until it is told to stop."""
+
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import anyio
+import msgspec
+
+from rongcloud_groups.emulator.record import Report
+from rongcloud_groups.emulator.server import Emulator
+
+
+class Address(msgspec.Struct, frozen=True):
+    """What a client needs to know to use a running emulator.
+
+    Attributes:
+        url: the base URL.
+        app_key: the App Key.
+        app_secret: the App Secret.
+        ca_file: the certificate of the authority to trust; None without TLS.
+    """
+
+    url: str
+    app_key: str
+    app_secret: str
+    ca_file: str | None
+
+
+def announce(address: Address) -> None:
+    """Print to stderr what to paste into a shell."""
+    lines = [
+        f"RONGCLOUD_BASE_URL={address.url}",
+        f"RONGCLOUD_APP_KEY={address.app_key}",
+        f"RONGCLOUD_APP_SECRET={address.app_secret}",
+    ]
+    if address.ca_file is not None:
+        lines.append(f"SSL_CERT_FILE={address.ca_file}")
+    print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201  a program's words to its user
+
+
+def announce_end(report: Report) -> None:
+    """Print the report to stderr, as one line of JSON."""
+    print(msgspec.json.encode(report).decode(), file=sys.stderr, flush=True)  # noqa: T201  likewise
+
+
+async def serve(
+    emulator: Emulator,
+    *,
+    ca_file: Path | None = None,
+    started: Callable[[Address], None] = announce,
+    ended: Callable[[Report], None] = announce_end,
+) -> Report:
+    """Run an emulator until SIGINT or SIGTERM, and return its report.
+
+    Args:
+        emulator: one that was not entered yet.
+        ca_file: where to write the authority's certificate; None: a temporary file, removed at the end.
+        started: called once it listens; by default it prints the environment variables to set.
+        ended: called with the report at the end; by default it prints it.
+    """
+    with (
+        anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
+        _certificate(emulator.ca_pem, ca_file) as path,
+    ):
+        async with emulator:
+            started(Address(emulator.url, emulator.app_key, emulator.app_secret, str(path) if path else None))
+            async for _ in signals:
+                break
+        report = emulator.report()
+        ended(report)
+        return report
+
+
+@contextmanager
+def _certificate(pem: bytes, path: Path | None) -> Iterator[Path | None]:
+    if not pem:
+        yield None
+    elif path is not None:
+        path.write_bytes(pem)
+        yield path
+    else:
+        with tempfile.TemporaryDirectory(prefix="rongcloud-emulator-") as directory:
+            temporary = Path(directory) / "ca.pem"
+            temporary.write_bytes(pem)
+            yield temporary

@@ -1,0 +1,242 @@
+"""The emulator: the service on a loopback port."""
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import msgspec
+import trustme
+
+from rongcloud_groups.emulator.carrier import CONTROL_PREFIX, Carrier
+from rongcloud_groups.emulator.faults import Faults
+from rongcloud_groups.emulator.http1 import Http1Carrier
+from rongcloud_groups.emulator.http2 import Http2Carrier
+from rongcloud_groups.emulator.record import Record, Report
+from rongcloud_groups.emulator.service import Service
+from rongcloud_groups.emulator.wire import Answer
+
+_CLOSING_TIME = 0.5  # seconds that a client gets to close its side before the connection is cut
+
+
+class Emulator:
+    """The service on a loopback port, over TLS and HTTP/2 or HTTP/1.1; use it as ``async with``.
+
+    ::
+
+        async with Emulator(limit=100) as emulator:
+            async with httpx.AsyncClient(verify=emulator.ssl_context, base_url=emulator.url) as client:
+                ...
+        assert emulator.report().worst_second <= 100
+
+    Another process reads the counters with ``GET /_emulator/report`` and ``GET /_emulator/arrivals``
+    and clears them with ``POST /_emulator/reset``; these need no signature and are not counted.
+
+    Args:
+        service: what answers; None makes a `Service` of `options`.
+        host: address to listen on.
+        port: port to listen on; 0 takes a free one.
+        tls: whether it speaks TLS, with a certificate of its own authority; else HTTP/1.1 in the clear.
+        http2: whether ALPN offers HTTP/2.
+        faults: what goes wrong; None leaves the service's.
+        record_ids: whether `batches` keeps the IDs of each batch query.
+        options: the options of `Service`.
+
+    Raises:
+        TypeError: both `service` and options of one were given.
+    """
+
+    def __init__(
+        self,
+        service: Service | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        tls: bool = True,
+        http2: bool = True,
+        faults: Faults | None = None,
+        record_ids: bool = False,
+        **options: Any,
+    ) -> None:
+        if service is not None and options:
+            raise TypeError(f"options of a Service beside a Service: {', '.join(options)}")
+        self.service = service or Service(**options)
+        if faults is not None:
+            self.service.faults = faults
+        self.record = Record(keep_ids=record_ids)
+        self.carriers: set[Carrier] = set()
+        self._address = (host, port)
+        self._http2 = http2
+        self._authority = trustme.CA() if tls else None
+        self._server_context = self._server_side() if tls else None
+        self._taking: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        self._listener = socket.create_server(self._address, backlog=1024)
+        self._listener.setblocking(False)  # noqa: FBT003  the socket's own signature
+        self._address = self._listener.getsockname()[:2]
+        self._accepting = asyncio.create_task(self._accept(), name="emulator: accept")
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        tasks = [self._accepting, *self._taking]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._listener.close()
+        await self.close_connections()
+
+    @property
+    def faults(self) -> Faults:
+        """What goes wrong; it may be changed at any time."""
+        return self.service.faults
+
+    @property
+    def url(self) -> str:
+        """The base URL, without a path."""
+        scheme = "http" if self._authority is None else "https"
+        return f"{scheme}://{self._address[0]}:{self._address[1]}"
+
+    @property
+    def app_key(self) -> str:
+        """The App Key to send."""
+        return self.service.app_key
+
+    @property
+    def app_secret(self) -> str:
+        """The App Secret to sign with."""
+        return self.service.app_secret
+
+    @property
+    def ca_pem(self) -> bytes:
+        """The certificate of the authority to trust, as PEM; empty without TLS."""
+        return b"" if self._authority is None else self._authority.cert_pem.bytes()
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """A new context for a client, that trusts this emulator and nobody else."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        if self._authority is not None:
+            self._authority.configure_trust(context)
+        return context
+
+    @property
+    def arrivals(self) -> list[float]:
+        """When each batch query's headers arrived, in seconds on `time.monotonic`."""
+        return list(self.record.arrivals)
+
+    @property
+    def batches(self) -> list[list[str]]:
+        """The IDs of each batch query that was let in; empty unless `record_ids`."""
+        return self.record.batches
+
+    def report(self) -> Report:
+        """What was seen so far."""
+        return self.record.report(self.faults.played)
+
+    def reset(self) -> None:
+        """Clear the counters."""
+        self.record.clear()
+        self.faults.played.clear()
+
+    async def wait_for(self, requests: int) -> None:
+        """Return once that many requests, counted since the last `reset`, have been received."""
+        await self.record.wait_for(requests)
+
+    async def close_connections(self) -> None:
+        """Close every connection, as a server does that restarts; go on listening."""
+        carriers = set(self.carriers)
+        for carrier in carriers:
+            carrier.say_goodbye()
+        await _lost(carriers)
+        for carrier in carriers & self.carriers:
+            carrier.transport.abort()
+        await _lost(carriers)
+
+    def answer(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float
+    ) -> Answer:
+        """Answer a request that arrived whole; connections call this."""
+        path = target.partition("?")[0]
+        if path.startswith(CONTROL_PREFIX):
+            return self._control(method, path.removeprefix(CONTROL_PREFIX))
+        answer = self.service.answer(method, path, headers, body, arrived)
+        self.record.answered(answer)
+        return answer
+
+    def _control(self, method: str, name: str) -> Answer:
+        status, content = 200, b"{}"
+        match method, name:
+            case "GET", "report":
+                content = msgspec.json.encode(self.report())
+            case "GET", "arrivals":
+                content = msgspec.json.encode(self.arrivals)
+            case "POST", "reset":
+                self.reset()
+            case _:
+                status = 404
+        return Answer(status, [("content-type", "application/json")], content, 0, [])
+
+    async def _accept(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            accepted, _ = await loop.sock_accept(self._listener)
+            task = loop.create_task(self._take(accepted), name="emulator: handshake")
+            self._taking.add(task)
+            task.add_done_callback(self._taking.discard)
+
+    async def _take(self, accepted: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        self.record.connections += 1
+        try:
+            accepted.setblocking(False)  # noqa: FBT003  likewise
+            if self.faults.black_hole:
+                self.faults.played["black-hole"] += 1
+                while await loop.sock_recv(accepted, 65536):
+                    pass
+                accepted.close()
+                return
+            if self.faults.handshake:
+                self.faults.played["handshake"] += 1
+                await asyncio.sleep(self.faults.handshake)
+            await loop.connect_accepted_socket(self._carrier, accepted, ssl=self._server_context)
+        except OSError:
+            self.record.tls_failures += 1
+            accepted.close()
+        except asyncio.CancelledError:
+            accepted.close()
+            raise
+
+    def _carrier(self) -> asyncio.Protocol:
+        return _Negotiated(self)
+
+    def _server_side(self) -> ssl.SSLContext:
+        assert self._authority is not None  # noqa: S101  called with TLS only
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._authority.issue_cert(self._address[0], "127.0.0.1", "localhost").configure_cert(context)
+        context.set_alpn_protocols(["h2", "http/1.1"] if self._http2 else ["http/1.1"])
+        return context
+
+
+async def _lost(carriers: set[Carrier]) -> None:
+    if carriers:
+        await asyncio.wait([carrier.lost for carrier in carriers], timeout=_CLOSING_TIME)
+
+
+class _Negotiated(asyncio.Protocol):
+    """Hands a new connection to the protocol that ALPN chose."""
+
+    def __init__(self, emulator: Emulator) -> None:
+        self._emulator = emulator
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream server has no other
+        tls = transport.get_extra_info("ssl_object")
+        speaks_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
+        carrier = Http2Carrier(self._emulator) if speaks_http2 else Http1Carrier(self._emulator)
+        transport.set_protocol(carrier)
+        carrier.connection_made(transport)

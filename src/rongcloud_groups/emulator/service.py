@@ -1,0 +1,287 @@
+"""The service without its network: a request in, an answer out."""
+
+import gzip
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal, NamedTuple
+
+import msgspec
+
+from rongcloud_groups.emulator.asked import (
+    STATUS,
+    CredentialCheck,
+    Refused,
+    Version,
+    group_ids_asked,
+    page_asked,
+    page_token,
+    retry_after_header,
+)
+from rongcloud_groups.emulator.faults import CARRIED, Faults
+from rongcloud_groups.emulator.rate import OtherConsumer, RateCheck, Window
+from rongcloud_groups.emulator.universe import Universe
+from rongcloud_groups.emulator.wire import Answer, Nested, Shape
+
+_BATCH_LIMIT = 50
+_JSON: Final = ("content-type", "application/json;charset=utf-8")
+_HTML = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>proxy</body></html>"
+_PAGES: Final = {"html": (200, "Welcome"), "html-403": (403, "Forbidden"), "html-502": (502, "Bad Gateway")}
+_FAILURES: Final = {
+    "error-500": Refused(1000, "server internal error"),
+    "error-504": Refused(1050, "server internal timeout"),
+    "429": Refused(1008, "request over frequency limit"),
+    "skew": Refused(1004, "Timestamp is too far off"),
+}
+
+
+class Route(NamedTuple):
+    """One of the service's interfaces."""
+
+    version: Version
+    kind: Literal["batch", "listing"]
+
+
+ROUTES: Final = {
+    "/entrust/group/profile/query.json": Route(1, "batch"),
+    "/entrust/group/query.json": Route(1, "listing"),
+    "/v4/group-channel/profile/list": Route(4, "batch"),
+    "/v4/group-channel/list": Route(4, "listing"),
+}
+"""The interfaces by their path."""
+
+
+@dataclass(kw_only=True)
+class Service:
+    """RongCloud v1 and Nexconn v4: batch query and listing, for one App Key.
+
+    Where the service's documents leave open how it behaves, an option plays each way. The plain
+    attributes may be changed while it runs (`locked`, `enabled`, `latency`, …).
+
+    Attributes:
+        app_key: the one App Key there is.
+        app_secret: its secret.
+        universe: the groups.
+        faults: what goes wrong.
+        limit: batch queries per second, and listings per second on their own; None lifts both.
+        window: how the limit is counted.
+        count_refused: whether a refused request counts as well.
+        other: another consumer of the batch query's budget.
+        refuse_with_200: whether a refusal over the rate comes with HTTP status 200.
+        retry_after: seconds in the ``Retry-After`` of a refusal; None: no such header.
+        too_many_code: the code for more than 50 IDs.
+        clock_tolerance: seconds by which a ``Timestamp`` may be off; None: any number.
+        refuse_reused_nonce: whether a nonce may come only once.
+        versions: which versions this App Key may call; the others are 404.
+        unknown: how a group that does not exist is answered: left out, as a profile with nothing but
+            its ID, as null, or by refusing the batch (1002).
+        repeated: how an ID that is asked for twice in one request is answered.
+        order: the order of the profiles.
+        last_page: what the listing's last page has for a token.
+        v1_nested: what v1's nested parts are.
+        v4_nested: what v4's nested parts are.
+        name_key: what v1 calls the group's name.
+        portrait_key: what the portrait's key is.
+        flat_texts: whether introduction and announcement stand outside ``groupProfile``.
+        numbers_as_strings: whether times and counts are strings.
+        code_as_string: whether ``code`` is a string.
+        error_key: what the error message's key is.
+        compressed: whether a client that accepts gzip gets it.
+        latency: seconds before every answer.
+        latency_tail: mean of an exponentially distributed addition to it, in seconds.
+        seed: of the latency and of a shuffled order.
+        locked: whether the app is locked (1006).
+        enabled: whether group profile hosting is enabled (else 1009).
+        wall_clock: the service's clock, in seconds since the epoch.
+        answered: how many answers each code had.
+    """
+
+    app_key: str = "emulator-app-key"
+    app_secret: str = field(default="emulator-app-secret", repr=False)
+    universe: Universe = field(default_factory=Universe)
+    faults: Faults = field(default_factory=Faults)
+    limit: int | None = 100
+    window: Window = "sliding"
+    count_refused: bool = False
+    other: OtherConsumer | None = None
+    refuse_with_200: bool = False
+    retry_after: float | None = None
+    too_many_code: Literal[1002, 1005] = 1002
+    clock_tolerance: float | None = None
+    refuse_reused_nonce: bool = False
+    versions: frozenset[int] = frozenset({1, 4})
+    unknown: Literal["omitted", "bare", "null", "refused"] = "omitted"
+    repeated: Literal["once", "each"] = "once"
+    order: Literal["requested", "reversed", "shuffled"] = "requested"
+    last_page: Literal["absent", "empty"] = "absent"
+    v1_nested: Nested = "strings"
+    v4_nested: Nested = "objects"
+    name_key: Literal["groupName", "name"] = "groupName"
+    portrait_key: Literal["portraitUrl", "portrait_url"] = "portraitUrl"
+    flat_texts: bool = False
+    numbers_as_strings: bool = False
+    code_as_string: bool = False
+    error_key: Literal["errorMessage", "msg", "message"] = "errorMessage"
+    compressed: bool = False
+    latency: float = 0.0
+    latency_tail: float = 0.0
+    seed: int = 0
+    locked: bool = False
+    enabled: bool = True
+    wall_clock: Callable[[], float] = time.time
+    answered: Counter[int] = field(default_factory=Counter, init=False)
+
+    def __post_init__(self) -> None:
+        self.batch_rate = RateCheck(
+            self.limit, self.window, count_refused=self.count_refused, other=self.other
+        )
+        self.listing_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused)
+        self._credentials = CredentialCheck(
+            self.app_key,
+            self.app_secret,
+            tolerance=self.clock_tolerance,
+            refuse_reused_nonce=self.refuse_reused_nonce,
+            wall_clock=self.wall_clock,
+        )
+        self._random = random.Random(self.seed)
+        self._number = 0
+        self._shapes = {1: self._shape(1, self.v1_nested), 4: self._shape(4, self.v4_nested)}
+
+    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Answer:
+        """Answer one request.
+
+        Args:
+            method: the HTTP method.
+            path: the path, without a query.
+            headers: lower-case names.
+            body: the whole body.
+            now: when the request arrived, in seconds on a monotonic clock.
+        """
+        try:
+            answer = self._answer(method, path, headers, body, now)
+        except Refused as refused:
+            answer = self._refusal(refused)
+        self.answered[answer.code] += 1
+        if self.compressed and "gzip" in headers.get("accept-encoding", ""):
+            answer = answer._replace(
+                body=gzip.compress(answer.body, 1), headers=[*answer.headers, ("content-encoding", "gzip")]
+            )
+        return answer._replace(delay=self._delay())
+
+    def _answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Answer:
+        route = ROUTES.get(path)
+        if route is None or method != "POST" or route.version not in self.versions:
+            raise Refused(404, "api not found")
+        self._number += 1
+        self._credentials.check(headers)
+        self._check_rate(route, now)
+        if self.locked:
+            raise Refused(1006, "app is locked or deleted")
+        if not self.enabled:
+            raise Refused(1009, "group profile hosting is not enabled")
+        fault = self.faults.choose(self._number)
+        if fault in _FAILURES:
+            raise _FAILURES[fault]
+        if route.kind == "listing":
+            answer = self._listing(route.version, headers, body)
+        else:
+            answer = self._batch(route.version, headers, body, fault)
+        return _spoiled(answer, fault)
+
+    def _check_rate(self, route: Route, now: float) -> None:
+        rate = self.batch_rate if route.kind == "batch" else self.listing_rate
+        if self.faults.storms(self._number) or not rate.admit(now):
+            raise Refused(1008, "request over frequency limit")
+
+    def _batch(self, version: Version, headers: Mapping[str, str], body: bytes, fault: str | None) -> Answer:
+        group_ids = group_ids_asked(version, headers, body)
+        if len(group_ids) > _BATCH_LIMIT:
+            raise Refused(self.too_many_code, f"more than {_BATCH_LIMIT} group IDs")
+        for group_id in group_ids:
+            if self.faults.poisons(group_id):
+                raise Refused(1002, "groupIds is invalid")
+        profiles = self._profiles(version, group_ids, fault)
+        return Answer(200, [_JSON], self._shapes[version].profiles(profiles), 200, group_ids)
+
+    def _profiles(self, version: Version, group_ids: list[str], fault: str | None) -> list[bytes]:
+        shape = self._shapes[version]
+        asked = group_ids if self.repeated == "each" else list(dict.fromkeys(group_ids))
+        profiles: list[bytes] = []
+        for group_id in asked:
+            group = self.universe.get(group_id)
+            if group is None:
+                self._add_unknown(profiles, shape, group_id)
+                continue
+            if fault == "broken":
+                group["groupProfile"] = '{"introduction": "cut off'
+                fault = None
+            profiles.append(shape.profile(group))
+        if fault == "duplicate":
+            profiles.extend(profiles[:1])
+        if fault == "foreign":
+            profiles.insert(0, shape.profile({"groupId": "nobody-asked", "groupName": "Nobody asked for it"}))
+        if self.order == "reversed":
+            profiles.reverse()
+        if self.order == "shuffled":
+            self._random.shuffle(profiles)
+        return profiles
+
+    def _add_unknown(self, profiles: list[bytes], shape: Shape, group_id: str) -> None:
+        match self.unknown:
+            case "bare":
+                profiles.append(shape.profile({"groupId": group_id}))
+            case "null":
+                profiles.append(b"null")
+            case "refused":
+                raise Refused(1002, "group does not exist")
+            case "omitted":
+                pass
+
+    def _listing(self, version: Version, headers: Mapping[str, str], body: bytes) -> Answer:
+        start, size, newest_first = page_asked(version, headers, body)
+        groups = self.universe.listing(start, size, newest_first=newest_first)
+        end = start + len(groups)
+        last = "" if self.last_page == "empty" else None
+        token = page_token(end) if end < len(self.universe) else last
+        return Answer(200, [_JSON], self._shapes[version].listing(groups, token), 200, [])
+
+    def _refusal(self, refused: Refused) -> Answer:
+        status = 200 if refused.code == 1008 and self.refuse_with_200 else STATUS[refused.code]  # noqa: PLR2004  the service's code
+        headers = [_JSON]
+        if refused.code == 1008 and self.retry_after is not None:  # noqa: PLR2004  likewise
+            headers.append(retry_after_header(self.retry_after))
+        code = str(refused.code) if self.code_as_string else refused.code
+        body = msgspec.json.encode({"code": code, self.error_key: refused.message})
+        return Answer(status, headers, body, refused.code, [])
+
+    def _shape(self, version: Version, nested: Nested) -> Shape:
+        return Shape(
+            version,
+            nested,
+            name_key=self.name_key,
+            portrait_key=self.portrait_key,
+            flat_texts=self.flat_texts,
+            numbers_as_strings=self.numbers_as_strings,
+            code_as_string=self.code_as_string,
+        )
+
+    def _delay(self) -> float:
+        tail = self._random.expovariate(1 / self.latency_tail) if self.latency_tail else 0.0
+        return self.latency + tail
+
+
+def _spoiled(answer: Answer, fault: str | None) -> Answer:
+    if fault in CARRIED:
+        return answer._replace(fault=fault)
+    if fault == "truncated":
+        return answer._replace(body=answer.body[: len(answer.body) // 2])
+    if fault == "garbage":
+        return answer._replace(body=b"\x00\xff{]garbage")
+    if fault in _PAGES:
+        status, title = _PAGES[fault]
+        return answer._replace(
+            status=status, headers=[("content-type", "text/html")], body=_HTML.format(title).encode(), code=0
+        )
+    return answer

@@ -1,0 +1,155 @@
+"""What can go wrong, drawn once.
+
+::
+
+    RongCloudError
+    ├── ConfigError              an option or environment variable is missing or wrong
+    ├── InvalidGroupId           refused before any request
+    ├── ServiceError             the service answered with an error
+    │   ├── AuthenticationError  secret, signature, app or address not accepted
+    │   ├── ServiceNotEnabled    group profile hosting is off for this App Key
+    │   ├── ParameterError       the service refuses this ID
+    │   ├── RateLimited          over the App Key's rate limit
+    │   └── ServerError          the service failed or timed out
+    ├── TransportError           no answer: connection, TLS, HTTP/2, time-out
+    ├── DecodeError              an answer that cannot be read
+    ├── DeadlineExceeded         the caller's deadline passed first
+    └── ClientClosed             the client was not open, or closed meanwhile
+"""
+
+from typing import Literal
+
+Phase = Literal["waiting for budget", "connecting", "waiting for the service"]
+
+
+class RongCloudError(Exception):
+    """The root of every error that this library raises on purpose."""
+
+
+class ConfigError(RongCloudError, ValueError):
+    """An option or an environment variable is missing or cannot be used; the message names it."""
+
+
+class InvalidGroupId(RongCloudError, ValueError):  # noqa: N818  the name is part of the public face
+    """A group ID that the service cannot take: it was refused here and cost no request.
+
+    Attributes:
+        group_id: the ID as it was given, of whatever type.
+        reason: what is wrong with it.
+    """
+
+    def __init__(self, group_id: object, reason: str) -> None:
+        super().__init__(group_id, reason)
+        self.group_id = group_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{_shortened(self.group_id)} is not a group ID: {self.reason}"
+
+
+class ServiceError(RongCloudError):
+    """The service answered with an error code.
+
+    Attributes:
+        code: the service's code, or the HTTP status where the answer had none.
+        status: the HTTP status.
+        message: what the service said, or what the answer was.
+        request_id: the ``X-Request-ID`` that was sent; the service's support asks for it.
+        hint: what to do about it; empty where there is nothing to add.
+    """
+
+    def __init__(self, code: int, status: int, message: str, request_id: str | None = None, hint: str = "") -> None:
+        super().__init__(code, status, message, request_id, hint)
+        self.code = code
+        self.status = status
+        self.message = message
+        self.request_id = request_id
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.message} (code {self.code}, HTTP {self.status}"
+        text += f", request {self.request_id})" if self.request_id else ")"
+        return f"{text}: {self.hint}" if self.hint else text
+
+
+class AuthenticationError(ServiceError):
+    """The App Key, its secret, the signature or the caller's address is not accepted. No retry mends it."""
+
+
+class ServiceNotEnabled(ServiceError):  # noqa: N818  the name is part of the public face
+    """Group profile hosting is not enabled for this App Key (code 1009, HTTP 430). No retry mends it."""
+
+
+class ParameterError(ServiceError):
+    """The service refuses a parameter; after bisection, the one ID that it stands against."""
+
+
+class RateLimited(ServiceError):  # noqa: N818  the name is part of the public face
+    """Over the rate limit (code 1008, HTTP 429).
+
+    Attributes:
+        retry_after: seconds that the service asks to wait; None where it does not say.
+    """
+
+    def __init__(
+        self,
+        code: int,
+        status: int,
+        message: str,
+        request_id: str | None = None,
+        hint: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, status, message, request_id, hint)
+        self.args = (code, status, message, request_id, hint, retry_after)
+        self.retry_after = retry_after
+
+
+class ServerError(ServiceError):
+    """The service failed or timed out inside (codes 1000 and 1050, any HTTP 5xx)."""
+
+
+class TransportError(RongCloudError):
+    """No answer came: name resolution, connection, TLS, HTTP/2 or a time-out.
+
+    Attributes:
+        never_processed: True where the peer said that it did not begin the request
+            (GOAWAY below its stream, REFUSED_STREAM), or where it was never sent.
+    """
+
+    def __init__(self, message: str, *, never_processed: bool = False) -> None:
+        super().__init__(message)
+        self.never_processed = never_processed
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), self.args, {"never_processed": self.never_processed})
+
+
+class DecodeError(RongCloudError):
+    """The answer is not what the service documents: cut short, garbage, or of another shape."""
+
+
+class DeadlineExceeded(RongCloudError, TimeoutError):  # noqa: N818  the name is part of the public face
+    """The caller's deadline passed while the ID was still open.
+
+    Attributes:
+        phase: what the ID was waiting for when the deadline passed.
+        deadline: the deadline, in seconds.
+    """
+
+    def __init__(self, phase: Phase, deadline: float) -> None:
+        super().__init__(phase, deadline)
+        self.phase: Phase = phase
+        self.deadline = deadline
+
+    def __str__(self) -> str:
+        return f"no answer within {self.deadline:g} s: {self.phase}"
+
+
+class ClientClosed(RongCloudError):  # noqa: N818  the name is part of the public face
+    """The client is not open: not entered yet, or left already."""
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"  # noqa: PLR2004  a line's width

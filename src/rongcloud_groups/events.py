@@ -1,0 +1,157 @@
+"""What happened inside a client, as frozen structs given to hooks, and the sums that `GroupClient.stats` returns."""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+logger = logging.getLogger("rongcloud_groups")
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One thing that happened; each kind is a subclass. Durations are in seconds."""
+
+
+class TokenWaited(Event, frozen=True):
+    """The request at the door got its token from the rate limiter."""
+
+    seconds: float
+
+
+class BatchSent(Event, frozen=True):
+    """A request left, with this many group IDs."""
+
+    request_id: str
+    host: str
+    group_ids: int
+
+
+class BatchAnswered(Event, frozen=True):
+    """A request was answered and read."""
+
+    request_id: str
+    host: str
+    found: int
+    missing: int
+    seconds: float
+
+
+class BatchFailed(Event, frozen=True):
+    """A request ended in an error; a `Retried` or `BatchSplit` follows where its IDs are asked again."""
+
+    request_id: str
+    host: str
+    group_ids: int
+    error: Exception
+    seconds: float
+
+
+class Retried(Event, frozen=True):
+    """IDs went back to the front of their lane, to be asked again after ``delay``."""
+
+    group_ids: int
+    delay: float
+
+
+class BatchSplit(Event, frozen=True):
+    """The service refused a parameter of this batch: it went back as two halves."""
+
+    group_ids: int
+
+
+class LinkOpened(Event, frozen=True):
+    """A connection is up."""
+
+    host: str
+    http_version: str
+    seconds: float
+
+
+class LinkRetired(Event, frozen=True):
+    """A connection takes no more requests."""
+
+    host: str
+    requests: int
+    reason: str
+
+
+class ConnectFailed(Event, frozen=True):
+    """A connection could not be opened."""
+
+    host: str
+    error: Exception
+
+
+class HostSwitched(Event, frozen=True):
+    """Requests go to another base URL from now on."""
+
+    old: str
+    new: str
+    reason: str
+
+
+class Throttled(Event, frozen=True):
+    """The service said "over the rate limit": nothing leaves for ``pause``, then at ``rate`` requests/s."""
+
+    pause: float
+    rate: float
+
+
+Hook = Callable[[Event], None]
+"""Called with each event, on the client's event loop: return quickly. What it raises is logged and dropped."""
+
+
+class Stats(msgspec.Struct, frozen=True):
+    """What a client did so far, and what it is doing.
+
+    Attributes:
+        requests: requests sent.
+        found: IDs that ended in a profile.
+        missing: IDs that the service does not have.
+        failed: IDs that ended in an error.
+        group_ids_sent: IDs in those requests; divided by ``requests``, the fill of a batch.
+        retried: IDs that were asked again.
+        throttled: answers that said "over the rate limit".
+        connections: connections opened.
+        host_switches: how often the base URL in use changed.
+        budget_wait: seconds that requests waited for their token, summed.
+        waiting: IDs that wait for a request now.
+        in_flight: requests on their way now.
+        rate: requests/s that the limiter lets through now.
+        host: the host in use.
+    """
+
+    requests: int
+    found: int
+    missing: int
+    failed: int
+    group_ids_sent: int
+    retried: int
+    throttled: int
+    connections: int
+    host_switches: int
+    budget_wait: float
+    waiting: int
+    in_flight: int
+    rate: float
+    host: str
+
+
+class Emitter:
+    """Gives events to hooks. Test it for truth before making an event: it is false where nobody listens."""
+
+    __slots__ = ("_hooks",)
+
+    def __init__(self, hooks: Sequence[Hook]) -> None:
+        self._hooks = tuple(hooks)
+
+    def __bool__(self) -> bool:
+        return bool(self._hooks)
+
+    def __call__(self, event: Event) -> None:
+        """Give the event to each hook."""
+        for hook in self._hooks:
+            try:
+                hook(event)
+            except Exception:
+                logger.exception("the hook %r failed on %s", hook, type(event).__name__)

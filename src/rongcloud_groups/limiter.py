@@ -1,0 +1,139 @@
+"""The budget: at most so many requests in any second, as the server counts them."""
+
+from asyncio import get_running_loop, sleep
+from math import cbrt
+from random import random
+from typing import Protocol
+
+from aiolimiter import AsyncLimiter
+
+from rongcloud_groups.config import positive
+
+PATH_JITTER = 0.007
+"""Seconds by which two requests may come closer together on their way than they left."""
+WAKE_UP_SLACK = 0.002
+"""Seconds by which a timer of the event loop may wake late without costing throughput."""
+PAUSE = 0.3
+"""Seconds without a request after a refusal that does not say how long to wait."""
+PAUSE_JITTER = 0.05
+"""Seconds at the most that are added to a pause, so that processes do not come back together."""
+LONGEST_PAUSE = 60.0
+"""Seconds; a longer ``Retry-After`` is not believed."""
+CUT = 0.85
+"""What a refusal leaves of the rate."""
+LEAST_SHARE = 0.05
+"""What refusals leave of the limit, however many there are."""
+RECOVERY = 4.0
+"""Seconds that the climb back from a cut at the full limit takes."""
+
+
+class Limiter(Protocol):
+    """What hands out the right to send one request.
+
+    The client awaits `acquire` for one request at a time and sends that request in the step in which it returns.
+    """
+
+    @property
+    def rate(self) -> float:
+        """Requests/s that it lets through now."""
+        ...
+
+    async def acquire(self) -> None:
+        """Wait until one request may leave."""
+        ...
+
+    async def throttle(self, retry_after: float | None, age: float) -> float:
+        """The service refused a request as over the limit: hold back everybody who shares this budget.
+
+        Args:
+            retry_after: seconds that the service asks to wait, where it says.
+            age: seconds since the refused request left. One that left before the last cut is old news.
+
+        Returns:
+            Seconds until requests leave again.
+        """
+        ...
+
+
+class LocalLimiter:
+    """A token bucket for one process, so small that no second at the server holds more than the limit.
+
+    A bucket of size C, refilled at r requests/s, puts at most C + r(1 + J) requests into one second at the
+    server, where J is the jitter of the path: so C + r(1 + J) ≤ limit + 1. C - 1 is what a late wake-up may use.
+
+    Args:
+        limit: requests/s that the service allows.
+
+    Raises:
+        ConfigError: the limit is not a positive number.
+    """
+
+    def __init__(self, limit: float = 100.0) -> None:
+        self._limit = positive("rate", limit)
+        self._rate = self._limit
+        self._bucket = _bucket(self._limit)
+        self._paused_until = 0.0
+        self._cut_at = -LONGEST_PAUSE
+        self._cut_from: float | None = None
+
+    @property
+    def rate(self) -> float:
+        """Requests/s that it lets through now."""
+        return self._rate
+
+    async def acquire(self) -> None:
+        """Wait until one request may leave."""
+        clock = get_running_loop().time
+        while True:
+            if (pause := self._paused_until - clock()) > 0:
+                await sleep(pause)
+                continue
+            if self._cut_from is not None:
+                await self._climb(clock())
+            await self._bucket.acquire()
+            if clock() >= self._paused_until:
+                return
+
+    async def throttle(self, retry_after: float | None, age: float) -> float:
+        """Pause, cut the rate once for all requests that had left by then, and climb back on a cubic curve."""
+        now = get_running_loop().time()
+        if now - age >= self._cut_at:
+            self._cut_from = self._rate
+            self._cut_at = now
+            await self._set_rate(max(self._rate * CUT, self._limit * LEAST_SHARE))
+            self._pause_until(now + PAUSE)
+        if retry_after is not None:
+            self._pause_until(now + min(retry_after, LONGEST_PAUSE))
+        return max(0.0, self._paused_until - now)
+
+    def _pause_until(self, end: float) -> None:
+        self._paused_until = max(self._paused_until, end + random() * PAUSE_JITTER)
+
+    async def _climb(self, now: float) -> None:
+        assert self._cut_from is not None  # noqa: S101  for the type checker; the caller asked
+        rate = min(self._limit, _cubic(self._limit, self._cut_from, now - self._cut_at))
+        if rate == self._limit:
+            self._cut_from = None
+        if rate >= self._rate * 1.01 or rate == self._limit:
+            await self._set_rate(rate)
+
+    async def _set_rate(self, rate: float) -> None:
+        self._rate = rate
+        self._bucket = _bucket(rate)
+        await self._bucket.acquire(self._bucket.max_rate)  # starts empty: what the old one gave is still in the window
+
+    def __repr__(self) -> str:
+        return f"LocalLimiter({self._limit:g}, rate={self._rate:.1f})"
+
+
+def _bucket(limit: float) -> AsyncLimiter:
+    refill = limit / (1 + PATH_JITTER + WAKE_UP_SLACK)
+    size = 1 + WAKE_UP_SLACK * refill
+    return AsyncLimiter(size, size / refill)
+
+
+def _cubic(limit: float, cut_from: float, elapsed: float) -> float:
+    """The rate so long after a cut: quick at first, slow near where it was refused, then quicker and quicker."""
+    steepness = limit * (1 - CUT) / RECOVERY**3
+    back = cbrt(cut_from * (1 - CUT) / steepness)
+    return cut_from + steepness * (elapsed - back) ** 3

@@ -1,0 +1,161 @@
+"""What the service says of a group, as frozen values.
+
+Every type here goes through ``msgspec.json.encode`` and ``msgspec.json.decode`` without loss.
+"""
+
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, Self
+
+from msgspec import Struct
+
+
+class _OpenIntEnum(IntEnum):
+    """An IntEnum that keeps a number it has no name for, as a member called ``UNKNOWN_<number>``."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if type(value) is not int:
+            return None
+        member = int.__new__(cls, value)
+        member._name_ = f"UNKNOWN_{value}"
+        member._value_ = value
+        return member
+
+
+class JoinPerm(_OpenIntEnum):
+    """Who approves a request to join the group (``joinPerm``)."""
+
+    OWNER_APPROVES = 0
+    NOBODY_APPROVES = 1
+    """Whoever asks is in."""
+    OWNER_OR_ADMIN_APPROVES = 2
+    CLOSED = 3
+    """Nobody may join."""
+
+
+class RolePerm(_OpenIntEnum):
+    """Who may do a thing in the group (``removePerm``, ``memInvitePerm``, ``profilePerm``)."""
+
+    OWNER = 0
+    OWNER_AND_ADMINS = 1
+    ALL_MEMBERS = 2
+
+
+class InvitePerm(_OpenIntEnum):
+    """Whether who is invited must agree (``invitePerm``)."""
+
+    NO_CONFIRMATION = 0
+    CONFIRMATION = 1
+
+
+class MemProfilePerm(_OpenIntEnum):
+    """Who may change a member's data in the group (``memProfilePerm``)."""
+
+    OWNER_ADMINS_AND_SELF = 0
+    OWNER_AND_SELF = 1
+    SELF_ONLY = 2
+
+
+class Permissions(Struct, frozen=True, kw_only=True):
+    """A group's permissions, as the service's page on hosted groups defines them.
+
+    What the service leaves out has its documented default, 0.
+
+    Attributes:
+        join_perm: who approves a request to join.
+        remove_perm: who may remove a member.
+        mem_invite_perm: who may invite.
+        invite_perm: whether who is invited must agree.
+        profile_perm: who may change the group's profile.
+        mem_profile_perm: who may change a member's data in the group.
+    """
+
+    join_perm: JoinPerm = JoinPerm.OWNER_APPROVES
+    remove_perm: RolePerm = RolePerm.OWNER
+    mem_invite_perm: RolePerm = RolePerm.OWNER
+    invite_perm: InvitePerm = InvitePerm.NO_CONFIRMATION
+    profile_perm: RolePerm = RolePerm.OWNER
+    mem_profile_perm: MemProfilePerm = MemProfilePerm.OWNER_ADMINS_AND_SELF
+
+
+DEFAULT_PERMISSIONS = Permissions()
+"""What holds for a group whose permissions the service leaves out."""
+
+
+class Problem(Struct, frozen=True):
+    """One thing in a profile that could not be read.
+
+    Attributes:
+        field: the service's key, inside a nested object after a dot: ``groupProfile.introduction``.
+        reason: what is wrong with it.
+        raw: the JSON text that the service sent for it.
+    """
+
+    field: str
+    reason: str
+    raw: str
+
+
+class GroupProfile(Struct, frozen=True, kw_only=True):
+    """The profile of one group.
+
+    The lengths are the limits in the service's documentation; they are not checked here.
+
+    Attributes:
+        group_id: the group's ID, 1 to 64 characters.
+        group_name: its name, at most 64 characters.
+        owner: the user ID of its owner.
+        create_time: when it was created: aware, UTC, to the millisecond.
+        member_count: how many members it has.
+        introduction: at most 512 characters.
+        announcement: at most 1,024 characters.
+        portrait_url: at most 128 characters.
+        ext_profile: the app's own attributes; the keys start with ``ext_``.
+        permissions: who may do what.
+        problems: what could not be read of this profile; empty nearly always. Such a field is None,
+            or has its default.
+        extra: keys that this library does not know, and their values; those inside a nested object
+            are under that object's key, such as ``groupProfile``.
+    """
+
+    group_id: str
+    group_name: str | None = None
+    owner: str | None = None
+    create_time: datetime | None = None
+    member_count: int | None = None
+    introduction: str | None = None
+    announcement: str | None = None
+    portrait_url: str | None = None
+    ext_profile: dict[str, str] = {}
+    permissions: Permissions = DEFAULT_PERMISSIONS
+    problems: tuple[Problem, ...] = ()
+    extra: dict[str, Any] = {}
+
+
+class ListedGroup(Struct, frozen=True, kw_only=True):
+    """One group as the listing of an app's groups gives it: without permissions, attributes and member count.
+
+    Attributes:
+        group_id: the group's ID.
+        group_name: its name.
+        creator: the user ID of who created it.
+        owner: the user ID of its owner.
+        create_time: when it was created: aware, UTC, to the millisecond.
+        introduction: at most 512 characters.
+        announcement: at most 1,024 characters.
+        portrait_url: at most 128 characters.
+        problems: what could not be read of this entry.
+        extra: keys that this library does not know, and their values.
+    """
+
+    group_id: str
+    group_name: str | None = None
+    creator: str | None = None
+    owner: str | None = None
+    create_time: datetime | None = None
+    introduction: str | None = None
+    announcement: str | None = None
+    portrait_url: str | None = None
+    problems: tuple[Problem, ...] = ()
+    extra: dict[str, Any] = {}

@@ -1,0 +1,270 @@
+"""An HTTP/2 server for tests, written on frames alone so that a test can have it do what no server should."""
+
+import asyncio
+import functools
+import ssl
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import trustme
+from hpack import Decoder, Encoder
+from hyperframe.frame import (
+    ContinuationFrame,
+    DataFrame,
+    Frame,
+    GoAwayFrame,
+    HeadersFrame,
+    PingFrame,
+    RstStreamFrame,
+    SettingsFrame,
+    WindowUpdateFrame,
+)
+
+from rongcloud_groups.connect import connect, tls_context
+from rongcloud_groups.connection import Connection, Reply, Request
+from rongcloud_groups.http2 import HTTP2Connection
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+HIGHEST_STREAM_ID = 2**31 - 1
+QUERY = Request("/q", [("app-key", "key"), ("nonce", "n1")], b"groupIds=g1")
+
+
+@functools.cache
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+def server_context(*alpn: str) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority().issue_cert("localhost", "127.0.0.1").configure_cert(context)
+    context.set_alpn_protocols(list(alpn))
+    return context
+
+
+def client_context(*, http2: bool = True) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority().configure_trust(context)
+    return tls_context(context, http2=http2)
+
+
+class Peer(asyncio.Protocol):
+    """The server's end of one connection. A script answers; what came is kept for the test to look at."""
+
+    def __init__(self, server: "Server") -> None:
+        self.server = server
+        self.requests: list[tuple[int, dict[str, str], bytes]] = []
+        self.resets: list[tuple[int, int]] = []
+        self.goaways: list[int] = []
+        self.pings = 0
+        self.lost = asyncio.Event()
+        self.happened = asyncio.Event()
+        self.encoder = Encoder()
+        self.window = 65_535
+        self.received_sizes: dict[int, int] = {}
+        self._decoder = Decoder()
+        self._buffer = b""
+        self._block = b""
+        self._headers: dict[int, dict[str, str]] = {}
+        self._bodies: dict[int, bytes] = {}
+        self._unsent: list[DataFrame] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.server.peers.append(self)
+        self.server.connected.set()
+        if self.server.settings is not None:
+            self.write(SettingsFrame(settings=self.server.settings))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set()
+        self.happened.set()
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if not self.requests and self._buffer.startswith(PREFACE):
+            self._buffer = self._buffer[len(PREFACE) :]
+        while len(self._buffer) >= 9:
+            frame, length = Frame.parse_frame_header(memoryview(self._buffer[:9]))
+            if len(self._buffer) < 9 + length:
+                return
+            frame.parse_body(memoryview(self._buffer[9 : 9 + length]))
+            self._buffer = self._buffer[9 + length :]
+            self._take(frame)
+            self.happened.set()
+
+    def _take(self, frame: Frame) -> None:
+        match frame:
+            case SettingsFrame() if "ACK" not in frame.flags:
+                self.write(SettingsFrame(flags=["ACK"]))
+            case HeadersFrame() | ContinuationFrame():
+                self._block += frame.data
+                if "END_HEADERS" in frame.flags:
+                    decoded = self._decoder.decode(self._block)
+                    self._headers[frame.stream_id] = {str(n): str(v) for n, v in decoded}
+                    self._block = b""
+                    self._bodies[frame.stream_id] = b""
+                    self.received_sizes[frame.stream_id] = len(frame.data)
+            case DataFrame():
+                self._bodies[frame.stream_id] += frame.data
+                if self.server.replenish and frame.data:
+                    self.write(WindowUpdateFrame(0, window_increment=len(frame.data)))
+                    self.write(WindowUpdateFrame(frame.stream_id, window_increment=len(frame.data)))
+            case WindowUpdateFrame(stream_id=0):
+                self.window += frame.window_increment
+                self._pump()
+            case RstStreamFrame():
+                self.resets.append((frame.stream_id, frame.error_code))
+            case PingFrame() if "ACK" not in frame.flags:
+                self.pings += 1
+                if self.server.answers_pings:
+                    self.write(PingFrame(flags=["ACK"], opaque_data=frame.opaque_data))
+            case GoAwayFrame():
+                self.goaways.append(frame.error_code)
+        if isinstance(frame, HeadersFrame | DataFrame) and "END_STREAM" in frame.flags:
+            stream_id = frame.stream_id
+            self.requests.append((stream_id, self._headers.pop(stream_id), self._bodies.pop(stream_id)))
+            self.server.script(self, *self.requests[-1])
+            self.happened.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self.happened.clear()
+            await self.happened.wait()
+
+    def write(self, *frames: Frame) -> None:
+        self.transport.write(b"".join(frame.serialize() for frame in frames))
+
+    def headers(
+        self, stream_id: int, fields: Iterable[tuple[str, str]] = ((":status", "200"),), *, end: bool = False
+    ) -> HeadersFrame:
+        flags = ["END_HEADERS", "END_STREAM"] if end else ["END_HEADERS"]
+        return HeadersFrame(stream_id, self.encoder.encode(list(fields)), flags=flags)
+
+    def reply(
+        self, stream_id: int, body: bytes = b"{}", *, status: str = "200", length: int | None = -1
+    ) -> None:
+        """Answers, as far as the connection's window allows; `length` -1 is the true one, None leaves it out."""
+        fields = [(":status", status)]
+        if length is not None:
+            fields.append(("content-length", str(len(body) if length < 0 else length)))
+        self.write(self.headers(stream_id, fields, end=not body))
+        parts = [body[start : start + 16_384] for start in range(0, len(body), 16_384)]
+        self._unsent += [DataFrame(stream_id, part) for part in parts]
+        if parts:
+            self._unsent[-1].flags.add("END_STREAM")
+        self._pump()
+
+    def _pump(self) -> None:
+        while self._unsent and len(self._unsent[0].data) <= self.window:
+            frame = self._unsent.pop(0)
+            self.window -= len(frame.data)
+            self.write(frame)
+
+
+Script = Callable[[Peer, int, dict[str, str], bytes], None]
+
+
+def echo(peer: Peer, stream_id: int, headers: dict[str, str], body: bytes) -> None:
+    peer.reply(stream_id, headers[":path"].encode() + b" " + body)
+
+
+def by_path(peer: Peer, stream_id: int, headers: dict[str, str], body: bytes) -> None:
+    """Never answers below ``/hang``, else echoes."""
+    if not headers[":path"].startswith("/hang"):
+        echo(peer, stream_id, headers, body)
+
+
+class Client:
+    """One connection and a caller that waits for its slots."""
+
+    def __init__(self) -> None:
+        self.changed = asyncio.Event()
+        self.changes = 0
+        self.connection: Connection
+
+    def on_change(self) -> None:
+        self.changes += 1
+        self.changed.set()
+
+    async def until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self.changed.clear()
+            await self.changed.wait()
+
+    async def ask(self, path: str = "/q", body: bytes = b"groupIds=g1", timeout: float = 10) -> Reply:
+        await self.until(lambda: self.connection.open_slots > 0 or self.connection.closed)
+        return await self.connection.send(Request(path, QUERY.headers, body), timeout)
+
+
+class Server:
+    def __init__(self, script: Script, settings: dict[int, int] | None, *, answers_pings: bool) -> None:
+        self.script = script
+        self.settings = settings
+        self.answers_pings = answers_pings
+        self.replenish = True
+        self.peers: list[Peer] = []
+        self.connected = asyncio.Event()
+        self.port = 0
+
+    @property
+    def peer(self) -> Peer:
+        return self.peers[-1]
+
+    @property
+    def url(self) -> httpx.URL:
+        return httpx.URL(f"https://localhost:{self.port}")
+
+    @asynccontextmanager
+    async def client(self, max_in_flight: int = 100, **short: float) -> AsyncIterator[Client]:
+        """A client connected to this server; `short` are other limits in seconds for the connection."""
+        client = Client()
+        loop = asyncio.get_running_loop()
+        connection = HTTP2Connection(
+            f"localhost:{self.port}", max_in_flight=max_in_flight, on_change=client.on_change, **short
+        )
+        await loop.create_connection(
+            lambda: connection, "127.0.0.1", self.port, ssl=client_context(), server_hostname="localhost"
+        )
+        client.connection = connection
+        try:
+            await connection.wait_ready()
+            yield client
+        finally:
+            await connection.aclose()
+
+
+@asynccontextmanager
+async def serving(
+    script: Script = echo, settings: dict[int, int] | None = None, *, answers_pings: bool = True
+) -> AsyncIterator[Server]:
+    """A server on the loopback; `settings` are those of its first SETTINGS frame, 100 streams by default."""
+    if settings is None:
+        settings = {SettingsFrame.MAX_CONCURRENT_STREAMS: 100}
+    server = Server(script, settings, answers_pings=answers_pings)
+    loop = asyncio.get_running_loop()
+    listener = await loop.create_server(lambda: Peer(server), "127.0.0.1", 0, ssl=server_context("h2"))
+    server.port = listener.sockets[0].getsockname()[1]
+    try:
+        yield server
+    finally:
+        listener.close()
+        for peer in server.peers:
+            peer.transport.abort()
+        for peer in server.peers:
+            await peer.lost.wait()
+        await listener.wait_closed()
+
+
+async def opened(url: httpx.URL, **options: Any) -> Connection:
+    """`connect` with the arguments that a test doesn't care about."""
+    settings: dict[str, Any] = {
+        "ssl_context": client_context(),
+        "http2": True,
+        "timeout": 10,
+        "max_in_flight": 64,
+        "on_change": lambda: None,
+    }
+    return await connect(url, **settings | options)
