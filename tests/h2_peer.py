@@ -2,16 +2,16 @@
 
 import asyncio
 import functools
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import trustme
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
-    ContinuationFrame,
     DataFrame,
     Frame,
     GoAwayFrame,
@@ -49,12 +49,20 @@ def client_context(*, http2: bool = True) -> ssl.SSLContext:
     return tls_context(context, http2=http2)
 
 
+class Received(NamedTuple):
+    """One whole request."""
+
+    stream_id: int
+    headers: dict[str, str]
+    body: bytes
+
+
 class Peer(asyncio.Protocol):
     """The server's end of one connection. A script answers; what came is kept for the test to look at."""
 
     def __init__(self, server: "Server") -> None:
         self.server = server
-        self.requests: list[tuple[int, dict[str, str], bytes]] = []
+        self.requests: list[Received] = []
         self.resets: list[tuple[int, int]] = []
         self.goaways: list[int] = []
         self.pings = 0
@@ -62,10 +70,9 @@ class Peer(asyncio.Protocol):
         self.happened = asyncio.Event()
         self.encoder = Encoder()
         self.window = 65_535
-        self.received_sizes: dict[int, int] = {}
+        self.header_sizes: dict[int, int] = {}
         self._decoder = Decoder()
         self._buffer = b""
-        self._block = b""
         self._headers: dict[int, dict[str, str]] = {}
         self._bodies: dict[int, bytes] = {}
         self._unsent: list[DataFrame] = []
@@ -78,7 +85,7 @@ class Peer(asyncio.Protocol):
         if self.server.settings is not None:
             self.write(SettingsFrame(settings=self.server.settings))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, _exc: Exception | None) -> None:
         self.lost.set()
         self.happened.set()
 
@@ -97,21 +104,10 @@ class Peer(asyncio.Protocol):
 
     def _take(self, frame: Frame) -> None:
         match frame:
+            case HeadersFrame() | DataFrame():
+                self._take_request(frame)
             case SettingsFrame() if "ACK" not in frame.flags:
                 self.write(SettingsFrame(flags=["ACK"]))
-            case HeadersFrame() | ContinuationFrame():
-                self._block += frame.data
-                if "END_HEADERS" in frame.flags:
-                    decoded = self._decoder.decode(self._block)
-                    self._headers[frame.stream_id] = {str(n): str(v) for n, v in decoded}
-                    self._block = b""
-                    self._bodies[frame.stream_id] = b""
-                    self.received_sizes[frame.stream_id] = len(frame.data)
-            case DataFrame():
-                self._bodies[frame.stream_id] += frame.data
-                if self.server.replenish and frame.data:
-                    self.write(WindowUpdateFrame(0, window_increment=len(frame.data)))
-                    self.write(WindowUpdateFrame(frame.stream_id, window_increment=len(frame.data)))
             case WindowUpdateFrame(stream_id=0):
                 self.window += frame.window_increment
                 self._pump()
@@ -123,16 +119,35 @@ class Peer(asyncio.Protocol):
                     self.write(PingFrame(flags=["ACK"], opaque_data=frame.opaque_data))
             case GoAwayFrame():
                 self.goaways.append(frame.error_code)
-        if isinstance(frame, HeadersFrame | DataFrame) and "END_STREAM" in frame.flags:
-            stream_id = frame.stream_id
-            self.requests.append((stream_id, self._headers.pop(stream_id), self._bodies.pop(stream_id)))
-            self.server.script(self, *self.requests[-1])
-            self.happened.set()
+
+    def _take_request(self, frame: HeadersFrame | DataFrame) -> None:
+        stream_id = frame.stream_id
+        if isinstance(frame, DataFrame):
+            self._bodies[stream_id] += frame.data
+            if self.server.replenish and frame.data:
+                self.write(WindowUpdateFrame(0, window_increment=len(frame.data)))
+                self.write(WindowUpdateFrame(stream_id, window_increment=len(frame.data)))
+        else:
+            self.header_sizes[stream_id] = len(frame.data)
+            self._headers[stream_id] = {str(n): str(v) for n, v in self._decoder.decode(frame.data)}
+            self._bodies[stream_id] = b""
+        if "END_STREAM" in frame.flags:
+            received = Received(stream_id, self._headers.pop(stream_id), self._bodies.pop(stream_id))
+            self.requests.append(received)
+            self.server.script(self, received)
+
+    def stop_reading(self) -> None:
+        """From here on little fits into the kernel's buffers between the two sides."""
+        self.transport.pause_reading()
+        self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
 
     async def until(self, holds: Callable[[], bool]) -> None:
         while not holds():
             self.happened.clear()
             await self.happened.wait()
+
+    async def until_requests(self, number: int) -> None:
+        await self.until(lambda: len(self.requests) >= number)
 
     def write(self, *frames: Frame) -> None:
         self.transport.write(b"".join(frame.serialize() for frame in frames))
@@ -143,9 +158,7 @@ class Peer(asyncio.Protocol):
         flags = ["END_HEADERS", "END_STREAM"] if end else ["END_HEADERS"]
         return HeadersFrame(stream_id, self.encoder.encode(list(fields)), flags=flags)
 
-    def reply(
-        self, stream_id: int, body: bytes = b"{}", *, status: str = "200", length: int | None = -1
-    ) -> None:
+    def reply(self, stream_id: int, body: bytes = b"{}", *, status: str = "200", length: int | None = -1) -> None:
         """Answers, as far as the connection's window allows; `length` -1 is the true one, None leaves it out."""
         fields = [(":status", status)]
         if length is not None:
@@ -164,17 +177,17 @@ class Peer(asyncio.Protocol):
             self.write(frame)
 
 
-Script = Callable[[Peer, int, dict[str, str], bytes], None]
+Script = Callable[[Peer, Received], None]
 
 
-def echo(peer: Peer, stream_id: int, headers: dict[str, str], body: bytes) -> None:
-    peer.reply(stream_id, headers[":path"].encode() + b" " + body)
+def echo(peer: Peer, request: Received) -> None:
+    peer.reply(request.stream_id, request.headers[":path"].encode() + b" " + request.body)
 
 
-def by_path(peer: Peer, stream_id: int, headers: dict[str, str], body: bytes) -> None:
+def by_path(peer: Peer, request: Received) -> None:
     """Never answers below ``/hang``, else echoes."""
-    if not headers[":path"].startswith("/hang"):
-        echo(peer, stream_id, headers, body)
+    if not request.headers[":path"].startswith("/hang"):
+        echo(peer, request)
 
 
 class Client:
@@ -183,7 +196,7 @@ class Client:
     def __init__(self) -> None:
         self.changed = asyncio.Event()
         self.changes = 0
-        self.connection: Connection
+        self.connection: HTTP2Connection
 
     def on_change(self) -> None:
         self.changes += 1

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rongcloud_groups.emulator import OtherConsumer, RateCheck, worst_second
+from rongcloud_groups.emulator.rate import Window
 
 # Multiples of 1/64 s: exact in floating point, so that a window's edge is a window's edge.
 times = st.lists(st.integers(0, 64 * 5).map(lambda tick: tick / 64), max_size=120).map(sorted)
@@ -45,10 +46,10 @@ def test_a_fixed_window_allows_twice_the_limit_across_its_edge() -> None:
 
 
 @pytest.mark.parametrize("window", ["sliding", "fixed", "bucket"])
-def test_a_client_that_hammers_is_let_in_again_only_if_refusals_do_not_count(window: str) -> None:
+def test_a_client_that_hammers_is_let_in_again_only_if_refusals_do_not_count(window: Window) -> None:
     hammering = [tick / 32 for tick in range(32 * 4)]
-    lenient = RateCheck(8, window, count_refused=False)  # type: ignore[arg-type]  one of the three names
-    strict = RateCheck(8, window, count_refused=True)  # type: ignore[arg-type]  likewise
+    lenient = RateCheck(8, window, count_refused=False)
+    strict = RateCheck(8, window, count_refused=True)
     let_in_late = [time for time in admitted(lenient, hammering) if time >= 3]
     assert len(let_in_late) == 8
     if window != "fixed":
@@ -67,9 +68,9 @@ def test_a_time_before_the_last_one_counts_as_the_last_one() -> None:
 
 
 @pytest.mark.parametrize("window", ["sliding", "bucket"])
-def test_another_consumer_takes_its_share_for_its_span(window: str) -> None:
+def test_another_consumer_takes_its_share_for_its_span(window: Window) -> None:
     other = OtherConsumer(rate=60, begins=2, lasts=4)
-    check = RateCheck(100, window, other=other)  # type: ignore[arg-type]  one of the names
+    check = RateCheck(100, window, other=other)
     let_in = admitted(check, [tick / 200 for tick in range(200 * 10)])
 
     def in_second(second: int) -> int:

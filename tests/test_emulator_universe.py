@@ -89,8 +89,7 @@ def test_the_listing_is_in_the_order_of_creation_and_its_groups_exist() -> None:
 def test_groups_come_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "groups.jsonl"
     path.write_text(
-        '{"groupId": "a", "groupName": "甲", "permissions": {"joinPerm": 1}}\n\n{"groupId": "b"}\n',
-        encoding="utf-8",
+        '{"groupId": "a", "groupName": "甲", "permissions": {"joinPerm": 1}}\n\n{"groupId": "b"}\n', encoding="utf-8"
     )
     universe = Universe.from_jsonl(path)
     assert universe.get("a") == {"groupId": "a", "groupName": "甲", "permissions": {"joinPerm": 1}}

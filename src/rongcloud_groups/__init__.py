@@ -20,4 +20,36 @@ from rongcloud_groups.errors import (
 from rongcloud_groups.events import Event, Hook, Stats
 from rongcloud_groups.limiter import Limiter, LocalLimiter
 from rongcloud_groups.lookup import Lookup
-from rongcloud_groups.models import GroupProfile, Permissions
+from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, Problem, RolePerm
+
+__all__ = [
+    "REGIONS",
+    "AuthenticationError",
+    "ClientClosed",
+    "ConfigError",
+    "DeadlineExceeded",
+    "DecodeError",
+    "Event",
+    "GroupClient",
+    "GroupProfile",
+    "Hook",
+    "InvalidGroupId",
+    "InvitePerm",
+    "JoinPerm",
+    "Limiter",
+    "LocalLimiter",
+    "Lookup",
+    "MemProfilePerm",
+    "ParameterError",
+    "Permissions",
+    "Problem",
+    "RateLimited",
+    "RolePerm",
+    "RongCloudError",
+    "Secret",
+    "ServerError",
+    "ServiceError",
+    "ServiceNotEnabled",
+    "Stats",
+    "TransportError",
+]

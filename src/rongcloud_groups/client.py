@@ -30,7 +30,9 @@ from rongcloud_groups.events import Emitter, Hook, Stats, logger
 from rongcloud_groups.foreign import TransportConnection
 from rongcloud_groups.guard import CreditGuard
 from rongcloud_groups.limiter import Limiter, LocalLimiter
+from rongcloud_groups.limiter_words import SharedLimiter, limiter_from_words
 from rongcloud_groups.links import Links
+from rongcloud_groups.listing import Listing, ListingRequests
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 from rongcloud_groups.pending import Pending
@@ -57,7 +59,9 @@ class GroupClient:
         base_urls: the primary URL and its backups, in place of those of the region.
         dialect: ``"rongcloud"`` (v1) or ``"nexconn"`` (v4).
         rate: requests a second that the service allows the App Key; 100 unless it was raised.
-        limiter: a `Limiter` to share the budget with other clients; without one the client has ``rate`` to itself.
+        limiter: a `Limiter` to share the budget with other clients, or the words for one that is shared with other
+            processes and closed with the client: ``"file:PATH"``, ``"redis://HOST:PORT/DATABASE?share=0.25"``.
+            Without one the client has ``rate`` to itself.
         guard: prove that no second at the server holds more than ``rate`` requests, whatever the path's jitter; it
             costs a little throughput where the path jitters.
         max_in_flight: requests under way at the most.
@@ -84,7 +88,7 @@ class GroupClient:
         base_urls: str | Sequence[str] | None = None,
         dialect: str = "rongcloud",
         rate: float = 100.0,
-        limiter: Limiter | None = None,
+        limiter: Limiter | str | None = None,
         guard: bool = False,
         max_in_flight: int = 64,
         attempt_timeout: float = 5.0,
@@ -107,7 +111,12 @@ class GroupClient:
         self._transport = transport
         self._emit = Emitter(hooks)
         self._pending = Pending(BATCH_LIMIT)
-        self._limiter = LocalLimiter(rate) if limiter is None else limiter
+        self._own_limiter: SharedLimiter | None = None
+        if limiter is None:
+            limiter = LocalLimiter(rate)
+        elif isinstance(limiter, str):
+            limiter = self._own_limiter = limiter_from_words(limiter, app_key=app_key, limit=rate)
+        self._limiter = limiter
         requests_per_connection = at_least(2, "requests_per_connection", requests_per_connection)
         self._links = Links(
             self._base_urls,
@@ -129,6 +138,15 @@ class GroupClient:
             max_in_flight=max_in_flight,
             attempt_timeout=attempt_timeout,
             max_attempts=at_least(1, "max_attempts", max_attempts),
+        )
+        self._listing = ListingRequests(
+            self._links,
+            self._dispatcher,
+            self._credentials,
+            dialect_named(dialect),
+            self._start,
+            attempt_timeout=attempt_timeout,
+            max_attempts=max_attempts,
         )
         self._host: Task[None] | None = None
         self._tasks: TaskGroup | None = None
@@ -254,6 +272,18 @@ class GroupClient:
             bulk=bulk,
         )
 
+    def list_groups(self) -> Listing:
+        """The groups of the app, oldest first: ``async for group in client.list_groups()``.
+
+        A page of 1,000 is asked for when the one before is used up, on the listing's own budget of 100 requests/s.
+        A listed group has no permissions, attributes and member count; look its ID up for them.
+
+        Raises:
+            ClientClosed: the client is not open.
+        """
+        self._open_loop()
+        return Listing(self._listing.page)
+
     def stats(self) -> Stats:
         """What the client did so far, and what it is doing."""
         return Stats(
@@ -297,6 +327,8 @@ class GroupClient:
             self._pending.abort(ClientClosed(problem))
             if isinstance(self._transport, httpx.AsyncBaseTransport):
                 await self._transport.aclose()
+            if self._own_limiter is not None:
+                await self._own_limiter.aclose()
 
     async def _connect(self, base_url: httpx.URL, on_change: Callable[[], None]) -> Connection:
         if self._transport is None:

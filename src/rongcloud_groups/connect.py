@@ -1,10 +1,10 @@
 """Opens one connection: TCP, TLS, and the protocol that both sides speak."""
 
 import asyncio
+import socket
 import ssl
-from collections.abc import Callable
-from socket import gaierror
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 import httpx
 
@@ -12,7 +12,10 @@ from rongcloud_groups.errors import TransportError
 from rongcloud_groups.http1 import HTTP1Connection
 from rongcloud_groups.http2 import CLOSE_TIMEOUT, HTTP2Connection
 
-_HAPPY_EYEBALLS_DELAY: Final = 0.25  # RFC 8305, section 8
+_ATTEMPT_DELAY: Final = 0.25
+"""Seconds until the next address is tried beside one that has not answered; RFC 8305, section 8."""
+
+_Address = tuple[int, int, int, str, tuple[Any, ...]]
 
 
 def tls_context(verify: ssl.SSLContext | None, *, http2: bool) -> ssl.SSLContext:
@@ -33,7 +36,7 @@ async def connect(
     *,
     ssl_context: ssl.SSLContext | None,
     http2: bool,
-    timeout: float,  # noqa: ASYNC109  the error says which step took the time
+    timeout: float,
     max_in_flight: int,
     on_change: Callable[[], None],
 ) -> HTTP2Connection | HTTP1Connection:
@@ -54,73 +57,109 @@ async def connect(
     loop = asyncio.get_running_loop()
     host = origin.raw_host.decode("ascii")
     port = origin.port or (443 if origin.scheme == "https" else 80)
-    transport: asyncio.Transport | None = None
+    entry = _Entry(origin, max_in_flight, on_change)
     ready = False
-    step = "connecting"
+    step = "name resolution"
     limit = asyncio.timeout(timeout)
     try:
         async with limit:
-            transport, entry = await loop.create_connection(
-                _Entry, host, port, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY
-            )
+            addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            step = "connecting"
+            connected = await _first_connected(addresses)
             if origin.scheme == "https":
                 step = "TLS handshake"
-                context = ssl_context or tls_context(None, http2=http2)
-                transport = await _start_tls(transport, entry, context, host)
-            connection: HTTP2Connection | HTTP1Connection
-            if _alpn(transport) == "h2":
-                step = "HTTP/2 SETTINGS"
-                authority = origin.netloc.decode("ascii")
-                connection = HTTP2Connection(authority, max_in_flight=max_in_flight, on_change=on_change)
-                entry.hand_over(transport, connection)
-                await connection.wait_ready()
+                await loop.create_connection(
+                    lambda: entry,
+                    sock=connected,
+                    ssl=ssl_context or tls_context(None, http2=http2),
+                    server_hostname=host,
+                    ssl_shutdown_timeout=CLOSE_TIMEOUT,
+                )
             else:
-                step = "HTTP/1.1"
-                connection = HTTP1Connection(origin, on_change=on_change)
-                entry.hand_over(transport, connection.protocol)
+                await loop.create_connection(lambda: entry, sock=connected)
+            if isinstance(entry.connection, HTTP2Connection):
+                step = "HTTP/2 SETTINGS"
+                await entry.connection.wait_ready()
             ready = True
-            return connection
+            return entry.connection
     except (OSError, UnicodeError, TransportError) as error:
         cause = f"timed out after {timeout:g} s" if limit.expired() else f"failed: {_reason(error)}"
         failure = TransportError(f"{host}:{port}: {step} {cause}", never_processed=True)
         raise failure from error
     finally:
-        if transport is not None and not ready:
-            transport.abort()
+        if not ready:
+            entry.abort()
 
 
 class _Entry(asyncio.Protocol):
-    """Keeps what the server says before it is settled which protocol it speaks."""
+    """Chooses the protocol when the transport is up, and hands it over in the same step, so no byte is missed."""
 
-    def __init__(self) -> None:
-        self._received = b""
+    connection: HTTP2Connection | HTTP1Connection
 
-    def data_received(self, data: bytes) -> None:
-        self._received += data
+    def __init__(self, origin: httpx.URL, max_in_flight: int, on_change: Callable[[], None]) -> None:
+        self._origin = origin
+        self._max_in_flight = max_in_flight
+        self._on_change = on_change
+        self._transport: asyncio.Transport | None = None
 
-    def hand_over(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
-        if transport.is_closing():
-            raise ConnectionResetError("closed by the server")
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  narrows the type; streams have no other
+        self._transport = transport
+        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
+        protocol: asyncio.Protocol
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            authority = self._origin.netloc.decode("ascii")
+            protocol = self.connection = HTTP2Connection(
+                authority, max_in_flight=self._max_in_flight, on_change=self._on_change
+            )
+        else:
+            self.connection = HTTP1Connection(self._origin, on_change=self._on_change)
+            protocol = self.connection.protocol
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        if self._received:
-            protocol.data_received(self._received)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
 
-async def _start_tls(
-    transport: asyncio.Transport, entry: _Entry, context: ssl.SSLContext, host: str
-) -> asyncio.Transport:
-    tls_transport = await asyncio.get_running_loop().start_tls(
-        transport, entry, context, server_hostname=host, ssl_shutdown_timeout=CLOSE_TIMEOUT
-    )
-    if tls_transport is None:
-        raise ConnectionResetError("closed by the server")
-    return tls_transport
+async def _first_connected(addresses: Sequence[_Address]) -> socket.socket:
+    """Tries the addresses, staggered, and returns the first socket that connects.
+
+    `asyncio` can do this by itself, but leaves a socket open when it is cancelled just as that one connects.
+    """
+    loop = asyncio.get_running_loop()
+    attempts: list[asyncio.Task[socket.socket]] = []
+    winner: asyncio.Task[socket.socket] | None = None
+    try:
+        while winner is None:
+            if len(attempts) < len(addresses):
+                attempts.append(loop.create_task(_connected(addresses[len(attempts)])))
+            elif all(attempt.done() for attempt in attempts):
+                return await attempts[-1]
+            if still_open := [attempt for attempt in attempts if not attempt.done()]:
+                delay = _ATTEMPT_DELAY if len(attempts) < len(addresses) else None
+                await asyncio.wait(still_open, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+            ended = [attempt for attempt in attempts if attempt.done()]
+            winner = next((attempt for attempt in ended if attempt.exception() is None), None)
+        return winner.result()
+    finally:
+        for attempt in attempts:
+            # One that is cancelled closes its socket itself.
+            if not attempt.cancel() and attempt is not winner and attempt.exception() is None:
+                attempt.result().close()
 
 
-def _alpn(transport: asyncio.Transport) -> str | None:
-    tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-    return tls.selected_alpn_protocol() if tls is not None else None
+async def _connected(address: _Address) -> socket.socket:
+    family, kind, protocol, _, where = address
+    connecting = socket.socket(family, kind, protocol)
+    try:
+        connecting.settimeout(0)
+        await asyncio.get_running_loop().sock_connect(connecting, where)
+    except BaseException:
+        connecting.close()
+        raise
+    return connecting
 
 
 def _reason(error: Exception) -> str:
@@ -129,7 +168,7 @@ def _reason(error: Exception) -> str:
             return f"certificate not trusted: {error.verify_message}"
         case ssl.SSLError():
             return error.reason or str(error)
-        case gaierror():
+        case socket.gaierror():
             return f"name not resolved: {error.strerror}"
         case ConnectionRefusedError():
             return "connection refused"

@@ -26,6 +26,8 @@ from rongcloud_groups.models import (
 
 
 @cache
+@cache
+@cache
 def profile_reader(dialect: Dialect) -> Callable[[Raw], GroupProfile | None]:
     """What reads one entry of a reply's profiles; it gives None for one whose group ID cannot be read."""
     strict = msgspec.json.Decoder(_documented_profile(dialect))

@@ -1,9 +1,10 @@
 """The dispatcher: a ready link, a token, fifty IDs, sent in one step; then what the answer means."""
 
+import logging
 import secrets
 import time
 import uuid
-from asyncio import CancelledError, Event, Future, get_running_loop
+from asyncio import CancelledError, Event, Future, Lock, get_running_loop
 from random import random
 
 import anyio
@@ -44,6 +45,8 @@ LONGEST_BACK_OFF = 5.0
 """Seconds; the n-th retry waits a random part of the n-th doubling (full jitter)."""
 MOST_BOUNCES = 20
 """How often an ID may come back from requests that the server says it did not begin, at no cost of attempts."""
+SAY_AGAIN_AFTER = 60.0
+"""Seconds until a warning that still holds is repeated."""
 
 
 class Flight:
@@ -104,8 +107,10 @@ class Dispatcher:
         self._max_attempts = max_attempts
         self._flights: set[Flight] = set()
         self._stirred = Event()
+        self._readying = Lock()
         self._tasks: TaskGroup | None = None
         self._connect_failures = 0
+        self._say_again_at = float("-inf")
         self._door_phase: Phase = "waiting for budget"
         self.requests = self.group_ids_sent = self.retried = self.throttled = 0
         self.budget_wait = 0.0
@@ -122,6 +127,15 @@ class Dispatcher:
     def phase_of(self, group_id: str) -> Phase:
         """What an open ID waits for."""
         return self._door_phase if self._pending.waits(group_id) else "waiting for the service"
+
+    async def link_ready(self) -> None:
+        """Wait until a link can take a request; `Links.ready` takes one at a time.
+
+        Raises:
+            TransportError: no host could be reached.
+        """
+        async with self._readying:
+            await self._links.ready()
 
     async def run(self) -> None:
         """Send until cancelled; then abandon what is in flight."""
@@ -140,7 +154,7 @@ class Dispatcher:
     async def _connected(self) -> bool:
         self._door_phase = "connecting"
         try:
-            await self._links.ready()
+            await self.link_ready()
         except TransportError as error:
             await self._could_not_connect(error)
             return False
@@ -149,9 +163,12 @@ class Dispatcher:
 
     async def _could_not_connect(self, error: TransportError) -> None:
         """Everybody who waits lost one attempt, at once; then try again."""
-        self._pending.settle(self._charged(list(self._pending.waiting()), error))
+        waiting = list(self._pending.waiting())
+        for entry in waiting:
+            entry.attempts += 1
+        self._pending.settle(self._exhausted(waiting, error))
         self._connect_failures += 1
-        await anyio.sleep(_back_off(self._connect_failures))
+        await anyio.sleep(back_off(self._connect_failures))
 
     async def _send_one(self) -> None:
         """Nothing may be awaited between the token and the bytes."""
@@ -277,19 +294,37 @@ class Dispatcher:
         self.throttled += 1
         resting = self._pending.rest(entries)
         pause = await self._limiter.throttle(error.retry_after, age)
+        self._say_throttled(pause)
         if self._emit:
             self._emit(Throttled(pause, self._limiter.rate))
         self._put_back(resting)
 
+    def _say_throttled(self, pause: float) -> None:
+        now = get_running_loop().time()
+        level = logging.WARNING if now >= self._say_again_at else logging.INFO
+        if level == logging.WARNING:
+            self._say_again_at = now + SAY_AGAIN_AFTER
+        logger.log(
+            level,
+            "the service refused a request as over its rate limit, which this client keeps: something else uses the "
+            "App Key %s too, or its limit is lower; nothing leaves for %.2f s, then %.0f requests/s at first",
+            self._credentials.app_key,
+            pause,
+            self._limiter.rate,
+        )
+
     def _retry(self, entries: list[Entry], error: RongCloudError) -> None:
-        lost = self._charged(entries, error)
-        self._pending.settle(lost)
-        gone = {entry for entry, _ in lost}
-        resting = self._pending.rest(entry for entry in entries if entry not in gone)
+        for entry in entries:
+            if isinstance(error, TransportError) and error.never_processed and entry.bounced < MOST_BOUNCES:
+                entry.bounced += 1
+            else:
+                entry.attempts += 1
+        self._pending.settle(self._exhausted(entries, error))
+        resting = self._pending.rest(entry for entry in entries if entry.attempts < self._max_attempts)
         if not resting:
             return
         attempt = max(entry.attempts for entry in resting)
-        delay = 0.0 if isinstance(error, TransportError) and attempt <= 1 else _back_off(attempt)
+        delay = 0.0 if isinstance(error, TransportError) and attempt <= 1 else back_off(attempt)
         logger.info("asking for %d group IDs again in %.2f s: %s", len(resting), delay, error)
         if self._emit:
             self._emit(Retried(len(resting), delay))
@@ -300,14 +335,8 @@ class Dispatcher:
         else:
             self._put_back(resting)
 
-    def _charged(self, entries: list[Entry], error: RongCloudError) -> list[tuple[Entry, Outcome]]:
-        """Count a lost attempt; return those that have no other one left."""
-        never_processed = isinstance(error, TransportError) and error.never_processed
-        for entry in entries:
-            if never_processed and entry.bounced < MOST_BOUNCES:
-                entry.bounced += 1
-            else:
-                entry.attempts += 1
+    def _exhausted(self, entries: list[Entry], error: RongCloudError) -> list[tuple[Entry, Outcome]]:
+        """Those that have no attempt left, with what ended the last one."""
         return [(entry, error) for entry in entries if entry.attempts >= self._max_attempts]
 
     async def _put_back_later(self, entries: list[Entry], delay: float) -> None:
@@ -319,5 +348,6 @@ class Dispatcher:
         self._stirred.set()
 
 
-def _back_off(attempt: int) -> float:
+def back_off(attempt: int) -> float:
+    """Seconds to wait before the next attempt, after so many were lost."""
     return random() * min(LONGEST_BACK_OFF, FIRST_BACK_OFF * 2.0**attempt)

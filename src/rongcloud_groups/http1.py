@@ -9,7 +9,8 @@ import httpx
 
 from rongcloud_groups.connection import Reply, Request
 from rongcloud_groups.errors import TransportError
-from rongcloud_groups.http2 import CLOSE_TIMEOUT, MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE
+from rongcloud_groups.http2 import CLOSE_TIMEOUT
+from rongcloud_groups.http2_messages import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE
 
 _FIELD_OVERHEAD: Final = 32  # bytes a field counts beyond its text; RFC 9113, section 6.5.2
 
@@ -55,9 +56,7 @@ class HTTP1Connection:
         self._cut_off: asyncio.TimerHandle | None = None
         self._future: asyncio.Future[Reply] | None = None
         self._exchange: asyncio.Task[None] | None = None
-        self.protocol: asyncio.Protocol = _WatchedStream(
-            self._connected, self._heard_while_idle, self._connection_lost
-        )
+        self.protocol: asyncio.Protocol = _WatchedStream(self._connected, self._heard_while_idle, self._connection_lost)
 
     def __repr__(self) -> str:
         state = self.closed_reason or "open"
@@ -159,22 +158,14 @@ class HTTP1Connection:
             httpcore.Request(
                 b"POST",
                 httpcore.URL(
-                    scheme=url.raw_scheme,
-                    host=url.raw_host,
-                    port=_port(url),
-                    target=request.path.encode("ascii"),
+                    scheme=url.raw_scheme, host=url.raw_host, port=_port(url), target=request.path.encode("ascii")
                 ),
                 headers=[(name.encode(), value.encode()) for name, value in headers],
                 content=request.body,
             )
         )
-        if (
-            sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in response.headers)
-            > MAX_HEADER_LIST_SIZE
-        ):
-            raise TransportError(
-                f"{self._authority}: a header list of more than {MAX_HEADER_LIST_SIZE >> 10} KiB"
-            )
+        if sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in response.headers) > MAX_HEADER_LIST_SIZE:
+            raise TransportError(f"{self._authority}: a header list of more than {MAX_HEADER_LIST_SIZE >> 10} KiB")
         body = bytearray()
         async for part in response.aiter_stream():
             body += part
@@ -220,10 +211,10 @@ class _SocketStream(httpcore.AsyncNetworkStream):
         self._reader = reader
         self._writer = writer
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109  httpcore's signature
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002  httpcore's signature
         return await self._reader.read(max_bytes)
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109  httpcore's signature
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002  httpcore's signature
         try:
             self._writer.write(buffer)
             await self._writer.drain()

@@ -14,22 +14,16 @@ from typing import Final
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import (
-    DataReceived,
-    RemoteSettingsChanged,
-    ResponseReceived,
-    StreamEnded,
-    StreamReset,
-    WindowUpdated,
-)
+from h2.events import DataReceived, RemoteSettingsChanged, ResponseReceived, StreamEnded, StreamReset, WindowUpdated
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
-from hpack import HeaderTuple, NeverIndexedHeaderTuple
 from hyperframe.frame import GoAwayFrame
 
 from rongcloud_groups.connection import Reply, Request
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.http2_frames import FinalData, FrameCutter
+from rongcloud_groups.http2_messages import MAX_HEADER_LIST_SIZE, MalformedReply, ReplyAssembly, RequestFields
+from rongcloud_groups.silence import SilenceWatch
 
 PING_AFTER: Final = 1.0
 """Seconds of silence, with requests open, until a PING asks whether the server is there."""
@@ -37,11 +31,6 @@ PING_TIMEOUT: Final = 1.0
 """Seconds from that PING until the connection counts as dead."""
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that closing may take before the socket is cut off."""
-MAX_BODY_SIZE: Final = 16 * 1024 * 1024
-"""Bytes of one response body, as it comes over the wire."""
-MAX_HEADER_LIST_SIZE: Final = 64 * 1024
-"""Bytes of one response's header list, counted as HTTP/2 counts them."""
-
 _RECEIVE_WINDOW: Final = 16 * 1024 * 1024
 _DEFAULT_WINDOW: Final = 65_535
 _LEAST_SEND_WINDOW: Final = 16 * 1024
@@ -51,17 +40,13 @@ _LAST_STREAM_ID: Final = 2**31 - 1
 
 
 class _Stream:
-    __slots__ = ("body", "content_length", "future", "headers", "size", "status", "timer", "unsent")
+    __slots__ = ("assembly", "future", "timer", "unsent")
 
-    def __init__(self, future: asyncio.Future[Reply], timer: asyncio.TimerHandle, unsent: memoryview) -> None:
+    def __init__(self, future: asyncio.Future[Reply], timer: asyncio.TimerHandle, body: bytes) -> None:
         self.future = future
         self.timer = timer
-        self.unsent = unsent
-        self.status = 0
-        self.headers: dict[str, str] = {}
-        self.content_length: int | None = None
-        self.body: list[bytes] = []
-        self.size = 0
+        self.unsent = memoryview(body)
+        self.assembly = ReplyAssembly()
 
 
 class HTTP2Connection(asyncio.Protocol):
@@ -104,7 +89,6 @@ class HTTP2Connection(asyncio.Protocol):
         self._authority = authority
         self._max_in_flight = max_in_flight
         self._on_change = on_change
-        self._ping_after = ping_after
         self._ping_timeout = ping_timeout
         self._close_timeout = close_timeout
 
@@ -113,17 +97,15 @@ class HTTP2Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._settled = asyncio.Event()
         self._lost = asyncio.Event()
-        self._h2 = H2Connection(H2Configuration(client_side=True, header_encoding=None))
+        self._h2 = H2Connection(H2Configuration(header_encoding=None, normalize_outbound_headers=False))
         self._cutter = FrameCutter()
         self._streams: dict[int, _Stream] = {}
         self._allowed = 0
         self._retired = False
         self._writing_paused = False
         self._changed = False
-        self._first_values: dict[str, tuple[str, HeaderTuple]] = {}
-        self._heard_at = 0.0
-        self._pinged = False
-        self._watchdog: asyncio.TimerHandle | None = None
+        self._fields = RequestFields(authority)
+        self._silence = SilenceWatch(ping_after, ping_timeout, self._ping, self._on_silence)
         self._cut_off: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -167,10 +149,10 @@ class HTTP2Connection(asyncio.Protocol):
             return future
         stream_id = self._h2.get_next_available_stream_id()
         timer = self._loop.call_later(timeout, self._on_timeout, stream_id, timeout)
-        self._open(stream_id, _Stream(future, timer, memoryview(request.body)))
+        self._open(stream_id, _Stream(future, timer, request.body))
         future.add_done_callback(partial(self._on_done, stream_id))
         try:
-            self._h2.send_headers(stream_id, self._fields(request), end_stream=not request.body)
+            self._h2.send_headers(stream_id, self._fields.of(request), end_stream=not request.body)
             self._send_body(stream_id)
         except (ProtocolError, ValueError) as error:
             self._close(f"request refused by h2: {error}", ErrorCodes.INTERNAL_ERROR)
@@ -212,14 +194,13 @@ class HTTP2Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.closed:
             return
-        self._heard_at = self._loop.time()
-        self._pinged = False
+        self._silence.heard()
         try:
             for piece in self._cutter.cut(data):
                 if isinstance(piece, bytes):
                     self._receive(piece)
                 elif isinstance(piece, FinalData):
-                    self._check_length(piece)
+                    self._assemble(piece)
                 else:
                     self._on_goaway(piece)
         except Exception as error:  # noqa: BLE001  whatever hostile bytes provoke ends the connection, not the loop
@@ -249,27 +230,6 @@ class HTTP2Connection(asyncio.Protocol):
 
     # Sending
 
-    def _fields(self, request: Request) -> list[HeaderTuple]:
-        fields = [
-            (":method", "POST"),
-            (":scheme", "https"),
-            (":authority", self._authority),
-            (":path", request.path),
-            *request.headers,
-            ("content-length", str(len(request.body))),
-        ]
-        return [self._field(name, value) for name, value in fields]
-
-    def _field(self, name: str, value: str) -> HeaderTuple:
-        # A value that changes with each request would push the constant ones out of the compression table.
-        if (first := self._first_values.get(name)) is None:
-            field = HeaderTuple(name.encode(), value.encode())
-            self._first_values[name] = (value, field)
-            return field
-        if first[0] == value:
-            return first[1]
-        return NeverIndexedHeaderTuple(first[1][0], value.encode())
-
     def _send_body(self, stream_id: int) -> None:
         """Hands over as much of the body as the server's windows take."""
         stream = self._streams[stream_id]
@@ -295,11 +255,11 @@ class HTTP2Connection(asyncio.Protocol):
         for event in self._h2.receive_data(data):
             match event:
                 case DataReceived():
-                    self._on_data(event)
-                case ResponseReceived():
-                    self._on_response(event)
-                case StreamEnded():
-                    self._on_stream_ended(event.stream_id)
+                    # What comes for an abandoned stream counts against the connection's window all the same.
+                    self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+                    self._assemble(event)
+                case ResponseReceived() | StreamEnded():
+                    self._assemble(event)
                 case StreamReset():
                     self._on_stream_reset(event)
                 case RemoteSettingsChanged():
@@ -316,52 +276,32 @@ class HTTP2Connection(asyncio.Protocol):
         self._changed = True
         self._send_bodies()
 
-    def _on_response(self, event: ResponseReceived) -> None:
+    def _assemble(self, event: ResponseReceived | DataReceived | FinalData | StreamEnded) -> None:
         if (stream := self._streams.get(event.stream_id)) is None:
             return
-        for name, value in event.headers:
-            stream.headers[name.decode("latin-1")] = value.decode("latin-1")
-        status = stream.headers.pop(":status")
-        if len(status) != 3 or not (status.isascii() and status.isdigit()):  # noqa: PLR2004  RFC 9110, section 15
-            self._break_off(event.stream_id, f"status {status!r} is no number", ErrorCodes.PROTOCOL_ERROR)
-            return
-        stream.status = int(status)
-        if (length := stream.headers.get("content-length")) is not None:
-            stream.content_length = int(length)
+        try:
+            match event:
+                case ResponseReceived():
+                    stream.assembly.take_headers(event.headers)
+                case DataReceived():
+                    stream.assembly.take_body(event.data)
+                case FinalData():
+                    # h2 would end the whole connection over a wrong length; this ends the stream before it looks.
+                    stream.assembly.check_length(to_come=event.length)
+                case StreamEnded():
+                    stream.assembly.check_length()
+                    self._answer(event.stream_id, stream)
+        except MalformedReply as error:
+            self._fail(event.stream_id, str(error))
+            self._reset(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
-    def _on_data(self, event: DataReceived) -> None:
-        # What comes for an abandoned stream counts against the connection's window all the same.
-        self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-        if (stream := self._streams.get(event.stream_id)) is None:
-            return
-        stream.body.append(event.data)
-        stream.size += len(event.data)
-        if stream.size > MAX_BODY_SIZE:
-            text = f"a body of more than {MAX_BODY_SIZE >> 20} MiB"
-            self._break_off(event.stream_id, text, ErrorCodes.CANCEL)
-
-    def _check_length(self, final: FinalData) -> None:
-        stream = self._streams.get(final.stream_id)
-        if stream is None or stream.content_length is None:
-            return
-        size = stream.size + final.length
-        if size != stream.content_length:
-            text = f"a body of {size} bytes where content-length says {stream.content_length}"
-            self._break_off(final.stream_id, text, ErrorCodes.PROTOCOL_ERROR)
-
-    def _on_stream_ended(self, stream_id: int) -> None:
-        if (stream := self._streams.get(stream_id)) is None:
-            return
-        if stream.content_length not in (None, stream.size):
-            text = f"a body of {stream.size} bytes where content-length says {stream.content_length}"
-            self._break_off(stream_id, text, ErrorCodes.PROTOCOL_ERROR)
-            return
+    def _answer(self, stream_id: int, stream: _Stream) -> None:
         self._pop(stream_id)
         if stream.unsent:
             # The server answered without waiting for the whole request: the rest isn't wanted.
             self._reset(stream_id, ErrorCodes.NO_ERROR)
         if not stream.future.done():
-            stream.future.set_result(Reply(stream.status, stream.headers, b"".join(stream.body)))
+            stream.future.set_result(stream.assembly.reply())
 
     def _on_stream_reset(self, event: StreamReset) -> None:
         refused = event.error_code == ErrorCodes.REFUSED_STREAM
@@ -377,14 +317,11 @@ class HTTP2Connection(asyncio.Protocol):
 
     def _open(self, stream_id: int, stream: _Stream) -> None:
         if not self._streams:
-            self._heard_at = self._loop.time()
-            self._pinged = False
+            self._silence.start()
             self.idle_since = None
         self._streams[stream_id] = stream
         self.in_flight += 1
         self.sent += 1
-        if self._watchdog is None:
-            self._watchdog = self._loop.call_later(self._ping_after, self._watch)
 
     def _pop(self, stream_id: int) -> _Stream | None:
         if (stream := self._streams.pop(stream_id, None)) is None:
@@ -392,6 +329,7 @@ class HTTP2Connection(asyncio.Protocol):
         stream.timer.cancel()
         self.in_flight -= 1
         if not self.in_flight:
+            self._silence.stop()
             self.idle_since = self._loop.time()
         self._changed = True
         return stream
@@ -401,10 +339,6 @@ class HTTP2Connection(asyncio.Protocol):
         if stream is not None and not stream.future.done():
             error = TransportError(f"{self._authority}: {text}", never_processed=never_processed)
             stream.future.set_exception(error)
-
-    def _break_off(self, stream_id: int, text: str, code: ErrorCodes) -> None:
-        self._fail(stream_id, text)
-        self._reset(stream_id, code)
 
     def _reset(self, stream_id: int, code: ErrorCodes) -> None:
         # The server may have closed the stream meanwhile.
@@ -425,22 +359,13 @@ class HTTP2Connection(asyncio.Protocol):
         self._reset(stream_id, ErrorCodes.CANCEL)
         self._end_step()
 
-    def _watch(self) -> None:
-        """Runs while streams are open, and asks after a server that has fallen silent."""
-        self._watchdog = None
-        if not self._streams:
-            return
-        now = self._loop.time()
-        due = self._heard_at + self._ping_after
-        if self._pinged:
-            self._close(f"nothing heard, and no answer to a PING within {self._ping_timeout:g} s", None)
-            self._transport.abort()
-        elif now < due:
-            self._watchdog = self._loop.call_at(due, self._watch)
-        else:
-            self._h2.ping(b"\0" * 8)
-            self._pinged = True
-            self._watchdog = self._loop.call_later(self._ping_timeout, self._watch)
+    def _ping(self) -> None:
+        self._h2.ping(b"\0" * 8)
+        self._flush()
+
+    def _on_silence(self) -> None:
+        self._close("nothing heard, and no answer to a PING", None)
+        self._transport.abort()
         self._end_step()
 
     # The end
@@ -458,8 +383,7 @@ class HTTP2Connection(asyncio.Protocol):
         self.closed_reason = self.closed_reason or reason
         for stream_id in list(self._streams):
             self._fail(stream_id, reason)
-        if self._watchdog is not None:
-            self._watchdog.cancel()
+        self._silence.close()
         self._settled.set()
         if not self._transport.is_closing():
             if code is not None:

@@ -7,6 +7,7 @@ ends the connection over a body that is shorter than its content-length. Both ar
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from hyperframe.exceptions import InvalidFrameError
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame
 
 _HEADER_LENGTH: Final = 9
@@ -33,7 +34,7 @@ class FrameCutter:
         """Yields what is for `h2`, as bytes, and between it what is not; consume it whole.
 
         Raises:
-            hyperframe.exceptions.HyperframeError: on a GOAWAY frame that cannot be parsed.
+            hyperframe.exceptions.HyperframeError: on a frame that is too long, or a GOAWAY that cannot be parsed.
         """
         if self._held:
             data = self._held + data
@@ -43,8 +44,10 @@ class FrameCutter:
             length = int.from_bytes(data[position : position + 3], "big")
             kind, flags = data[position + 3], data[position + 4]
             after = position + _HEADER_LENGTH + length
-            # An overlong GOAWAY is left to h2, which refuses it.
-            if kind == GoAwayFrame.type and length <= _MAX_FRAME_SIZE:
+            if length > _MAX_FRAME_SIZE:
+                # h2 would say so too, but only after the whole frame.
+                raise InvalidFrameError(f"a frame of {length} bytes")
+            if kind == GoAwayFrame.type:
                 if after > end:
                     break
                 if position > start:

@@ -25,6 +25,10 @@ LEAST_SHARE = 0.05
 """What refusals leave of the limit, however many there are."""
 RECOVERY = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
+LATE = 0.005
+"""Seconds after its time at which a reserved slot is no longer used."""
+SILENCE = 1.6
+"""Seconds without a request when nobody knows what other processes sent in the last second."""
 
 
 class Limiter(Protocol):
@@ -55,6 +59,49 @@ class Limiter(Protocol):
         ...
 
 
+class Throttle:
+    """What refusals leave of a limit: a pause, one cut for all requests that had left by then, a cubic climb back.
+
+    Times are seconds on one clock, whichever it is.
+
+    Args:
+        limit: requests/s that the service allows.
+        paused_until: when the last pause ends.
+        cut_at: when the rate was cut last.
+        cut_from: the rate before that cut, in requests/s; 0 where there was none.
+    """
+
+    def __init__(
+        self, limit: float, *, paused_until: float = 0.0, cut_at: float = -LONGEST_PAUSE, cut_from: float = 0.0
+    ) -> None:
+        self.limit = limit
+        self.paused_until = paused_until
+        self.cut_at = cut_at
+        self.cut_from = cut_from
+
+    def rate(self, now: float) -> float:
+        """Requests/s: quick to rise after a cut, slow near where it was refused, then quicker and quicker."""
+        if not self.cut_from:
+            return self.limit
+        steepness = self.limit * (1 - CUT) / RECOVERY**3
+        back = cbrt(self.cut_from * (1 - CUT) / steepness)
+        rate = self.cut_from + steepness * (now - self.cut_at - back) ** 3
+        return min(self.limit, max(rate, self.limit * LEAST_SHARE))
+
+    def refused(self, now: float, rate: float, retry_after: float | None, age: float) -> bool:
+        """Take in a refusal at so many requests/s, see `Limiter.throttle`; True where it cuts the rate."""
+        news = now - age >= self.cut_at
+        if news:
+            self.cut_from, self.cut_at = rate, now
+            self._pause_until(now + PAUSE)
+        if retry_after is not None:
+            self._pause_until(now + min(retry_after, LONGEST_PAUSE))
+        return news
+
+    def _pause_until(self, end: float) -> None:
+        self.paused_until = max(self.paused_until, end + random() * PAUSE_JITTER)
+
+
 class LocalLimiter:
     """A token bucket for one process, so small that no second at the server holds more than the limit.
 
@@ -72,9 +119,7 @@ class LocalLimiter:
         self._limit = positive("rate", limit)
         self._rate = self._limit
         self._bucket = _bucket(self._limit)
-        self._paused_until = 0.0
-        self._cut_at = -LONGEST_PAUSE
-        self._cut_from: float | None = None
+        self._throttle = Throttle(self._limit)
 
     @property
     def rate(self) -> float:
@@ -85,35 +130,24 @@ class LocalLimiter:
         """Wait until one request may leave."""
         clock = get_running_loop().time
         while True:
-            if (pause := self._paused_until - clock()) > 0:
+            if (pause := self._throttle.paused_until - clock()) > 0:
                 await sleep(pause)
                 continue
-            if self._cut_from is not None:
+            if self._rate < self._limit:
                 await self._climb(clock())
             await self._bucket.acquire()
-            if clock() >= self._paused_until:
+            if clock() >= self._throttle.paused_until:
                 return
 
     async def throttle(self, retry_after: float | None, age: float) -> float:
         """Pause, cut the rate once for all requests that had left by then, and climb back on a cubic curve."""
         now = get_running_loop().time()
-        if now - age >= self._cut_at:
-            self._cut_from = self._rate
-            self._cut_at = now
-            await self._set_rate(max(self._rate * CUT, self._limit * LEAST_SHARE))
-            self._pause_until(now + PAUSE)
-        if retry_after is not None:
-            self._pause_until(now + min(retry_after, LONGEST_PAUSE))
-        return max(0.0, self._paused_until - now)
-
-    def _pause_until(self, end: float) -> None:
-        self._paused_until = max(self._paused_until, end + random() * PAUSE_JITTER)
+        if self._throttle.refused(now, self._rate, retry_after, age):
+            await self._set_rate(self._throttle.rate(now))
+        return max(0.0, self._throttle.paused_until - now)
 
     async def _climb(self, now: float) -> None:
-        assert self._cut_from is not None  # noqa: S101  for the type checker; the caller asked
-        rate = min(self._limit, _cubic(self._limit, self._cut_from, now - self._cut_at))
-        if rate == self._limit:
-            self._cut_from = None
+        rate = self._throttle.rate(now)
         if rate >= self._rate * 1.01 or rate == self._limit:
             await self._set_rate(rate)
 
@@ -132,8 +166,6 @@ def _bucket(limit: float) -> AsyncLimiter:
     return AsyncLimiter(size, size / refill)
 
 
-def _cubic(limit: float, cut_from: float, elapsed: float) -> float:
-    """The rate so long after a cut: quick at first, slow near where it was refused, then quicker and quicker."""
-    steepness = limit * (1 - CUT) / RECOVERY**3
-    back = cbrt(cut_from * (1 - CUT) / steepness)
-    return cut_from + steepness * (elapsed - back) ** 3
+def slot_gap(rate: float) -> float:
+    """Seconds between reserved slots, each used up to `LATE` after its time, at so many requests/s."""
+    return (1 + PATH_JITTER + LATE) / rate

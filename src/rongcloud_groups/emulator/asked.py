@@ -5,12 +5,13 @@ import hmac
 import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, NamedTuple
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote_plus
 
 import msgspec
 
 Version = Literal[1, 4]
 
+_FORM = "application/x-www-form-urlencoded"
 _ID_LIMIT = 64
 _NONCE_LIMIT = 18
 _NONCES_KEPT = 100_000
@@ -121,7 +122,7 @@ def page_asked(version: Version, headers: Mapping[str, str], body: bytes) -> Pag
     Raises:
         Refused: a parameter cannot be read.
     """
-    asked: dict[str, Any] = dict(_form(headers, body)) if version == 1 else _json_object(headers, body)
+    asked: dict[str, Any] = _form(headers, body) if version == 1 else _json_object(headers, body)
     size_name = "size" if version == 1 else "pageSize"
     size = _number(asked, size_name, _PAGE_DEFAULT)
     order = _number(asked, "order", 1)
@@ -157,15 +158,18 @@ def _credential(headers: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _form(headers: Mapping[str, str], body: bytes) -> list[tuple[str, str]]:
-    if not headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
-        return []
-    return parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
+def _form(headers: Mapping[str, str], body: bytes) -> dict[str, str]:
+    if not headers.get("content-type", "").startswith(_FORM):
+        return {}
+    return dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True))
 
 
 def _form_ids(headers: Mapping[str, str], body: bytes) -> list[str]:
     # The table and the example of the service's page disagree on the name; SDKs repeat it or join by commas.
-    given = [value for name, value in _form(headers, body) if name in ("groupIds", "groupId")]
+    if not headers.get("content-type", "").startswith(_FORM):
+        return []
+    fields = [field.partition("=") for field in body.decode("utf-8", "replace").split("&")]
+    given = [unquote_plus(value) for name, _, value in fields if name in ("groupIds", "groupId")]
     return ",".join(given).split(",") if given else []
 
 

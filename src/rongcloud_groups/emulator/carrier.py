@@ -1,6 +1,7 @@
 """What a connection is on the server's side, whichever HTTP version it speaks."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -21,14 +22,12 @@ class Host(Protocol):
     @property
     def faults(self) -> Faults: ...
 
-    def answer(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float
-    ) -> Answer:
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float) -> Answer:
         """Answer a request that arrived whole."""
         ...
 
 
-class Carrier(asyncio.Protocol):
+class Carrier(asyncio.Protocol, ABC):
     """One connection: it enlists itself with its host and ends its timers when it is lost.
 
     Args:
@@ -46,9 +45,10 @@ class Carrier(asyncio.Protocol):
         self.lost: asyncio.Future[None] = self._loop.create_future()
 
     @property
+    @abstractmethod
     def busy(self) -> bool:
         """Whether a request is open."""
-        raise NotImplementedError
+        ...
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream server has no other

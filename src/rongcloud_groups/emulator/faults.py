@@ -153,9 +153,7 @@ class Faults:
 
     def poisons(self, group_id: str) -> bool:
         """Tell whether the service refuses every batch that holds this ID."""
-        return group_id in self.poison or (
-            bool(self.poison_prefix) and group_id.startswith(self.poison_prefix)
-        )
+        return group_id in self.poison or (bool(self.poison_prefix) and group_id.startswith(self.poison_prefix))
 
     @classmethod
     def parse(cls, descriptions: Iterable[str], *, seed: int = 0) -> Self:

@@ -134,9 +134,7 @@ class Http2Carrier(Carrier):
             self._go_away(faults.goaway.kind)
 
     def _answer(self, stream: _Stream) -> None:
-        answer = self.host.answer(
-            stream.method, stream.target, stream.headers, bytes(stream.body), stream.arrived
-        )
+        answer = self.host.answer(stream.method, stream.target, stream.headers, bytes(stream.body), stream.arrived)
         if answer.fault in ("goaway", "goaway-lower", "goaway-close"):
             self._go_away(answer.fault)
         self.after(answer.delay, lambda: self._respond(stream, answer))
@@ -165,11 +163,7 @@ class Http2Carrier(Carrier):
         self._flush()
 
     def _send(self, stream: _Stream, answer: Answer, body: bytes, *, whole: bool) -> None:
-        headers = [
-            (":status", str(answer.status)),
-            ("content-length", str(len(answer.body))),
-            *answer.headers,
-        ]
+        headers = [(":status", str(answer.status)), ("content-length", str(len(answer.body))), *answer.headers]
         self._h2.send_headers(stream.id, headers)
         self._highest_answered = max(self._highest_answered, stream.id)
         stream.unsent = body

@@ -97,12 +97,12 @@ class Record:
         self.codes[answer.code] += 1
         if answer.group_ids:
             self._ids_asked += len(answer.group_ids)
-            for group_id in answer.group_ids:
-                mark = hash(group_id)
-                if mark in self._seen:
-                    self._seen_again.add(mark)
-                else:
-                    self._seen.add(mark)
+            marks = [hash(group_id) for group_id in answer.group_ids]
+            distinct = set(marks)
+            self._seen_again |= distinct & self._seen
+            if len(distinct) < len(marks):
+                self._seen_again |= {mark for mark, times in Counter(marks).items() if times > 1}
+            self._seen |= distinct
             if self._keep_ids:
                 self.batches.append(answer.group_ids)
 

@@ -71,23 +71,24 @@ class Emulator:
         self._http2 = http2
         self._authority = trustme.CA() if tls else None
         self._server_context = self._server_side() if tls else None
-        self._taking: set[asyncio.Task[None]] = set()
+        self._taking: dict[asyncio.Task[None], socket.socket] = {}
 
     async def __aenter__(self) -> Self:
         self._listener = socket.create_server(self._address, backlog=1024)
         self._listener.setblocking(False)  # noqa: FBT003  the socket's own signature
         self._address = self._listener.getsockname()[:2]
-        self._accepting = asyncio.create_task(self._accept(), name="emulator: accept")
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        tasks = [self._accepting, *self._taking]
+        asyncio.get_running_loop().remove_reader(self._listener)
+        self._listener.close()
+        tasks = list(self._taking)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._listener.close()
         await self.close_connections()
 
     @property
@@ -157,9 +158,7 @@ class Emulator:
             carrier.transport.abort()
         await _lost(carriers)
 
-    def answer(
-        self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float
-    ) -> Answer:
+    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float) -> Answer:
         """Answer a request that arrived whole; connections call this."""
         path = target.partition("?")[0]
         if path.startswith(CONTROL_PREFIX):
@@ -181,13 +180,19 @@ class Emulator:
                 status = 404
         return Answer(status, [("content-type", "application/json")], content, 0, [])
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            accepted, _ = await loop.sock_accept(self._listener)
-            task = loop.create_task(self._take(accepted), name="emulator: handshake")
-            self._taking.add(task)
-            task.add_done_callback(self._taking.discard)
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError:  # whoever knocked is gone again
+            return
+        task = asyncio.get_running_loop().create_task(self._take(accepted), name="emulator: handshake")
+        self._taking[task] = accepted
+        task.add_done_callback(self._taken)
+
+    def _taken(self, task: asyncio.Task[None]) -> None:
+        accepted = self._taking.pop(task)
+        if task.cancelled():
+            accepted.close()
 
     async def _take(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -207,9 +212,6 @@ class Emulator:
         except OSError:
             self.record.tls_failures += 1
             accepted.close()
-        except asyncio.CancelledError:
-            accepted.close()
-            raise
 
     def _carrier(self) -> asyncio.Protocol:
         return _Negotiated(self)

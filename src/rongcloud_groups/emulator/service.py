@@ -134,9 +134,7 @@ class Service:
     answered: Counter[int] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
-        self.batch_rate = RateCheck(
-            self.limit, self.window, count_refused=self.count_refused, other=self.other
-        )
+        self.batch_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused, other=self.other)
         self.listing_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused)
         self._credentials = CredentialCheck(
             self.app_key,
@@ -210,7 +208,7 @@ class Service:
         asked = group_ids if self.repeated == "each" else list(dict.fromkeys(group_ids))
         profiles: list[bytes] = []
         for group_id in asked:
-            group = self.universe.get(group_id)
+            group = self.universe.shared(group_id)
             if group is None:
                 self._add_unknown(profiles, shape, group_id)
                 continue

@@ -2,12 +2,25 @@
 
 import json
 from collections.abc import Iterator
+from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 Group = dict[str, Any]
 """A group under the service's names (RongCloud v1), with its three nested parts as objects."""
+
+
+class Part(dict[str, Any]):
+    """A nested part that many groups share; it is not changed once it is made."""
+
+    @cached_property
+    def text(self) -> str:
+        """The part as JSON."""
+        return msgspec.json.encode(self).decode()
+
 
 NESTED = ("groupProfile", "groupExtProfile", "permissions")
 
@@ -64,7 +77,7 @@ class Universe:
         self._key = str(seed).encode()
         self._unknown_below = int(unknown_share * 2**32)
         self._explicit: dict[str, Group] = {}
-        self._variants: dict[int, tuple[Group, Group, Group]] = {}
+        self._variants: dict[int, tuple[Part, Part, Part]] = {}
 
     @classmethod
     def from_jsonl(cls, path: str | Path, *, only_explicit: bool = True) -> Self:
@@ -104,6 +117,15 @@ class Universe:
 
     def get(self, group_id: str) -> Group | None:
         """The group, or None where there is none."""
+        group = self.shared(group_id)
+        if group is not None:
+            for name in NESTED:
+                if isinstance(group.get(name), dict):
+                    group[name] = dict(group[name])
+        return group
+
+    def shared(self, group_id: str) -> Group | None:
+        """The same with nested parts that other groups have too, and which are not to be changed."""
         explicit = self._explicit.get(group_id)
         if explicit is not None:
             return dict(explicit)
@@ -188,16 +210,16 @@ class Universe:
             "owner": f"user{digest % 90_001}",
             "createTime": _FIRST_CREATED_MS + since,
             "memberCount": 1 + digest % 3_000,
-            "groupProfile": profile.copy(),
+            "groupProfile": profile,
         }
         if ext:
-            group["groupExtProfile"] = ext.copy()
+            group["groupExtProfile"] = ext
         if permissions:
-            group["permissions"] = permissions.copy()
+            group["permissions"] = permissions
         return group
 
 
-def _variant(number: int) -> tuple[Group, Group, Group]:
+def _variant(number: int) -> tuple[Part, Part, Part]:
     """The nested parts number `number`: they repeat over the groups, so that making a group stays cheap."""
     picks = int.from_bytes(blake2b(str(number).encode(), digest_size=32).digest(), "big")
 
@@ -209,11 +231,11 @@ def _variant(number: int) -> tuple[Group, Group, Group]:
     def sentences(count: int) -> str:
         return " ".join(_SENTENCES[pick(len(_SENTENCES))] for _ in range(count))
 
-    profile: Group = {"introduction": sentences(1 + pick(2))}
+    profile = Part(introduction=sentences(1 + pick(2)))
     if pick(8):
         profile["announcement"] = sentences(1 + pick(3))
     if pick(4):
         profile["portraitUrl"] = f"https://img.example.com/portraits/{number:04d}/{pick(10**9):09d}.png"
-    ext = {name: values[pick(len(values))] for name, values in _EXT if pick(3)}
-    permissions = {name: pick(choices) for name, choices in _PERMISSIONS if pick(6)} if pick(8) else {}
+    ext = Part({name: values[pick(len(values))] for name, values in _EXT if pick(3)})
+    permissions = Part({name: pick(choices) for name, choices in _PERMISSIONS if pick(6)} if pick(8) else {})
     return profile, ext, permissions

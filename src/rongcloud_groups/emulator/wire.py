@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from rongcloud_groups.emulator.universe import NESTED, Group
+from rongcloud_groups.emulator.universe import NESTED, Group, Part
 
 Nested = Literal["strings", "objects"]
 
@@ -55,17 +55,19 @@ class Shape:
     code_as_string: bool = False
 
     def profile(self, group: Group) -> bytes:
-        """One profile as JSON; `group` is used up."""
+        """One profile as JSON; `group` is used up, its nested parts are left as they are."""
         if self.flat_texts:
             _lift_texts(group)
         if self.portrait_key != "portraitUrl":
-            _rename(group.get("groupProfile"), {"portraitUrl": self.portrait_key})
+            _rename_portrait(group, self.portrait_key)
         if self.numbers_as_strings:
             _numbers_to_strings(group)
         if self.nested == "strings":
             for name in NESTED:
                 part = group.get(name)
-                if isinstance(part, dict):
+                if isinstance(part, Part):
+                    group[name] = part.text
+                elif isinstance(part, dict):
                     group[name] = _encode(part).decode()
         if self.version == 4:  # noqa: PLR2004  the service's own version number
             _rename(group, _V4_NAMES)
@@ -105,19 +107,25 @@ class Shape:
         return b'{"code":%b,"result":{%b}}' % (code.encode(), members)
 
 
-def _rename(part: object, names: dict[str, str]) -> None:
-    if isinstance(part, dict):
-        for old, new in names.items():
-            if old in part:
-                part[new] = part.pop(old)
+def _rename(part: dict[str, Any], names: dict[str, str]) -> None:
+    for old, new in names.items():
+        if old in part:
+            part[new] = part.pop(old)
+
+
+def _rename_portrait(group: Group, key: str) -> None:
+    profile = group.get("groupProfile")
+    if isinstance(profile, dict):
+        group["groupProfile"] = renamed = dict(profile)
+        _rename(renamed, {"portraitUrl": key})
 
 
 def _lift_texts(group: Group) -> None:
     profile = group.get("groupProfile")
     if isinstance(profile, dict):
-        for name in ("introduction", "announcement"):
-            if name in profile:
-                group[name] = profile.pop(name)
+        texts = ("introduction", "announcement")
+        group["groupProfile"] = {name: value for name, value in profile.items() if name not in texts}
+        group |= {name: value for name, value in profile.items() if name in texts}
 
 
 def _numbers_to_strings(group: Group) -> None:

@@ -1,0 +1,45 @@
+"""Bulk sync: any number of IDs into a file or a database, resumable to the last checkpoint."""
+
+from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts, ResumeError
+from rongcloud_groups.bulk.failures import Failure, Failures, FailuresFile, FailuresTold
+from rongcloud_groups.bulk.input_formats import InputFormat, SourceError
+from rongcloud_groups.bulk.job import Job, Progress, Report, ServiceGone
+from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION
+from rongcloud_groups.bulk.sinks import Format, Sink, open_sink
+from rongcloud_groups.bulk.sources import (
+    FileSource,
+    IterableSource,
+    ListingSource,
+    Source,
+    StdinSource,
+    file_source,
+    input_format,
+)
+
+__all__ = [
+    "COLUMNS",
+    "ROW_SCHEMA_VERSION",
+    "Checkpoint",
+    "Counts",
+    "Failure",
+    "Failures",
+    "FailuresFile",
+    "FailuresTold",
+    "FileSource",
+    "Format",
+    "InputFormat",
+    "IterableSource",
+    "Job",
+    "ListingSource",
+    "Progress",
+    "Report",
+    "ResumeError",
+    "ServiceGone",
+    "Sink",
+    "Source",
+    "SourceError",
+    "StdinSource",
+    "file_source",
+    "input_format",
+    "open_sink",
+]

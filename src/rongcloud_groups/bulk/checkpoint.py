@@ -1,0 +1,141 @@
+"""How far a job is: written after its rows are durable, so that a killed job goes on without losing or doubling one."""
+
+import os
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
+from rongcloud_groups.errors import ConfigError
+
+CHECKPOINT_VERSION: Final = 1
+
+
+class Counts(Struct, frozen=True):
+    """What became of the records so far.
+
+    Attributes:
+        records: IDs read from the input, each time they occur.
+        duplicates: how many of them had occurred before.
+        found: distinct IDs with a profile.
+        missing: distinct IDs that the service does not have.
+        failed: distinct IDs that ended in an error.
+    """
+
+    records: int = 0
+    duplicates: int = 0
+    found: int = 0
+    missing: int = 0
+    failed: int = 0
+
+
+class ListingPlace(Struct, frozen=True):
+    """How far the listing of an app's groups was read.
+
+    Attributes:
+        size: bytes of the list of IDs that are good.
+        token: what asks for the next page; None at the start, and at the end.
+        ended: whether the last page was read.
+    """
+
+    size: int = 0
+    token: str | None = None
+    ended: bool = False
+
+
+class Checkpoint(Struct, frozen=True, kw_only=True):
+    """Everything that a later run needs in order to go on.
+
+    Attributes:
+        version: of this structure.
+        row_schema_version: of the rows in the output.
+        kind: of the input, and how it is read.
+        fingerprint: of the whole input, where it can be read twice.
+        digest: of the records so far.
+        counts: what became of them.
+        sink_size: how much of the output is good, in the sink's own measure.
+        failed_size: bytes of the list of failures that are good.
+        seconds: that the job ran, all runs together.
+        requests: that it sent, all runs together.
+        complete: the rows are all there; what is left is to put the files in their place.
+        listing: where the IDs come from the listing.
+    """
+
+    version: int = CHECKPOINT_VERSION
+    row_schema_version: int = ROW_SCHEMA_VERSION
+    kind: str
+    fingerprint: str | None
+    digest: str
+    counts: Counts = Counts()
+    sink_size: int = 0
+    failed_size: int = 0
+    seconds: float = 0.0
+    requests: int = 0
+    complete: bool = False
+    listing: ListingPlace | None = None
+
+
+class ResumeError(ConfigError):
+    """There is an unfinished run for this output, and it cannot be gone on with; the message says why."""
+
+
+_DECODER: Final = msgspec.json.Decoder(Checkpoint)
+
+
+def encoded(checkpoint: Checkpoint) -> bytes:
+    """The checkpoint as it is stored."""
+    return msgspec.json.format(msgspec.json.encode(checkpoint)) + b"\n"
+
+
+def decoded(text: bytes, where: str) -> Checkpoint:
+    """The stored checkpoint.
+
+    Raises:
+        ResumeError: it cannot be read, or is another version's.
+    """
+    try:
+        checkpoint = _DECODER.decode(text)
+    except msgspec.DecodeError:
+        raise ResumeError(f"the checkpoint in {where} cannot be read; --restart begins afresh") from None
+    if (checkpoint.version, checkpoint.row_schema_version) != (CHECKPOINT_VERSION, ROW_SCHEMA_VERSION):
+        raise ResumeError(f"the checkpoint in {where} is another version's; finish with that, or --restart")
+    return checkpoint
+
+
+class CheckpointFile:
+    """A checkpoint beside the output of a file."""
+
+    def __init__(self, output: Path) -> None:
+        self.path = output.with_name(f"{output.name}.checkpoint")
+
+    def load(self) -> Checkpoint | None:
+        """The checkpoint of an unfinished run, or None."""
+        try:
+            return decoded(self.path.read_bytes(), str(self.path))
+        except FileNotFoundError:
+            return None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Replace it, atomically and durably."""
+        temporary = self.path.with_name(f"{self.path.name}.new")
+        with temporary.open("wb", buffering=0) as file:
+            file.write(encoded(checkpoint))
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
+        sync_directory(self.path.parent)
+
+    def remove(self) -> None:
+        """The run is finished."""
+        self.path.unlink(missing_ok=True)
+        self.path.with_name(f"{self.path.name}.new").unlink(missing_ok=True)
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,106 @@
+"""A file that is written under another name until it is whole."""
+
+import fcntl
+import os
+import shutil
+from pathlib import Path
+
+from rongcloud_groups.bulk.checkpoint import ResumeError, sync_directory
+from rongcloud_groups.errors import ConfigError
+
+
+class PartialFile:
+    """Appended to as ``NAME.partial``, cut back to a known size on resume, renamed to ``NAME`` at the end.
+
+    Args:
+        path: the final name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.partial = path.with_name(f"{path.name}.partial")
+        self.size = 0
+        self._descriptor: int | None = None
+
+    def begin(self, size: int | None, *, keep: bool = False) -> None:
+        """Open it.
+
+        Args:
+            size: bytes that are good; None to begin an empty file.
+            keep: begin with what is under the final name already, not with an empty file.
+
+        Raises:
+            ConfigError: it cannot be written, or another process is writing it.
+            ResumeError: it is shorter than ``size``.
+        """
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(21, "it is a directory")
+            self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ConfigError(f"cannot write {self.path}: {error.strerror}") from None
+        self._lock(self._descriptor)
+        if size is None:
+            os.ftruncate(self._descriptor, 0)
+            self.size = self._copy_of_final(self._descriptor) if keep else 0
+        elif os.fstat(self._descriptor).st_size < size:
+            raise ResumeError(f"{self.partial} is shorter than its checkpoint says; --restart begins afresh")
+        else:
+            os.ftruncate(self._descriptor, size)
+            self.size = size
+        os.lseek(self._descriptor, self.size, os.SEEK_SET)
+
+    def write(self, content: bytes) -> None:
+        """Append; what is written is durable after `sync`."""
+        assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
+        rest = memoryview(content)
+        while rest:
+            rest = rest[os.write(self._descriptor, rest) :]
+        self.size += len(content)
+
+    def sync(self) -> int:
+        """Make it durable; return its size."""
+        assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
+        os.fsync(self._descriptor)
+        return self.size
+
+    def publish(self, *, even_empty: bool = True) -> None:
+        """Give it its final name; done a second time, nothing happens.
+
+        Args:
+            even_empty: otherwise an empty file is removed, and so is an older one under the final name.
+        """
+        self.close()
+        if not self.partial.exists():
+            return
+        if even_empty or self.partial.stat().st_size:
+            self.partial.replace(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+            self.partial.unlink()
+        sync_directory(self.path.parent)
+
+    def discard(self) -> None:
+        """Remove it, where it has not its final name yet."""
+        self.close()
+        self.partial.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Leave it as it is."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+    def _lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise ConfigError(f"another process is writing {self.path}") from None
+
+    def _copy_of_final(self, descriptor: int) -> int:
+        if not self.path.exists():
+            return 0
+        with self.path.open("rb") as source, os.fdopen(os.dup(descriptor), "wb") as target:
+            shutil.copyfileobj(source, target)
+        return os.fstat(descriptor).st_size

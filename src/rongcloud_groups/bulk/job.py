@@ -1,0 +1,415 @@
+"""A job: the IDs of a source through the client into a sink, resumable at any moment."""
+
+from asyncio import Event, get_running_loop
+from collections.abc import AsyncIterator
+from hashlib import blake2b
+from typing import Any, Final
+
+import anyio
+import msgspec
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
+from msgspec import Struct
+
+from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts, ResumeError
+from rongcloud_groups.bulk.failures import Failure, Failures, failure
+from rongcloud_groups.bulk.input_formats import SourceError
+from rongcloud_groups.bulk.order import BLOCK, Block, InputOrder
+from rongcloud_groups.bulk.seen import SeenIds
+from rongcloud_groups.bulk.sinks import Sink
+from rongcloud_groups.bulk.sources import ListingSource, Source
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.errors import RongCloudError
+from rongcloud_groups.lookup import Lookup
+from rongcloud_groups.protocol import BATCH_LIMIT, consequence
+
+READ_AHEAD_SECONDS: Final = 5.0
+"""How long the budget needs for the IDs that are under way at the most: what a stopped job still waits for."""
+MOST_HELD: Final = 25_000
+"""IDs at the most between the oldest one without an outcome and the newest one that was asked for."""
+BLOCKS_READ_AHEAD: Final = 20
+SECONDS_BETWEEN_WRITES: Final = 0.25
+ROWS_IN_A_WRITE: Final = 1000
+OUTAGE: Final = 1000
+"""IDs without an answer, one after the other, that mean that there is no service."""
+
+
+class ServiceGone(RongCloudError):  # noqa: N818  an error by its base; the name says what happened
+    """Nothing was answered for many IDs in a row. They are not counted as failed: a later run asks for them again."""
+
+
+class Progress(Struct, frozen=True):
+    """How far a job is.
+
+    Attributes:
+        counts: of the records that are written.
+        total: records of the input, where that is known.
+        resumed_from: records that earlier runs had done.
+        seconds: that this run has taken since its first request.
+        requests: that this run has sent.
+        rate: requests/s that the limiter lets through.
+    """
+
+    counts: Counts
+    total: int | None
+    resumed_from: int
+    seconds: float
+    requests: int
+    rate: float
+
+
+class Report(Struct, frozen=True):
+    """How a job ended.
+
+    Attributes:
+        complete: whether the output is; otherwise the same job goes on where this run stopped.
+        counts: what became of the records, all runs together.
+        resumed_from: records that earlier runs had done.
+        seconds: all runs together.
+        requests: all runs together.
+    """
+
+    complete: bool
+    counts: Counts
+    resumed_from: int
+    seconds: float
+    requests: int
+
+
+class Job:
+    """Look up every ID of a source once, and write the rows in the order of the input.
+
+    Where an earlier run of the same job was stopped or killed, `run` goes on from its last checkpoint, so that the
+    output has each row once, as if the job had run undisturbed. Memory does not depend on the number of IDs.
+
+    Args:
+        client: an open client.
+        source: where the IDs come from.
+        sink: where the rows go.
+        failures: where the failed IDs go.
+        restart: forget an unfinished run.
+        keep: add to the rows that the finished output has already.
+        max_attempts: the client's, for the list of failures.
+    """
+
+    def __init__(
+        self,
+        client: GroupClient,
+        source: Source,
+        sink: Sink,
+        failures: Failures,
+        *,
+        restart: bool = False,
+        keep: bool = False,
+        max_attempts: int = 5,
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._sink = sink
+        self._failures = failures
+        self._restart = restart
+        self._keep = keep
+        self._max_attempts = max_attempts
+        self._order = InputOrder()
+        self._settled_something = Event()
+        self._reading = anyio.CancelScope()
+        self._stopping = False
+        self._read_all = False
+        self._source_error: Exception | None = None
+        self._saved: Checkpoint | None = None
+        self._total: int | None = None
+        self._fingerprint: str | None = None
+        self._digest = ""
+        self._counts = Counts()
+        self._unwritten: list[Block] = []
+        self._unanswered: list[Block] = []
+        self._requests_before = 0
+        self._started: float | None = None
+        self._written_at = self._committed_at = 0.0
+        self._read_ahead = max(BATCH_LIMIT, int(READ_AHEAD_SECONDS * client.stats().rate) * BATCH_LIMIT)
+
+    async def run(self) -> Report:
+        """Do the job, or what is left of it.
+
+        Returns:
+            What was done. It is not complete after `stop`.
+
+        Raises:
+            SourceError: the input cannot be read, or changed meanwhile.
+            ResumeError: an unfinished run cannot be gone on with.
+            ServiceGone: nothing is answered any more; what was done is saved.
+            RongCloudError: no retry can mend what happened; what was done is saved.
+            OSError: the output cannot be written; what was committed is safe.
+        """
+        if self._restart:
+            await anyio.to_thread.run_sync(self._sink.discard)
+        self._saved = None if self._restart else await anyio.to_thread.run_sync(self._sink.load)
+        if self._saved is not None and self._saved.complete:
+            await self._publish()
+            return self._report(self._saved)
+        await self._look_through()
+        try:
+            await self._begin()
+            checkpoint = await self._work()
+            if checkpoint.complete:
+                await self._publish()
+        finally:
+            self._sink.close()
+            self._failures.close()
+        return self._report(checkpoint)
+
+    def stop(self) -> None:
+        """Take no more IDs; `run` returns once those under way have ended and are saved."""
+        self._stopping = True
+        self._reading.cancel()
+        self._settled_something.set()
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        stats = self._client.stats()
+        return Progress(
+            self._counts,
+            self._total,
+            0 if self._saved is None else self._saved.counts.records,
+            self._seconds(),
+            stats.requests - self._requests_before,
+            stats.rate,
+        )
+
+    async def _look_through(self) -> None:
+        """Read all of a file before anything is asked: what is wrong with it is told at once."""
+        if self._source.rereadable:
+            digest = blake2b(digest_size=16)
+            self._total = 0
+            async for ids in self._source.records():
+                digest.update(_digested(ids))
+                self._total += len(ids)
+            self._fingerprint = digest.hexdigest()
+        saved = self._saved
+        if saved is None:
+            return
+        if saved.kind != self._source.kind:
+            raise ResumeError(
+                f"an unfinished run of {self._sink.name} has another input ({saved.kind}, not {self._source.kind}); "
+                "give the same one, or --restart"
+            )
+        if saved.fingerprint != self._fingerprint:
+            raise _other_input(self._source.name, self._sink.name)
+
+    async def _begin(self) -> None:
+        saved = self._saved
+        if saved is not None:
+            self._counts = saved.counts
+            self._digest = saved.digest
+        await anyio.to_thread.run_sync(lambda: self._sink.begin(saved, keep=self._keep))
+        self._failures.begin(None if saved is None else saved.failed_size)
+        if isinstance(self._source, ListingSource):
+            self._source.begin(None if saved is None else saved.listing)
+        self._requests_before = self._client.stats().requests
+        self._started = self._written_at = get_running_loop().time()
+        await self._commit(complete=False)
+
+    async def _work(self) -> Checkpoint:
+        send, receive = anyio.create_memory_object_stream[Block](BLOCKS_READ_AHEAD)
+        error: Exception | None = None
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(self._read, send)
+            try:
+                await self._look_up(receive)
+            except (RongCloudError, OSError) as stopped_by:
+                error = stopped_by
+            finally:
+                receive.close()
+                tasks.cancel_scope.cancel()
+        error = error or self._source_error
+        if isinstance(error, OSError):
+            raise error
+        complete = error is None and self._read_all
+        if complete:
+            self._unwritten += self._answered_at_last()
+        await self._write()
+        checkpoint = await self._commit(complete=complete)
+        if error is not None:
+            raise error
+        return checkpoint
+
+    async def _read(self, send: MemoryObjectSendStream[Block]) -> None:
+        """Take IDs from the source, drop those that were there before, and pass them on in blocks."""
+        skip = self._counts.records
+        digest = blake2b(digest_size=16)
+        with self._reading, send, SeenIds() as seen:
+            try:
+                async for ids in self._source.records():
+                    for start in range(0, len(ids), BLOCK):
+                        some = ids[start : start + BLOCK]
+                        if skip:  # an earlier run did these
+                            before, some = some[:skip], some[skip:]
+                            skip -= len(before)
+                            digest.update(_digested(before))
+                            seen.add(_json_list(before))
+                            if not skip and digest.hexdigest() != self._digest:
+                                raise _other_input(self._source.name, self._sink.name)
+                        if some:
+                            digest.update(_digested(some))
+                            await send.send(Block(seen.add(_json_list(some)), len(some), digest.hexdigest()))
+                if skip:
+                    raise _other_input(self._source.name, self._sink.name)
+                if self._fingerprint not in {None, digest.hexdigest()}:
+                    raise SourceError(f"{self._source.name} changed while it was read; run it again with --restart")
+                self._read_all = True
+            except Exception as error:  # noqa: BLE001  raised by _work, after what came before it is saved
+                self._source_error = error
+
+    async def _look_up(self, blocks: MemoryObjectReceiveStream[Block]) -> None:
+        async with self._client.stream(self._feed(blocks)) as parts:
+            async for part in parts:
+                self._settle(part)
+                now = get_running_loop().time()
+                if len(self._unwritten) * BLOCK >= ROWS_IN_A_WRITE or now - self._written_at >= SECONDS_BETWEEN_WRITES:
+                    await self._write()
+                if now - self._committed_at >= self._sink.seconds_between_commits:
+                    await self._commit(complete=False)
+
+    async def _feed(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncIterator[str]:
+        async for block in blocks:
+            while not self._has_room() and not self._stopping:
+                self._settled_something.clear()
+                await self._settled_something.wait()
+            if self._stopping:
+                self._read_all = False
+                return
+            self._order.add(block)
+            for group_id in block.group_ids:
+                yield group_id
+
+    def _has_room(self) -> bool:
+        return self._order.open < self._read_ahead and self._order.held < MOST_HELD
+
+    def _settle(self, part: Lookup) -> None:
+        encode, settle = self._sink.encode, self._order.settle
+        for group_id, profile in part.found.items():
+            settle(group_id, encode(profile))
+        for group_id in part.missing:
+            settle(group_id, None)
+        for group_id, error in part.failed.items():
+            settle(group_id, error)
+        self._settled_something.set()
+        for block in self._order.settled_blocks():
+            self._sort(block)
+
+    def _sort(self, block: Block) -> None:
+        """Blocks without any answer are kept back until there is one again: there may be no service at all."""
+        outcomes = block.outcomes.values()
+        if block.group_ids and all(_unanswered(outcome) for outcome in outcomes):
+            self._unanswered.append(block)
+            if sum(len(each.group_ids) for each in self._unanswered) >= OUTAGE:
+                raise ServiceGone(f"nothing is answered any more: {next(iter(outcomes))}")
+        else:
+            self._unwritten += [*self._unanswered, block]
+            self._unanswered.clear()
+
+    def _answered_at_last(self) -> list[Block]:
+        blocks, self._unanswered = self._unanswered, []
+        if blocks and not self._unwritten and not self._counts.found and not self._counts.missing:
+            raise ServiceGone(f"nothing is answered at all: {next(iter(blocks[0].outcomes.values()))}")
+        return blocks
+
+    async def _write(self) -> None:
+        blocks, self._unwritten = self._unwritten, []
+        self._written_at = get_running_loop().time()
+        if not blocks:
+            return
+        rows: list[Any] = []
+        failures: list[Failure] = []
+        for block in blocks:
+            for group_id, outcome in block.in_order():
+                if isinstance(outcome, RongCloudError):
+                    failures.append(failure(group_id, outcome, self._max_attempts))
+                elif outcome is not None:
+                    rows.append(outcome)
+        await anyio.to_thread.run_sync(self._write_rows, rows, failures)
+        self._counts = _added(self._counts, blocks, len(rows), len(failures))
+        self._digest = blocks[-1].digest
+
+    def _write_rows(self, rows: list[Any], failures: list[Failure]) -> None:
+        if rows:
+            self._sink.write(rows)
+        if failures:
+            self._failures.write(failures)
+
+    async def _commit(self, *, complete: bool) -> Checkpoint:
+        self._committed_at = get_running_loop().time()
+        listing = self._source if isinstance(self._source, ListingSource) else None
+        checkpoint = Checkpoint(
+            kind=self._source.kind,
+            fingerprint=self._fingerprint,
+            digest=self._digest,
+            counts=self._counts,
+            seconds=self._seconds() + (self._saved.seconds if self._saved else 0.0),
+            requests=self._client.stats().requests
+            - self._requests_before
+            + (self._saved.requests if self._saved else 0),
+            complete=complete,
+            listing=None if listing is None else listing.place,
+        )
+        return await anyio.to_thread.run_sync(self._make_durable, checkpoint, listing)
+
+    def _make_durable(self, checkpoint: Checkpoint, listing: ListingSource | None) -> Checkpoint:
+        if listing is not None:
+            listing.make_durable()
+        checkpoint = msgspec.structs.replace(checkpoint, failed_size=self._failures.make_durable())
+        self._sink.commit(checkpoint)
+        return checkpoint
+
+    async def _publish(self) -> None:
+        """Put everything in its place; killed in between, the next run does it again."""
+        await anyio.to_thread.run_sync(self._sink.publish)
+        await anyio.to_thread.run_sync(self._failures.publish)
+        if isinstance(self._source, ListingSource):
+            self._source.forget()
+        await anyio.to_thread.run_sync(self._sink.forget)
+
+    def _seconds(self) -> float:
+        return 0.0 if self._started is None else get_running_loop().time() - self._started
+
+    def _report(self, checkpoint: Checkpoint) -> Report:
+        return Report(
+            complete=checkpoint.complete,
+            counts=checkpoint.counts,
+            resumed_from=0 if self._saved is None else self._saved.counts.records,
+            seconds=checkpoint.seconds,
+            requests=checkpoint.requests,
+        )
+
+
+def _unanswered(outcome: Any) -> bool:
+    return isinstance(outcome, RongCloudError) and consequence(outcome) == "retry"
+
+
+def _added(counts: Counts, blocks: list[Block], found: int, failed: int) -> Counts:
+    records = sum(block.records for block in blocks)
+    distinct = sum(len(block.group_ids) for block in blocks)
+    return Counts(
+        records=counts.records + records,
+        duplicates=counts.duplicates + records - distinct,
+        found=counts.found + found,
+        missing=counts.missing + distinct - found - failed,
+        failed=counts.failed + failed,
+    )
+
+
+def _json_list(ids: list[str]) -> str:
+    try:
+        return msgspec.json.encode(ids).decode()
+    except (UnicodeEncodeError, TypeError) as error:
+        raise SourceError(f"an ID is not text: {error}") from None
+
+
+def _digested(ids: list[str]) -> bytes:
+    """The IDs as bytes, the same however they are cut into lists."""
+    return _json_list(ids)[1:-1].encode() + b"," if ids else b""
+
+
+def _other_input(source: str, sink: str) -> ResumeError:
+    return ResumeError(
+        f"{source} is not the input that an unfinished run of {sink} had; give that one, or --restart to begin afresh"
+    )

@@ -1,0 +1,169 @@
+"""Rows in a Parquet file, by way of parts: a Parquet file is readable only once it is closed."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile, ResumeError, sync_directory
+from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
+from rongcloud_groups.errors import ConfigError
+from rongcloud_groups.models import GroupProfile
+
+ROWS_IN_A_GROUP: Final = 20_000
+_TYPES: Final = {"create_time": pa.timestamp("ms", tz="UTC"), "member_count": pa.int64()}
+SCHEMA: Final = pa.schema(
+    [pa.field(column, _TYPES.get(column, pa.string()), nullable=column != "group_id") for column in COLUMNS],
+    metadata={"rongcloud_groups.row_schema_version": str(ROW_SCHEMA_VERSION)},
+)
+
+
+class ParquetSink:
+    """A Parquet file with row groups of 20,000.
+
+    While the job runs, each commit adds a part, a small Parquet file, to the directory ``PATH.parts``. At the end
+    the parts are merged, so that the file does not depend on where a run was killed.
+
+    Args:
+        path: the output.
+    """
+
+    seconds_between_commits = 4.0
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)
+        self.path: Path | None = path
+        self._output = path
+        self._directory = path.with_name(f"{path.name}.parts")
+        self._merged = path.with_name(f"{path.name}.partial")
+        self._checkpoint = CheckpointFile(path)
+        self._parts = 0
+        self._rows: list[Any] = []
+        self._lock: int | None = None
+
+    def load(self) -> Checkpoint | None:
+        """The checkpoint of an unfinished run, or None."""
+        return self._checkpoint.load()
+
+    def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
+        """Open the directory of parts, and remove those that no checkpoint counts."""
+        try:
+            if self._output.is_dir():
+                raise IsADirectoryError(21, "it is a directory")
+            self._directory.mkdir(exist_ok=True)
+            self._lock = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ConfigError(f"cannot write {self.name}: {error.strerror}") from None
+        self._take_lock(self._lock)
+        self._parts = 0 if saved is None else saved.sink_size
+        for part in self._directory.iterdir():
+            if part.name not in {self._part(number).name for number in range(self._parts)}:
+                part.unlink()
+        if not all(self._part(number).exists() for number in range(self._parts)):
+            raise ResumeError(f"{self._directory} lacks parts that its checkpoint counts; --restart begins afresh")
+        if saved is None and keep and self._output.exists():
+            shutil.copyfile(self._output, self._part(0))
+            self._parts = 1
+
+    def encode(self, profile: GroupProfile) -> FlatRow:
+        """The row."""
+        return flat_row(profile)
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Collect rows; a row group's worth becomes a part."""
+        self._rows += rows
+        if len(self._rows) >= ROWS_IN_A_GROUP:
+            self._write_part()
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        """Write the rows as a part, durably, then the checkpoint."""
+        if self._rows:
+            self._write_part()
+        sync_directory(self._directory)
+        self._checkpoint.save(msgspec.structs.replace(checkpoint, sink_size=self._parts))
+
+    def publish(self) -> None:
+        """Merge the parts, row group by row group."""
+        if self._directory.exists():
+            parts = sorted(self._directory.glob("*.parquet"))
+            with pq.ParquetWriter(self._merged, SCHEMA, compression="zstd") as writer:
+                for table in _regrouped(parts):
+                    writer.write_table(table)
+            _sync_file(self._merged)
+            self._merged.replace(self._output)
+            sync_directory(self._output.parent)
+
+    def forget(self) -> None:
+        """Remove the checkpoint, then the parts."""
+        self._checkpoint.remove()
+        self.close()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def discard(self) -> None:
+        """Remove the checkpoint and the parts."""
+        self.forget()
+        self._merged.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Let go of the directory."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def _take_lock(self, descriptor: int) -> None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise ConfigError(f"another process is writing {self.name}") from None
+
+    def _part(self, number: int) -> Path:
+        return self._directory / f"{number:08}.parquet"
+
+    def _write_part(self) -> None:
+        part = self._part(self._parts)
+        pq.write_table(_table(self._rows), part, compression="zstd")
+        _sync_file(part)
+        self._rows = []
+        self._parts += 1
+
+
+def _table(rows: Sequence[Any]) -> pa.Table:
+    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    columns["create_time"] = [_moment(text) for text in columns["create_time"]]
+    arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
+    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+
+
+def _moment(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _regrouped(parts: Sequence[Path]) -> Iterator[pa.Table]:
+    """The rows of the parts in tables of `ROWS_IN_A_GROUP`, the last one with what is left."""
+    waiting: list[pa.Table] = []
+    count = 0
+    for part in parts:
+        with pq.ParquetFile(part) as file:
+            for group in range(file.num_row_groups):
+                waiting.append(file.read_row_group(group).cast(SCHEMA))
+                count += waiting[-1].num_rows
+                while count >= ROWS_IN_A_GROUP:
+                    table = pa.concat_tables(waiting)
+                    yield table.slice(0, ROWS_IN_A_GROUP)
+                    waiting = [table.slice(ROWS_IN_A_GROUP)]
+                    count -= ROWS_IN_A_GROUP
+    if count:
+        yield pa.concat_tables(waiting)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

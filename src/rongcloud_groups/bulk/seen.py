@@ -1,0 +1,38 @@
+"""Which IDs were there before: exact, in flat memory, on disk."""
+
+import sqlite3
+from typing import Final, Self
+
+_CACHE_KIB: Final = 4096
+_INSERT: Final = "INSERT OR IGNORE INTO seen SELECT value FROM json_each(?) RETURNING group_id"
+
+
+class SeenIds:
+    """A set of IDs in a temporary database, which vanishes with the process.
+
+    Use it in ``with``. It need not be durable: a resumed job reads its input from the start again.
+    """
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None)  # no name: a temporary file
+        for setting in ("page_size = 2048", f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
+            self._database.execute(f"PRAGMA {setting}")
+        self._database.execute("CREATE TABLE seen (group_id TEXT PRIMARY KEY) WITHOUT ROWID")
+        self._database.execute("BEGIN")
+
+    def add(self, group_ids_json: str) -> list[str]:
+        """Add IDs.
+
+        Args:
+            group_ids_json: a JSON list of them.
+
+        Returns:
+            Those that were not there before, each once, in the order given.
+        """
+        return [row[0] for row in self._database.execute(_INSERT, (group_ids_json,))]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()

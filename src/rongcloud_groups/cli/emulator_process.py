@@ -1,0 +1,55 @@
+"""The emulator as a process of its own, so that it counts by a clock and an event loop that aren't the client's."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from rongcloud_groups.cli.emulate import require_emulator
+from rongcloud_groups.errors import RongCloudError
+
+if TYPE_CHECKING:  # it imports what an extra brings
+    from rongcloud_groups.emulator.serve import Address
+
+_TIME_TO_END: Final = 5.0  # seconds
+
+
+@contextmanager
+def emulator_process(*options: str) -> Iterator["Address"]:
+    """Run ``python -m rongcloud_groups.emulator`` for as long as the context lasts; yield its address.
+
+    Args:
+        options: its options.
+
+    Raises:
+        ConfigError: what the emulator needs is not installed.
+        RongCloudError: it did not start.
+    """
+    require_emulator()
+    command = [sys.executable, "-P", "-m", "rongcloud_groups.emulator", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S603  our own module
+        try:
+            assert process.stdout is not None  # noqa: S101  it is a pipe
+            yield _address(process.stdout.readline(), process)
+        finally:
+            _end(process)
+
+
+def _address(line: bytes, process: subprocess.Popen[bytes]) -> "Address":
+    from rongcloud_groups.emulator.serve import Address
+
+    if not line:
+        _, words = process.communicate()
+        raise RongCloudError(f"the emulator did not start: {words.decode(errors='replace')}")
+    return msgspec.json.decode(line, type=Address)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.communicate(timeout=_TIME_TO_END)
+    except subprocess.TimeoutExpired:
+        process.kill()

@@ -1,0 +1,123 @@
+"""``rongcloud-groups get``: the profiles of some groups, as a table or as JSON lines."""
+
+import asyncio
+import sys
+from collections.abc import Iterable, Iterator
+from typing import Annotated
+
+import msgspec
+from cyclopts import Parameter
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from rongcloud_groups.cli.ends import ExitCode, Flag, complain, run
+from rongcloud_groups.cli.text import one_line
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.errors import InvalidGroupId, RongCloudError, TransportError
+from rongcloud_groups.lookup import Lookup
+from rongcloud_groups.models import GroupProfile
+
+
+def get(
+    *group_ids: str,
+    stdin: Annotated[bool, Parameter(name="-", negative=(), show_default=False)] = False,
+    json: Flag = False,
+    debug: Flag = False,
+) -> int:
+    """Look up groups: a table on a terminal, JSON lines elsewhere.
+
+    The credentials come from the environment: RONGCLOUD_APP_KEY, and RONGCLOUD_APP_SECRET or
+    RONGCLOUD_APP_SECRET_FILE; RONGCLOUD_REGION where it is not beijing. IDs that name no group and IDs that failed
+    are told on stderr, one a line.
+
+    Args:
+        group_ids: Their IDs; write -- before one that begins with a dash.
+        stdin: Read IDs from stdin as well, one a line.
+        json: JSON lines, on a terminal too.
+        debug: Log what happens, and show the traceback of an error.
+    """
+    if not group_ids and not stdin:
+        from rongcloud_groups.cli.app import app
+
+        app.help_print(["get"], console=Console(stderr=True))
+        return ExitCode.USAGE
+    return run(lambda: _get(group_ids, stdin=stdin, json_lines=json or not sys.stdout.isatty()), debug=debug)
+
+
+def _get(group_ids: Iterable[str], *, stdin: bool, json_lines: bool) -> int:
+    client = GroupClient.from_env()  # what is wrong with the environment comes before what stdin has to say
+    lookup = asyncio.run(_look_up(client, [*group_ids, *(_lines_of_stdin() if stdin else [])]))
+    if json_lines:
+        _print_lines(lookup.found.values())
+    elif lookup.found:
+        _print_table(lookup.found.values())
+    _print_rest(lookup)
+    return ExitCode.SOME_FAILED if lookup.failed else ExitCode.DONE
+
+
+async def _look_up(client: GroupClient, group_ids: list[str]) -> Lookup:
+    async with client:
+        return await client.get_many(group_ids)
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    if sys.stdin.isatty():
+        sys.stderr.write("Group IDs, one a line; Ctrl-D ends them.\n")
+    for line in sys.stdin.buffer:
+        if text := line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip():
+            yield text
+
+
+def _print_lines(profiles: Iterable[GroupProfile]) -> None:
+    sys.stdout.buffer.write(msgspec.json.Encoder().encode_lines(profiles))
+    sys.stdout.buffer.flush()
+
+
+def _print_table(profiles: Iterable[GroupProfile]) -> None:
+    # Where the terminal is too narrow, rich takes from the widest column that may wrap; of the cells, only IDs do.
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("group_id", min_width=8)
+    table.add_column("name", min_width=10, max_width=24)
+    table.add_column("members", min_width=7, no_wrap=True, justify="right")
+    table.add_column("owner", min_width=8, max_width=24)
+    table.add_column("created", min_width=10, no_wrap=True)
+    table.add_column("introduction", min_width=12)
+    for profile in profiles:
+        table.add_row(
+            Text(one_line(profile.group_id), no_wrap=False, overflow="fold"),  # it is copied from here
+            *(Text(one_line(cell), no_wrap=True, overflow="ellipsis") for cell in _cells(profile)),
+        )
+    Console().print(table)
+
+
+def _cells(profile: GroupProfile) -> tuple[str, ...]:
+    return (
+        profile.group_name or "",
+        "" if profile.member_count is None else str(profile.member_count),
+        profile.owner or "",
+        "" if profile.create_time is None else f"{profile.create_time:%Y-%m-%d}",
+        profile.introduction or "",
+    )
+
+
+def _print_rest(lookup: Lookup) -> None:
+    sys.stdout.flush()
+    for group_id in lookup.missing:
+        sys.stderr.write(f"no such group: {group_id}\n")
+    for group_id, error in lookup.failed.items():
+        sys.stderr.write(f"failed: {one_line(_words_for(group_id, error))}\n")
+    if lookup.failed:
+        complain(f"{len(lookup.failed)} of {len(lookup)} IDs failed{_advice(lookup.failed.values())}")
+
+
+def _words_for(group_id: str, error: RongCloudError) -> str:
+    return str(error) if isinstance(error, InvalidGroupId) else f"{group_id}: {error}"
+
+
+def _advice(errors: Iterable[RongCloudError]) -> str:
+    if any(isinstance(error, TransportError) for error in errors):
+        return "; check the network, RONGCLOUD_REGION and RONGCLOUD_BASE_URL, and run it again for these"
+    if all(isinstance(error, InvalidGroupId) for error in errors):
+        return "; the service takes 1 to 64 characters, without commas and spaces"
+    return "; run it again for these"

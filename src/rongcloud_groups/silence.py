@@ -1,0 +1,66 @@
+"""Notices a server that has fallen silent while it owes an answer."""
+
+import asyncio
+from collections.abc import Callable
+
+
+class SilenceWatch:
+    """Asks with a PING after some silence, and gives the connection up when that brings nothing either.
+
+    Args:
+        ping_after: seconds of silence until `ping` is called.
+        ping_timeout: seconds from there until `dead` is called.
+        ping: sends a PING.
+        dead: ends the connection.
+    """
+
+    def __init__(
+        self, ping_after: float, ping_timeout: float, ping: Callable[[], None], dead: Callable[[], None]
+    ) -> None:
+        self._ping_after = ping_after
+        self._ping_timeout = ping_timeout
+        self._ping = ping
+        self._dead = dead
+        self._loop = asyncio.get_running_loop()
+        self._heard_at = 0.0
+        self._pinged = False
+        self._watching = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """From now on an answer is owed."""
+        self._watching = True
+        self.heard()
+        # The timer of an earlier watch may still run; it finds out by itself how much silence there was.
+        if self._timer is None:
+            self._timer = self._loop.call_later(self._ping_after, self._look)
+
+    def heard(self) -> None:
+        """Something came from the server. Called for each read, so it starts no timer."""
+        self._heard_at = self._loop.time()
+        self._pinged = False
+
+    def stop(self) -> None:
+        """No answer is owed any more."""
+        self._watching = False
+
+    def close(self) -> None:
+        """Stops for good."""
+        self._watching = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self) -> None:
+        self._timer = None
+        if not self._watching:
+            return
+        now = self._loop.time()
+        due = self._heard_at + self._ping_after
+        if now < due:
+            self._timer = self._loop.call_at(due, self._look)
+        elif self._pinged:
+            self._dead()
+        else:
+            self._pinged = True
+            self._timer = self._loop.call_later(self._ping_timeout, self._look)
+            self._ping()
