@@ -77,7 +77,7 @@ async def work(order: Order) -> WorkerReport:
         base_urls=order.address.url,
         verify=ssl.create_default_context(cafile=order.address.ca_file),
         limiter=order.limiter,
-        max_in_flight=8,  # so that the end is not far behind the last ID
+        max_in_flight=32,  # so that the end is not far behind the last ID
         hooks=[note],
     )
     await asyncio.sleep(max(0.0, order.begin - time.monotonic()))

@@ -16,15 +16,16 @@ from rongcloud_groups import GroupClient
 async def look_up(ids_file: Path, profiles_file: Path) -> bool:
     """Write a line of JSON for each group that is found; return whether no ID failed."""
     encode_lines = msgspec.json.Encoder().encode_lines
+    found = missing = failed = 0
     with profiles_file.open("wb") as profiles:
         async with GroupClient.from_env() as client, client.stream(group_ids_in(ids_file)) as parts:
             async for part in parts:
                 profiles.write(encode_lines(part.found.values()))
+                found, missing, failed = found + len(part.found), missing + len(part.missing), failed + len(part.failed)
                 for group_id, error in part.failed.items():
                     print(f"{group_id}: {error}", file=sys.stderr)
-    stats = client.stats()
-    print(f"{stats.found} found, {stats.missing} missing, {stats.requests} requests")
-    return not stats.failed
+    print(f"{found} found, {missing} missing, {failed} failed, {client.stats().requests} requests")
+    return not failed
 
 
 def group_ids_in(path: Path) -> Iterator[str]:

@@ -4,13 +4,13 @@ import fcntl
 import os
 import pty
 import struct
-import subprocess
 import sys
 import sysconfig
 import termios
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from subprocess import PIPE, Popen
+from typing import NamedTuple
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "rongcloud-groups")
 TIMEOUT = 30
@@ -39,31 +39,34 @@ def environment(url: str | None = None, ca_file: Path | str | None = None, **cha
     return {name: value for name, value in env.items() if value is not None}
 
 
-def run(*arguments: str, env: Mapping[str, str], stdin: bytes = b"", command: tuple[str, ...] = (COMMAND,)) -> Ended:
-    ended = subprocess.run(
-        [*command, *arguments], env=env, input=stdin, capture_output=True, timeout=TIMEOUT, check=False
-    )
-    return Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
+def run(
+    *arguments: str,
+    env: Mapping[str, str],
+    stdin: bytes = b"",
+    stdout: int = PIPE,
+    command: Sequence[str] = (COMMAND,),
+    cwd: Path | None = None,
+) -> Ended:
+    with Popen(  # noqa: S603  our own command
+        [*command, *arguments], env=env, cwd=cwd, stdin=PIPE, stdout=stdout, stderr=PIPE
+    ) as process:
+        output, errors = process.communicate(stdin, TIMEOUT)
+    return Ended(process.returncode, (output or b"").decode(), errors.decode())
 
 
 def run_python(code: str, *, env: Mapping[str, str]) -> Ended:
     return run("-c", code, env=env, command=(sys.executable,))
 
 
-def run_on_terminal(
-    *arguments: str, env: Mapping[str, str], columns: int = 80, typed: bytes = b"", **options: Any
-) -> OnTerminal:
+def run_on_terminal(*arguments: str, env: Mapping[str, str], columns: int = 80, typed: bytes = b"") -> OnTerminal:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    end = dict.fromkeys(("stdin", "stdout", "stderr"), theirs) | options
-    with subprocess.Popen([COMMAND, *arguments], env=env, **end) as process:
+    with Popen([COMMAND, *arguments], env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:  # noqa: S603  likewise
         os.close(theirs)
-        if typed:
-            os.write(ours, typed)
+        os.write(ours, typed)
         screen = b"".join(_read_all(ours)).decode()
-        code = process.wait(TIMEOUT)
     os.close(ours)
-    return OnTerminal(code, screen.replace("\r\n", "\n"))
+    return OnTerminal(process.returncode, screen.replace("\r\n", "\n"))
 
 
 def _read_all(terminal: int) -> Iterator[bytes]:

@@ -1,11 +1,13 @@
 import asyncio
 from dataclasses import dataclass
 
+import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from virtual_time import now, run, settle, virtual_time
 
+from rongcloud_groups import GroupClient
 from rongcloud_groups.guard import CreditGuard
 
 FORWARD_AND_BACK = st.tuples(st.floats(0.0, 1.5), st.floats(0.0, 1.5), st.booleans())
@@ -96,3 +98,38 @@ async def test_the_credit_of_a_lost_request_comes_back_after_a_second() -> None:
     guard.lost()
     await guard.acquire()
     assert 1.0 < now() < 1.01
+
+
+def missing(_: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, json={"code": 200, "profiles": []})
+
+
+@pytest.mark.parametrize("rate", [0.5, 1.0, 1.9, 100.0])
+@virtual_time
+async def test_a_guarded_client_serves_at_any_rate(rate: float) -> None:
+    transport = httpx.MockTransport(missing)
+    async with GroupClient("key", "secret", transport=transport, rate=rate, guard=True) as client:
+        lookup = await client.get_many([f"g{number}" for number in range(250)], deadline=30.0)
+    assert len(lookup.missing) == 250
+
+
+@virtual_time
+async def test_a_guarded_client_gets_the_credits_of_failed_and_cancelled_requests_back() -> None:
+    requests = 0
+
+    async def failing(request: httpx.Request) -> httpx.Response:
+        nonlocal requests
+        requests += 1
+        if requests % 3 == 0:
+            raise httpx.ReadError("torn", request=request)
+        if requests % 3 == 1:
+            await asyncio.sleep(0.2)
+        return missing(request)
+
+    transport = httpx.MockTransport(failing)
+    async with GroupClient("key", "secret", transport=transport, rate=5, guard=True) as client:
+        for number in range(60):
+            asking = asyncio.create_task(client.get(f"g{number}"))
+            await asyncio.wait([asking], timeout=0.1 if number % 2 else None)
+            asking.cancel()
+        assert await client.get("last", deadline=5.0) is None

@@ -113,6 +113,18 @@ async def test_abandoned_answers_use_up_no_window() -> None:
         assert len(server.peer.requests) == 1_201
 
 
+async def test_answers_that_were_read_open_the_window_again() -> None:
+    big = b"x" * 1_000_000
+
+    def answer(peer: Peer, request: Received) -> None:
+        peer.reply(request.stream_id, big)
+
+    async with serving(answer) as server, server.client() as client:
+        for _ in range(20):
+            assert len((await client.ask()).body) == len(big)
+        assert len(server.peers) == 1
+
+
 async def test_a_hung_stream_times_out_alone_while_others_are_answered() -> None:
     async with serving(by_path) as server, server.client() as client:
         hung = client.connection.send(QUERY._replace(path="/hang"), 0.05)

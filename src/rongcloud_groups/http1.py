@@ -146,7 +146,7 @@ class HTTP1Connection:
         self._settle(self._future, outcome)
         if isinstance(outcome, TransportError):
             self._close(str(outcome))
-        elif self._retired or self._http.is_closed() or self._transport.is_closing():
+        elif self._retired or self._transport.is_closing():
             self._close("closed by the server after its answer")
         else:
             self._on_change()

@@ -25,8 +25,8 @@ LEAST_SHARE = 0.05
 """What refusals leave of the limit, however many there are."""
 RECOVERY = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
-LATE = 0.005
-"""Seconds after its time at which a reserved slot is no longer used."""
+LATE = 0.003
+"""Seconds by which a reserved slot may be used late without moving the slots that are still free."""
 SILENCE = 1.6
 """Seconds without a request when nobody knows what other processes sent in the last second."""
 
@@ -167,5 +167,9 @@ def _bucket(limit: float) -> AsyncLimiter:
 
 
 def slot_gap(rate: float) -> float:
-    """Seconds between reserved slots, each used up to `LATE` after its time, at so many requests/s."""
+    """Seconds between reserved slots at so many requests/s.
+
+    Of 101 requests in a row the first may be `LATE` and the last be `PATH_JITTER` quicker on its way, and they still
+    take a second. A slot used later than that first moves the slots that are still free by what is over.
+    """
     return (1 + PATH_JITTER + LATE) / rate

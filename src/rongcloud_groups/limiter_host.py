@@ -98,8 +98,7 @@ class HostLimiter:
             self._slot = await self._in_turn(self._reserve)
         await sleep(max(0.0, self._slot - monotonic()))
         slot, self._slot = self._slot, None
-        paused_until = await self._in_turn(lambda budget, _: budget.paused_until)
-        return slot >= paused_until and monotonic() - slot <= LATE
+        return bool(await self._in_turn(lambda budget, now: budget.let_go(slot, now)))
 
     def _reserve(self, budget: "_Budget", now: float) -> float:
         self._rate = budget.rate(now)
@@ -178,6 +177,14 @@ class _Budget(Throttle):
         slot = max(now, self.next_slot, self.paused_until)
         self.next_slot = slot + slot_gap(self.rate(now))
         return slot
+
+    def let_go(self, slot: float, now: float) -> bool:
+        """Whether a request may leave now that has this slot; if it is late, the free slots move, see `slot_gap`."""
+        over = max(0.0, now - slot - LATE)
+        if slot < self.paused_until or over >= slot_gap(self.rate(now)):
+            return False
+        self.next_slot += over
+        return True
 
     def _is_of_this_clock(self, now: float) -> bool:
         latest = now + 2 * LONGEST_PAUSE

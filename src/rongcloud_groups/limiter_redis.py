@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from rongcloud_groups.config import positive
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import logger
-from rongcloud_groups.limiter import LATE, LONGEST_PAUSE, PAUSE_JITTER, SILENCE, LocalLimiter
+from rongcloud_groups.limiter import LATE, LONGEST_PAUSE, PAUSE_JITTER, SILENCE, LocalLimiter, slot_gap
 from rongcloud_groups.limiter_redis_scripts import REFUSED, RESERVE
 
 DEFAULT_SHARE = 0.05
@@ -31,7 +31,7 @@ CONNECT_TIMEOUT = 0.25
 """Seconds that a connection to Redis may take."""
 PROBE_EVERY = 1.0
 """Seconds between two looks at whether Redis is back."""
-BUSY = 0.005
+BUSY = 0.01
 """Seconds after a request within which the next one comes, if there is always one waiting."""
 LEAST_SLOTS = 3
 """Slots that a busy process takes at a time, so that it asks Redis for every third request only."""
@@ -126,16 +126,12 @@ class RedisLimiter:
         try:
             if not self._slots or (busy and self._is_time_to_ask()):
                 await self._reserve(busy=busy)
+            # A slot whose wait was cancelled is still here, for whoever comes next.
+            await sleep(max(0.0, self._clock.seconds_until(self._slots[0])))
+            return bool(self._slots) and await self._let_go(self._slots.popleft())
         except (RedisError, OSError) as error:
             self._lost_redis(error)
             return False
-        # A slot whose wait was cancelled is still here, for whoever comes next.
-        slot = self._slots[0]
-        await sleep(max(0.0, self._clock.seconds_until(slot)))
-        if self._away:
-            return False
-        self._slots.popleft()
-        return slot >= self._paused_until and self._clock.seconds_until(slot) >= -LATE
 
     def _is_time_to_ask(self) -> bool:
         """Whether the next slots can be had while the last one's time is still to come."""
@@ -144,10 +140,24 @@ class RedisLimiter:
     async def _reserve(self, *, busy: bool) -> None:
         enough = max(LEAST_SLOTS, ceil(self._clock.round_trip * self._rate * self._share) + 1)
         self._slots_wanted = min(self._slots_wanted + 1, enough, MOST_SLOTS) if busy else 1
+        await self._ask_redis(self._slots_wanted)
+
+    async def _let_go(self, slot: float) -> bool:
+        """Whether a request may leave now that has this slot; if it is late, the free slots move, see `slot_gap`."""
+        moved = 0.0
+        over = self._over(slot)
+        if 0 < over < slot_gap(self._rate):
+            moved = over + 2 * self._clock.round_trip  # it is later when that is done
+            await self._ask_redis(0, over=moved)
+            over = self._over(slot)
+        return slot >= self._paused_until and over <= moved
+
+    def _over(self, slot: float) -> float:
+        return max(0.0, -self._clock.seconds_until(slot) - LATE)
+
+    async def _ask_redis(self, wanted: int, *, over: float = 0.0) -> None:
         asked_at = monotonic()
-        reply = await self._reserve_script(
-            keys=[self._key], args=[self._limit, self._slots_wanted, self._clock.round_trip]
-        )
+        reply = await self._reserve_script(keys=[self._key], args=[self._limit, wanted, self._clock.round_trip, over])
         now, first, gap, slots, self._paused_until, self._rate = map(float, reply)
         self._clock.note(asked_at, monotonic(), now)
         self._slots.extend(first + gap * number for number in range(int(slots)))

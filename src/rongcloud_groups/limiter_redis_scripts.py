@@ -47,11 +47,11 @@ end
 RESERVE = (
     _BUDGET
     + """
-local wanted, lead = tonumber(ARGV[2]), tonumber(ARGV[3])
+local wanted, lead, over = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local gap = GAP_AT_1 / rate()
-local first = math.max(now + lead, next_slot, paused_until)
-local slots = math.max(1, math.min(wanted, math.floor((now + HORIZON - first) / gap)))
-next_slot = first + slots * gap
+local first = math.max(now + lead, next_slot + over, paused_until)
+local slots = math.min(wanted, math.max(1, math.floor((now + HORIZON - first) / gap)))
+if slots > 0 then next_slot = first + slots * gap else next_slot = next_slot + over end
 write()
 return {exactly(now), exactly(first), exactly(gap), slots, exactly(paused_until), exactly(rate())}
 """

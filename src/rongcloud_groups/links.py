@@ -1,6 +1,7 @@
 """Which connection the next request takes: ready, spare or retiring; and which host."""
 
 from asyncio import Event, Future, get_running_loop
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ PROBE_AFTER = 60.0
 """Seconds from a switch to a backup until the primary is tried again, with one request."""
 MOST_LINKS = 8
 """HTTP/2 connections to one host at the most, however few streams each allows."""
+PACE_OVER = 20
+"""Requests over which the present pace is measured."""
 SPARE_PAUSE = 1.0
 """Seconds until a spare is tried again after a connection could not be opened."""
 
@@ -28,7 +31,7 @@ Connect = Callable[[httpx.URL, Callable[[], None]], Awaitable[Connection]]
 class Link:
     """One connection, and how much may still be asked of it."""
 
-    __slots__ = ("_most", "_sent", "connection", "host", "idle_since", "retired_because")
+    __slots__ = ("_most", "_sent", "connection", "host", "idle_since", "left_behind", "retired_because")
 
     def __init__(
         self, connection: Connection, host: int, most: float, idle_since: float, sent: Callable[["Link"], None]
@@ -37,6 +40,7 @@ class Link:
         self.host = host
         self.idle_since: float | None = idle_since
         self.retired_because = ""
+        self.left_behind = False
         self._most = most
         self._sent = sent
 
@@ -51,9 +55,9 @@ class Link:
         return not self.retired_because and not self.connection.closed and self.connection.sent < self._most
 
     @property
-    def fresh(self) -> bool:
-        """Whether more than half of its requests are still to come."""
-        return self.connection.sent * 2 < self._most
+    def left(self) -> float:
+        """How many requests it will take yet."""
+        return self._most - self.connection.sent if self.usable else 0
 
     def send(self, request: Request, timeout: float) -> Future[Reply]:
         """Send at once; see `Connection.send`."""
@@ -110,6 +114,8 @@ class Links:
         self._probe_at = float("inf")
         self._connecting = 0
         self._spare_not_before = 0.0
+        self._opening_takes = 0.0
+        self._sent_at: deque[float] = deque(maxlen=PACE_OVER)
         self._unreachable: set[int] = set()
         self._failure: TransportError | None = None
         self._wanted = False
@@ -133,8 +139,9 @@ class Links:
             async with anyio.create_task_group() as self._tasks:
                 await self._retire_idle()
         finally:
+            self._tasks = None
             with anyio.CancelScope(shield=True):
-                for link in self._links:
+                for link in list(self._links):
                     await link.connection.aclose()
 
     def pick(self) -> Link | None:
@@ -168,15 +175,18 @@ class Links:
 
     def distrust(self, link: Link, reason: str) -> None:
         """A request on this link failed in a way that speaks against its host: use the next one."""
+        if link.left_behind:
+            return
         if link.host == self._current:
             self._switch_from(self._current, reason)
-        elif not link.retired_because:
+        else:
+            link.left_behind = True
             link.retire(f"probe failed: {reason}")
-            self._probe_at = get_running_loop().time() + self._probe_after
+            self._probe_later()
 
     def trust(self, link: Link) -> None:
         """A request on this link was answered; where it was the probe of the primary, go back to it."""
-        if link.host == 0 and self._current != 0 and not link.retired_because:
+        if link.host == 0 and self._current != 0 and not link.left_behind:
             self._use(0, "it answers again")
 
     def _switch_from(self, host: int, reason: str) -> None:
@@ -185,23 +195,34 @@ class Links:
 
     def _use(self, host: int, reason: str) -> None:
         old, self._current = self._current, host
-        for link in self._links:
+        for link in list(self._links):
             if link.host == old:
-                link.retire(f"switched to {self.host}")
+                self._leave(link)
         self.host_switches += 1
-        self._probe_at = get_running_loop().time() + self._probe_after if host else float("inf")
+        self._probe_later()
         logger.warning("requests go to %s instead of %s now: %s", self.host, self.host_of(old), reason)
         if self._emit:
             self._emit(HostSwitched(self.host_of(old), self.host, reason))
         self._tend()
 
+    def _leave(self, link: Link) -> None:
+        link.left_behind = True
+        link.retire(f"switched to {self.host}")
+
+    def _probe_later(self) -> None:
+        on_backup = self._current != 0
+        self._probe_at = get_running_loop().time() + self._probe_after if on_backup else float("inf")
+
     def _sent_on(self, link: Link) -> None:
+        now = get_running_loop().time()
+        self._sent_at.append(now)
         link.idle_since = None
         if link is self._probe:
             self._probe = None
+            self._probe_later()
         if not link.usable:
             link.retire(f"used for {link.connection.sent} requests")
-        if get_running_loop().time() >= self._probe_at:
+        if now >= self._probe_at:
             self._probe_at = float("inf")
             self._start(self._open_probe)
         self._connect_where_needed()
@@ -221,6 +242,7 @@ class Links:
         self._links.remove(link)
         if link is self._probe:
             self._probe = None
+            self._probe_later()
         reason = link.retired_because or link.connection.closed_reason
         logger.debug(
             "connection to %s closed after %d requests: %s", self.host_of(link.host), link.connection.sent, reason
@@ -229,19 +251,30 @@ class Links:
             self._emit(LinkRetired(self.host_of(link.host), link.connection.sent, reason))
 
     def _connect_where_needed(self) -> None:
+        if self._tasks is None:
+            return
         usable = [link for link in self._links if link.host == self._current and link.usable]
         if self._wanted:
             if self._failure is None and not any(link.open_slots for link in usable) and self._may_grow(usable):
                 self._start_opening()
-        elif usable and not self._connecting and not any(link.fresh for link in usable) and self._spare_is_due():
+        elif usable and self._connecting < MOST_LINKS and self._spare_is_due(usable):
             self._start_opening()
 
-    def _spare_is_due(self) -> bool:
-        return get_running_loop().time() >= self._spare_not_before
+    def _spare_is_due(self, usable: list[Link]) -> bool:
+        """Whether what the links will take yet may be used up before another one is open."""
+        now = get_running_loop().time()
+        pace = len(self._sent_at) / (now - self._sent_at[0]) if self._paced(now) else 0.0
+        left = sum(link.left for link in usable) + self._connecting * self._most
+        return left <= max(self._most / 2, 2 * self._opening_takes * pace) and now >= self._spare_not_before
+
+    def _paced(self, now: float) -> bool:
+        return len(self._sent_at) == self._sent_at.maxlen and now > self._sent_at[0]
 
     def _may_grow(self, usable: list[Link]) -> bool:
         http2 = any(link.connection.http_version == "HTTP/2" for link in usable)
         most = MOST_LINKS if http2 else self._max_in_flight
+        if usable and get_running_loop().time() < self._spare_not_before:
+            return False
         return len(usable) + self._connecting < most and self._connecting <= len(usable) // 2
 
     def _start_opening(self) -> None:
@@ -262,7 +295,7 @@ class Links:
             self._unreachable.clear()
             self._links.append(link)
             if host != self._current:
-                link.retire(f"switched to {self.host}")
+                self._leave(link)
         finally:
             self._connecting -= 1
         self._tend()
@@ -277,6 +310,7 @@ class Links:
                 self._emit(ConnectFailed(self.host_of(host), error))
             raise
         now = get_running_loop().time()
+        self._opening_takes = now - started
         self.opened += 1
         logger.debug("connected to %s in %.3f s (%s)", self.host_of(host), now - started, connection.http_version)
         if self._emit:
@@ -285,7 +319,7 @@ class Links:
 
     def _could_not_open(self, host: int, error: TransportError) -> None:
         self._spare_not_before = get_running_loop().time() + SPARE_PAUSE
-        if host != self._current:
+        if host != self._current or any(link.host == host and link.usable for link in self._links):
             return
         self._unreachable.add(host)
         self._switch_from(host, str(error))
@@ -297,7 +331,7 @@ class Links:
         try:
             self._probe = await self._opened(0)
         except TransportError:
-            self._probe_at = get_running_loop().time() + self._probe_after
+            self._probe_later()
         else:
             self._links.append(self._probe)
             self._tend()

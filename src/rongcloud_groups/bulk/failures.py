@@ -34,10 +34,9 @@ class Failure(Struct, frozen=True):
 def failure(group_id: str, error: RongCloudError, max_attempts: int) -> Failure:
     """What is noted of a failed ID."""
     code = error.code if isinstance(error, ServiceError) else None
+    attempts = max_attempts if consequence(error) == "retry" else 1
     if isinstance(error, InvalidGroupId):
         attempts = 0
-    else:
-        attempts = max_attempts if consequence(error) == "retry" else 1
     return Failure(group_id, type(error).__name__, code, str(error), attempts)
 
 

@@ -1,7 +1,7 @@
 """From bytes to group IDs: text, CSV, TSV and JSON lines, in UTF-8."""
 
 import csv
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -39,7 +39,7 @@ class _Reader(Protocol):
     def end(self) -> list[str]: ...
 
 
-async def ids_in(chunks: AsyncIterable[bytes], input_format: InputFormat, name: str) -> AsyncIterator[list[str]]:
+async def ids_in(chunks: AsyncIterable[bytes], input_format: InputFormat, name: str) -> AsyncGenerator[list[str]]:
     """The IDs, some at a time.
 
     Args:

@@ -2,7 +2,7 @@
 
 from asyncio import Event, get_running_loop
 from collections.abc import AsyncIterator
-from hashlib import blake2b
+from contextlib import aclosing
 from typing import Any, Final
 
 import anyio
@@ -13,8 +13,8 @@ from msgspec import Struct
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts, ResumeError
 from rongcloud_groups.bulk.failures import Failure, Failures, failure
 from rongcloud_groups.bulk.input_formats import SourceError
-from rongcloud_groups.bulk.order import BLOCK, Block, InputOrder
-from rongcloud_groups.bulk.seen import SeenIds
+from rongcloud_groups.bulk.order import Block, InputOrder
+from rongcloud_groups.bulk.reading import BLOCK, blocks_of, looked_through, other_input
 from rongcloud_groups.bulk.sinks import Sink
 from rongcloud_groups.bulk.sources import ListingSource, Source
 from rongcloud_groups.client import GroupClient
@@ -178,12 +178,7 @@ class Job:
     async def _look_through(self) -> None:
         """Read all of a file before anything is asked: what is wrong with it is told at once."""
         if self._source.rereadable:
-            digest = blake2b(digest_size=16)
-            self._total = 0
-            async for ids in self._source.records():
-                digest.update(_digested(ids))
-                self._total += len(ids)
-            self._fingerprint = digest.hexdigest()
+            self._total, self._fingerprint = await looked_through(self._source)
         saved = self._saved
         if saved is None:
             return
@@ -193,7 +188,7 @@ class Job:
                 "give the same one, or --restart"
             )
         if saved.fingerprint != self._fingerprint:
-            raise _other_input(self._source.name, self._sink.name)
+            raise other_input(self._source.name)
 
     async def _begin(self) -> None:
         saved = self._saved
@@ -233,31 +228,22 @@ class Job:
         return checkpoint
 
     async def _read(self, send: MemoryObjectSendStream[Block]) -> None:
-        """Take IDs from the source, drop those that were there before, and pass them on in blocks."""
-        skip = self._counts.records
-        digest = blake2b(digest_size=16)
-        with self._reading, send, SeenIds() as seen:
+        """Pass on blocks of IDs; what is wrong with the source is raised by `_work`, once all before it is saved."""
+        with self._reading, send:
             try:
-                async for ids in self._source.records():
-                    for start in range(0, len(ids), BLOCK):
-                        some = ids[start : start + BLOCK]
-                        if skip:  # an earlier run did these
-                            before, some = some[:skip], some[skip:]
-                            skip -= len(before)
-                            digest.update(_digested(before))
-                            seen.add(_json_list(before))
-                            if not skip and digest.hexdigest() != self._digest:
-                                raise _other_input(self._source.name, self._sink.name)
-                        if some:
-                            digest.update(_digested(some))
-                            await send.send(Block(seen.add(_json_list(some)), len(some), digest.hexdigest()))
-                if skip:
-                    raise _other_input(self._source.name, self._sink.name)
-                if self._fingerprint not in {None, digest.hexdigest()}:
-                    raise SourceError(f"{self._source.name} changed while it was read; run it again with --restart")
+                digest = self._digest
+                async with aclosing(blocks_of(self._source, done=self._counts.records, digest=digest)) as blocks:
+                    async for block in blocks:
+                        digest = block.digest
+                        await send.send(block)
+                self._check_that_unchanged(digest)
                 self._read_all = True
-            except Exception as error:  # noqa: BLE001  raised by _work, after what came before it is saved
+            except Exception as error:  # noqa: BLE001  whatever it is, what came before is saved first
                 self._source_error = error
+
+    def _check_that_unchanged(self, digest: str) -> None:
+        if self._total and digest != self._fingerprint:
+            raise SourceError(f"{self._source.name} changed while it was read; run it again with --restart")
 
     async def _look_up(self, blocks: MemoryObjectReceiveStream[Block]) -> None:
         async with self._client.stream(self._feed(blocks)) as parts:
@@ -267,7 +253,9 @@ class Job:
                 if len(self._unwritten) * BLOCK >= ROWS_IN_A_WRITE or now - self._written_at >= SECONDS_BETWEEN_WRITES:
                     await self._write()
                 if now - self._committed_at >= self._sink.seconds_between_commits:
+                    await self._write()
                     await self._commit(complete=False)
+        self._sort_settled()
 
     async def _feed(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncIterator[str]:
         async for block in blocks:
@@ -293,6 +281,9 @@ class Job:
         for group_id, error in part.failed.items():
             settle(group_id, error)
         self._settled_something.set()
+        self._sort_settled()
+
+    def _sort_settled(self) -> None:
         for block in self._order.settled_blocks():
             self._sort(block)
 
@@ -394,22 +385,4 @@ def _added(counts: Counts, blocks: list[Block], found: int, failed: int) -> Coun
         found=counts.found + found,
         missing=counts.missing + distinct - found - failed,
         failed=counts.failed + failed,
-    )
-
-
-def _json_list(ids: list[str]) -> str:
-    try:
-        return msgspec.json.encode(ids).decode()
-    except (UnicodeEncodeError, TypeError) as error:
-        raise SourceError(f"an ID is not text: {error}") from None
-
-
-def _digested(ids: list[str]) -> bytes:
-    """The IDs as bytes, the same however they are cut into lists."""
-    return _json_list(ids)[1:-1].encode() + b"," if ids else b""
-
-
-def _other_input(source: str, sink: str) -> ResumeError:
-    return ResumeError(
-        f"{source} is not the input that an unfinished run of {sink} had; give that one, or --restart to begin afresh"
     )

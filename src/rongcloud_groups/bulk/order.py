@@ -6,9 +6,6 @@ from typing import Any
 
 from rongcloud_groups.errors import RongCloudError
 
-BLOCK: int = 100
-"""Records in a block at the most; a job stops, writes and goes on between blocks."""
-
 
 class Block:
     """Some records that follow each other in the input.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
-import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile, ResumeError, sync_directory
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
@@ -136,7 +136,7 @@ class ParquetSink:
 
 
 def _table(rows: Sequence[Any]) -> pa.Table:
-    columns = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
+    columns: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
     columns["create_time"] = [_moment(text) for text in columns["create_time"]]
     arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
     return pa.Table.from_arrays(arrays, schema=SCHEMA)

@@ -1,7 +1,7 @@
 """Where group IDs come from."""
 
 import sys
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, Protocol
@@ -29,7 +29,7 @@ class Source(Protocol):
     kind: str
     rereadable: bool
 
-    def records(self) -> AsyncIterator[list[str]]:
+    def records(self) -> AsyncGenerator[list[str]]:
         """The IDs, some at a time; duplicates and invalid ones as they come.
 
         Raises:
@@ -54,7 +54,7 @@ class FileSource:
         self._path = path
         self._format = input_format
 
-    def records(self) -> AsyncIterator[list[str]]:
+    def records(self) -> AsyncGenerator[list[str]]:
         """The IDs of the file."""
         return ids_in(self._chunks(), self._format, self.name)
 
@@ -81,7 +81,7 @@ class StdinSource:
         self.kind = f"stdin, {input_format.description}"
         self._format = input_format
 
-    def records(self) -> AsyncIterator[list[str]]:
+    def records(self) -> AsyncGenerator[list[str]]:
         """The IDs on stdin."""
         return ids_in(self._chunks(), self._format, self.name)
 
@@ -116,7 +116,7 @@ class IterableSource:
         self.name = name
         self._group_ids = group_ids
 
-    async def records(self) -> AsyncIterator[list[str]]:
+    async def records(self) -> AsyncGenerator[list[str]]:
         """The IDs, one by one."""
         if isinstance(self._group_ids, AsyncIterable):
             async for group_id in self._group_ids:
@@ -163,7 +163,7 @@ class ListingSource:
         if self._noted is not None:
             self._noted.discard()
 
-    async def records(self) -> AsyncIterator[list[str]]:
+    async def records(self) -> AsyncGenerator[list[str]]:
         """The IDs noted by an earlier run, then those of the pages to come."""
         if self._noted is not None and self.place.size:
             with self._noted.partial.open("rb") as noted:

@@ -25,6 +25,7 @@ app = App(
 app.command(get, sort_key=1)
 app.command(emulate, sort_key=2)
 app.command(demo, sort_key=3)
+app.command("rongcloud_groups.bulk.command:sync", name="sync", sort_key=4)
 
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:

@@ -85,12 +85,15 @@ def _log(*, debug: bool) -> None:
 def _terminable() -> Iterator[list[int]]:
     """Let SIGTERM do what Ctrl-C does; yield the signals that came, after SIGINT."""
     received = [int(signal.SIGINT)]
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell does this to what it runs in the background; asyncio needs the handler to cancel by, so block instead.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def terminate(number: int, frame: FrameType | None) -> None:
         received.append(number)
         interrupt = signal.getsignal(signal.SIGINT)
-        if not callable(interrupt):  # a shell ignores SIGINT for what it runs in the background
-            raise KeyboardInterrupt
+        assert callable(interrupt)  # noqa: S101  Python's own handler, or that of asyncio
         interrupt(signal.SIGINT, frame)
 
     before = signal.signal(signal.SIGTERM, terminate)

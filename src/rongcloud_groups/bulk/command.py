@@ -1,0 +1,203 @@
+"""``rongcloud-groups sync``: parse, run a job, end with an exit code."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import anyio
+from cyclopts import Parameter
+from rich.console import Console
+
+from rongcloud_groups.bulk.dry_run import estimate
+from rongcloud_groups.bulk.failures import Failures, FailuresFile, FailuresTold
+from rongcloud_groups.bulk.job import Job, Report
+from rongcloud_groups.bulk.options import Options, Reporting, seconds_of
+from rongcloud_groups.bulk.progress import Display, Style, display, print_json
+from rongcloud_groups.bulk.sinks import Format, open_sink
+from rongcloud_groups.bulk.words import tell, tell_estimate, tell_report
+from rongcloud_groups.cli.ends import ExitCode, Flag, complain, run
+from rongcloud_groups.cli.text import one_line
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.errors import AuthenticationError, ConfigError, RongCloudError, ServiceNotEnabled
+
+STOPPED: Final = 5
+"""The exit code of a job that ``--max-time`` stopped."""
+
+MaybeHyphen = Annotated[str | None, Parameter(allow_leading_hyphen=True)]
+
+
+def sync(
+    ids: MaybeHyphen = None,
+    *,
+    output: Annotated[str | None, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)] = None,
+    file_format: Annotated[Format | None, Parameter(name="--format")] = None,
+    column: str | None = None,
+    field: str | None = None,
+    all_groups: Annotated[Flag, Parameter(name="--all")] = False,
+    since: datetime | None = None,
+    retry_failed: Path | None = None,
+    restart: Flag = False,
+    dry_run: Flag = False,
+    max_time: str | None = None,
+    fail_on_missing: Flag = False,
+    progress: Style = "auto",
+    report: Reporting = "text",
+    debug: Flag = False,
+) -> int:
+    """Look up every ID of a file into a file or a database; run it again to go on where it stopped.
+
+    The credentials come from the environment, as for get. Rows come in the order of the input, each distinct ID
+    once. Stopped or killed at any moment, the same command goes on from its last checkpoint; Ctrl-C and SIGTERM let
+    the requests under way end first, and a second one stops at once. IDs that failed are noted in OUT.failed.jsonl.
+
+    Exit codes: 0 done; 1 error; 2 usage, configuration or input; 3 done, but some IDs failed; 4 credentials not
+    accepted or service not enabled; 5 stopped by --max-time; 130 and 143 stopped by a signal.
+
+    Args:
+        ids: A file of group IDs: text with an ID a line, .csv, .tsv or .jsonl; - for stdin.
+        output: Where the rows go: .jsonl, .csv, .sqlite, .db or .parquet; - for JSON lines on stdout.
+        file_format: The output's format, where its name does not tell.
+        column: The column of a CSV or TSV input that holds the ID; without it, group_id.
+        field: The field of a JSON lines input that holds the ID; without it, group_id.
+        all_groups: Take all groups of the app, oldest first, in place of a file.
+        since: With --all: only groups created since then, in ISO 8601; UTC where it names no zone.
+        retry_failed: Take the IDs of an OUT.failed.jsonl; their rows are added to the output.
+        restart: Forget an unfinished run and begin afresh.
+        dry_run: Count IDs, duplicates and invalid ones, estimate requests and time, try the credentials; write nothing.
+        max_time: Stop after so long (90, 30m, 8h), resumable.
+        fail_on_missing: Exit with 3 where the service does not have one of the IDs.
+        progress: auto is a bar on a terminal, otherwise a line every 30 seconds.
+        report: json makes stderr JSON lines, the last one a summary.
+        debug: Log what happens, and show the traceback of an error.
+    """
+    if ids is None and not all_groups and retry_failed is None:
+        from rongcloud_groups.cli.app import app
+
+        app.help_print(["sync"], console=Console(stderr=True))
+        return ExitCode.USAGE
+
+    def work() -> int:
+        options = Options(
+            ids=ids,
+            output=output,
+            file_format=file_format,
+            column=column,
+            field=field,
+            all_groups=all_groups,
+            since=None if since is None else since.replace(tzinfo=since.tzinfo or UTC),
+            retry_failed=retry_failed,
+            restart=restart,
+            dry_run=dry_run,
+            max_time=None if max_time is None else seconds_of(max_time),
+            fail_on_missing=fail_on_missing,
+            progress=progress,
+            report=report,
+        )
+        return asyncio.run(_with_words(options, debug=debug))
+
+    return run(work, debug=debug)
+
+
+async def _with_words(options: Options, *, debug: bool) -> int:
+    """An error says what to do next, or is JSON where all of stderr is."""
+    try:
+        return await _sync(options)
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        code = _code_of(error)
+        words = one_line(str(error)) or type(error).__name__
+        if options.speaks_json:
+            print_json({"message_type": "error", "message": words, "exit_code": code})
+        elif code == ExitCode.ERROR and isinstance(error, RongCloudError | OSError) and options.path is not None:
+            complain(f"{words}; what was done is saved, run the same command again to go on")
+        else:
+            raise
+        return code
+
+
+async def _sync(options: Options) -> int:
+    options.check()
+    async with GroupClient.from_env() as client:
+        source = options.source(client)
+        if options.dry_run:
+            tell_estimate(options, await estimate(client, source))
+            return ExitCode.DONE
+        sink = open_sink(options.path, options.file_format)
+        failures: Failures = FailuresTold(tell) if options.path is None else FailuresFile(options.path)
+        keep = options.retry_failed is not None
+        job = Job(client, source, sink, failures, restart=options.restart, keep=keep)
+        report, stopped_by = await _watched(options, job)
+    tell_report(options, report)
+    if not report.complete:
+        return stopped_by
+    if report.counts.failed or (options.fail_on_missing and report.counts.missing):
+        return ExitCode.SOME_FAILED
+    return ExitCode.DONE
+
+
+async def _watched(options: Options, job: Job) -> tuple[Report, int]:
+    """Run the job; show it, and stop it when it is time. Returns the exit code of what stopped it, too."""
+    screen = display(options.progress, stdout_has_rows=options.path is None)
+    stopped_by = [0]
+    try:
+        async with anyio.create_task_group() as tasks:
+            await tasks.start(_stop_by_signal, job, screen, stopped_by)
+            tasks.start_soon(_show, screen, job)
+            if options.max_time is not None:
+                tasks.start_soon(_stop_in_time, job, options.max_time, stopped_by)
+            outcome = await _outcome_of(job.run)
+            tasks.cancel_scope.cancel()
+    finally:
+        screen.close()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome, stopped_by[0]
+
+
+async def _outcome_of(work: Callable[[], Awaitable[Report]]) -> Report | Exception:
+    try:
+        return await work()
+    except Exception as error:  # noqa: BLE001  raised outside of the task group, which would wrap it
+        return error
+
+
+async def _show(screen: Display, job: Job) -> None:
+    while True:
+        await anyio.sleep(screen.interval)
+        screen.show(job.progress())
+
+
+async def _stop_by_signal(
+    job: Job, screen: Display, stopped_by: list[int], *, task_status: anyio.abc.TaskStatus[None]
+) -> None:
+    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        task_status.started()
+        async for number in signals:
+            if stopped_by[0] > STOPPED:  # the second one; what is committed is safe
+                screen.close()
+                os._exit(stopped_by[0])
+            stopped_by[0] = 128 + number
+            job.stop()
+
+
+async def _stop_in_time(job: Job, seconds: float, stopped_by: list[int]) -> None:
+    await anyio.sleep(seconds)
+    stopped_by[0] = stopped_by[0] or STOPPED
+    job.stop()
+
+
+def _code_of(error: Exception) -> int:
+    match error:
+        case ConfigError():
+            return ExitCode.USAGE
+        case AuthenticationError() | ServiceNotEnabled():
+            return ExitCode.NOT_ACCEPTED
+        case _:
+            return ExitCode.ERROR

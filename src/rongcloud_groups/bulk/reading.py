@@ -1,0 +1,117 @@
+"""From a source to blocks of IDs, each distinct ID once, with a digest that knows the input again."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from hashlib import blake2b
+from typing import Final
+
+import msgspec
+
+from rongcloud_groups.bulk.checkpoint import ResumeError
+from rongcloud_groups.bulk.input_formats import SourceError
+from rongcloud_groups.bulk.order import Block
+from rongcloud_groups.bulk.seen import SeenIds
+from rongcloud_groups.bulk.sources import Source
+
+BLOCK: Final = 100
+"""Records that are taken up at a time; a job stops, writes and goes on between blocks."""
+
+
+def other_input(name: str) -> ResumeError:
+    """The error where an input does not begin with the records that were read from it before."""
+    return ResumeError(
+        f"{name} is not the input that the unfinished run had; give that one, or --restart to begin afresh"
+    )
+
+
+class Digest:
+    """Knows a sequence of IDs again, however it is cut into lists."""
+
+    def __init__(self) -> None:
+        self._hash = blake2b(digest_size=16)
+
+    def add(self, group_ids_json: str) -> None:
+        """Take in some IDs, as a JSON list of at least one."""
+        self._hash.update(f"{group_ids_json[1:-1]},".encode())
+
+    def __str__(self) -> str:
+        return self._hash.hexdigest()
+
+
+async def looked_through(source: Source) -> tuple[int, str]:
+    """How many records a source has, and the digest of all of them.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    digest = Digest()
+    records = 0
+    async for ids in _in_blocks(source):
+        digest.add(in_json(ids))
+        records += len(ids)
+    return records, str(digest)
+
+
+async def blocks_of(source: Source, *, done: int, digest: str) -> AsyncGenerator[Block]:
+    """The records in blocks, without the IDs that were there before.
+
+    Args:
+        source: where they come from.
+        done: records at the start that an earlier run did.
+        digest: of those.
+
+    Raises:
+        ResumeError: the source begins otherwise.
+        SourceError: it cannot be read.
+    """
+    so_far = Digest()
+    unsent = 0
+    with SeenIds() as seen:
+        async for ids in _in_blocks(source, first=done):
+            as_json = in_json(ids)
+            so_far.add(as_json)
+            new = seen.add(as_json)
+            if done:
+                done -= len(ids)
+                if not done and str(so_far) != digest:
+                    raise other_input(source.name)
+                continue
+            unsent += len(ids)
+            if new:  # a block of duplicates alone is part of the next one
+                yield Block(new, unsent, str(so_far))
+                unsent = 0
+        if done:
+            raise other_input(source.name)
+        if unsent:
+            yield Block([], unsent, str(so_far))
+
+
+def in_json(ids: list[str]) -> str:
+    """The IDs as a JSON list.
+
+    Raises:
+        SourceError: one of them is not text.
+    """
+    for group_id in ids:
+        if not isinstance(group_id, str):
+            raise SourceError(f"{group_id!r} is not text, so it is no group ID")
+    try:
+        return msgspec.json.encode(ids).decode()
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{error.object!r} is not Unicode text, so it is no group ID") from None
+
+
+async def _in_blocks(source: Source, *, first: int = 0) -> AsyncGenerator[list[str]]:
+    """The records, at most `BLOCK` at a time, and one that ends after the ``first``."""
+    count = 0
+    async with aclosing(source.records()) as records:
+        async for ids in records:
+            start = 0
+            while start < len(ids):
+                end = start + BLOCK
+                if count < first:
+                    end = min(end, start + first - count)
+                some = ids[start:end]
+                count += len(some)
+                start += len(some)
+                yield some

@@ -1,0 +1,67 @@
+"""What ``sync`` says on stderr when it ends."""
+
+import sys
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+
+from rongcloud_groups.bulk.dry_run import Estimate
+from rongcloud_groups.bulk.job import Report
+from rongcloud_groups.bulk.options import Options
+from rongcloud_groups.bulk.progress import print_json
+from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
+
+
+def tell(line: str) -> None:
+    """Print a line to stderr."""
+    with suppress(BrokenPipeError):
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+
+def tell_report(options: Options, report: Report) -> None:
+    """Say what was done, and what to do next."""
+    failed_file = f"{options.path}.failed.jsonl" if options.path is not None and report.counts.failed else None
+    if options.speaks_json:
+        print_json(_summary(options, report, failed_file))
+        return
+    counts = report.counts
+    tell(
+        f"{counts.records:,} IDs, {counts.duplicates:,} of them duplicates: {counts.found:,} found, "
+        f"{counts.missing:,} missing, {counts.failed:,} failed; "
+        f"{report.requests:,} requests in {report.seconds:.1f} s"
+    )
+    if report.complete:
+        tell(f"done: {options.path or 'stdout'}{f'; failed IDs: {failed_file}' if failed_file else ''}")
+    elif options.path is None:
+        tell("stopped before the end")
+    else:
+        tell("stopped before the end; what was done is saved, run the same command again to go on")
+
+
+def _summary(options: Options, report: Report, failed_file: str | None) -> dict[str, Any]:
+    return {
+        "message_type": "summary",
+        "complete": report.complete,
+        **msgspec.structs.asdict(report.counts),
+        "resumed_from": report.resumed_from,
+        "seconds": round(report.seconds, 3),
+        "requests": report.requests,
+        "output": options.output,
+        "failed_file": failed_file,
+        "row_schema_version": ROW_SCHEMA_VERSION,
+    }
+
+
+def tell_estimate(options: Options, estimate: Estimate) -> None:
+    """Say what a job would take."""
+    if options.speaks_json:
+        print_json({"message_type": "estimate", **msgspec.structs.asdict(estimate)})
+        return
+    if estimate.records is None:
+        tell("how many groups the app has is known only at the end of its listing")
+    else:
+        tell(f"{estimate.records:,} IDs, {estimate.duplicates:,} of them duplicates, {estimate.invalid:,} invalid")
+        tell(f"{estimate.requests:,} requests, {estimate.seconds:,.0f} s at the least")
+    tell(estimate.credentials)
