@@ -86,6 +86,7 @@ class Run:
             "requests": len(self.arrivals),
             "together": round(self.together(self.begin + SETTLED), 2),
             "worst_second": worst_second(self.arrivals),
+            "worst_second_sent": worst_second(sent for worker in self.workers for sent in worker.sent),
             "refused": self.refused,
             "failed": sum(worker.failed for worker in self.workers),
             "lost": sum(worker.lost for worker in self.workers),

@@ -573,19 +573,6 @@ async def test_a_caller_may_send_from_within_on_change() -> None:
         assert connection.sent == 50
 
 
-async def test_idle_since_tells_when_the_last_request_ended() -> None:
-    async with serving() as server, server.client() as client:
-        connection = client.connection
-        before = asyncio.get_running_loop().time()
-        future = connection.send(QUERY, 5)
-        assert connection.idle_since is None
-        assert connection.in_flight == 1
-        await future
-        assert connection.idle_since is not None
-        assert connection.idle_since >= before
-        assert "in flight" in repr(connection)
-
-
 async def test_a_server_that_resets_a_stream_twice_or_windows_too_wide_harms_one_request() -> None:
     async with serving(by_path) as server, server.client() as client:
         victim, bystander = (client.connection.send(QUERY._replace(path="/hang"), 30) for _ in range(2))

@@ -1,12 +1,15 @@
 from collections.abc import Iterable
 
+import anyio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from virtual_time import settle, virtual_time
 
 from rongcloud_groups import GroupProfile, RongCloudError
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.pending import BULK_SHARE, Batch, Entry, Pending
+from rongcloud_groups.stream import Stream
 
 LIMIT = 4
 GROUP_IDS = [f"g{number}" for number in range(7)]
@@ -395,3 +398,18 @@ def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_i
     again = taken(pending)
     pending.settle((entry, None) for entry in again.entries)
     assert second.outcomes == [("a", None)]
+
+
+@virtual_time
+async def test_a_stream_that_is_left_leaves_nothing_in_the_book() -> None:
+    pending = Pending(LIMIT)
+    source = (f"g{number}" for number in range(100))
+    async with (
+        anyio.create_task_group() as tasks,
+        Stream(source, pending=pending, stir=lambda: None, start=tasks.start_soon, window=8, bulk=True) as parts,
+    ):
+        await settle()
+        assert len(pending) == 8
+        pending.settle((entry, None) for entry in taken(pending).entries)
+        assert len((await anext(parts)).missing) == LIMIT
+    assert pending.open == 0

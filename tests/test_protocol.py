@@ -453,18 +453,46 @@ def test_an_excerpt_is_one_visible_line() -> None:
 @pytest.mark.parametrize(
     ("body", "dialect", "other"),
     [
-        (b'{"code":0,"result":{"profiles":[]}}', RONGCLOUD, "'nexconn'"),
-        (b'{"code":200,"result":{"profiles":[]}}', RONGCLOUD, "'nexconn'"),
-        (b'{"code":200,"profiles":[]}', NEXCONN, "'rongcloud'"),
-        (b'{"code":0,"profiles":[]}', NEXCONN, "'rongcloud'"),
+        (b'{"code":0,"result":{"profiles":[]}}', RONGCLOUD, "nexconn"),
+        (b'{"code":200,"result":{"profiles":[]}}', RONGCLOUD, "nexconn"),
+        (b'{"code":200,"profiles":[]}', NEXCONN, "rongcloud"),
+        (b'{"code":0,"profiles":[]}', NEXCONN, "rongcloud"),
     ],
 )
-def test_an_answer_of_the_other_dialect_names_the_switch(body: bytes, dialect: Dialect, other: str) -> None:
+def test_an_answer_of_the_other_dialect_ends_everything_and_names_the_switch(
+    body: bytes, dialect: Dialect, other: str
+) -> None:
+    error = error_of(200, body, dialect)
+
+    assert type(error) is errors.ConfigError
+    assert f"set dialect='{other}' (RONGCLOUD_DIALECT={other})" in str(error)
+    assert protocol.consequence(error) == "fatal"
+
+
+@pytest.mark.parametrize(
+    ("body", "dialect", "other"),
+    [
+        (b'{"code":0}', RONGCLOUD, "nexconn"),
+        (b'{"code":0,"result":{}}', RONGCLOUD, "nexconn"),
+        (b'{"code":0,"profiles":[]}', RONGCLOUD, "nexconn"),
+        (b'{"code":200,"result":"ok","msg":"busy"}', RONGCLOUD, "nexconn"),
+        (b'{"code":200}', NEXCONN, "rongcloud"),
+        (b'{"code":200,"result":{"profiles":[]}}', NEXCONN, "rongcloud"),
+    ],
+)
+def test_a_mere_sign_of_the_other_dialect_is_tried_again_and_names_the_switch(
+    body: bytes, dialect: Dialect, other: str
+) -> None:
     error = error_of(200, body, dialect)
 
     assert type(error) is errors.DecodeError
-    assert "dialect= (RONGCLOUD_DIALECT)" in str(error)
-    assert other in str(error)
+    assert f"try dialect='{other}' (RONGCLOUD_DIALECT={other})" in str(error)
+    assert protocol.consequence(error) == "retry"
+
+
+@pytest.mark.parametrize(("dialect", "other"), [(RONGCLOUD, "nexconn"), (NEXCONN, "rongcloud")])
+def test_a_path_that_is_not_there_names_the_switch(dialect: Dialect, other: str) -> None:
+    assert f"try dialect='{other}' (RONGCLOUD_DIALECT={other})" in str(error_of(404, b"<html>", dialect))
 
 
 def test_a_result_that_is_no_object_is_a_decode_error() -> None:
@@ -719,6 +747,21 @@ def test_a_listing_page_is_read_in_either_dialect() -> None:
     assert listing({"code": 200, "pageToken": "t2", "groups": [v1_entry]}) == ([expected], "t2", 0)
     page = listing({"code": 0, "result": {"pageToken": 2, "groups": [v4_entry]}}, NEXCONN)
     assert page == ([expected], "2", 0)
+
+
+def test_a_v4_listing_may_call_the_nested_part_profile() -> None:
+    entry = {"channelId": "g1", "profile": '{"introduction":"i","portrait_url":"p","x":1}'}
+    ((group,), _, _) = listing({"code": 0, "result": {"groups": [entry]}}, NEXCONN)
+
+    assert (group.introduction, group.portrait_url, group.extra) == ("i", "p", {"groupProfile": {"x": 1}})
+
+
+@pytest.mark.parametrize(
+    ("body", "dialect"), [({"code": 0, "result": {"groups": []}}, RONGCLOUD), ({"code": 200, "groups": []}, NEXCONN)]
+)
+def test_a_listing_of_the_other_dialect_names_the_switch(body: dict[str, Any], dialect: Dialect) -> None:
+    with pytest.raises(errors.ConfigError, match="RONGCLOUD_DIALECT"):
+        listing(body, dialect)
 
 
 @pytest.mark.parametrize("last", [{}, {"pageToken": ""}, {"pageToken": None}, {"groups": None}])

@@ -14,6 +14,7 @@ from rongcloud_groups.connection import Reply
 from rongcloud_groups.dialects import DIALECTS, Dialect
 from rongcloud_groups.errors import (
     AuthenticationError,
+    ConfigError,
     DecodeError,
     ParameterError,
     RateLimited,
@@ -49,10 +50,11 @@ _KINDS_OF_STATUS: Final[dict[int, type[ServiceError]]] = {
     429: RateLimited,
     430: ServiceNotEnabled,  # the service's own status
 }
+NO_SUCH_API: Final = 404
+"""The code, and the HTTP status, for a path that the service does not have."""
 _NOT_ENABLED: Final = "enable group profile hosting for this App Key, in the service's console or by a ticket"
 _HINTS: Final = {
     401: "check the App Key, its secret and the region",
-    404: "no such API there; check region or base_urls, and dialect",
     430: _NOT_ENABLED,
     1001: "the App Secret does not fit the App Key; development and production have a pair each",
     1004: "the usual cause is hashing the App Key, or a clock far off",
@@ -78,7 +80,8 @@ def successful_answer(dialect: Dialect, reply: Reply, list_key: str, request_id:
 
     Raises:
         ServiceError: the answer says, by its code or its HTTP status, that the request failed.
-        DecodeError: the answer cannot be read, or is of the other dialect.
+        ConfigError: the answer is the other dialect's.
+        DecodeError: the answer cannot be read.
     """
     succeeded = 200 <= reply.status < 300  # noqa: PLR2004  HTTP's class of success
     try:
@@ -90,12 +93,11 @@ def successful_answer(dialect: Dialect, reply: Reply, list_key: str, request_id:
     members = _members_of(body)
     code = _code_of(members)
     if not succeeded or code not in {None, *_SUCCESS_CODES}:
-        raise _service_error(reply, code, _message_of(members) or _described(reply, body), request_id)
+        raise _service_error(dialect, reply, code, _message_of(members) or _described(reply, body), request_id)
     if code is None:
         raise DecodeError(f"not an answer of the service: {_excerpt(body)}{_request(request_id)}")
-    if code != dialect.success_code:
-        raise _other_dialect(dialect, f"code {code}", request_id)
-    return _data_of(dialect, members, list_key, request_id)
+    _check_dialect(dialect, code, members, list_key, request_id)
+    return _data_of(dialect, members, request_id)
 
 
 def plain_body(reply: Reply) -> bytes:
@@ -157,14 +159,10 @@ def _message_of(members: Mapping[str, Raw]) -> str:
     return ""
 
 
-def _data_of(dialect: Dialect, members: dict[str, Raw], list_key: str, request_id: str | None) -> Mapping[str, Raw]:
+def _data_of(dialect: Dialect, members: Mapping[str, Raw], request_id: str | None) -> Mapping[str, Raw]:
     if dialect.envelope is None:
-        if list_key not in members and "result" in members:
-            raise _other_dialect(dialect, "result", request_id)
         return members
     envelope = members.get(dialect.envelope, Raw(b"null"))
-    if list_key in members and dialect.envelope not in members:
-        raise _other_dialect(dialect, list_key, request_id)
     if bytes(envelope) == b"null":
         return {}
     try:
@@ -173,21 +171,39 @@ def _data_of(dialect: Dialect, members: dict[str, Raw], list_key: str, request_i
         raise DecodeError(f"{dialect.envelope} is not an object{_request(request_id)}") from None
 
 
-def _other_dialect(dialect: Dialect, sign: str, request_id: str | None) -> DecodeError:
-    others = " or ".join(f"{name!r}" for name in DIALECTS if name != dialect.name)
-    return DecodeError(
-        f"{sign} is not what the dialect {dialect.name!r} answers; is dialect= (RONGCLOUD_DIALECT) "
-        f"to be {others}?{_request(request_id)}"
-    )
+def _check_dialect(
+    dialect: Dialect, code: int, members: Mapping[str, Raw], list_key: str, request_id: str | None
+) -> None:
+    """Data where the other dialect has them end everything; a mere sign of it may be a proxy's, which goes away."""
+    other = dialect.other
+    ours, theirs = dialect.envelope or list_key, other.envelope or list_key
+    if ours not in members and list_key in _inside(other.envelope, members):
+        raise ConfigError(
+            f"the service answers in the dialect {other.name!r}, not {dialect.name!r}: set {other.switch}"
+            f"{_request(request_id)}"
+        )
+    if code != dialect.success_code or (ours not in members and theirs in members):
+        raise DecodeError(
+            f"code {code} with {_excerpt(', '.join(members).encode())} is not what the dialect {dialect.name!r} "
+            f"answers; where this goes on, try {other.switch}{_request(request_id)}"
+        )
 
 
-def _service_error(reply: Reply, code: int | None, message: str, request_id: str | None) -> ServiceError:
+def _inside(envelope: str | None, members: Mapping[str, Raw]) -> Mapping[str, Raw]:
+    return members if envelope is None else _members_of(bytes(members.get(envelope, b"")))
+
+
+def _service_error(
+    dialect: Dialect, reply: Reply, code: int | None, message: str, request_id: str | None
+) -> ServiceError:
     status = reply.status
     if code in _SUCCESS_CODES:  # an HTTP error whose body claims success
         code = None
     kind = _kind_of(code, status)
     number = status if code is None else code
     hint = _HINTS.get(number) or _HINTS.get(status, "")
+    if NO_SUCH_API in (number, status):
+        hint = f"no such API for this App Key there; try {dialect.other.switch}, and check region or base_urls"
     if 300 <= status < 400:  # noqa: PLR2004  HTTP's class of redirects
         hint = "redirects are not followed; check base_urls"
     if kind is RateLimited:

@@ -22,11 +22,11 @@ def tls_context(verify: ssl.SSLContext | None, *, http2: bool) -> ssl.SSLContext
     """The TLS context for `connect`, with ALPN set.
 
     Args:
-        verify: the caller's context, which is changed in place; None for httpx's default one, which honours
-            ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``.
+        verify: the caller's context, which is changed in place; None for one that trusts what the system trusts,
+            where ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured.
         http2: whether HTTP/2 is offered, before HTTP/1.1.
     """
-    context = httpx.create_ssl_context() if verify is None else verify
+    context = ssl.create_default_context() if verify is None else verify
     context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
     return context
 

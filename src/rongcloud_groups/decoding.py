@@ -26,8 +26,6 @@ from rongcloud_groups.models import (
 
 
 @cache
-@cache
-@cache
 def profile_reader(dialect: Dialect) -> Callable[[Raw], GroupProfile | None]:
     """What reads one entry of a reply's profiles; it gives None for one whose group ID cannot be read."""
     strict = msgspec.json.Decoder(_documented_profile(dialect))
@@ -163,7 +161,7 @@ def listed_group(dialect: Dialect, entry: Raw) -> ListedGroup | None:
     fields = Fields.of(entry)
     if (group_id := fields.group_id(dialect.group_id_key)) is None:
         return None
-    nested = fields.object("groupProfile")
+    nested = fields.object(*dialect.listed_profile_keys)
     basics = _basics(nested, fields)
     return ListedGroup(
         group_id=group_id,

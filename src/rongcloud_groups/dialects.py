@@ -25,6 +25,7 @@ class Dialect(Struct, frozen=True, kw_only=True):
         listing_path: where an app's groups are listed.
         page_size_key: the parameter for the size of a page.
         listed_time_keys: the keys that the creation time may have in the listing.
+        listed_profile_keys: the keys that ``groupProfile`` may have in the listing.
     """
 
     name: DialectName
@@ -39,11 +40,22 @@ class Dialect(Struct, frozen=True, kw_only=True):
     listing_path: str
     page_size_key: str
     listed_time_keys: tuple[str, ...]
+    listed_profile_keys: tuple[str, ...]
 
     @property
     def content_type(self) -> str:
         """The ``Content-Type`` of a request."""
         return "application/json" if self.encoding == "json" else "application/x-www-form-urlencoded"
+
+    @property
+    def other(self) -> "Dialect":
+        """The one of the two that this is not."""
+        return NEXCONN if self.name == "rongcloud" else RONGCLOUD
+
+    @property
+    def switch(self) -> str:
+        """How it is chosen."""
+        return f"dialect={self.name!r} (RONGCLOUD_DIALECT={self.name})"
 
 
 RONGCLOUD = Dialect(
@@ -59,6 +71,7 @@ RONGCLOUD = Dialect(
     listing_path="/entrust/group/query.json",
     page_size_key="size",
     listed_time_keys=("time", "createTime"),
+    listed_profile_keys=("groupProfile",),
 )
 
 NEXCONN = Dialect(
@@ -74,6 +87,7 @@ NEXCONN = Dialect(
     listing_path="/v4/group-channel/list",
     page_size_key="pageSize",
     listed_time_keys=("createdAt",),
+    listed_profile_keys=("groupProfile", "profile"),  # the SDK says groupProfile, the page's example profile
 )
 
 DIALECTS: dict[str, Dialect] = {each.name: each for each in (RONGCLOUD, NEXCONN)}

@@ -138,9 +138,9 @@ class Fields:
         self._note(key, "expected a small integer", raw)
         return kind(0)
 
-    def object(self, key: str) -> "Fields":
-        """The object under the key, or in the text under it; an empty one where there is none."""
-        _, raw = self._taken((key,))
+    def object(self, *keys: str) -> "Fields":
+        """The object under the first of the keys that is there, or in the text under it; else an empty one."""
+        key, raw = self._taken(keys)
         text: bytes = raw
         if raw[:1] == b'"':
             text = (self._string(key, raw) or "").strip().encode()

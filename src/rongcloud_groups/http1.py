@@ -29,7 +29,6 @@ class HTTP1Connection:
         in_flight: how many of them are still open, 0 or 1.
         closed: True when nothing can come from it any more.
         closed_reason: why it takes no more requests, for a log; empty while it does.
-        idle_since: the loop's time in seconds when the last request ended; None while one is open.
         http_version: ``HTTP/1.1``.
         protocol: what the transport is to talk to; its `connection_made` makes the connection ready.
     """
@@ -44,7 +43,6 @@ class HTTP1Connection:
         self.closed = False
         self.closed_reason = ""
         self._loop = asyncio.get_running_loop()
-        self.idle_since: float | None = self._loop.time()
         self._authority = origin.netloc.decode("ascii")
         self._origin = origin
         self._on_change = on_change
@@ -84,7 +82,6 @@ class HTTP1Connection:
             return future
         self.sent += 1
         self.in_flight = 1
-        self.idle_since = None
         self._future = future
         future.add_done_callback(self._on_done)
         self._exchange = self._loop.create_task(self._carry_out(request, timeout))
@@ -182,7 +179,6 @@ class HTTP1Connection:
     def _settle(self, future: asyncio.Future[Reply], outcome: Reply | TransportError) -> None:
         self._future = None
         self.in_flight = 0
-        self.idle_since = self._loop.time()
         if future.done():
             return
         if isinstance(outcome, Reply):

@@ -66,7 +66,6 @@ class HTTP2Connection(asyncio.Protocol):
         in_flight: how many of them are still open.
         closed: True when nothing can come from it any more.
         closed_reason: why it takes no more requests, for a log; empty while it does.
-        idle_since: the loop's time in seconds when the last open request ended; None while one is open.
         http_version: ``HTTP/2``.
     """
 
@@ -93,7 +92,6 @@ class HTTP2Connection(asyncio.Protocol):
         self._close_timeout = close_timeout
 
         self._loop = asyncio.get_running_loop()
-        self.idle_since: float | None = self._loop.time()
         self._transport: asyncio.Transport
         self._settled = asyncio.Event()
         self._lost = asyncio.Event()
@@ -318,7 +316,6 @@ class HTTP2Connection(asyncio.Protocol):
     def _open(self, stream_id: int, stream: _Stream) -> None:
         if not self._streams:
             self._silence.start()
-            self.idle_since = None
         self._streams[stream_id] = stream
         self.in_flight += 1
         self.sent += 1
@@ -330,7 +327,6 @@ class HTTP2Connection(asyncio.Protocol):
         self.in_flight -= 1
         if not self.in_flight:
             self._silence.stop()
-            self.idle_since = self._loop.time()
         self._changed = True
         return stream
 

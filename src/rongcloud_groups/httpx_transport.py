@@ -23,7 +23,7 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
     apply, the latter to the whole answer; ``None`` means 5 seconds.
 
     Args:
-        ssl_context: for https; None for httpx's default one. ALPN is set on it.
+        ssl_context: for https; None for what the system trusts. ALPN is set on it.
         requests_per_connection: after how many requests a connection is replaced.
     """
 

@@ -14,12 +14,13 @@ from urllib.parse import quote_plus
 import msgspec
 from msgspec import Raw
 
-from rongcloud_groups.answers import successful_answer
+from rongcloud_groups.answers import NO_SUCH_API, successful_answer
 from rongcloud_groups.connection import Reply, Request
 from rongcloud_groups.decoding import listed_group, profile_reader
 from rongcloud_groups.dialects import Dialect
 from rongcloud_groups.errors import (
     AuthenticationError,
+    ConfigError,
     DecodeError,
     InvalidGroupId,
     ParameterError,
@@ -217,6 +218,7 @@ def read_batch(dialect: Dialect, reply: Reply, requested: Collection[str], reque
 
     Raises:
         ServiceError: the service, or what stands before it, answered with an error.
+        ConfigError: the answer is the other dialect's.
         DecodeError: the answer is not what the service documents.
     """
     data = successful_answer(dialect, reply, "profiles", request_id)
@@ -245,6 +247,7 @@ def read_listing(dialect: Dialect, reply: Reply, request_id: str | None) -> List
 
     Raises:
         ServiceError: the service, or what stands before it, answered with an error.
+        ConfigError: the answer is the other dialect's.
         DecodeError: the answer is not what the service documents.
     """
     data = successful_answer(dialect, reply, "groups", request_id)
@@ -277,7 +280,7 @@ def consequence(error: Exception) -> Consequence:
         ``fail``: the batch has failed.
     """
     match error:
-        case AuthenticationError() | ServiceNotEnabled():
+        case AuthenticationError() | ServiceNotEnabled() | ConfigError():
             return "fatal"
         case RateLimited():
             return "pause"
@@ -285,7 +288,7 @@ def consequence(error: Exception) -> Consequence:
             return "bisect"
         case ServerError() | TransportError() | DecodeError():
             return "retry"
-        case ServiceError() if 404 in (error.code, error.status):  # noqa: PLR2004  the HTTP status
+        case ServiceError() if NO_SUCH_API in (error.code, error.status):
             return "fatal"
         case _:
             return "fail"

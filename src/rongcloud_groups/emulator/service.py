@@ -6,6 +6,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from email.utils import formatdate
+from functools import lru_cache
 from typing import Final, Literal, NamedTuple
 
 import msgspec
@@ -94,7 +96,7 @@ class Service:
         seed: of the latency and of a shuffled order.
         locked: whether the app is locked (1006).
         enabled: whether group profile hosting is enabled (else 1009).
-        wall_clock: the service's clock, in seconds since the epoch.
+        wall_clock: the service's clock, in seconds since the epoch; answers have it as their ``Date``.
         answered: how many answers each code had.
     """
 
@@ -162,6 +164,7 @@ class Service:
         except Refused as refused:
             answer = self._refusal(refused)
         self.answered[answer.code] += 1
+        answer = answer._replace(headers=[*answer.headers, ("date", _http_date(int(self.wall_clock())))])
         if self.compressed and "gzip" in headers.get("accept-encoding", ""):
             answer = answer._replace(
                 body=gzip.compress(answer.body, 1), headers=[*answer.headers, ("content-encoding", "gzip")]
@@ -268,6 +271,11 @@ class Service:
     def _delay(self) -> float:
         tail = self._random.expovariate(1 / self.latency_tail) if self.latency_tail else 0.0
         return self.latency + tail
+
+
+@lru_cache(maxsize=1)
+def _http_date(seconds: int) -> str:
+    return formatdate(seconds, usegmt=True)
 
 
 def _spoiled(answer: Answer, fault: str | None) -> Answer:

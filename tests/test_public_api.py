@@ -1,0 +1,199 @@
+import copy
+import inspect
+import pickle
+import subprocess
+import sys
+from importlib.resources import files
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+import rongcloud_groups
+from rongcloud_groups import GroupClient, RongCloudError, errors
+
+NO_DEFAULT = inspect.Parameter.empty
+
+ERRORS: list[tuple[RongCloudError, dict[str, object]]] = [
+    (rongcloud_groups.RongCloudError("text"), {}),
+    (rongcloud_groups.ConfigError("text"), {}),
+    (rongcloud_groups.InvalidGroupId(("a", 1), "it is a tuple"), {"group_id": ("a", 1), "reason": "it is a tuple"}),
+    *(
+        (
+            kind(1001, 401, "refused", "request-1", "look here"),
+            {"code": 1001, "status": 401, "message": "refused", "request_id": "request-1", "hint": "look here"},
+        )
+        for kind in (
+            rongcloud_groups.ServiceError,
+            rongcloud_groups.AuthenticationError,
+            rongcloud_groups.ServiceNotEnabled,
+            rongcloud_groups.ParameterError,
+            rongcloud_groups.ServerError,
+        )
+    ),
+    (
+        rongcloud_groups.RateLimited(1008, 429, "slow down", retry_after=2.5),
+        {"code": 1008, "status": 429, "message": "slow down", "request_id": None, "hint": "", "retry_after": 2.5},
+    ),
+    (rongcloud_groups.TransportError("torn", never_processed=True), {"never_processed": True}),
+    (rongcloud_groups.TransportError("torn"), {"never_processed": False}),
+    (rongcloud_groups.DecodeError("text"), {}),
+    (rongcloud_groups.DeadlineExceeded("connecting", 1.5), {"phase": "connecting", "deadline": 1.5}),
+    (rongcloud_groups.ClientClosed("text"), {}),
+]
+
+
+def test_all_names_what_is_public_and_is_sorted() -> None:
+    public = {
+        name
+        for name, value in vars(rongcloud_groups).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+    assert set(rongcloud_groups.__all__) == public
+    assert rongcloud_groups.__all__ == sorted(rongcloud_groups.__all__, key=lambda name: (not name.isupper(), name))
+
+
+@pytest.mark.parametrize("name", rongcloud_groups.__all__)
+def test_what_is_public_is_documented(name: str) -> None:
+    value = getattr(rongcloud_groups, name)
+    if inspect.isclass(value):
+        assert value.__doc__
+        methods = inspect.getmembers(value, inspect.isfunction)
+        assert [method for method, code in methods if not method.startswith("_") and not code.__doc__] == []
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (files("rongcloud_groups") / "py.typed").is_file()
+
+
+def test_the_client_takes_what_is_documented() -> None:
+    documented: dict[str, Any] = {
+        "app_key": NO_DEFAULT,
+        "app_secret": NO_DEFAULT,
+        "region": "beijing",
+        "base_urls": None,
+        "dialect": "rongcloud",
+        "rate": 100.0,
+        "limiter": None,
+        "guard": False,
+        "max_in_flight": 64,
+        "attempt_timeout": 5.0,
+        "deadline": None,
+        "max_attempts": 5,
+        "requests_per_connection": 80,
+        "http2": True,
+        "verify": None,
+        "transport": None,
+        "cache": None,
+        "hooks": (),
+    }
+    parameters = inspect.signature(GroupClient).parameters
+    assert {name: parameter.default for name, parameter in parameters.items()} == documented
+    positional = [name for name, parameter in parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY]
+    assert positional == ["app_key", "app_secret"]
+    argument_docs = (GroupClient.__doc__ or "").partition("Args:")[2]
+    assert [name for name in parameters if f"    {name}: " not in argument_docs] == []
+
+
+@pytest.mark.parametrize(
+    ("method", "parameters"),
+    [
+        (GroupClient.get, "(self, group_id: str, *, deadline: float | None = None)"),
+        (
+            GroupClient.get_many,
+            "(self, group_ids: Iterable[str], *, deadline: float | None = None, bulk: bool = False)",
+        ),
+        (GroupClient.stream, "(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True)"),
+        (GroupClient.stats, "(self)"),
+        (GroupClient.aclose, "(self)"),
+    ],
+)
+def test_its_methods_take_what_is_documented(method: Any, parameters: str) -> None:
+    signature = inspect.signature(method).replace(return_annotation=inspect.Signature.empty)
+    assert str(signature).replace("collections.abc.", "") == parameters
+
+
+def tree_below(error: type[Exception], depth: int = 0) -> list[str]:
+    return ["  " * depth + error.__name__] + [
+        line for child in error.__subclasses__() for line in tree_below(child, depth + 1)
+    ]
+
+
+def test_the_errors_are_the_tree_that_is_drawn() -> None:
+    drawing = [line for line in (errors.__doc__ or "").splitlines() if "Error" in line or "──" in line]
+    drawn = []
+    for line in drawing:
+        before, _, name = line.rpartition("── ")
+        depth = 0 if not before else (len(before) - len("    ├")) // 4 + 1
+        drawn.append("  " * depth + name.split()[0])
+    assert drawn == tree_below(RongCloudError)
+
+
+def test_every_error_is_public() -> None:
+    assert {line.strip() for line in tree_below(RongCloudError)} <= set(rongcloud_groups.__all__)
+    assert {line.strip() for line in tree_below(RongCloudError)} == {type(error).__name__ for error, _ in ERRORS}
+
+
+@pytest.mark.parametrize(
+    ("error", "builtin"),
+    [
+        (rongcloud_groups.ConfigError, ValueError),
+        (rongcloud_groups.InvalidGroupId, ValueError),
+        (rongcloud_groups.DeadlineExceeded, TimeoutError),
+    ],
+)
+def test_some_errors_are_caught_as_the_builtin_that_they_are(error: type[Exception], builtin: type[Exception]) -> None:
+    assert issubclass(error, builtin)
+
+
+@pytest.mark.parametrize(("error", "attributes"), ERRORS, ids=lambda value: type(value).__name__)
+def test_an_error_survives_pickle_and_copy_with_all_it_says(
+    error: RongCloudError, attributes: dict[str, object]
+) -> None:
+    for twin in (error, copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):  # noqa: S301  our own
+        assert type(twin) is type(error)
+        assert str(twin) == str(error)
+        assert twin.args == error.args
+        assert {name: getattr(twin, name) for name in attributes} == attributes
+
+
+def test_a_copied_error_has_notes_of_its_own() -> None:
+    error = rongcloud_groups.TransportError("torn", never_processed=True)
+    twin = copy.copy(error)
+    twin.add_note("group ID 'g1'")
+    assert not hasattr(error, "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (
+            rongcloud_groups.InvalidGroupId("a b", "it has whitespace in it"),
+            "'a b' is not a group ID: it has whitespace",
+        ),
+        (rongcloud_groups.InvalidGroupId("x" * 500, "it is too long"), "… (502 characters) is not a group ID"),
+        (rongcloud_groups.ServiceError(1000, 500, "oops"), "oops (code 1000, HTTP 500)"),
+        (rongcloud_groups.ServiceError(1, 400, "oops", "r1", "try"), "oops (code 1, HTTP 400, request r1): try"),
+        (rongcloud_groups.DeadlineExceeded("connecting", 1.5), "no answer within 1.5 s: connecting"),
+    ],
+)
+def test_an_error_says_what_went_wrong(error: RongCloudError, text: str) -> None:
+    assert text in str(error)
+
+
+def test_importing_the_package_imports_nothing_that_only_an_extra_brings() -> None:
+    program = """
+import aiolimiter, anyio, h2, httpx, msgspec, sys
+before = {name.partition(".")[0] for name in sys.modules}
+import rongcloud_groups
+after = {name.partition(".")[0] for name in sys.modules}
+print(*sorted(after - before - set(sys.stdlib_module_names)))
+print(*sorted(name for name in sys.modules if name.startswith("rongcloud_groups.")))
+"""
+    finished = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+    )
+    packages, modules = finished.stdout.splitlines()
+    assert set(packages.split()) <= {"rongcloud_groups", "httpcore", "h11", "hpack", "hyperframe", "certifi"}
+    for extra in ("cli", "emulator", "limiter_redis"):
+        assert f"rongcloud_groups.{extra}" not in modules.split()
