@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from budget_run import LIMIT, Answers, Run, between
-from child_processes import directed_emulator, emulator, proxied, seen, trusting
+from child_processes import directed_emulator, emulator, late_timers, proxied, seen, trusting
 from measured import print_table, result_path, write_results
 from window_plot import arrivals_plot
 
@@ -189,9 +189,18 @@ def benchmarks() -> dict[str, Callable[..., Run]]:
 
 
 def show(runs: Sequence[Run]) -> None:
-    headings = ("scenario", "seconds", "requests", "sustained/s", "worst second", "refused", "failed IDs", "notes")
-    keys = ("scenario", "seconds", "requests", "sustained", "worst_second", "refused", "failed", "notes")
-    print_table(headings, [[str(done.figures()[key]) for key in keys] for done in runs])
+    columns = {
+        "scenario": "scenario",
+        "seconds": "seconds",
+        "requests": "requests",
+        "sustained": "sustained/s",
+        "worst_second": "worst second",
+        "refused": "refused",
+        "failed": "failed IDs",
+        "late_timers_percent": "late timers, %",
+        "notes": "notes",
+    }
+    print_table(list(columns.values()), [[str(done.figures()[key]) for key in columns] for done in runs])
     for done in runs:
         for promise in done.broken:
             print(f"BROKEN  {done.scenario}: {promise}")
@@ -206,7 +215,10 @@ def main() -> int:
     for name, benchmark in benchmarks().items():
         if options.only in name:
             print(f"{name} …", file=sys.stderr, flush=True)
-            runs.append(benchmark(quick=options.quick))
+            late: list[float] = []
+            with late_timers(late):
+                runs.append(benchmark(quick=options.quick))
+            runs[-1].late_timers = late[0]
     show(runs)
     if not options.only:
         write_results("budget", [done.figures() for done in runs], quick=options.quick)

@@ -23,6 +23,7 @@ class Run:
         arrivals: when the headers of each request came, in order, in seconds.
         report: the server's counters.
         failed: IDs that failed.
+        late_timers: the share of timers that the machine woke more than 2 ms late, for a process that was idle.
         notes: figures that this scenario alone has.
         broken: promises that did not hold.
     """
@@ -31,6 +32,7 @@ class Run:
     arrivals: list[float]
     report: Report
     failed: int
+    late_timers: float = 0.0
     notes: str = ""
     broken: list[str] = field(default_factory=list)
 
@@ -67,6 +69,7 @@ class Run:
             "worst_second": self.worst_second,
             "refused": self.report.refused,
             "failed": self.failed,
+            "late_timers_percent": round(100 * self.late_timers, 1),
             "connections": self.report.connections,
             "notes": self.notes,
             "broken": self.broken,

@@ -66,6 +66,20 @@ def seen(address: Address) -> tuple[list[float], Report]:
 
 
 @contextmanager
+def late_timers(late: list[float]) -> Iterator[None]:
+    """Append to `late` what `machine_jitter.py` found meanwhile."""
+    command = [sys.executable, str(HERE / "machine_jitter.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  our own program
+        assert process.stdout is not None
+        process.stdout.readline()
+        try:
+            yield
+        finally:
+            process.terminate()
+            late.append(float(process.stdout.read()))
+
+
+@contextmanager
 def _child(*arguments: str) -> Iterator[bytes]:
     """A Python process, and the line with which it says that it is ready."""
     with tempfile.TemporaryFile() as errors:

@@ -39,4 +39,5 @@ def write_results(name: str, rows: object, *, quick: bool) -> Path:
 
 
 def result_path(name: str, suffix: str, *, quick: bool) -> Path:
+    RESULTS.mkdir(exist_ok=True)
     return RESULTS / f"{name}{'-quick' if quick else ''}.{suffix}"

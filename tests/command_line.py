@@ -30,7 +30,9 @@ class OnTerminal(NamedTuple):
 
 def environment(url: str | None = None, ca_file: Path | str | None = None, **changes: str | None) -> dict[str, str]:
     env: dict[str, str | None] = {
-        name: value for name, value in os.environ.items() if not name.startswith(("RONGCLOUD_", "SSL_CERT", "NO_COLOR"))
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("RONGCLOUD_", "SSL_CERT", "NO_COLOR", "PYTHONUNBUFFERED"))
     }
     env |= {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8", "RONGCLOUD_BASE_URL": url}
     env |= {"RONGCLOUD_APP_KEY": "emulator-app-key", "RONGCLOUD_APP_SECRET": APP_SECRET}

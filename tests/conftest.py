@@ -9,14 +9,21 @@ from rongcloud_groups.emulator import Emulator
 ClientFor = Callable[..., GroupClient]
 
 
+@pytest.fixture(scope="module", params=["rongcloud", "nexconn"])
+def dialect(request: pytest.FixtureRequest) -> str:
+    """The interface of the service; what asks for it runs once for each."""
+    return str(request.param)
+
+
 @pytest.fixture
-def client_for() -> ClientFor:
-    """A client of an emulator, with any option of its own."""
+def client_for(dialect: str) -> ClientFor:
+    """A client of an emulator, in each dialect, with any option of its own."""
 
     def make(*emulators: Emulator, **options: Any) -> GroupClient:
         first = emulators[0]
         defaults: dict[str, Any] = {
             "base_urls": [emulator.url for emulator in emulators],
+            "dialect": dialect,
             "verify": trusting(*emulators),
         }
         return GroupClient(first.app_key, first.app_secret, **(defaults | options))

@@ -3,8 +3,8 @@ import random
 
 import anyio
 import pytest
-
 from conftest import ClientFor
+
 from rongcloud_groups import DeadlineExceeded
 from rongcloud_groups.emulator import Emulator, Faults
 
@@ -38,8 +38,6 @@ async def test_a_request_that_nobody_waits_for_is_given_up_and_its_slot_is_free(
         for number in range(4):
             with pytest.raises(DeadlineExceeded, match="waiting for the service"):
                 await client.get(f"hung{number}", deadline=0.05)
-        while client.stats().in_flight:
-            await asyncio.sleep(0)
         assert await client.get("g1") is not None
         assert emulator.report().connections == 1
 
@@ -106,7 +104,7 @@ async def test_cancelling_at_any_moment_leaves_a_client_that_works(client_for: C
                             pass
 
         async with anyio.create_task_group() as tasks:
-            for number in range(300):
+            for number in range(120):
                 tasks.start_soon(impatient, number)
                 await asyncio.sleep(0.001)
         assert (client.stats().waiting, client.stats().in_flight) == (0, 0)
@@ -116,10 +114,10 @@ async def test_cancelling_at_any_moment_leaves_a_client_that_works(client_for: C
 
 async def test_leaving_the_client_in_the_middle_of_a_stream(client_for: ClientFor) -> None:
     async with Emulator(latency=0.05) as emulator:
-        with anyio.move_on_after(0.3):
+        with anyio.CancelScope() as scope:
             async with client_for(emulator) as client, client.stream(f"g{each}" for each in range(10**6)) as parts:
                 async for _ in parts:
-                    pass
-        assert emulator.report().batch_requests > 0
+                    scope.cancel()
+        assert scope.cancelled_caught
         async with client_for(emulator) as another:
             assert len(await another.get_many(["g1"])) == 1

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 import pytest
@@ -94,8 +95,8 @@ def test_base_urls_take_the_place_of_the_region(base_urls: Any, urls: list[str])
         ({"app_key": "é"}, "app_key 'é' has a character"),
         ({"app_secret": ""}, "app_secret is empty"),
         ({"app_secret": Secret("")}, "app_secret is empty"),
-        ({"app_secret": None}, "the secret is a NoneType; give a str"),
-        ({"app_secret": b"bytes"}, "the secret is a bytes; give a str"),
+        ({"app_secret": None}, "app_secret is of type NoneType; give a str"),
+        ({"app_secret": b"bytes"}, "app_secret is of type bytes; give a str"),
         ({"region": "mars"}, "region 'mars' is not known; the regions are beijing, singapore, .*saudi-arabia"),
         ({"base_urls": []}, "base_urls is empty"),
         ({"base_urls": "one.test"}, r"base URL 'one\.test' must start with https://"),
@@ -143,8 +144,13 @@ def test_a_secret_of_another_type_is_not_shown_in_the_error() -> None:
 ENVIRONMENT = {"RONGCLOUD_APP_KEY": "key", "RONGCLOUD_APP_SECRET": SECRET}
 
 
+def in_environment(variables: Mapping[str, str]) -> dict[str, Any]:
+    with patch.dict(os.environ, variables, clear=True):
+        return options_from_environment()
+
+
 def from_environment(**variables: str) -> dict[str, Any]:
-    return options_from_environment(ENVIRONMENT | variables)
+    return in_environment(ENVIRONMENT | variables)
 
 
 def test_the_environment_sets_only_what_it_names() -> None:
@@ -181,12 +187,12 @@ def test_empty_variables_count_as_not_set() -> None:
 def test_a_missing_variable_is_named(name: str) -> None:
     for environment in ({**ENVIRONMENT, name: " "}, {key: ENVIRONMENT[key] for key in ENVIRONMENT if key != name}):
         with pytest.raises(ConfigError, match=name):
-            options_from_environment(environment)
+            in_environment(environment)
 
 
 def test_a_missing_secret_names_both_its_variables() -> None:
     with pytest.raises(ConfigError, match="RONGCLOUD_APP_SECRET, or RONGCLOUD_APP_SECRET_FILE"):
-        options_from_environment({"RONGCLOUD_APP_KEY": "key"})
+        in_environment({"RONGCLOUD_APP_KEY": "key"})
 
 
 def test_a_rate_that_is_no_number_is_named() -> None:
@@ -197,7 +203,7 @@ def test_a_rate_that_is_no_number_is_named() -> None:
 def test_a_secret_comes_from_a_file_without_its_last_line_break(tmp_path: Path) -> None:
     file = tmp_path / "secret"
     file.write_text(f"{SECRET}\n", encoding="utf-8")
-    options = options_from_environment({"RONGCLOUD_APP_KEY": "key", "RONGCLOUD_APP_SECRET_FILE": str(file)})
+    options = in_environment({"RONGCLOUD_APP_KEY": "key", "RONGCLOUD_APP_SECRET_FILE": str(file)})
     assert options["app_secret"].reveal() == SECRET
 
 
@@ -214,7 +220,7 @@ def test_a_secret_file_that_cannot_be_used_is_named(tmp_path: Path, content: byt
     if content is not None:
         file.write_bytes(content)
     with pytest.raises(ConfigError, match=f"RONGCLOUD_APP_SECRET_FILE: .*{message}") as caught:
-        options_from_environment({"RONGCLOUD_APP_KEY": "key", "RONGCLOUD_APP_SECRET_FILE": str(file)})
+        in_environment({"RONGCLOUD_APP_KEY": "key", "RONGCLOUD_APP_SECRET_FILE": str(file)})
     assert str(file) in str(caught.value)
 
 

@@ -1,8 +1,8 @@
 import socket
 
 import pytest
-
 from conftest import ClientFor
+
 from rongcloud_groups import TransportError
 from rongcloud_groups.emulator import Emulator, Faults
 from rongcloud_groups.events import Event, HostSwitched

@@ -26,7 +26,7 @@ class ScriptedConnection:
         self.sent = 0
         self.closed = False
         self.closed_reason = ""
-        self.aclosed = False
+        self.gone = asyncio.Event()
         self.retired_at: float | None = None
         self._slots = network.slots
         self._on_change = on_change
@@ -71,12 +71,12 @@ class ScriptedConnection:
         for future in self._futures:
             future.cancel()
         self._futures.clear()
+        asyncio.get_running_loop().call_later(0.5, self.gone.set)
         self._on_change()
 
     async def aclose(self) -> None:
         self.close("closed here")
-        await asyncio.sleep(0.01)
-        self.aclosed = True
+        await self.gone.wait()
 
 
 class Network:
@@ -171,7 +171,17 @@ async def test_every_connection_is_closed_at_the_end() -> None:
             await send(links)
         await at(5.0)
         assert len(network.connections) > 2
-    assert all(connection.aclosed for connection in network.connections)
+    assert all(connection.gone.is_set() for connection in network.connections)
+
+
+@virtual_time
+async def test_the_end_waits_for_connections_that_were_let_go_and_are_not_gone_yet() -> None:
+    network = Network()
+    async with network.links() as links:
+        await ask(links, 100)
+        network.connections[-1].close("closed by the server")
+        assert all(connection.closed for connection in network.connections)
+    assert all(connection.gone.is_set() for connection in network.connections)
 
 
 @virtual_time
@@ -216,6 +226,21 @@ async def test_a_connection_is_let_go_before_80_requests_and_no_request_waits_fo
         retired = network.told(LinkRetired)
         assert retired[0] == LinkRetired(PRIMARY, 79, "used for 79 requests")
         assert len(retired) == 10
+
+
+@virtual_time
+async def test_at_the_full_rate_no_request_waits_even_where_opening_takes_a_second() -> None:
+    network = Network(handshake=1.0)
+    async with network.links() as links:
+        waits = []
+        for _ in range(1500):
+            waited_from = now()
+            await ask(links)
+            waits.append(now() - waited_from)
+            await asyncio.sleep(0.01)
+        assert max(waits[:500]) == pytest.approx(1.0, abs=0.1)
+        assert max(waits[500:]) == 0.0
+        assert len(network.connections) <= 1500 / 79 + MOST_LINKS
 
 
 @virtual_time

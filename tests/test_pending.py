@@ -1,4 +1,5 @@
-from collections.abc import Iterable
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
 
 import anyio
 from hypothesis import settings
@@ -404,9 +405,13 @@ def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_i
 async def test_a_stream_that_is_left_leaves_nothing_in_the_book() -> None:
     pending = Pending(LIMIT)
     source = (f"g{number}" for number in range(100))
+
+    def start(feed: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        tasks.start_soon(feed)
+
     async with (
         anyio.create_task_group() as tasks,
-        Stream(source, pending=pending, stir=lambda: None, start=tasks.start_soon, window=8, bulk=True) as parts,
+        Stream(source, pending=pending, stir=lambda: None, start=start, window=8, bulk=True) as parts,
     ):
         await settle()
         assert len(pending) == 8

@@ -668,7 +668,7 @@ def test_the_message_is_found_under_each_of_its_names(key: str) -> None:
         (1006, 401, "locked or deleted"),
         (1007, 401, "IP address"),
         (1009, 430, "enable group profile hosting"),
-        (404, 404, "region or base_urls, and dialect"),
+        (404, 404, "check region or base_urls"),
     ],
 )
 def test_an_error_that_somebody_must_mend_says_how(number: int, status: int, hint: str) -> None:

@@ -98,10 +98,11 @@ def test_the_client_takes_what_is_documented() -> None:
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
-        (GroupClient.get, "(self, group_id: str, *, deadline: float | None = None)"),
+        (GroupClient.get, "(self, group_id: str, *, deadline: float | None = None, fresh: bool = False)"),
         (
             GroupClient.get_many,
-            "(self, group_ids: Iterable[str], *, deadline: float | None = None, bulk: bool = False)",
+            "(self, group_ids: Iterable[str], *,"
+            " deadline: float | None = None, bulk: bool = False, fresh: bool = False)",
         ),
         (GroupClient.stream, "(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True)"),
         (GroupClient.stats, "(self)"),

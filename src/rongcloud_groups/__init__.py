@@ -1,5 +1,6 @@
 """Look up RongCloud / Nexconn group profiles by ID, any number of them, as fast as the service allows and no faster."""
 
+from rongcloud_groups.cache import Cache, CacheInfo
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.config import REGIONS, Secret
 from rongcloud_groups.errors import (
@@ -25,6 +26,8 @@ from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfi
 __all__ = [
     "REGIONS",
     "AuthenticationError",
+    "Cache",
+    "CacheInfo",
     "ClientClosed",
     "ConfigError",
     "DeadlineExceeded",

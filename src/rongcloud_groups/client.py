@@ -13,6 +13,8 @@ import httpx
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
+from rongcloud_groups.cache import Cache, CachedPending
+from rongcloud_groups.calls import told
 from rongcloud_groups.config import (
     Credentials,
     Secret,
@@ -25,7 +27,7 @@ from rongcloud_groups.connect import connect, tls_context
 from rongcloud_groups.connection import Connection
 from rongcloud_groups.dialects import dialect as dialect_named
 from rongcloud_groups.dispatch import Dispatcher
-from rongcloud_groups.errors import ClientClosed, DeadlineExceeded
+from rongcloud_groups.errors import ClientClosed, ConfigError, DeadlineExceeded
 from rongcloud_groups.events import Emitter, Hook, Stats, logger
 from rongcloud_groups.foreign import TransportConnection
 from rongcloud_groups.guard import CreditGuard
@@ -35,7 +37,7 @@ from rongcloud_groups.links import Links
 from rongcloud_groups.listing import Listing, ListingRequests
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
-from rongcloud_groups.pending import Pending
+from rongcloud_groups.pending import Pending, Waiter
 from rongcloud_groups.protocol import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.stream import Stream
 from rongcloud_groups.waiters import ManyWaiter, OneWaiter, several
@@ -73,6 +75,7 @@ class GroupClient:
         verify: what certificates are trusted; the system's by default, where ``SSL_CERT_FILE`` is honoured.
         transport: an httpx transport, or a function that makes one for each connection, to carry the requests in
             place of the client's own connections: a mock, an ASGI app, a proxy. It is closed with the client.
+        cache: keeps answers for a while; by default each lookup asks the service.
         hooks: called with each `Event`.
 
     Raises:
@@ -98,6 +101,7 @@ class GroupClient:
         http2: bool = True,
         verify: ssl.SSLContext | None = None,
         transport: TransportSource | None = None,
+        cache: Cache | None = None,
         hooks: Sequence[Hook] = (),
     ) -> None:
         app_secret = app_secret if isinstance(app_secret, Secret) else Secret(app_secret)
@@ -111,6 +115,8 @@ class GroupClient:
         self._transport = transport
         self._emit = Emitter(hooks)
         self._pending = Pending(BATCH_LIMIT)
+        self._cache = cache
+        self._cached = None if cache is None else CachedPending(cache, self._pending)
         self._own_limiter: SharedLimiter | None = None
         if limiter is None:
             limiter = LocalLimiter(rate)
@@ -193,12 +199,24 @@ class GroupClient:
         if not self._host.cancelled() and (error := self._host.exception()):
             raise error
 
-    async def get(self, group_id: str, *, deadline: float | None = None) -> GroupProfile | None:
+    @property
+    def cache(self) -> Cache:
+        """The client's cache.
+
+        Raises:
+            ConfigError: it has none.
+        """
+        if self._cache is None:
+            raise ConfigError("this client has no cache: make it with cache=Cache()")
+        return self._cache
+
+    async def get(self, group_id: str, *, deadline: float | None = None, fresh: bool = False) -> GroupProfile | None:
         """Look up one group.
 
         Args:
             group_id: its ID, 1 to 64 characters.
             deadline: seconds that it may take; the client's by default.
+            fresh: ask the service, whatever the cache holds; a request on its way is waited for.
 
         Returns:
             The profile, or None where the service has no such group.
@@ -208,26 +226,33 @@ class GroupClient:
             DeadlineExceeded: the deadline passed; it says what took the time.
             RongCloudError: any other error that ended the lookup.
         """
+        call = self._get(group_id, deadline, fresh=fresh)
+        return await (told(self._emit, "get", call) if self._emit else call)
+
+    async def _get(self, group_id: str, deadline: float | None, *, fresh: bool) -> GroupProfile | None:
         group_id = validated_group_id(group_id)
         seconds = self._deadline if deadline is None else positive("deadline", deadline)
         waiter = OneWaiter(self._open_loop().create_future())
-        self._pending.add(group_id, waiter, bulk=False)
+        self._add(group_id, waiter, bulk=False, fresh=fresh)
         self._dispatcher.stir()
         try:
             with anyio.move_on_after(seconds):
                 return await waiter.future
             raise DeadlineExceeded(self._dispatcher.phase_of(group_id), seconds)
         finally:
-            self._pending.leave(waiter, [group_id])
+            self._leave(waiter, [group_id])
 
-    async def get_many(self, group_ids: Iterable[str], *, deadline: float | None = None, bulk: bool = False) -> Lookup:
+    async def get_many(
+        self, group_ids: Iterable[str], *, deadline: float | None = None, bulk: bool = False, fresh: bool = False
+    ) -> Lookup:
         """Look up any number of groups, each distinct ID once.
 
         Args:
             group_ids: their IDs; duplicates are welcome.
             deadline: seconds that it may take; the client's by default. What is open then fails with
                 `DeadlineExceeded`, what is settled is returned.
-            bulk: let other lookups go first; a tenth of the budget is kept for bulk.
+            bulk: let other lookups go first; a tenth of the budget is kept for bulk. The cache is passed by.
+            fresh: as for `get`.
 
         Returns:
             Every ID in exactly one of found, missing and failed, in the order of its first mention.
@@ -236,19 +261,23 @@ class GroupClient:
             AuthenticationError, ServiceNotEnabled, ServiceError: what no retry can mend for any ID.
             ClientClosed: the client is not open, or was closed meanwhile.
         """
+        call = self._get_many(group_ids, deadline, bulk=bulk, fresh=fresh)
+        return await (told(self._emit, "get_many", call) if self._emit else call)
+
+    async def _get_many(self, group_ids: Iterable[str], deadline: float | None, *, bulk: bool, fresh: bool) -> Lookup:
         seconds = self._deadline if deadline is None else positive("deadline", deadline)
         waiter = ManyWaiter(self._open_loop().create_future())
         try:
             with anyio.move_on_after(seconds):
-                await self._add_all(several(group_ids), waiter, bulk=bulk)
+                await self._add_all(several(group_ids), waiter, bulk=bulk, fresh=fresh)
                 await waiter.future
                 return waiter.lookup()
             for group_id in waiter.open_ids():
                 waiter.settle(group_id, DeadlineExceeded(self._dispatcher.phase_of(group_id), seconds))
-                self._pending.leave(waiter, [group_id])
+                self._leave(waiter, [group_id])
             return waiter.lookup()
         finally:
-            self._pending.leave(waiter, waiter.open_ids())
+            self._leave(waiter, waiter.open_ids())
 
     def stream(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True) -> Stream:
         """Look up groups as their IDs come, in flat memory: ``async with client.stream(ids) as parts``.
@@ -256,7 +285,7 @@ class GroupClient:
         Iterate over the parts with ``async for``: each is a `Lookup` of at most 50 of the IDs, as they settle. IDs
         are taken from the source only as fast as parts are consumed. Each distinct ID of a collection is looked up
         once; from an iterator or an asynchronous source, which may have no end, an ID that comes again is looked up
-        again unless it is still open.
+        again unless it is still open. The cache is passed by.
 
         Args:
             group_ids: the IDs, an iterable or an asynchronous one.
@@ -344,16 +373,25 @@ class GroupClient:
         transport = self._transport if isinstance(self._transport, httpx.AsyncBaseTransport) else self._transport()
         return TransportConnection(transport, base_url, self._max_in_flight, on_change, owned=owned)
 
-    async def _add_all(self, group_ids: Iterable[object], waiter: ManyWaiter, *, bulk: bool) -> None:
+    async def _add_all(self, group_ids: Iterable[object], waiter: ManyWaiter, *, bulk: bool, fresh: bool) -> None:
         for count, group_id in enumerate(group_ids, start=1):
             valid = waiter.admit(group_id)
             if valid is not None:
-                self._pending.add(valid, waiter, bulk=bulk)
+                self._add(valid, waiter, bulk=bulk, fresh=fresh)
             if count % IDS_IN_A_STEP == 0:
                 self._dispatcher.stir()
                 await checkpoint()
         self._dispatcher.stir()
         waiter.admitted()
+
+    def _add(self, group_id: str, waiter: Waiter, *, bulk: bool, fresh: bool) -> None:
+        if self._cached is None or bulk:
+            self._pending.add(group_id, waiter, bulk=bulk)
+        else:
+            self._cached.add(group_id, waiter, fresh=fresh)
+
+    def _leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
+        (self._cached or self._pending).leave(waiter, group_ids)
 
     def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._open_loop()

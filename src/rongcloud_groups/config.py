@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,8 +27,6 @@ class Secret:
     __slots__ = ("_value",)
 
     def __init__(self, value: str) -> None:
-        if not isinstance(value, str):
-            raise ConfigError(f"the secret is a {type(value).__name__}; give a str")
         self._value = value
 
     def reveal(self) -> str:
@@ -62,6 +61,8 @@ class Credentials:
             raise ConfigError("app_key is empty: give the App Key from the service's console")
         if not (app_key.isascii() and app_key.isprintable()) or " " in app_key:
             raise ConfigError(f"app_key {app_key!r} has a character that an App Key cannot have")
+        if not isinstance(app_secret.reveal(), str):
+            raise ConfigError(f"app_secret is of type {type(app_secret.reveal()).__name__}; give a str")
         if not app_secret:
             raise ConfigError("app_secret is empty: give the App Secret from the service's console")
         self.app_key = app_key
@@ -107,11 +108,11 @@ def _base_url(text: str) -> httpx.URL:
     return url
 
 
-def options_from_environment(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """The arguments of `GroupClient` that the environment sets.
+# No function below holds the environment in a variable: a traceback that shows variables would show the secret.
 
-    Args:
-        environ: where to look; the process's environment by default.
+
+def options_from_environment() -> dict[str, Any]:
+    """The arguments of `GroupClient` that the process's environment sets.
 
     Returns:
         ``app_key`` and ``app_secret`` always, the others where they are set.
@@ -119,14 +120,16 @@ def options_from_environment(environ: Mapping[str, str] | None = None) -> dict[s
     Raises:
         ConfigError: a variable is missing or cannot be read; the message names it.
     """
-    environ = os.environ if environ is None else environ
-    options: dict[str, Any] = {"app_key": _required(environ, "RONGCLOUD_APP_KEY"), "app_secret": _secret_from(environ)}
+    app_key = _variable("APP_KEY")
+    if not app_key:
+        raise ConfigError("the environment variable RONGCLOUD_APP_KEY is not set")
+    options: dict[str, Any] = {"app_key": app_key, "app_secret": _secret()}
     for option in ("region", "dialect", "limiter"):
-        if value := environ.get(f"RONGCLOUD_{option.upper()}", "").strip():
+        if value := _variable(option.upper()):
             options[option] = value
-    if urls := environ.get("RONGCLOUD_BASE_URL", "").strip():
+    if urls := _variable("BASE_URL"):
         options["base_urls"] = [url.strip() for url in urls.split(",") if url.strip()]
-    if rate := environ.get("RONGCLOUD_RATE", "").strip():
+    if rate := _variable("RATE"):
         try:
             options["rate"] = float(rate)
         except ValueError:
@@ -134,17 +137,17 @@ def options_from_environment(environ: Mapping[str, str] | None = None) -> dict[s
     return options
 
 
-def _required(environ: Mapping[str, str], name: str) -> str:
-    value = environ.get(name, "").strip()
-    if not value:
-        raise ConfigError(f"the environment variable {name} is not set")
-    return value
+def _variable(name: str) -> str:
+    return os.environ.get(f"RONGCLOUD_{name}", "").strip()
 
 
-def _secret_from(environ: Mapping[str, str]) -> Secret:
-    if environ.get("RONGCLOUD_APP_SECRET", "").strip():
-        return Secret(environ["RONGCLOUD_APP_SECRET"].strip())
-    path = environ.get("RONGCLOUD_APP_SECRET_FILE", "").strip()
+def _secret() -> Secret:
+    secret = Secret(_variable("APP_SECRET"))
+    return secret or _secret_in_file()
+
+
+def _secret_in_file() -> Secret:
+    path = _variable("APP_SECRET_FILE")
     if not path:
         raise ConfigError("set the environment variable RONGCLOUD_APP_SECRET, or RONGCLOUD_APP_SECRET_FILE")
     try:
@@ -157,12 +160,12 @@ def _secret_from(environ: Mapping[str, str]) -> Secret:
 
 
 def positive(name: str, value: float) -> float:
-    """The value, if it is a positive number.
+    """The value, if it is a positive, finite number.
 
     Raises:
         ConfigError: it is not; the message names the option.
     """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
         raise ConfigError(f"{name} is {value!r}; give a positive number")
     return float(value)
 

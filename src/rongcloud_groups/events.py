@@ -59,6 +59,20 @@ class BatchSplit(Event, frozen=True):
     group_ids: int
 
 
+class CallEnded(Event, frozen=True):
+    """A ``get`` or ``get_many`` returned, or raised ``error``; then the counts are 0.
+
+    The hooks are called in the task of the caller.
+    """
+
+    call: str
+    found: int
+    missing: int
+    failed: int
+    seconds: float
+    error: BaseException | None
+
+
 class LinkOpened(Event, frozen=True):
     """A connection is up."""
 

@@ -16,6 +16,7 @@ UNREADABLE: Final = (ValueError, RecursionError)
 _Choice = TypeVar("_Choice", bound=IntEnum)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND: Final = timedelta(milliseconds=1)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _ANYTHING: Final = msgspec.json.Decoder()
@@ -34,7 +35,7 @@ def moment(milliseconds: int) -> datetime:
     Raises:
         OverflowError: it is outside the range of `datetime`.
     """
-    return _EPOCH + timedelta(0, 0, 0, milliseconds)
+    return _EPOCH + _MILLISECOND * milliseconds
 
 
 def read_members(text: bytes | Raw) -> dict[str, Raw]:

@@ -13,7 +13,7 @@ PATH_JITTER = 0.007
 """Seconds by which two requests may come closer together on their way than they left."""
 WAKE_UP_SLACK = 0.002
 """Seconds by which a timer of the event loop may wake late without costing throughput."""
-PAUSE = 0.3
+PAUSE = 0.2
 """Seconds without a request after a refusal that does not say how long to wait."""
 PAUSE_JITTER = 0.05
 """Seconds at the most that are added to a pause, so that processes do not come back together."""
@@ -68,7 +68,7 @@ class Throttle:
         limit: requests/s that the service allows.
         paused_until: when the last pause ends.
         cut_at: when the rate was cut last.
-        cut_from: the rate before that cut, in requests/s; 0 where there was none.
+        cut_from: the rate that the climb aims at first, in requests/s; 0 where there was no cut.
     """
 
     def __init__(
@@ -92,7 +92,9 @@ class Throttle:
         """Take in a refusal at so many requests/s, see `Limiter.throttle`; True where it cuts the rate."""
         news = now - age >= self.cut_at
         if news:
-            self.cut_from, self.cut_at = rate, now
+            # Refused on the way back: the true share has shrunk, so aim lower (fast convergence, RFC 9438, section 4.7).
+            self.cut_from = rate * (1 + CUT) / 2 if rate < self.cut_from else rate
+            self.cut_at = now
             self._pause_until(now + PAUSE)
         if retry_after is not None:
             self._pause_until(now + min(retry_after, LONGEST_PAUSE))

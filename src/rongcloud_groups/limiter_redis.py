@@ -124,7 +124,7 @@ class RedisLimiter:
     async def _from_redis(self, *, busy: bool) -> bool:
         """Wait for a slot; True where it came in time."""
         try:
-            if not self._slots or (busy and self._is_time_to_ask()):
+            if not self._slots:
                 await self._reserve(busy=busy)
             # A slot whose wait was cancelled is still here, for whoever comes next.
             await sleep(max(0.0, self._clock.seconds_until(self._slots[0])))
@@ -133,10 +133,6 @@ class RedisLimiter:
             self._lost_redis(error)
             return False
 
-    def _is_time_to_ask(self) -> bool:
-        """Whether the next slots can be had while the last one's time is still to come."""
-        return len(self._slots) == 1 and self._clock.seconds_until(self._slots[0]) > 2 * self._clock.round_trip
-
     async def _reserve(self, *, busy: bool) -> None:
         enough = max(LEAST_SLOTS, ceil(self._clock.round_trip * self._rate * self._share) + 1)
         self._slots_wanted = min(self._slots_wanted + 1, enough, MOST_SLOTS) if busy else 1
@@ -144,13 +140,13 @@ class RedisLimiter:
 
     async def _let_go(self, slot: float) -> bool:
         """Whether a request may leave now that has this slot; if it is late, the free slots move, see `slot_gap`."""
-        moved = 0.0
-        over = self._over(slot)
-        if 0 < over < slot_gap(self._rate):
-            moved = over + 2 * self._clock.round_trip  # it is later when that is done
+        over, moved = self._over(slot), 0.0
+        if over:
+            moved = over + 2 * self._clock.round_trip  # it is later by the time that they have moved
+            if moved >= slot_gap(self._rate):
+                return False
             await self._ask_redis(0, over=moved)
-            over = self._over(slot)
-        return slot >= self._paused_until and over <= moved
+        return slot >= self._paused_until and self._over(slot) <= moved
 
     def _over(self, slot: float) -> float:
         return max(0.0, -self._clock.seconds_until(slot) - LATE)

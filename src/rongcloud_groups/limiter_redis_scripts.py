@@ -62,7 +62,8 @@ REFUSED = (
 local age, jitter, retry_after = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 -- Slots reserved before the pause may be used in it by other processes; that they are refused is no news.
 if now - age >= math.max(cut_at, paused_until) then
-  cut_from, cut_at = rate(), now
+  local present = rate()
+  cut_from, cut_at = present < cut_from and present * (1 + CUT) / 2 or present, now
   paused_until = math.max(paused_until, now + PAUSE + jitter)
 end
 if retry_after >= 0 then

@@ -7,16 +7,17 @@ group profile query, listing of groups) and, where it is silent, of its SDKs.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Final, Literal, NamedTuple, Protocol
 from urllib.parse import quote_plus
 
 import msgspec
 from msgspec import Raw
 
-from rongcloud_groups.answers import NO_SUCH_API, successful_answer
+from rongcloud_groups.answers import NO_SUCH_API, plain_body, successful_answer
 from rongcloud_groups.connection import Reply, Request
-from rongcloud_groups.decoding import listed_group, profile_reader
+from rongcloud_groups.decoding import answer_reader, listed_group, profile_reader
 from rongcloud_groups.dialects import Dialect
 from rongcloud_groups.errors import (
     AuthenticationError,
@@ -221,20 +222,34 @@ def read_batch(dialect: Dialect, reply: Reply, requested: Collection[str], reque
         ConfigError: the answer is the other dialect's.
         DecodeError: the answer is not what the service documents.
     """
-    data = successful_answer(dialect, reply, "profiles", request_id)
-    read = profile_reader(dialect)
     waiting = dict.fromkeys(requested)
     found: dict[str, GroupProfile] = {}
     all_read = True
-    for entry in _entries(data, "profiles", request_id):
-        profile = read(entry)
+    for profile in _profiles(dialect, reply, request_id):
         if profile is None:
-            all_read = all_read and bytes(entry) == b"null"  # null stands for no group
+            all_read = False
         elif profile.group_id in waiting:
             del waiting[profile.group_id]
             found[profile.group_id] = profile
     left = list(waiting)
     return BatchAnswer(found, left, []) if all_read else BatchAnswer(found, [], left)
+
+
+def _profiles(dialect: Dialect, reply: Reply, request_id: str | None) -> Iterable[GroupProfile | None]:
+    """The profiles in an answer, None for each whose group ID cannot be read."""
+    if (profiles := _documented_profiles(dialect, reply)) is not None:
+        return profiles
+    data = successful_answer(dialect, reply, "profiles", request_id)
+    read = profile_reader(dialect)
+    return [read(entry) for entry in _entries(data, "profiles", request_id) if bytes(entry) != b"null"]
+
+
+def _documented_profiles(dialect: Dialect, reply: Reply) -> list[GroupProfile] | None:
+    """The profiles in an answer of exactly the documented shape; None for any other."""
+    try:
+        return answer_reader(dialect)(plain_body(reply)) if reply.status == HTTPStatus.OK else None
+    except DecodeError:
+        return None
 
 
 def read_listing(dialect: Dialect, reply: Reply, request_id: str | None) -> ListingPage:

@@ -5,7 +5,7 @@ from rongcloud_groups.bulk.failures import Failure, Failures, FailuresFile, Fail
 from rongcloud_groups.bulk.input_formats import InputFormat, SourceError
 from rongcloud_groups.bulk.job import Job, Progress, Report, ServiceGone
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION
-from rongcloud_groups.bulk.sinks import Format, Sink, open_sink
+from rongcloud_groups.bulk.sinks import Format, OutputError, Sink, open_sink
 from rongcloud_groups.bulk.sources import (
     FileSource,
     IterableSource,
@@ -31,6 +31,7 @@ __all__ = [
     "IterableSource",
     "Job",
     "ListingSource",
+    "OutputError",
     "Progress",
     "Report",
     "ResumeError",

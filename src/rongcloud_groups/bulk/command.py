@@ -115,8 +115,8 @@ async def _with_words(options: Options, *, debug: bool) -> int:
         words = one_line(str(error)) or type(error).__name__
         if options.speaks_json:
             print_json({"message_type": "error", "message": words, "exit_code": code})
-        elif code == ExitCode.ERROR and isinstance(error, RongCloudError | OSError) and options.path is not None:
-            complain(f"{words}; what was done is saved, run the same command again to go on")
+        elif code != ExitCode.USAGE and isinstance(error, RongCloudError | OSError) and options.path is not None:
+            complain(f"{words}; what was done is saved, the same command goes on from there")
         else:
             raise
         return code

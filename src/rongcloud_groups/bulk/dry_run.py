@@ -4,7 +4,6 @@ from math import ceil
 
 from msgspec import Struct
 
-from rongcloud_groups.bulk.reading import in_json
 from rongcloud_groups.bulk.seen import SeenIds
 from rongcloud_groups.bulk.sources import ListingSource, Source
 from rongcloud_groups.client import GroupClient
@@ -48,7 +47,7 @@ async def estimate(client: GroupClient, source: Source) -> Estimate:
     with SeenIds() as seen:
         async for ids in source.records():
             records += len(ids)
-            new = seen.add(in_json(ids))
+            new = seen.add(ids)
             distinct += len(new)
             valid = [group_id for group_id in new if _is_valid(group_id)]
             invalid += len(new) - len(valid)

@@ -15,7 +15,7 @@ from rongcloud_groups.bulk.failures import Failure, Failures, failure
 from rongcloud_groups.bulk.input_formats import SourceError
 from rongcloud_groups.bulk.order import Block, InputOrder
 from rongcloud_groups.bulk.reading import BLOCK, blocks_of, looked_through, other_input
-from rongcloud_groups.bulk.sinks import Sink
+from rongcloud_groups.bulk.sinks import OutputError, Sink
 from rongcloud_groups.bulk.sources import ListingSource, Source
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import RongCloudError
@@ -138,14 +138,14 @@ class Job:
             ResumeError: an unfinished run cannot be gone on with.
             ServiceGone: nothing is answered any more; what was done is saved.
             RongCloudError: no retry can mend what happened; what was done is saved.
-            OSError: the output cannot be written; what was committed is safe.
+            OSError, OutputError: the output cannot be written; what was committed is safe.
         """
-        if self._restart:
-            await anyio.to_thread.run_sync(self._sink.discard)
         self._saved = None if self._restart else await anyio.to_thread.run_sync(self._sink.load)
         if self._saved is not None and self._saved.complete:
             await self._publish()
-            return self._report(self._saved)
+            if self._saved.kind == self._source.kind:
+                return self._report(self._saved)
+            self._saved = None
         await self._look_through()
         try:
             await self._begin()
@@ -216,8 +216,8 @@ class Job:
                 receive.close()
                 tasks.cancel_scope.cancel()
         error = error or self._source_error
-        if isinstance(error, OSError):
-            raise error
+        if isinstance(error, OSError | OutputError):
+            raise error  # what the output took since the last commit is in doubt
         complete = error is None and self._read_all
         if complete:
             self._unwritten += self._answered_at_last()

@@ -62,6 +62,8 @@ class ParquetSink:
         except OSError as error:
             raise ConfigError(f"cannot write {self.name}: {error.strerror}") from None
         self._take_lock(self._lock)
+        if saved is None:
+            self._checkpoint.remove()
         self._parts = 0 if saved is None else saved.sink_size
         for part in self._directory.iterdir():
             if part.name not in {self._part(number).name for number in range(self._parts)}:
@@ -105,11 +107,6 @@ class ParquetSink:
         self._checkpoint.remove()
         self.close()
         shutil.rmtree(self._directory, ignore_errors=True)
-
-    def discard(self) -> None:
-        """Remove the checkpoint and the parts."""
-        self.forget()
-        self._merged.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Let go of the directory."""

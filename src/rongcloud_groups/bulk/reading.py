@@ -5,8 +5,6 @@ from contextlib import aclosing
 from hashlib import blake2b
 from typing import Final
 
-import msgspec
-
 from rongcloud_groups.bulk.checkpoint import ResumeError
 from rongcloud_groups.bulk.input_formats import SourceError
 from rongcloud_groups.bulk.order import Block
@@ -30,9 +28,19 @@ class Digest:
     def __init__(self) -> None:
         self._hash = blake2b(digest_size=16)
 
-    def add(self, group_ids_json: str) -> None:
-        """Take in some IDs, as a JSON list of at least one."""
-        self._hash.update(f"{group_ids_json[1:-1]},".encode())
+    def add(self, group_ids: list[str]) -> None:
+        """Take in some IDs, at least one.
+
+        Raises:
+            SourceError: one of them is not text.
+        """
+        try:
+            self._hash.update(b"\n".join([group_id.encode() for group_id in group_ids]) + b"\n")
+        except AttributeError:
+            wrong = next(group_id for group_id in group_ids if not isinstance(group_id, str))
+            raise SourceError(f"{wrong!r} is not text, so it is no group ID") from None
+        except UnicodeEncodeError as error:
+            raise SourceError(f"{error.object!r} is not Unicode text, so it is no group ID") from None
 
     def __str__(self) -> str:
         return self._hash.hexdigest()
@@ -47,7 +55,7 @@ async def looked_through(source: Source) -> tuple[int, str]:
     digest = Digest()
     records = 0
     async for ids in _in_blocks(source):
-        digest.add(in_json(ids))
+        digest.add(ids)
         records += len(ids)
     return records, str(digest)
 
@@ -68,9 +76,8 @@ async def blocks_of(source: Source, *, done: int, digest: str) -> AsyncGenerator
     unsent = 0
     with SeenIds() as seen:
         async for ids in _in_blocks(source, first=done):
-            as_json = in_json(ids)
-            so_far.add(as_json)
-            new = seen.add(as_json)
+            so_far.add(ids)
+            new = seen.add(ids)
             if done:
                 done -= len(ids)
                 if not done and str(so_far) != digest:
@@ -84,21 +91,6 @@ async def blocks_of(source: Source, *, done: int, digest: str) -> AsyncGenerator
             raise other_input(source.name)
         if unsent:
             yield Block([], unsent, str(so_far))
-
-
-def in_json(ids: list[str]) -> str:
-    """The IDs as a JSON list.
-
-    Raises:
-        SourceError: one of them is not text.
-    """
-    for group_id in ids:
-        if not isinstance(group_id, str):
-            raise SourceError(f"{group_id!r} is not text, so it is no group ID")
-    try:
-        return msgspec.json.encode(ids).decode()
-    except UnicodeEncodeError as error:
-        raise SourceError(f"{error.object!r} is not Unicode text, so it is no group ID") from None
 
 
 async def _in_blocks(source: Source, *, first: int = 0) -> AsyncGenerator[list[str]]:

@@ -3,8 +3,11 @@
 import sqlite3
 from typing import Final, Self
 
+import msgspec
+
 _CACHE_KIB: Final = 4096
 _INSERT: Final = "INSERT OR IGNORE INTO seen SELECT value FROM json_each(?) RETURNING group_id"
+_INSERT_ONE: Final = "INSERT OR IGNORE INTO seen VALUES (?)"
 
 
 class SeenIds:
@@ -20,16 +23,17 @@ class SeenIds:
         self._database.execute("CREATE TABLE seen (group_id TEXT PRIMARY KEY) WITHOUT ROWID")
         self._database.execute("BEGIN")
 
-    def add(self, group_ids_json: str) -> list[str]:
-        """Add IDs.
+    def add(self, group_ids: list[str]) -> list[str]:
+        """Add IDs; return those that were not there before, each once, in the order given.
 
-        Args:
-            group_ids_json: a JSON list of them.
-
-        Returns:
-            Those that were not there before, each once, in the order given.
+        Raises:
+            UnicodeEncodeError: one of them is no Unicode text.
         """
-        return [row[0] for row in self._database.execute(_INSERT, (group_ids_json,))]
+        as_json = msgspec.json.encode(group_ids).decode()
+        if "\\u0000" in as_json:  # SQLite's JSON ends a text there
+            return [group_id for group_id in group_ids if self._database.execute(_INSERT_ONE, (group_id,)).rowcount]
+        new = {row[0] for row in self._database.execute(_INSERT, (as_json,))}
+        return [group_id for group_id in dict.fromkeys(group_ids) if group_id in new]
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ import msgspec
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
 from rongcloud_groups.bulk.files import PartialFile
 from rongcloud_groups.bulk.rows import COLUMNS, flat_row, json_row
-from rongcloud_groups.errors import ConfigError
+from rongcloud_groups.errors import ConfigError, RongCloudError
 from rongcloud_groups.models import GroupProfile
 
 Format = Literal["jsonl", "csv", "sqlite", "parquet"]
@@ -27,6 +27,10 @@ _FORMATS: dict[str, Format] = {
     ".db": "sqlite",
     ".parquet": "parquet",
 }
+
+
+class OutputError(RongCloudError):
+    """The output cannot take more rows; what was committed is safe."""
 
 
 class Sink(Protocol):
@@ -70,10 +74,6 @@ class Sink(Protocol):
 
     def forget(self) -> None:
         """Remove the checkpoint of what is published."""
-        ...
-
-    def discard(self) -> None:
-        """Remove what an unfinished run left."""
         ...
 
     def close(self) -> None:
@@ -150,6 +150,8 @@ class TextSink:
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
         """Open the output."""
         self._file.begin(None if saved is None else saved.sink_size, keep=keep)
+        if saved is None:
+            self._checkpoint.remove()
         if not self._file.size:
             self._file.write(self._rows.header)
 
@@ -168,11 +170,6 @@ class TextSink:
     def forget(self) -> None:
         """Remove the checkpoint."""
         self._checkpoint.remove()
-
-    def discard(self) -> None:
-        """Remove the partial file and its checkpoint."""
-        self._checkpoint.remove()
-        self._file.discard()
 
     def close(self) -> None:
         """Close the file."""
@@ -218,9 +215,6 @@ class StdoutSink:
 
     def forget(self) -> None:
         """There is no checkpoint."""
-
-    def discard(self) -> None:
-        """There is nothing left."""
 
     def close(self) -> None:
         """It stays open."""

@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint, decoded, encoded
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
-from rongcloud_groups.errors import ConfigError, RongCloudError
+from rongcloud_groups.bulk.sinks import OutputError
+from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
 
 _TYPES: Final = {"group_id": "TEXT PRIMARY KEY NOT NULL", "member_count": "INTEGER"}
@@ -104,9 +105,6 @@ class SqliteSink:
             database.execute(f"PRAGMA journal_mode = {journal_mode}")
         self.close()
 
-    def discard(self) -> None:
-        """What was written stays; only the checkpoint goes, with the next `begin`."""
-
     def close(self) -> None:
         """Close the database; what was not committed is undone."""
         if self._database is not None:
@@ -130,7 +128,3 @@ class SqliteSink:
             statement(self._database)
         except sqlite3.Error as error:
             raise OutputError(f"cannot write {self.name}: {error}") from error
-
-
-class OutputError(RongCloudError):
-    """The output cannot take more rows; what was committed is safe."""

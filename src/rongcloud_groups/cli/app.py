@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
 
+from rongcloud_groups.cli.check import check
 from rongcloud_groups.cli.demo import demo
 from rongcloud_groups.cli.emulate import emulate
 from rongcloud_groups.cli.ends import ExitCode, complain, no_traceback_at_exit
@@ -26,6 +27,7 @@ app.command(get, sort_key=1)
 app.command(emulate, sort_key=2)
 app.command(demo, sort_key=3)
 app.command("rongcloud_groups.bulk.command:sync", name="sync", sort_key=4)
+app.command(check, sort_key=5)
 
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:

@@ -44,18 +44,22 @@ def demo(*, directory: Path = Path("demo"), debug: Flag = False) -> int:
 
 
 def _demo(directory: Path) -> int:
-    directory.mkdir(parents=True, exist_ok=True)
-    ids_file = directory / "group-ids.txt"
-    ids_file.write_text("".join(f"{line}\n" for line in demo_ids()), encoding="utf-8", newline="\n")
-    lines = ids_file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
-    with emulator_process(*_EMULATOR) as address:
-        outcome = asyncio.run(_look_all_up(address, ids_file, lines, directory / "profiles.jsonl"))
+    outcome = _outcome_in(directory)
     print_summary(outcome)
     sys.stdout.flush()
     contradictions = outcome.contradictions(invalid=INVALID)
     for contradiction in contradictions:
         complain(contradiction)
     return ExitCode.ERROR if contradictions else ExitCode.DONE
+
+
+def _outcome_in(directory: Path) -> Outcome:
+    directory.mkdir(parents=True, exist_ok=True)
+    ids_file = directory / "group-ids.txt"
+    ids_file.write_text("".join(f"{line}\n" for line in demo_ids()), encoding="utf-8", newline="\n")
+    lines = ids_file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    with emulator_process(*_EMULATOR) as address:
+        return asyncio.run(_look_all_up(address, ids_file, lines, directory / "profiles.jsonl"))
 
 
 async def _look_all_up(address: "Address", ids_file: Path, lines: list[str], profiles_file: Path) -> Outcome:

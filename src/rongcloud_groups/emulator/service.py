@@ -77,6 +77,7 @@ class Service:
         clock_tolerance: seconds by which a ``Timestamp`` may be off; None: any number.
         refuse_reused_nonce: whether a nonce may come only once.
         versions: which versions this App Key may call; the others are 404.
+        answers_in: the version in whose shape every request is answered; None: in that of its own.
         unknown: how a group that does not exist is answered: left out, as a profile with nothing but
             its ID, as null, or by refusing the batch (1002).
         repeated: how an ID that is asked for twice in one request is answered.
@@ -114,6 +115,7 @@ class Service:
     clock_tolerance: float | None = None
     refuse_reused_nonce: bool = False
     versions: frozenset[int] = frozenset({1, 4})
+    answers_in: Version | None = None
     unknown: Literal["omitted", "bare", "null", "refused"] = "omitted"
     repeated: Literal["once", "each"] = "once"
     order: Literal["requested", "reversed", "shuffled"] = "requested"
@@ -148,6 +150,8 @@ class Service:
         self._random = random.Random(self.seed)
         self._number = 0
         self._shapes = {1: self._shape(1, self.v1_nested), 4: self._shape(4, self.v4_nested)}
+        if self.answers_in is not None:
+            self._shapes = dict.fromkeys(self._shapes, self._shapes[self.answers_in])
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Answer:
         """Answer one request.

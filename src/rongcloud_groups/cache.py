@@ -1,0 +1,196 @@
+"""Answers kept for a while, so that the same group is not asked for again and again."""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from random import random
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from rongcloud_groups.config import at_least, positive
+from rongcloud_groups.errors import ConfigError, RongCloudError
+from rongcloud_groups.lookup import Outcome
+from rongcloud_groups.models import GroupProfile
+from rongcloud_groups.pending import Pending, Waiter
+
+if TYPE_CHECKING:
+    from cachetools import TLRUCache
+
+MISSING_TTL = 10.0
+"""Seconds for which a missing group is kept, where nothing else is said: it may be created any moment."""
+
+
+class Remembered(msgspec.Struct, frozen=True):
+    """An answer that a cache holds; ``profile`` is None where the service has no such group."""
+
+    profile: GroupProfile | None
+
+
+class CacheInfo(msgspec.Struct, frozen=True):
+    """What a cache did and holds.
+
+    Attributes:
+        hits: IDs answered from the cache.
+        misses: IDs that the cache did not hold, or no longer.
+        size: answers held now.
+        max_size: answers held at the most.
+    """
+
+    hits: int
+    misses: int
+    size: int
+    max_size: int
+
+
+class Cache:
+    """Answers of one App Key, kept in memory for a while: ``GroupClient(…, cache=Cache(ttl=60))``.
+
+    `GroupClient.get` and `GroupClient.get_many` take from it what it holds, at no request and no wait, and put into
+    it what was found or is missing; a failure is never kept. Streams and ``get_many(…, bulk=True)`` pass it by: they
+    want what the service has now, and would push out what is asked for often. A profile is handed out as it is held,
+    so do not change its dicts. Needs the extra ``cache``.
+
+    Args:
+        ttl: seconds for which a profile is kept.
+        jitter: the part of that time, 0 to 1, by which it is shortened at random at the most, so that what was asked
+            for together does not expire together.
+        max_size: answers held at the most; the least recently used goes first.
+        missing_ttl: seconds for which it is kept that a group is missing, shortened likewise; 0 for not at all. By
+            default 10, or ``ttl`` where that is less.
+        timer: the clock, in seconds.
+
+    Raises:
+        ConfigError: an argument cannot be used, or the extra is not installed.
+    """
+
+    def __init__(
+        self,
+        *,
+        ttl: float = 60.0,
+        jitter: float = 0.1,
+        max_size: int = 10_000,
+        missing_ttl: float | None = None,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._ttl = positive("ttl", ttl)
+        self._jitter = jitter and positive("jitter", jitter)
+        if self._jitter > 1:
+            raise ConfigError(f"jitter is {jitter!r}; give a part of the time, 0 to 1")
+        if missing_ttl is None:
+            missing_ttl = min(MISSING_TTL, self._ttl)
+        self._missing_ttl = missing_ttl and positive("missing_ttl", missing_ttl)
+        self._held = _store(at_least(1, "max_size", max_size), self._expiry, timer)
+        self._asked: dict[str, object] = {}
+        self._hits = self._misses = 0
+
+    def invalidate(self, *group_ids: str) -> None:
+        """Forget these IDs: the next lookup asks the service. An answer that is on its way is not kept."""
+        for group_id in group_ids:
+            self._asked.pop(group_id, None)
+            with suppress(KeyError):
+                del self._held[group_id]
+
+    def clear(self) -> None:
+        """Forget all IDs; see `invalidate`."""
+        self._asked.clear()
+        self._held.clear()
+
+    def info(self) -> CacheInfo:
+        """What it did and holds."""
+        self._held.expire()
+        return CacheInfo(self._hits, self._misses, len(self._held), int(self._held.maxsize))
+
+    def recall(self, group_id: str) -> Remembered | None:
+        """The answer it holds for an ID, or None."""
+        try:
+            remembered = self._held[group_id]
+        except KeyError:
+            self._misses += 1
+            return None
+        self._hits += 1
+        return remembered
+
+    def asked(self, group_id: str, asker: object) -> None:
+        """An ID is asked for, by ``asker``."""
+        self._asked[group_id] = asker
+
+    def answered(self, group_id: str, asker: object, outcome: Outcome) -> None:
+        """What ``asker`` asked for has its outcome; keep it unless the ID was invalidated or asked for since."""
+        if self._asked.get(group_id) is asker:
+            del self._asked[group_id]
+            if not isinstance(outcome, RongCloudError):
+                self._held[group_id] = Remembered(outcome)
+
+    def given_up(self, group_id: str, asker: object) -> None:
+        """``asker`` will not see the outcome."""
+        if self._asked.get(group_id) is asker:
+            del self._asked[group_id]
+
+    def _expiry(self, _: str, remembered: Remembered, now: float) -> float:
+        seconds = self._missing_ttl if remembered.profile is None else self._ttl
+        return now + seconds * (1 - self._jitter * random())
+
+    def __repr__(self) -> str:
+        return f"Cache(ttl={self._ttl:g}, missing_ttl={self._missing_ttl:g}, size={len(self._held)})"
+
+
+class CachedPending:
+    """The book of open IDs with a cache before it. It waits itself for each ID that was opened here.
+
+    Who joins an ID that is open already keeps nothing: its request may have left before the cache was told that the
+    group changed.
+
+    Args:
+        cache: what is looked into first.
+        pending: the book.
+    """
+
+    def __init__(self, cache: Cache, pending: Pending) -> None:
+        self._cache = cache
+        self._pending = pending
+        self._openers: dict[str, Waiter] = {}
+
+    def add(self, group_id: str, waiter: Waiter, *, fresh: bool) -> None:
+        """Settle an ID that the cache holds, unless it is to be ``fresh``; let ``waiter`` wait for any other."""
+        if not fresh and (remembered := self._cache.recall(group_id)) is not None:
+            waiter.settle(group_id, remembered.profile)
+            return
+        opens = group_id not in self._pending
+        self._pending.add(group_id, waiter, bulk=False)
+        if opens:
+            self._openers[group_id] = waiter
+            self._cache.asked(group_id, waiter)
+            self._pending.add(group_id, self, bulk=False)
+
+    def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
+        """``waiter`` no longer waits for these IDs."""
+        for group_id in group_ids:
+            if self._openers.get(group_id) is waiter:
+                del self._openers[group_id]
+                self._cache.given_up(group_id, waiter)
+                self._pending.leave(self, [group_id])
+            self._pending.leave(waiter, [group_id])
+
+    def settle(self, group_id: str, outcome: Outcome) -> None:
+        """An ID that was opened here has its outcome."""
+        self._cache.answered(group_id, self._openers.pop(group_id), outcome)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def abort(self, error: RongCloudError) -> None:  # noqa: ARG002  none is kept
+        """There will be no outcome."""
+        for group_id, opener in self._openers.items():
+            self._cache.given_up(group_id, opener)
+        self._openers.clear()
+
+
+def _store(
+    max_size: int, expiry: Callable[[str, Remembered, float], float], timer: Callable[[], float]
+) -> "TLRUCache[str, Remembered, float]":
+    try:
+        from cachetools import TLRUCache
+    except ImportError:
+        raise ConfigError("a cache needs the extra: pip install 'rongcloud-groups[cache]'") from None
+    return TLRUCache(max_size, expiry, timer)

@@ -1,0 +1,157 @@
+"""OpenTelemetry: spans and metrics of a client, ``GroupClient(…, hooks=[OpenTelemetry()])``.
+
+Needs the extra ``otel``, which brings the API alone; the app brings the SDK and says where the signals go.
+
+Spans, made when what they stand for has ended:
+
+- ``rongcloud_groups.get`` and ``rongcloud_groups.get_many``, one a call, within the caller's span;
+- ``rongcloud_groups.batch``, one a request that was answered or failed. It serves many calls, so it is a root span.
+
+Metrics:
+
+- ``http.client.request.duration`` (``s``): of each request; its count is that of the requests;
+- ``rongcloud_groups.budget.wait.duration`` (``s``): how long each request waited for its token;
+- ``rongcloud_groups.batch.size`` (``{group}``): how many IDs each request asked for, 50 at the most;
+- ``rongcloud_groups.retries`` (``{group}``): IDs that are asked for again;
+- ``rongcloud_groups.throttles`` (``{request}``): requests that the service refused as over the rate limit;
+- ``rongcloud_groups.call.duration`` (``s``): of each call.
+
+Attributes are those of the semantic conventions for HTTP clients where these have one. No signal has a group ID or an
+error's message, which may hold one.
+"""
+
+import time
+from collections.abc import Mapping
+
+from opentelemetry.context import Context
+from opentelemetry.metrics import Histogram, MeterProvider, get_meter
+from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider, get_tracer
+from opentelemetry.util.types import AttributeValue
+
+from rongcloud_groups.errors import ServiceError
+from rongcloud_groups.events import (
+    BatchAnswered,
+    BatchFailed,
+    BatchSent,
+    CallEnded,
+    Event,
+    Retried,
+    Throttled,
+    TokenWaited,
+)
+
+SCOPE = "rongcloud_groups"
+HTTP_DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+"""Seconds; the bounds that the semantic conventions advise for the duration of HTTP requests."""
+BATCH_SIZES = (1, 2, 5, 10, 20, 30, 40, 49)
+HTTPS_PORT = 443
+"""The port where the host names none: the service speaks HTTPS alone."""
+FIRST_ERROR_STATUS = 400
+
+Attributes = Mapping[str, AttributeValue]
+
+
+class OpenTelemetry:
+    """A hook that makes spans and metrics of a client's events.
+
+    Args:
+        tracer_provider: where spans go; the global one by default.
+        meter_provider: where metrics go; the global one by default.
+    """
+
+    def __init__(
+        self, *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
+    ) -> None:
+        self._tracer = get_tracer(SCOPE, tracer_provider=tracer_provider)
+        meter = get_meter(SCOPE, meter_provider=meter_provider)
+
+        def durations(name: str, description: str) -> Histogram:
+            return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=HTTP_DURATIONS)
+
+        self._request_duration = durations("http.client.request.duration", "Duration of HTTP client requests.")
+        self._budget_wait = durations(f"{SCOPE}.budget.wait.duration", "Time that a request waited for its token.")
+        self._call_duration = durations(f"{SCOPE}.call.duration", "Duration of a call of the client.")
+        self._batch_size = meter.create_histogram(
+            f"{SCOPE}.batch.size", "{group}", "Group IDs in a request.", explicit_bucket_boundaries_advisory=BATCH_SIZES
+        )
+        self._retries = meter.create_counter(f"{SCOPE}.retries", "{group}", "Group IDs that are asked for again.")
+        self._throttles = meter.create_counter(
+            f"{SCOPE}.throttles", "{request}", "Requests that the service refused as over the rate limit."
+        )
+
+    def __call__(self, event: Event) -> None:
+        """Take in an event."""
+        match event:
+            case TokenWaited():
+                self._budget_wait.record(event.seconds)
+            case BatchSent():
+                self._batch_size.record(event.group_ids, _server(event.host))
+            case BatchAnswered():
+                self._batch_answered(event)
+            case BatchFailed():
+                self._batch_failed(event)
+            case Retried():
+                self._retries.add(event.group_ids)
+            case Throttled():
+                self._throttles.add(1)
+            case CallEnded():
+                self._call_ended(event)
+            case _:
+                pass
+
+    def _batch_answered(self, event: BatchAnswered) -> None:
+        attributes = _request(event.host) | {"http.response.status_code": 200}
+        self._request_duration.record(event.seconds, attributes)
+        about = {f"{SCOPE}.found": event.found, f"{SCOPE}.missing": event.missing}
+        self._span("batch", event.seconds, attributes | about | _request_id(event.request_id), kind=SpanKind.CLIENT)
+
+    def _batch_failed(self, event: BatchFailed) -> None:
+        attributes = _request(event.host) | {"error.type": _kind(event.error)}
+        about: dict[str, AttributeValue] = {f"{SCOPE}.failed": event.group_ids}
+        if isinstance(event.error, ServiceError):
+            attributes["http.response.status_code"] = event.error.status
+            about[f"{SCOPE}.code"] = event.error.code
+            if event.error.status >= FIRST_ERROR_STATUS:
+                attributes["error.type"] = str(event.error.status)
+        self._request_duration.record(event.seconds, attributes)
+        self._span("batch", event.seconds, attributes | about | _request_id(event.request_id), kind=SpanKind.CLIENT)
+
+    def _call_ended(self, event: CallEnded) -> None:
+        attributes: dict[str, AttributeValue] = {f"{SCOPE}.call": event.call}
+        counts: dict[str, AttributeValue] = {}
+        if event.error is not None:
+            attributes["error.type"] = _kind(event.error)
+        else:
+            counts = {f"{SCOPE}.{name}": getattr(event, name) for name in ("found", "missing", "failed")}
+        self._call_duration.record(event.seconds, attributes)
+        self._span(event.call, event.seconds, attributes | counts, kind=SpanKind.INTERNAL)
+
+    def _span(self, name: str, seconds: float, attributes: Attributes, *, kind: SpanKind) -> None:
+        end = time.time_ns()
+        span = self._tracer.start_span(
+            f"{SCOPE}.{name}",
+            context=Context() if kind is SpanKind.CLIENT else None,
+            kind=kind,
+            attributes=attributes,
+            start_time=end - round(seconds * 1e9),
+        )
+        if "error.type" in attributes:
+            span.set_status(Status(StatusCode.ERROR))
+        span.end(end)
+
+
+def _server(host: str) -> dict[str, AttributeValue]:
+    address, _, port = host.rpartition(":") if ":" in host.rpartition("]")[2] else (host, "", "")
+    return {"server.address": address.strip("[]"), "server.port": int(port or HTTPS_PORT)}
+
+
+def _request(host: str) -> dict[str, AttributeValue]:
+    return {"http.request.method": "POST", **_server(host)}
+
+
+def _request_id(request_id: str) -> dict[str, AttributeValue]:
+    return {"http.request.header.x-request-id": [request_id]}
+
+
+def _kind(error: BaseException) -> str:
+    return f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")

@@ -1,0 +1,159 @@
+"""The service inside your tests: no socket, no account, no wait. pytest finds the fixture by itself.
+
+::
+
+    async def test_the_page_shows_the_groups_name(rongcloud_emulator):
+        rongcloud_emulator.add("g1", group_name="Chess & Tea", member_count=7)
+        async with rongcloud_emulator.client() as client:
+            assert await title(client, "g1") == "Chess & Tea (7)"
+        assert rongcloud_emulator.requests == [["g1"]]
+
+    async def test_the_page_shows_no_title_while_the_service_is_down(rongcloud_emulator):
+        rongcloud_emulator.fail_next("error-500", times=2)
+        async with rongcloud_emulator.client(max_attempts=2) as client:
+            assert await title(client, "g1") == ""
+
+The fixture ``rongcloud_emulator`` is a new `InProcessEmulator` for each test. It is not asynchronous, so it goes with
+pytest-asyncio and with anyio's plugin. Signing, batching, retries and decoding are those of the real client; only the
+connection is left out. What the client takes in its real environment is given to it as an option: an app that calls
+``GroupClient.from_env()`` gets the emulator's client in its place, such as by FastAPI's ``dependency_overrides``.
+
+Needs the extra ``emulator``. Where you would rather not have it, run pytest with ``-p no:rongcloud_groups``.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import anyio
+import httpx
+
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.emulator import Service, Universe
+from rongcloud_groups.emulator.asked import Refused, group_ids_asked
+from rongcloud_groups.emulator.service import ROUTES
+from rongcloud_groups.models import GroupProfile, Permissions
+
+URL = "https://rongcloud.test"
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_HARMLESS = {None, "goaway", "slow-body"}
+"""Faults of a connection that lose no answer."""
+
+
+class InProcessEmulator:
+    """The service without its network. Only the groups that are added exist, and no rate limit holds.
+
+    Attributes:
+        service: what answers; its attributes (``enabled``, ``locked``, ``latency`` and so on) may be changed.
+        requests: the group IDs of each batch query, in the order in which they came, also of those that failed.
+    """
+
+    def __init__(self) -> None:
+        self.service = Service(universe=Universe(only_explicit=True), limit=None)
+        self.requests: list[list[str]] = []
+
+    def add(self, group_id: str, **fields: Any) -> GroupProfile:
+        """Add a group, or replace it.
+
+        Args:
+            group_id: its ID.
+            **fields: those of `GroupProfile` that it is to have.
+
+        Returns:
+            The profile that the client will find.
+
+        Raises:
+            TypeError: `GroupProfile` has no such field.
+        """
+        profile = GroupProfile(group_id=group_id, **fields)
+        self.service.universe.add(group_id, **_service_fields(profile))
+        return profile
+
+    def fail_next(self, fault: str, times: int = 1) -> None:
+        """Script what happens to the next requests, after what is scripted already.
+
+        Args:
+            fault: ``"error-500"``, ``"error-504"``, ``"429"``, ``"html-502"``, ``"garbage"``, ``"truncated"``,
+                ``"drop"`` (the connection breaks), ``"hang"`` (no answer), or another name in
+                `rongcloud_groups.emulator.faults.ON_REQUEST`.
+            times: to how many requests.
+
+        Raises:
+            ValueError: there is no fault of such a name; the message lists them.
+        """
+        self.service.faults.next(fault, times)
+
+    def client(self, **options: Any) -> GroupClient:
+        """A client of this emulator, to be opened with ``async with``.
+
+        Args:
+            **options: those of `GroupClient`; they win over what is needed here.
+        """
+        defaults: dict[str, Any] = {
+            "app_key": self.service.app_key,
+            "app_secret": self.service.app_secret,
+            "base_urls": URL,
+            "rate": 10_000.0,
+            "transport": _ServiceTransport(self),
+        }
+        return GroupClient(**(defaults | options))
+
+
+class _ServiceTransport(httpx.AsyncBaseTransport):
+    """Carries requests to the service by calling it."""
+
+    def __init__(self, emulator: InProcessEmulator) -> None:
+        self._emulator = emulator
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        body = await request.aread()
+        path, headers = request.url.path, request.headers
+        self._note(path, headers, body)
+        now = asyncio.get_running_loop().time()
+        answer = self._emulator.service.answer(request.method, path, headers, body, now)
+        if answer.fault == "hang":
+            await anyio.sleep_forever()
+        await anyio.sleep(answer.delay)
+        if answer.fault not in _HARMLESS:
+            raise httpx.RemoteProtocolError(f"the connection was lost, as was scripted: {answer.fault}")
+        return httpx.Response(answer.status, headers=answer.headers, content=answer.body)
+
+    def _note(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
+        route = ROUTES.get(path)
+        if route is not None and route.kind == "batch":
+            try:
+                self._emulator.requests.append(group_ids_asked(route.version, headers, body))
+            except Refused:
+                self._emulator.requests.append([])
+
+
+def _service_fields(profile: GroupProfile) -> dict[str, Any]:
+    """The fields under the service's names; what is None is left out."""
+    time = profile.create_time
+    return _given(
+        groupName=profile.group_name,
+        owner=profile.owner,
+        createTime=None if time is None else (time - _EPOCH) // timedelta(milliseconds=1),
+        memberCount=profile.member_count,
+        groupProfile=_given(
+            introduction=profile.introduction, announcement=profile.announcement, portraitUrl=profile.portrait_url
+        ),
+        groupExtProfile=profile.ext_profile,
+        permissions=_permissions(profile.permissions),
+    )
+
+
+def _permissions(permissions: Permissions) -> dict[str, int]:
+    return {
+        "joinPerm": permissions.join_perm,
+        "removePerm": permissions.remove_perm,
+        "memInvitePerm": permissions.mem_invite_perm,
+        "invitePerm": permissions.invite_perm,
+        "profilePerm": permissions.profile_perm,
+        "memProfilePerm": permissions.mem_profile_perm,
+    }
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}

@@ -1,0 +1,90 @@
+"""What the tests of bulk sync share."""
+
+import csv
+import os
+import sqlite3
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+from conftest import trusting
+from rongcloud_groups import GroupClient, GroupProfile
+from rongcloud_groups.bulk import COLUMNS, FailuresFile, Job, Source, open_sink
+from rongcloud_groups.bulk.rows import flat_row
+from rongcloud_groups.bulk.sinks import Sink
+from rongcloud_groups.emulator import Emulator
+
+COMMAND = str(Path(sys.executable).with_name("rongcloud-groups"))
+
+
+def ids(count: int, prefix: str = "x") -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+def written(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def client_of(emulator: Emulator, rate: float = 2000.0) -> GroupClient:
+    return GroupClient(
+        emulator.app_key, emulator.app_secret, base_urls=emulator.url, verify=trusting(emulator), rate=rate
+    )
+
+
+def job_of(client: GroupClient, source: Source, output: Path, *, restart: bool = False, keep: bool = False) -> Job:
+    sink: Sink = open_sink(output)
+    sink.seconds_between_commits = 0.02
+    return Job(client, source, sink, FailuresFile(output), restart=restart, keep=keep)
+
+
+@dataclass
+class CommandEnvironment:
+    """The environment variables of a command that talks to an emulator."""
+
+    variables: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, emulator: Emulator, directory: Path, rate: float = 2000.0) -> "CommandEnvironment":
+        ca_file = directory / "ca.pem"
+        ca_file.write_bytes(emulator.ca_pem)
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RONGCLOUD_")}
+        return cls(
+            inherited
+            | {
+                "RONGCLOUD_BASE_URL": emulator.url,
+                "RONGCLOUD_APP_KEY": emulator.app_key,
+                "RONGCLOUD_APP_SECRET": emulator.app_secret,
+                "RONGCLOUD_RATE": str(rate),
+                "SSL_CERT_FILE": str(ca_file),
+            }
+        )
+
+
+def rows_in(path: Path) -> list[tuple[Any, ...]]:
+    """The rows in their order, in the columns of the schema."""
+    match path.suffix:
+        case ".jsonl":
+            lines = path.read_bytes().splitlines()
+            return [tuple(flat_row(msgspec.json.decode(line, type=GroupProfile))) for line in lines]
+        case ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                header, *rows = csv.reader(file)
+            assert tuple(header) == COLUMNS
+            return [tuple(int(cell) if name == "member_count" else cell or None for name, cell in zip(header, row, strict=True)) for row in rows]
+        case ".db":
+            with sqlite3.connect(path) as database:
+                return database.execute(f"SELECT {', '.join(COLUMNS)} FROM groups ORDER BY rowid").fetchall()
+        case _:
+            rows = pq.read_table(path).to_pylist()
+            for row in rows:
+                row["create_time"] = row["create_time"].isoformat(timespec="microseconds").replace("+00:00", "Z")
+            return [tuple(row.values()) for row in rows]
+
+
+def names_in(path: Path) -> list[str]:
+    return [row[0] for row in rows_in(path)]

@@ -1,0 +1,631 @@
+import asyncio
+import csv
+import json
+import sqlite3
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+import pytest_asyncio
+
+from bulk_jobs import client_of, ids, job_of, names_in, rows_in, written
+from rongcloud_groups import AuthenticationError, ConfigError, GroupClient, GroupProfile
+from rongcloud_groups.bulk import (
+    COLUMNS,
+    Checkpoint,
+    Counts,
+    FailuresFile,
+    FailuresTold,
+    IterableSource,
+    Job,
+    ListingSource,
+    OutputError,
+    ResumeError,
+    ServiceGone,
+    SourceError,
+    file_source,
+    open_sink,
+)
+from rongcloud_groups.bulk import job as job_module
+from rongcloud_groups.bulk.files import PartialFile
+from rongcloud_groups.bulk.parquet_sink import SCHEMA
+from rongcloud_groups.bulk.rows import flat_row
+from rongcloud_groups.emulator import Emulator, Faults, Universe
+
+OUTPUTS = ("out.jsonl", "out.csv", "out.db", "out.parquet")
+
+
+@pytest_asyncio.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with Emulator(limit=None, universe=Universe(listed=2500)) as emulator:
+        yield emulator
+
+
+@pytest_asyncio.fixture
+async def client(emulator: Emulator) -> AsyncIterator[GroupClient]:
+    async with client_of(emulator) as client:
+        yield client
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_each_distinct_id_is_one_row_in_the_order_of_the_input(
+    name: str, client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    asked = [*ids(700), *ids(300), "no good", *ids(900)]
+    output = tmp_path / name
+    report = await job_of(client, file_source(written(tmp_path / "ids.txt", *asked)), output).run()
+    known = [group_id for group_id in ids(900) if emulator.service.universe.knows(group_id)]
+    assert names_in(output) == known
+    assert report.complete
+    assert report.counts == Counts(1901, 1000, len(known), 900 - len(known), 1)
+    [failed] = [json.loads(line) for line in Path(f"{output}.failed.jsonl").read_text().splitlines()]
+    assert (failed["group_id"], failed["error"], failed["code"], failed["attempts"]) == ("no good", "InvalidGroupId", None, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["ids.txt", name, f"{name}.failed.jsonl"])
+
+
+async def test_the_rows_are_the_same_in_every_format(client: GroupClient, tmp_path: Path) -> None:
+    for name in OUTPUTS:
+        await job_of(client, IterableSource(ids(200)), tmp_path / name).run()
+    found = (await client.get_many(ids(200))).found
+    expected = [tuple(flat_row(profile)) for profile in found.values()]
+    assert rows_in(tmp_path / "out.jsonl") == expected
+    for name in OUTPUTS[1:]:
+        assert rows_in(tmp_path / name) == [tuple(cell if cell != "" else None for cell in row) for row in expected]
+
+
+async def test_what_is_absent_or_unusual_in_a_profile_comes_through(
+    client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.service.universe.add("bare", memberCount=0)
+    emulator.service.universe.add("odd", groupName='a "b",\n c', createTime=1700000000001, memberCount="x", strange=[1])
+    for name in OUTPUTS[:3]:
+        await job_of(client, IterableSource(["bare", "odd"]), tmp_path / name).run()
+    [bare, odd] = rows_in(tmp_path / "out.jsonl")
+    assert bare[:5] == ("bare", None, None, None, 0)
+    assert odd[1] == 'a "b",\n c'
+    assert odd[3] == "2023-11-14T22:13:20.001000Z"
+    assert json.loads(odd[10])[0]["field"] == "memberCount"
+    assert json.loads(odd[11]) == {"strange": [1]}
+    assert rows_in(tmp_path / "out.db") == [bare, odd]
+    await job_of(client, IterableSource(["bare"]), tmp_path / "out.parquet").run()
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist()[0]["create_time"] is None
+
+
+async def test_a_parquet_file_says_its_schema(client: GroupClient, tmp_path: Path) -> None:
+    await job_of(client, IterableSource([]), tmp_path / "out.parquet").run()
+    assert pq.read_schema(tmp_path / "out.parquet").equals(SCHEMA, check_metadata=True)
+    assert SCHEMA.metadata == {b"rongcloud_groups.row_schema_version": b"1"}
+
+
+class Interrupted:
+    """Gives IDs, and stops its job after some of them."""
+
+    def __init__(self, names: list[str], stop_after: int) -> None:
+        self.names = names
+        self.stop_after = stop_after
+        self.job: Job | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        for number, group_id in enumerate(self.names):
+            if number == self.stop_after and self.job is not None:
+                self.job.stop()
+            yield group_id
+
+
+async def run_until(client: GroupClient, output: Path, names: list[str], stop_after: int) -> Job:
+    source = Interrupted(names, stop_after)
+    job = source.job = job_of(client, IterableSource(source), output)
+    report = await job.run()
+    assert not report.complete
+    return job
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_a_stopped_job_goes_on_and_ends_as_an_undisturbed_one(
+    name: str, client: GroupClient, tmp_path: Path
+) -> None:
+    names = [*ids(1500), *ids(500), "no good", *ids(2500), "bad,too"]
+    undisturbed = tmp_path / "undisturbed"
+    undisturbed.mkdir()
+    expected = await job_of(client, IterableSource(names), undisturbed / name).run()
+    output = tmp_path / name
+    for stop_after in (2300, 2700, 3500):
+        await run_until(client, output, names, stop_after)
+    report = await job_of(client, IterableSource(names), output).run()
+    assert report.complete
+    assert report.resumed_from > 0
+    assert report.counts == expected.counts
+    assert rows_in(output) == rows_in(undisturbed / name)
+    assert Path(f"{output}.failed.jsonl").read_bytes() == Path(f"{undisturbed / name}.failed.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_rows_behind_the_last_checkpoint_are_written_once(name: str, client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / name
+    await run_until(client, output, ids(2000), 1000)
+    sink = open_sink(output)
+    saved = sink.load()
+    assert saved is not None
+    sink.begin(saved, keep=False)
+    found = (await client.get_many(ids(2000, "y"))).found
+    sink.write([sink.encode(profile) for profile in found.values()])  # never committed
+    sink.close()
+    await job_of(client, IterableSource(ids(2000)), output).run()
+    assert names_in(output) == list((await client.get_many(ids(2000))).found)
+
+
+async def test_another_input_is_refused_until_the_job_is_restarted(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    source = file_source(written(tmp_path / "ids.txt", *ids(3000)))
+    job = job_of(client, source, output)
+    job.stop()
+    assert not (await job.run()).complete
+    for other in (ids(3001), ids(2999), [*ids(2998), "changed", "x2999"]):
+        written(tmp_path / "ids.txt", *other)
+        with pytest.raises(ResumeError, match=r"ids.txt is not the input .* --restart"):
+            await job_of(client, source, output).run()
+    with pytest.raises(ResumeError, match="has another input"):
+        await job_of(client, IterableSource(ids(3000)), output).run()
+    assert not output.exists()
+    report = await job_of(client, source, output, restart=True).run()
+    assert report.resumed_from == 0
+    assert report.counts.records == 3000
+
+
+async def test_an_iterable_that_begins_otherwise_is_refused(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    await run_until(client, output, ids(2000), 1000)
+    for other in (ids(2000, "y"), ids(20)):
+        with pytest.raises(ResumeError, match="the IDs is not the input"):
+            await job_of(client, IterableSource(other), output).run()
+
+
+async def test_a_file_that_changes_while_it_is_read_is_told(
+    client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "ids.txt", *ids(2000))
+    look_through = job_module.looked_through
+
+    async def and_then_change(source: Any) -> tuple[int, str]:
+        seen = await look_through(source)
+        written(path, *ids(1999), "changed")
+        return seen
+
+    monkeypatch.setattr(job_module, "looked_through", and_then_change)
+    with pytest.raises(SourceError, match="changed while it was read"):
+        await job_of(client, file_source(path), tmp_path / "out.jsonl").run()
+    assert not (tmp_path / "out.jsonl").exists()
+
+
+async def test_a_finished_output_is_replaced_only_when_the_next_run_is_complete(
+    client: GroupClient, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    await job_of(client, IterableSource(ids(10)), output).run()
+    first = output.read_bytes()
+    await run_until(client, output, ids(2000), 1000)
+    assert output.read_bytes() == first
+    await job_of(client, IterableSource(ids(2000)), output).run()
+    assert len(names_in(output)) > 1500
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_a_complete_job_killed_before_its_files_were_in_place_is_put_in_place(
+    name: str, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [*ids(300), "no good"]
+
+    async def killed(_: Job) -> None:
+        raise KeyboardInterrupt
+
+    output = tmp_path / name
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "_publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await job_of(client, IterableSource(names), output).run()
+    requests = client.stats().requests
+    report = await job_of(client, IterableSource(names), output).run()
+    assert client.stats().requests == requests
+    assert report.complete
+    assert names_in(output) == list((await client.get_many(ids(300))).found)
+    assert "no good" in Path(f"{output}.failed.jsonl").read_text()
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+async def test_a_job_of_another_kind_follows_one_that_was_complete(
+    client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def killed(_: Job) -> None:
+        raise KeyboardInterrupt
+
+    output = tmp_path / "out.jsonl"
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "_publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await job_of(client, IterableSource(ids(30)), output).run()
+    await job_of(client, file_source(written(tmp_path / "ids.txt", *ids(40, "y"))), output).run()
+    assert names_in(output) == list((await client.get_many(ids(40, "y"))).found)
+
+
+async def test_only_what_failed_is_noted_and_a_later_run_without_failures_removes_the_note(
+    client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.service.faults = Faults(poison={"x7", "x77"})
+    output = tmp_path / "out.jsonl"
+    source = file_source(written(tmp_path / "ids.txt", *ids(100)))
+    report = await job_of(client, source, output).run()
+    note = tmp_path / "out.jsonl.failed.jsonl"
+    lines = [json.loads(line) for line in note.read_text().splitlines()]
+    assert report.counts.failed == 2
+    assert [(line["group_id"], line["error"], line["code"], line["attempts"]) for line in lines] == [
+        ("x7", "ParameterError", 1002, 1),
+        ("x77", "ParameterError", 1002, 1),
+    ]
+    emulator.service.faults = Faults()
+    await job_of(client, source, output).run()
+    assert not note.exists()
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_rows_of_retried_ids_are_added_to_the_output(
+    name: str, client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.service.faults = Faults(poison={"x7", "x33"})
+    output = tmp_path / name
+    await job_of(client, IterableSource([*ids(100), "no good"]), output).run()
+    before = rows_in(output)
+    emulator.service.faults = Faults()
+    note = tmp_path / f"{name}.failed.jsonl"
+    report = await job_of(client, file_source(note), output, keep=True).run()
+    assert report.counts == Counts(3, 0, 2, 0, 1)
+    assert rows_in(output)[: len(before)] == before
+    assert names_in(output)[len(before) :] == ["x7", "x33"]
+    assert len(note.read_text().splitlines()) == 1
+
+
+async def test_ids_retried_into_a_new_output_are_all_that_it_has(client: GroupClient, tmp_path: Path) -> None:
+    for name in OUTPUTS:
+        await job_of(client, IterableSource(["x1"]), tmp_path / name, keep=True).run()
+        assert names_in(tmp_path / name) == ["x1"]
+
+
+async def test_a_service_that_is_gone_ends_the_job_and_no_id_counts_as_failed(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    names = ids(3000)
+    output = tmp_path / "out.jsonl"
+    async with client_of(emulator, rate=300) as client:
+        source = Interrupted(names, 2000)
+        source.job = FaultsAt(emulator, Faults(share={"error-500": 1.0}))  # type: ignore[assignment]
+        client._dispatcher._max_attempts = 2
+        with pytest.raises(ServiceGone, match="nothing is answered any more"):
+            await job_of(client, IterableSource(source), output).run()
+        saved = open_sink(output).load()
+        assert saved is not None
+        assert 0 < saved.counts.records < 3000
+        emulator.service.faults = Faults()
+        report = await job_of(client, IterableSource(names), output).run()
+    assert report.counts.failed == 0
+    assert report.counts.found + report.counts.missing == 3000
+
+
+class FaultsAt:
+    """Stands where `Interrupted` stops its job: something goes wrong from here on."""
+
+    def __init__(self, emulator: Emulator, faults: Faults) -> None:
+        self.emulator = emulator
+        self.faults = faults
+
+    def stop(self) -> None:
+        self.emulator.service.faults = self.faults
+
+
+async def test_a_service_that_never_answers_leaves_the_old_output_alone(emulator: Emulator, tmp_path: Path) -> None:
+    output = written(tmp_path / "out.jsonl", "{}")
+    emulator.service.faults = Faults(share={"error-500": 1.0})
+    async with client_of(emulator) as client:
+        client._dispatcher._max_attempts = 2
+        with pytest.raises(ServiceGone, match="nothing is answered at all"):
+            await job_of(client, IterableSource(ids(30)), output).run()
+    assert output.read_text() == "{}\n"
+
+
+async def test_ids_without_an_answer_count_as_failed_where_others_were_answered(
+    emulator: Emulator, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    async with client_of(emulator) as client:
+        client._dispatcher._max_attempts = 1
+
+        async def names() -> AsyncIterator[str]:
+            for group_id in ids(100):
+                yield group_id
+            while client.stats().found + client.stats().missing < 100:
+                await asyncio.sleep(0)
+            emulator.service.faults = Faults(share={"garbage": 1.0})
+            for group_id in ids(50, "z"):
+                yield group_id
+
+        report = await job_of(client, IterableSource(names()), output).run()
+    assert report.counts.failed == 50
+    assert report.complete
+    line = json.loads(Path(f"{output}.failed.jsonl").read_text().splitlines()[0])
+    assert (line["error"], line["code"]) == ("DecodeError", None)
+
+
+async def test_what_no_retry_can_mend_ends_the_job_and_what_came_before_is_saved(
+    client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    async def names() -> AsyncIterator[str]:
+        for group_id in ids(500):
+            yield group_id
+        while client.stats().found + client.stats().missing < 500:
+            await asyncio.sleep(0)
+        emulator.service.locked = True
+        yield "z"
+
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(AuthenticationError):
+        await job_of(client, IterableSource(names()), output).run()
+    saved = open_sink(output).load()
+    assert saved is not None
+    assert saved.counts.records == 500
+
+
+async def test_an_error_of_the_source_is_raised_and_what_came_before_is_saved(
+    client: GroupClient, tmp_path: Path
+) -> None:
+    def names() -> Iterator[str]:
+        yield from ids(500)
+        raise LookupError("the query ended")
+
+    output = tmp_path / "out.jsonl"
+    with pytest.raises(LookupError, match="the query ended"):
+        await job_of(client, IterableSource(names()), output).run()
+    saved = open_sink(output).load()
+    assert saved is not None
+    assert saved.counts.records == 500
+
+
+async def test_an_output_that_fails_is_raised_and_its_last_checkpoint_stands(
+    client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out.jsonl"
+    write, calls = PartialFile.write, [0]
+
+    def full(self: PartialFile, content: bytes) -> None:
+        calls[0] += 1
+        if calls[0] == 5:
+            write(self, content[:100])
+            raise OSError(28, "No space left on device")
+        write(self, content)
+
+    monkeypatch.setattr(PartialFile, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        await job_of(client, IterableSource(ids(9000)), output).run()
+    monkeypatch.setattr(PartialFile, "write", write)
+    await job_of(client, IterableSource(ids(9000)), output).run()
+    assert names_in(output) == list((await client.get_many(ids(9000))).found)
+
+
+async def test_a_database_that_fails_keeps_its_last_checkpoint(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.db"
+    job = job_of(client, IterableSource(ids(9000)), output)
+    begin = job._sink.begin
+
+    def small(saved: Any, *, keep: bool) -> None:
+        begin(saved, keep=keep)
+        job._sink._database.execute("PRAGMA max_page_count = 400")  # type: ignore[attr-defined]
+
+    job._sink.begin = small  # type: ignore[method-assign]
+    with pytest.raises(OutputError, match="full"):
+        await job.run()
+    await job_of(client, IterableSource(ids(9000)), output).run()
+    assert sorted(names_in(output)) == sorted((await client.get_many(ids(9000))).found)
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_two_jobs_with_one_output_are_refused(name: str, client: GroupClient, tmp_path: Path) -> None:
+    first, second = open_sink(tmp_path / name), open_sink(tmp_path / name)
+    first.begin(None, keep=False)
+    with pytest.raises(ConfigError, match="another process|locked"):
+        second.begin(None, keep=False)
+    first.close()
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_an_output_that_cannot_be_written_is_told_before_anything_is_asked(
+    name: str, client: GroupClient, tmp_path: Path
+) -> None:
+    (tmp_path / name).mkdir()
+    for output in (tmp_path / "nowhere" / name, tmp_path / name):
+        with pytest.raises(ConfigError, match="cannot (write|read)"):
+            await job_of(client, IterableSource(ids(10)), output).run()
+    assert client.stats().requests == 0
+
+
+def spoil_checkpoint(output: Path) -> None:
+    Path(f"{output}.checkpoint").write_bytes(b"{")
+
+
+def shorten(output: Path) -> None:
+    Path(f"{output}.partial").write_bytes(b"")
+
+
+def newer_version(output: Path) -> None:
+    path = Path(f"{output}.checkpoint")
+    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 2', 1))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [(spoil_checkpoint, "cannot be read"), (shorten, "shorter than its checkpoint"), (newer_version, "another version")],
+)
+async def test_a_checkpoint_that_does_not_fit_is_told(
+    spoil: Callable[[Path], None], words: str, client: GroupClient, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    await run_until(client, output, ids(2000), 1000)
+    spoil(output)
+    with pytest.raises(ResumeError, match=words):
+        await job_of(client, IterableSource(ids(2000)), output).run()
+    assert (await job_of(client, IterableSource(ids(2000)), output, restart=True).run()).complete
+
+
+async def test_parts_that_are_lost_are_told(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.parquet"
+    await run_until(client, output, ids(2000), 1000)
+    next((tmp_path / "out.parquet.parts").iterdir()).unlink()
+    with pytest.raises(ResumeError, match="lacks parts"):
+        await job_of(client, IterableSource(ids(2000)), output).run()
+
+
+async def test_the_row_groups_of_parquet_have_20000_rows(client: GroupClient, tmp_path: Path) -> None:
+    sink = open_sink(tmp_path / "out.parquet")
+    profile = await client.get("g1")
+    assert profile is not None
+    sink.begin(None, keep=False)
+    for count in (15_000, 7_000, 30_000, 3):
+        sink.write([sink.encode(profile)] * count)
+        sink.commit(Checkpoint(kind="iterable", fingerprint=None, digest=""))
+    sink.publish()
+    file = pq.ParquetFile(tmp_path / "out.parquet")
+    assert [file.metadata.row_group(n).num_rows for n in range(file.num_row_groups)] == [20_000, 20_000, 12_003]
+
+
+async def test_a_database_keeps_other_rows_and_updates_those_that_come_again(
+    client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.db"
+    emulator.service.universe.add("a", groupName="before")
+    emulator.service.universe.add("b", groupName="stays")
+    await job_of(client, IterableSource(["a", "b"]), output).run()
+    emulator.service.universe.add("a", groupName="after")
+    await job_of(client, IterableSource(["a"]), output).run()
+    assert [row[:2] for row in rows_in(output)] == [("a", "after"), ("b", "stays")]
+    with sqlite3.connect(output) as database:
+        assert database.execute("SELECT * FROM _sync").fetchall() == [("row_schema_version", "1")]
+        assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+async def test_a_database_can_be_read_while_the_job_runs_and_after(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.db"
+    seen: list[int] = []
+
+    async def names() -> AsyncIterator[str]:
+        for group_id in ids(2000):
+            yield group_id
+        while not output.exists() or not (count := counted(output)):
+            await asyncio.sleep(0)
+        seen.append(count)
+        for group_id in ids(200, "y"):
+            yield group_id
+
+    reader = sqlite3.connect(output)
+
+    def counted(path: Path) -> int:
+        del path
+        try:
+            return int(reader.execute("SELECT count(*) FROM groups").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0
+
+    await job_of(client, IterableSource(names()), output).run()
+    assert 0 < seen[0] < 2200
+    reader.close()
+
+
+async def test_a_table_of_another_kind_is_refused(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.db"
+    with sqlite3.connect(output) as database:
+        database.execute("CREATE TABLE groups (group_id TEXT PRIMARY KEY)")
+    with pytest.raises(ConfigError, match="of another kind: it has no column 'group_name'"):
+        await job_of(client, IterableSource(["a"]), output).run()
+
+
+async def test_a_file_that_is_no_database_is_refused(client: GroupClient, tmp_path: Path) -> None:
+    output = written(tmp_path / "out.db", "this is text and no database, " * 200)
+    with pytest.raises(ConfigError, match="not a database"):
+        await job_of(client, IterableSource(["a"]), output).run()
+
+
+async def test_all_groups_of_the_listing_are_looked_up_and_a_stopped_listing_goes_on(
+    client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.jsonl"
+    job = job_of(client, ListingSource(client.list_groups(), output=output), output)
+    await stop_when(job, lambda: client.stats().found > 0)
+    assert not output.exists()
+    report = await job_of(client, ListingSource(client.list_groups(), output=output), output).run()
+    assert names_in(output) == [f"g{number}" for number in range(2500)]
+    assert report.counts == Counts(2500, 0, 2500, 0, 0)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+
+
+async def stop_when(job: Job, it_is_time: Callable[[], bool]) -> None:
+    running = asyncio.create_task(job.run())
+    while not it_is_time():
+        await asyncio.sleep(0)
+    job.stop()
+    assert not (await running).complete
+
+
+async def test_since_leaves_out_older_groups_and_keeps_those_without_a_time(
+    client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.service.universe = Universe(only_explicit=True)
+    for group_id, created in (("old", 1_600_000_000_000), ("edge", 1_700_000_000_000), ("timeless", None)):
+        emulator.service.universe.add(group_id, **({} if created is None else {"createTime": created}))
+    output = tmp_path / "out.jsonl"
+    since = datetime.fromtimestamp(1_700_000_000, UTC)
+    await job_of(client, ListingSource(client.list_groups(), since=since, output=output), output).run()
+    assert names_in(output) == ["edge", "timeless"]
+
+
+async def test_stdout_takes_rows_and_failures_are_told(
+    client: GroupClient, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    told: list[str] = []
+    for file_format in ("jsonl", "csv"):
+        job = Job(client, IterableSource(["x1", "no good"]), open_sink(None, file_format), FailuresTold(told.append))  # type: ignore[arg-type]
+        assert (await job.run()).complete
+    rows = capfdbinary.readouterr().out.splitlines()
+    assert msgspec.json.decode(rows[0], type=GroupProfile) == await client.get("x1")
+    assert rows[1].decode().split(",") == list(COLUMNS)
+    assert told[0].startswith("failed: no good: ")
+
+
+@pytest.mark.parametrize(
+    ("path", "file_format", "words"),
+    [
+        (Path("x.xyz"), None, "does not tell a format"),
+        (None, "sqlite", "cannot go to stdout"),
+        (None, "parquet", "cannot go to stdout"),
+    ],
+)
+def test_an_output_without_a_format_is_refused(path: Path | None, file_format: Any, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        open_sink(path, file_format)
+
+
+def test_parquet_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "rongcloud_groups.bulk.parquet_sink", raising=False)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ConfigError, match=r"rongcloud-groups\[parquet\]"):
+        open_sink(Path("x.parquet"))
+
+
+async def test_progress_says_how_far_the_job_is(client: GroupClient, tmp_path: Path) -> None:
+    path = written(tmp_path / "ids.txt", *ids(120))
+    job = job_of(client, file_source(path), tmp_path / "out.jsonl")
+    assert job.progress().total is None
+    await job.run()
+    progress = job.progress()
+    assert (progress.counts.records, progress.total, progress.resumed_from) == (120, 120, 0)
+    assert progress.requests == 3
+    assert FailuresFile(tmp_path / "out.jsonl").path.name == "out.jsonl.failed.jsonl"

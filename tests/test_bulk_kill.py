@@ -1,0 +1,106 @@
+"""The job is killed with SIGKILL again and again, and ends as if nothing had happened."""
+
+import asyncio
+import multiprocessing
+import os
+import random
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from bulk_jobs import CommandEnvironment, ids, names_in, rows_in, written
+from rongcloud_groups.emulator import Emulator, Faults, Universe
+
+KILLS = 20
+NAMES = [*ids(4000), *ids(500), "no good", *ids(5000, "群"), "bad,too", *ids(1500, "y")]
+
+
+def run_command(arguments: list[str], variables: dict[str, str], log: str) -> None:
+    """In a process of its own: what the command runs, with more frequent checkpoints."""
+    from rongcloud_groups.bulk.parquet_sink import ParquetSink
+    from rongcloud_groups.bulk.sinks import TextSink
+    from rongcloud_groups.bulk.sqlite_sink import SqliteSink
+    from rongcloud_groups.cli.app import exit_code
+
+    os.environ.update(variables)
+    sys.stderr = Path(log).open("a", encoding="utf-8")  # noqa: SIM115  open as long as the process
+    for sink in (TextSink, SqliteSink, ParquetSink):
+        sink.seconds_between_commits = 0.01
+    sys.exit(exit_code(["sync", *arguments]))
+
+
+@pytest_asyncio.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    faults = Faults(poison={"x3210"}, share={"error-500": 0.02, "rst": 0.02})
+    async with Emulator(limit=None, faults=faults, universe=Universe(listed=9000)) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def forked() -> multiprocessing.context.ForkServerContext:
+    """Starts processes that have everything imported already, so that a kill does not hit the imports alone."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["rongcloud_groups.cli.app", "rongcloud_groups.bulk.command", "rongcloud_groups.bulk.parquet_sink"]
+    )
+    return context
+
+
+async def ended(process: multiprocessing.context.ForkServerProcess) -> int | None:
+    await asyncio.to_thread(process.join)
+    return process.exitcode
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.db", "out.parquet"])
+async def test_killed_at_random_moments_the_output_is_that_of_an_undisturbed_run(
+    name: str, emulator: Emulator, forked: multiprocessing.context.ForkServerContext, tmp_path: Path
+) -> None:
+    source = str(written(tmp_path / "ids.txt", *NAMES))
+    await killed_and_compared([source], name, emulator, forked, tmp_path)
+
+
+async def test_a_walk_through_the_listing_survives_being_killed(
+    emulator: Emulator, forked: multiprocessing.context.ForkServerContext, tmp_path: Path
+) -> None:
+    await killed_and_compared(["--all"], "out.jsonl", emulator, forked, tmp_path)
+    assert names_in(tmp_path / "out.jsonl") == [f"g{number}" for number in range(9000)]
+
+
+async def killed_and_compared(
+    arguments: list[str],
+    name: str,
+    emulator: Emulator,
+    forked: multiprocessing.context.ForkServerContext,
+    directory: Path,
+) -> None:
+    variables = CommandEnvironment.of(emulator, directory, rate=70).variables
+    log = str(directory / "log")
+    (directory / "undisturbed").mkdir()
+    expected = directory / "undisturbed" / name
+    fast = CommandEnvironment.of(emulator, directory, rate=2000).variables
+    whole = forked.Process(target=run_command, args=([*arguments, "-o", str(expected)], fast, log))
+    whole.start()
+    code = await ended(whole)
+
+    output = directory / name
+    for _ in range(KILLS):
+        process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
+        process.start()
+        await asyncio.sleep(random.uniform(0.02, 0.25))
+        process.kill()
+        assert await ended(process) == -9, Path(log).read_text(encoding="utf-8")
+    variables = fast
+    process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
+    process.start()
+    assert await ended(process) == code, Path(log).read_text(encoding="utf-8")
+
+    assert rows_in(output) == rows_in(expected)
+    notes = [Path(f"{path}.failed.jsonl") for path in (output, expected)]
+    assert [note.read_bytes() if note.exists() else None for note in notes[:1]] == [
+        note.read_bytes() if note.exists() else None for note in notes[1:]
+    ]
+    left = {path.name for path in directory.iterdir()} - {"ids.txt", "log", "ca.pem", "undisturbed"}
+    assert left <= {name, f"{name}.failed.jsonl"}
