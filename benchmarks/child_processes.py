@@ -36,6 +36,13 @@ def directed_emulator(*options: str) -> Iterator[Address]:
 
 
 @contextmanager
+def raw_server() -> Iterator[Address]:
+    """The server of `raw_server.py`."""
+    with _child(str(HERE / "raw_server.py")) as line:
+        yield msgspec.json.decode(line, type=Address)
+
+
+@contextmanager
 def proxied(address: Address, options: Sequence[str]) -> Iterator[str]:
     """The URL to ask at: through `delaying_proxy.py`, or straight where it has no options."""
     if not options:

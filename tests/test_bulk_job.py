@@ -513,7 +513,7 @@ async def test_a_database_keeps_other_rows_and_updates_those_that_come_again(
         assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 
-async def test_a_database_can_be_read_while_the_job_runs_and_after(client: GroupClient, tmp_path: Path) -> None:
+async def test_a_database_can_be_read_while_the_job_runs(emulator: Emulator, tmp_path: Path) -> None:
     output = tmp_path / "out.db"
     seen: list[int] = []
 
@@ -535,7 +535,8 @@ async def test_a_database_can_be_read_while_the_job_runs_and_after(client: Group
         except sqlite3.OperationalError:
             return 0
 
-    await job_of(client, IterableSource(names()), output).run()
+    async with client_of(emulator, rate=100) as client:
+        await job_of(client, IterableSource(names()), output).run()
     assert 0 < seen[0] < 2200
     reader.close()
 

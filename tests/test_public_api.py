@@ -13,6 +13,7 @@ import rongcloud_groups
 from rongcloud_groups import GroupClient, RongCloudError, errors
 
 NO_DEFAULT = inspect.Parameter.empty
+DEADLINE = "deadline: float | None = None"
 
 ERRORS: list[tuple[RongCloudError, dict[str, object]]] = [
     (rongcloud_groups.RongCloudError("text"), {}),
@@ -98,11 +99,10 @@ def test_the_client_takes_what_is_documented() -> None:
 @pytest.mark.parametrize(
     ("method", "parameters"),
     [
-        (GroupClient.get, "(self, group_id: str, *, deadline: float | None = None, fresh: bool = False)"),
+        (GroupClient.get, f"(self, group_id: str, *, {DEADLINE}, fresh: bool = False)"),
         (
             GroupClient.get_many,
-            "(self, group_ids: Iterable[str], *,"
-            " deadline: float | None = None, bulk: bool = False, fresh: bool = False)",
+            f"(self, group_ids: Iterable[str], *, {DEADLINE}, bulk: bool = False, fresh: bool = False)",
         ),
         (GroupClient.stream, "(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True)"),
         (GroupClient.stats, "(self)"),

@@ -228,11 +228,12 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     value = headers.get("retry-after", "").strip()
     if _SECONDS.fullmatch(value):
         return float(value)
-    until, sent = _date(value), _date(headers.get("date", ""))
+    until, sent = http_date(value), http_date(headers.get("date", ""))
     return max(0.0, (until - sent).total_seconds()) if until and sent else None
 
 
-def _date(value: str) -> datetime | None:
+def http_date(value: str) -> datetime | None:
+    """The time that a header such as ``Date`` names; None where it is none."""
     try:
         date = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):

@@ -9,14 +9,12 @@ import time
 import uuid
 from asyncio import get_running_loop
 from collections.abc import Mapping, Sequence
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from typing import Final, NamedTuple
 
 import httpx
 from msgspec import Struct
 
-from rongcloud_groups.answers import NO_SUCH_API
+from rongcloud_groups.answers import NO_SUCH_API, http_date
 from rongcloud_groups.check_advice import (
     CLOCK_TOLERANCE,
     UNKNOWN_APP_KEY,
@@ -24,6 +22,7 @@ from rongcloud_groups.check_advice import (
     advice_to_connect,
     clock_words,
     is_bad_signature,
+    what_happened,
 )
 from rongcloud_groups.config import REGIONS, Credentials, Secret, positive, resolved_base_urls
 from rongcloud_groups.connect import connect, tls_context
@@ -206,11 +205,14 @@ class _Checking:
             if other.tells_dialect:
                 assert answer.error is not None  # noqa: S101  it speaks against something
                 self._problems.append(
-                    Problem(str(answer.error), f"the service answers in the other dialect: set {other.dialect.switch}")
+                    Problem(
+                        what_happened(answer.error),
+                        f"the service answers in the other dialect: set {other.dialect.switch}",
+                    )
                 )
                 answer = other
         if answer.error is not None and not answer.accepted:
-            self._problems.append(Problem(str(answer.error), advice(answer.error, answer.clock_offset)))
+            self._problems.append(Problem(what_happened(answer.error), advice(answer.error, answer.clock_offset)))
         return answer
 
     async def _asked(self, connection: Connection, dialect: Dialect) -> _Answer:
@@ -258,9 +260,7 @@ class _Checking:
 
 
 def _clock_offset(headers: Mapping[str, str], ours: float) -> float | None:
-    try:
-        date = parsedate_to_datetime(headers.get("date", ""))
-    except (ValueError, TypeError, IndexError, OverflowError):
+    theirs = http_date(headers.get("date", ""))
+    if theirs is None:
         return None
-    theirs = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
-    return ours - theirs - 0.5  # a Date is cut to the second: half of one is lost on average
+    return ours - theirs.timestamp() - 0.5  # a Date is cut to the second: half of one is lost on average

@@ -34,6 +34,12 @@ def is_bad_signature(error: RongCloudError | None) -> bool:
     return isinstance(error, AuthenticationError) and error.code == BAD_SIGNATURE
 
 
+def what_happened(error: RongCloudError) -> str:
+    """The error's message without its hint, for which there is better advice here."""
+    hint = error.hint if isinstance(error, ServiceError) else ""
+    return str(error).removesuffix(f": {hint}")
+
+
 def advice(error: RongCloudError, clock_offset: float | None) -> str:
     """What to do about the error of a request.
 
@@ -77,7 +83,7 @@ def advice_to_connect(error: TransportError) -> str:
     match error.__cause__:
         case ssl.SSLCertVerificationError():
             return "name the file of the certificates to trust in SSL_CERT_FILE, if this host is the right one"
-        case ssl.SSLError():
+        case ssl.SSLError() | ConnectionResetError():
             return "the host does not speak TLS as it should: check RONGCLOUD_BASE_URL, its port and its scheme"
         case socket.gaierror() | UnicodeError():
             return "check RONGCLOUD_REGION or RONGCLOUD_BASE_URL, and name resolution on this machine"

@@ -64,8 +64,8 @@ class GroupClient:
         limiter: a `Limiter` to share the budget with other clients, or the words for one that is shared with other
             processes and closed with the client: ``"file:PATH"``, ``"redis://HOST:PORT/DATABASE?share=0.25"``.
             Without one the client has ``rate`` to itself.
-        guard: prove that no second at the server holds more than ``rate`` requests, whatever the path's jitter; it
-            costs a little throughput where the path jitters.
+        guard: prove that no second at the server holds more than ``rate`` requests, whatever the path's jitter. At a
+            round trip of R seconds at most rate/(1 + R) requests/s are left.
         max_in_flight: requests under way at the most.
         attempt_timeout: seconds that one request may take, and as many for opening a connection.
         deadline: seconds that a lookup may take, where the call gives none; None for no limit.
@@ -107,7 +107,8 @@ class GroupClient:
         app_secret = app_secret if isinstance(app_secret, Secret) else Secret(app_secret)
         self._credentials = Credentials(app_key, app_secret)
         self._base_urls = resolved_base_urls(region, base_urls)
-        self._deadline = inf if deadline is None else positive("deadline", deadline)
+        self._deadline = inf
+        self._deadline = self._seconds(deadline)
         self._attempt_timeout = positive("attempt_timeout", attempt_timeout)
         self._max_in_flight = at_least(1, "max_in_flight", max_in_flight)
         self._http2 = http2
@@ -137,7 +138,7 @@ class GroupClient:
             self._pending,
             self._links,
             self._limiter,
-            CreditGuard(int(rate)) if guard else None,
+            CreditGuard(max(1, int(rate))) if guard else None,
             self._credentials,
             dialect_named(dialect),
             self._emit,
@@ -231,7 +232,7 @@ class GroupClient:
 
     async def _get(self, group_id: str, deadline: float | None, *, fresh: bool) -> GroupProfile | None:
         group_id = validated_group_id(group_id)
-        seconds = self._deadline if deadline is None else positive("deadline", deadline)
+        seconds = self._seconds(deadline)
         waiter = OneWaiter(self._open_loop().create_future())
         self._add(group_id, waiter, bulk=False, fresh=fresh)
         self._dispatcher.stir()
@@ -265,7 +266,7 @@ class GroupClient:
         return await (told(self._emit, "get_many", call) if self._emit else call)
 
     async def _get_many(self, group_ids: Iterable[str], deadline: float | None, *, bulk: bool, fresh: bool) -> Lookup:
-        seconds = self._deadline if deadline is None else positive("deadline", deadline)
+        seconds = self._seconds(deadline)
         waiter = ManyWaiter(self._open_loop().create_future())
         try:
             with anyio.move_on_after(seconds):
@@ -333,6 +334,8 @@ class GroupClient:
         )
 
     def __repr__(self) -> str:
+        if not hasattr(self, "_closing"):  # an option was refused, and a traceback shows its variables
+            return "<GroupClient, not made>"
         state = "open" if self._tasks is not None else "not open"
         return f"<GroupClient {self._credentials.app_key!r} at {self._links.host}, {state}>"
 
@@ -392,6 +395,11 @@ class GroupClient:
 
     def _leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
         (self._cached or self._pending).leave(waiter, group_ids)
+
+    def _seconds(self, deadline: float | None) -> float:
+        if deadline is None:
+            return self._deadline
+        return inf if deadline == inf else positive("deadline", deadline)
 
     def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._open_loop()

@@ -34,7 +34,7 @@ def answer_reader(dialect: Dialect) -> Callable[[bytes], list[GroupProfile] | No
 
     def read(body: bytes) -> list[GroupProfile] | None:
         try:
-            answer = strict.decode(body)
+            answer: Any = strict.decode(body)
             data = answer if envelope is None else answer.data
             return [_profile_of(each) for each in data.profiles]
         except (*UNREADABLE, OverflowError):
@@ -83,8 +83,8 @@ _PERMISSIONS: Final = msgspec.json.Decoder(_Permissions)
 
 
 def _documented_answer(dialect: Dialect) -> type[Struct]:
-    code = ("code", Literal[dialect.success_code])  # type: ignore[valid-type]  # a type that is made here
-    profiles = ("profiles", list[_documented_profile(dialect)])  # type: ignore[misc]  # likewise
+    code = ("code", Literal[dialect.success_code])
+    profiles = ("profiles", list[_documented_profile(dialect)])  # type: ignore[misc]  # a type that is made here
     if dialect.envelope is None:
         return msgspec.defstruct("_DocumentedAnswer", [code, profiles])
     data = msgspec.defstruct("_DocumentedData", [profiles])

@@ -216,23 +216,21 @@ class Dispatcher:
         try:
             reply = await flight.future
         except CancelledError:
-            self._landed(flight, answered=False)
+            self._landed(flight)
             if flight.batch.wanted:  # this task was cancelled, not only the request
                 raise
         except TransportError as error:
-            self._landed(flight, answered=False)
+            self._landed(flight)
             await self._failed(flight, error)
         else:
-            self._landed(flight, answered=True)
+            self._landed(flight)
             await self._answered(flight, reply)
 
-    def _landed(self, flight: Flight, *, answered: bool) -> None:
+    def _landed(self, flight: Flight) -> None:
         self._flights.discard(flight)
         self._stirred.set()
-        if self._guard is not None and answered:
-            self._guard.answered(get_running_loop().time() - flight.sent_at)
-        elif self._guard is not None:
-            self._guard.lost()
+        if self._guard is not None:
+            self._guard.landed()
 
     async def _answered(self, flight: Flight, reply: Reply) -> None:
         entries = flight.batch.entries

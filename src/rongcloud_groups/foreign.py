@@ -71,6 +71,7 @@ class TransportConnection:
         self.closed_reason = self.closed_reason or "retired"
         if not self._calls:
             self._start_closing()
+            self._on_change()
 
     async def aclose(self) -> None:
         """Cancel the calls under way and close."""

@@ -2,19 +2,19 @@
 
 from asyncio import Event, get_running_loop
 
-MARGIN = 0.003
-"""Seconds added to each credit's way back, for clocks and timers."""
-SAMPLES = 20
-"""Round trips to see before the shortest one is believed."""
+HELD_FOR = 1.003
+"""Seconds from an answer until its credit comes back: a second, and a margin for clocks and timers."""
 
 
 class CreditGuard:
-    """As many credits as requests a second; each comes back one second after its request surely arrived.
+    """As many credits as requests a second; each comes back a second after its request was answered.
 
-    A request takes a credit before it leaves. The credit returns at the time of the answer + 1 s - the shortest
-    round trip seen: by then at least a second has passed at the server since it arrived. So of any two requests
-    that share a credit, the later arrives a second or more after the earlier, and no window holds more than there
-    are credits.
+    A request takes a credit before it leaves, and it had arrived before its answer left. So of two requests that
+    use the same credit, the later one leaves, and arrives, more than a second after the earlier one arrived; and no
+    second at the server holds more requests than there are credits. Of a request that was given up without an
+    answer nothing better is known than that it left: its credit is held for as long from then.
+
+    At a round trip of R seconds, credits/(1 + R) requests/s are left at the most.
 
     Args:
         credits: requests that the server may see in one second.
@@ -23,8 +23,6 @@ class CreditGuard:
     def __init__(self, credits: int) -> None:  # noqa: A002  the term for it
         self._credits = credits
         self._returned = Event()
-        self._shortest = float("inf")
-        self._samples = 0
 
     async def acquire(self) -> None:
         """Wait for a credit and take it."""
@@ -34,17 +32,10 @@ class CreditGuard:
         self._credits -= 1
 
     def restore(self) -> None:
-        """Give back a credit whose request never left."""
+        """Give back a credit at once: its request never left."""
         self._credits += 1
         self._returned.set()
 
-    def answered(self, round_trip: float) -> None:
-        """A request was answered after so many seconds: return its credit when a second is over."""
-        self._samples += 1
-        self._shortest = min(self._shortest, round_trip)
-        credited = self._shortest if self._samples > SAMPLES else 0.0
-        get_running_loop().call_later(1.0 - credited + MARGIN, self.restore)
-
-    def lost(self) -> None:
-        """A request ended without an answer: return its credit after a whole second."""
-        get_running_loop().call_later(1.0 + MARGIN, self.restore)
+    def landed(self) -> None:
+        """A request was answered, or given up: its credit comes back in `HELD_FOR` seconds."""
+        get_running_loop().call_later(HELD_FOR, self.restore)

@@ -92,7 +92,7 @@ class Throttle:
         """Take in a refusal at so many requests/s, see `Limiter.throttle`; True where it cuts the rate."""
         news = now - age >= self.cut_at
         if news:
-            # Refused on the way back: the true share has shrunk, so aim lower (fast convergence, RFC 9438, section 4.7).
+            # Refused on the way back: the true share has shrunk, so aim lower (RFC 9438, section 4.7).
             self.cut_from = rate * (1 + CUT) / 2 if rate < self.cut_from else rate
             self.cut_at = now
             self._pause_until(now + PAUSE)

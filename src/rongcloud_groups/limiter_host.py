@@ -71,7 +71,7 @@ class HostLimiter:
     async def throttle(self, retry_after: float | None, age: float) -> float:
         """Pause all processes, cut the rate once for all of them, and climb back on a cubic curve."""
 
-        def refused(budget: _Budget, now: float) -> float:
+        def refused(budget: Budget, now: float) -> float:
             budget.refused(now, budget.rate(now), retry_after, age)
             self._rate = budget.rate(now)
             return max(0.0, budget.paused_until - now)
@@ -100,11 +100,11 @@ class HostLimiter:
         slot, self._slot = self._slot, None
         return bool(await self._in_turn(lambda budget, now: budget.let_go(slot, now)))
 
-    def _reserve(self, budget: "_Budget", now: float) -> float:
+    def _reserve(self, budget: "Budget", now: float) -> float:
         self._rate = budget.rate(now)
         return budget.reserve(now)
 
-    async def _in_turn(self, step: Callable[["_Budget", float], float]) -> float:
+    async def _in_turn(self, step: Callable[["Budget", float], float]) -> float:
         """Let ``step`` read and change the budget while no other process does."""
         while True:
             try:
@@ -118,12 +118,12 @@ class HostLimiter:
                 self._complained = False
                 return result
 
-    def _under_lock(self, step: Callable[["_Budget", float], float]) -> float:
+    def _under_lock(self, step: Callable[["Budget", float], float]) -> float:
         file = self._open()  # each time anew: it may have been deleted, or this process forked
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             now = monotonic()
-            budget = _Budget.read(os.pread(file, RECORD.size, 0), self._limit, now)
+            budget = Budget.read(os.pread(file, RECORD.size, 0), self._limit, now)
             result = step(budget, now)
             os.pwrite(file, budget.record(), 0)
             return result
@@ -151,25 +151,31 @@ class HostLimiter:
         self._complained = True
 
 
-class _Budget(Throttle):
-    """What the file holds; times are of the clock that all processes of a machine share since it was started."""
+class Budget(Throttle):
+    """What the file holds; times are of the clock that all processes of a machine share since it was started.
 
-    next_slot: float
+    Args:
+        limit: requests/s that the service allows.
+        next_slot: the next free send time.
+        **throttle: see `Throttle`.
+    """
+
+    def __init__(self, limit: float, next_slot: float, **throttle: float) -> None:
+        super().__init__(limit, **throttle)
+        self.next_slot = next_slot
 
     @classmethod
     def read(cls, record: bytes, limit: float, now: float) -> Self:
         """The budget that a record holds; a silent one where it is damaged, or from before a reboot."""
         if len(record) == RECORD.size:
             mark, next_slot, paused_until, cut_at, cut_from = RECORD.unpack(record)
-            budget = cls(limit, paused_until=paused_until, cut_at=cut_at, cut_from=min(cut_from, limit))
-            budget.next_slot = next_slot
-            if mark == MARK and budget._is_of_this_clock(now):
+            budget = cls(limit, next_slot, paused_until=paused_until, cut_at=cut_at, cut_from=min(cut_from, limit))
+            if mark == MARK and budget.is_of_this_clock(now):
                 return budget
-        budget = cls(limit)
-        budget.next_slot = now + SILENCE
-        return budget
+        return cls(limit, now + SILENCE)
 
     def record(self) -> bytes:
+        """What the file is to hold."""
         return RECORD.pack(MARK, self.next_slot, self.paused_until, self.cut_at, self.cut_from)
 
     def reserve(self, now: float) -> float:
@@ -186,7 +192,8 @@ class _Budget(Throttle):
         self.next_slot += over
         return True
 
-    def _is_of_this_clock(self, now: float) -> bool:
+    def is_of_this_clock(self, now: float) -> bool:
+        """Whether this can have been written since the machine was started."""
         latest = now + 2 * LONGEST_PAUSE
         return (
             all(map(isfinite, (self.next_slot, self.paused_until, self.cut_at, self.cut_from)))

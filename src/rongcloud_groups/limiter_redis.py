@@ -54,6 +54,9 @@ class RedisLimiter:
         limit: requests/s that the service allows to all processes together; the same in each of them.
         share: the part of the limit for this process while Redis is away; 1 / the greatest number of processes.
 
+    Attributes:
+        key: where Redis keeps the budget.
+
     Raises:
         ConfigError: an argument cannot be used; the message names it.
     """
@@ -65,10 +68,10 @@ class RedisLimiter:
             raise ConfigError(f"share is {share!r}; give a number above 0 and not above 1")
         self._redis = _client(url)
         self._where = urlsplit(url).netloc.rpartition("@")[2]  # without a password
-        self._key = f"rongcloud-groups:{{{app_key}}}:budget"
+        self.key = f"rongcloud-groups:{{{app_key}}}:budget"
         self._reserve_script = self._redis.register_script(RESERVE)
         self._refused_script = self._redis.register_script(REFUSED)
-        self._clock = _RedisClock()
+        self._clock = RedisClock()
         self._local = LocalLimiter(self._limit * self._share * CAUTION)
         self._door = Lock()
         self._refusals = Lock()
@@ -153,14 +156,14 @@ class RedisLimiter:
 
     async def _ask_redis(self, wanted: int, *, over: float = 0.0) -> None:
         asked_at = monotonic()
-        reply = await self._reserve_script(keys=[self._key], args=[self._limit, wanted, self._clock.round_trip, over])
+        reply = await self._reserve_script(keys=[self.key], args=[self._limit, wanted, self._clock.round_trip, over])
         now, first, gap, slots, self._paused_until, self._rate = map(float, reply)
         self._clock.note(asked_at, monotonic(), now)
         self._slots.extend(first + gap * number for number in range(int(slots)))
 
     async def _tell_redis(self, retry_after: float | None, age: float) -> float:
         reply = await self._refused_script(
-            keys=[self._key],
+            keys=[self.key],
             args=[
                 self._limit,
                 age,
@@ -206,7 +209,7 @@ class RedisLimiter:
         return True
 
 
-class _RedisClock:
+class RedisClock:
     """Redis's clock as it is seen from here, by the quickest of the latest calls."""
 
     LATEST = 16

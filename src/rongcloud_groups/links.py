@@ -240,6 +240,8 @@ class Links:
 
     def _forget(self, link: Link) -> None:
         self._links.remove(link)
+        if self._tasks is not None:
+            self._start(self._see_off, link)
         if link is self._probe:
             self._probe = None
             self._probe_later()
@@ -249,6 +251,11 @@ class Links:
         )
         if self._emit:
             self._emit(LinkRetired(self.host_of(link.host), link.connection.sent, reason))
+
+    async def _see_off(self, link: Link) -> None:
+        """Wait until it is closed; the end of `run` waits for that too."""
+        with anyio.CancelScope(shield=True):
+            await link.connection.aclose()
 
     def _connect_where_needed(self) -> None:
         if self._tasks is None:

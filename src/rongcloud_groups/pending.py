@@ -189,10 +189,12 @@ class Pending:
         resting = []
         for entry in entries:
             entry.batch = None
-            if not entry.waiters:
-                self._book.pop(entry.group_id, None)
-            else:
+            if self._book.get(entry.group_id) is not entry:
+                continue
+            if entry.waiters:
                 resting.append(entry)
+            else:
+                del self._book[entry.group_id]
         return resting
 
     def put_back(self, entries: Iterable[Entry]) -> None:

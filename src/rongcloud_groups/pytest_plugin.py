@@ -47,11 +47,13 @@ class InProcessEmulator:
     Attributes:
         service: what answers; its attributes (``enabled``, ``locked``, ``latency`` and so on) may be changed.
         requests: the group IDs of each batch query, in the order in which they came, also of those that failed.
+        transport: what carries a client's requests here.
     """
 
     def __init__(self) -> None:
         self.service = Service(universe=Universe(only_explicit=True), limit=None)
         self.requests: list[list[str]] = []
+        self.transport: httpx.AsyncBaseTransport = _ServiceTransport(self)
 
     def add(self, group_id: str, **fields: Any) -> GroupProfile:
         """Add a group, or replace it.
@@ -95,7 +97,7 @@ class InProcessEmulator:
             "app_secret": self.service.app_secret,
             "base_urls": URL,
             "rate": 10_000.0,
-            "transport": _ServiceTransport(self),
+            "transport": self.transport,
         }
         return GroupClient(**(defaults | options))
 

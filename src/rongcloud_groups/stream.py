@@ -59,8 +59,10 @@ class Stream:
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._feeding.cancel()
-        self._pending.leave(self, list(self._open))
-        await self._fed.wait()
+        try:
+            await self._fed.wait()
+        finally:
+            self._pending.leave(self, list(self._open))
 
     def __aiter__(self) -> Self:
         return self

@@ -14,7 +14,7 @@ from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts, ResumeError
 from rongcloud_groups.bulk.failures import Failure, Failures, failure
 from rongcloud_groups.bulk.input_formats import SourceError
 from rongcloud_groups.bulk.order import Block, InputOrder
-from rongcloud_groups.bulk.reading import BLOCK, blocks_of, looked_through, other_input
+from rongcloud_groups.bulk.reading import blocks_of, looked_through, other_input
 from rongcloud_groups.bulk.sinks import OutputError, Sink
 from rongcloud_groups.bulk.sources import ListingSource, Source
 from rongcloud_groups.client import GroupClient
@@ -28,7 +28,7 @@ MOST_HELD: Final = 25_000
 """IDs at the most between the oldest one without an outcome and the newest one that was asked for."""
 BLOCKS_READ_AHEAD: Final = 20
 SECONDS_BETWEEN_WRITES: Final = 0.25
-ROWS_IN_A_WRITE: Final = 1000
+IDS_IN_A_WRITE: Final = 1000
 OUTAGE: Final = 1000
 """IDs without an answer, one after the other, that mean that there is no service."""
 
@@ -155,6 +155,8 @@ class Job:
         finally:
             self._sink.close()
             self._failures.close()
+            if isinstance(self._source, ListingSource):
+                self._source.close()
         return self._report(checkpoint)
 
     def stop(self) -> None:
@@ -250,7 +252,7 @@ class Job:
             async for part in parts:
                 self._settle(part)
                 now = get_running_loop().time()
-                if len(self._unwritten) * BLOCK >= ROWS_IN_A_WRITE or now - self._written_at >= SECONDS_BETWEEN_WRITES:
+                if self._waiting_to_be_written() >= IDS_IN_A_WRITE or now - self._written_at >= SECONDS_BETWEEN_WRITES:
                     await self._write()
                 if now - self._committed_at >= self._sink.seconds_between_commits:
                     await self._write()
@@ -303,6 +305,9 @@ class Job:
         if blocks and not self._unwritten and not self._counts.found and not self._counts.missing:
             raise ServiceGone(f"nothing is answered at all: {next(iter(blocks[0].outcomes.values()))}")
         return blocks
+
+    def _waiting_to_be_written(self) -> int:
+        return sum(len(block.group_ids) for block in self._unwritten)
 
     async def _write(self) -> None:
         blocks, self._unwritten = self._unwritten, []

@@ -3,16 +3,12 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from hashlib import blake2b
-from typing import Final
 
 from rongcloud_groups.bulk.checkpoint import ResumeError
 from rongcloud_groups.bulk.input_formats import SourceError
 from rongcloud_groups.bulk.order import Block
 from rongcloud_groups.bulk.seen import SeenIds
-from rongcloud_groups.bulk.sources import Source
-
-BLOCK: Final = 100
-"""Records that are taken up at a time; a job stops, writes and goes on between blocks."""
+from rongcloud_groups.bulk.sources import BLOCK, Source
 
 
 def other_input(name: str) -> ResumeError:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Final, Literal, Protocol
 
@@ -13,6 +14,8 @@ from rongcloud_groups.bulk.files import PartialFile
 from rongcloud_groups.bulk.input_formats import InputFormat, SourceError, ids_in
 from rongcloud_groups.listing import Listing
 
+BLOCK: Final = 100
+"""Records that are taken up at a time; a job stops, writes and goes on between blocks."""
 _CHUNK: Final = 64 * 1024
 
 
@@ -117,13 +120,14 @@ class IterableSource:
         self._group_ids = group_ids
 
     async def records(self) -> AsyncGenerator[list[str]]:
-        """The IDs, one by one."""
+        """The IDs: of an asynchronous iterable one by one, as they come."""
         if isinstance(self._group_ids, AsyncIterable):
             async for group_id in self._group_ids:
                 yield [group_id]
         else:
-            for group_id in self._group_ids:
-                yield [group_id]
+            group_ids = iter(self._group_ids)
+            while some := list(islice(group_ids, BLOCK)):
+                yield some
 
 
 class ListingSource:
@@ -157,6 +161,11 @@ class ListingSource:
         """Make the list as durable as `place` says."""
         if self._noted is not None:
             self._noted.sync()
+
+    def close(self) -> None:
+        """Leave the list as it is."""
+        if self._noted is not None:
+            self._noted.close()
 
     def forget(self) -> None:
         """Remove the list."""

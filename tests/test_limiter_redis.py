@@ -1,0 +1,539 @@
+import asyncio
+import logging
+import math
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from redis.exceptions import ConnectionError as RedisUnreachable
+
+from rongcloud_groups import ConfigError, GroupClient
+from rongcloud_groups.emulator import Emulator, Service, worst_second
+from rongcloud_groups.limiter import CUT, PAUSE, SILENCE, Throttle, slot_gap
+from rongcloud_groups.limiter_redis import RedisClock, RedisLimiter
+from rongcloud_groups.limiter_redis_scripts import HORIZON, REFUSED, RESERVE
+from rongcloud_groups.limiter_words import limiter_from_words
+
+GAP = slot_gap(100)
+
+
+class Server:
+    """A real ``redis-server`` on the loopback."""
+
+    def __init__(self, program: str, directory: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            self.port = listener.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._command = [program, "--bind", "127.0.0.1", "--port", str(self.port), "--save", "", "--appendonly", "no"]
+        self._directory = directory
+
+    def start(self) -> None:
+        self._process = subprocess.Popen(self._command, cwd=self._directory, stdout=subprocess.DEVNULL)  # noqa: S603  ours
+        give_up_at = monotonic() + 20
+        while not self._answers():
+            assert monotonic() < give_up_at
+            time.sleep(0.01)
+
+    def stand_still(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def _answers(self) -> bool:
+        try:
+            with Redis.from_url(self.url) as redis:
+                return bool(redis.ping())
+        except RedisUnreachable:
+            return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    program = shutil.which("redis-server")
+    if program is None:
+        assert not os.environ.get("CI"), "redis-server must be installed in CI"
+        pytest.skip("redis-server is not installed")
+    server = Server(program, tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis(server: Server) -> Iterator["Redis"]:
+    with Redis.from_url(server.url) as redis:
+        redis.flushall()
+        yield redis
+
+
+@pytest.fixture
+def run(redis: "Redis") -> Callable[..., list[float]]:
+    """Run one of the scripts for the budget ``app``."""
+
+    def run(script: str, *arguments: float) -> list[float]:
+        return [float(value) for value in redis.eval(script, 1, "app", *map(str, arguments))]
+
+    return run
+
+
+def reserve(run: Callable[..., list[float]], wanted: int = 1, *, lead: float = 0.0, over: float = 0.0) -> list[float]:
+    return run(RESERVE, 100, wanted, lead, over)
+
+
+def refuse(run: Callable[..., list[float]], age: float = 0.01, retry_after: float = -1) -> list[float]:
+    return run(REFUSED, 100, age, 0.0, retry_after)
+
+
+def in_use(redis: "Redis", key: str = "app", *, ahead: float = -5.0, **fields: float) -> float:
+    """Put a budget that was used already, so that no silence comes first; return Redis's time."""
+    seconds, microseconds = redis.time()
+    now = seconds + microseconds / 1e6
+    redis.hset(key, mapping={"next_slot": now + ahead, "paused_until": 0, "cut_at": 0, "cut_from": 0} | fields)
+    return now
+
+
+class Heard(logging.Handler):
+    """Tells when the next warning comes, and keeps them all."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.messages: list[str] = []
+        self.came = asyncio.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.messages.append(record.getMessage())
+        self.came.set()
+
+    async def next(self) -> str:
+        await self.came.wait()
+        self.came.clear()
+        return self.messages[-1]
+
+
+@pytest.fixture
+async def heard() -> AsyncIterator[Heard]:
+    logger = logging.getLogger("rongcloud_groups")
+    handler = Heard()
+    logger.addHandler(handler)
+    yield handler
+    logger.removeHandler(handler)
+
+
+@asynccontextmanager
+async def limiters(redis: "Redis", url: str, count: int = 1, **options: Any) -> AsyncIterator[list[RedisLimiter]]:
+    """Limiters of one App Key, as several processes have them, whose budget is in use."""
+    those = [RedisLimiter(url, app_key="app", **options) for _ in range(count)]
+    in_use(redis, those[0].key)
+    yield those
+    for limiter in those:
+        await limiter.aclose()
+
+
+# ---- the scripts
+
+
+def test_a_new_budget_is_silent_first(run: Callable[..., list[float]]) -> None:
+    now, first, *_ = reserve(run)
+    assert first == pytest.approx(now + SILENCE, abs=1e-5)
+
+
+def test_slots_follow_each_other_whoever_takes_them(redis: "Redis", run: Callable[..., list[float]]) -> None:
+    in_use(redis)
+    now, first, gap, slots, _, rate = reserve(run, 3)
+    assert (first, slots, rate) == (pytest.approx(now, abs=1e-5), 3, 100)
+    assert gap == pytest.approx(GAP, abs=1e-6)
+    assert reserve(run)[1] == pytest.approx(first + 3 * GAP, abs=1e-5)
+
+
+def test_a_budget_long_unused_saves_nothing_up(redis: "Redis", run: Callable[..., list[float]]) -> None:
+    now = in_use(redis, ahead=-3600)
+    assert reserve(run)[1] >= now
+
+
+def test_the_way_back_is_allowed_for(redis: "Redis", run: Callable[..., list[float]]) -> None:
+    in_use(redis)
+    now, first, *_ = reserve(run, lead=0.04)
+    assert first == pytest.approx(now + 0.04, abs=1e-5)
+
+
+def test_a_late_request_moves_the_free_slots(redis: "Redis", run: Callable[..., list[float]]) -> None:
+    now = in_use(redis, ahead=0.5)
+    assert reserve(run, 0, over=0.004)[3] == 0
+    assert reserve(run)[1] == pytest.approx(now + 0.5 + 0.004, abs=1e-5)
+
+
+def test_nobody_reserves_far_ahead_what_others_could_use(redis: "Redis", run: Callable[..., list[float]]) -> None:
+    in_use(redis, ahead=HORIZON - 2.5 * GAP)
+    assert reserve(run, 10)[3] == 2
+    assert reserve(run, 10)[3] == 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"next_slot": "tomorrow"},
+        {"cut_at": 9e9, "cut_from": 50},
+        {"next_slot": 9e9},
+        {"paused_until": 9e9},
+        {"cut_from": ""},
+    ],
+)
+def test_a_damaged_budget_is_silent_first(
+    redis: "Redis", run: Callable[..., list[float]], damage: dict[str, Any]
+) -> None:
+    in_use(redis, **damage)
+    now, first, _, _, _, rate = reserve(run)
+    assert first == pytest.approx(now + SILENCE, abs=1e-5)
+    assert rate == 100
+
+
+def test_a_refusal_pauses_and_cuts_once(redis: "Redis", run: Callable[..., list[float]]) -> None:
+    in_use(redis)
+    paused_until, pause, rate = refuse(run)
+    assert pause == pytest.approx(PAUSE, abs=1e-5)
+    assert rate == pytest.approx(100 * CUT)
+    assert refuse(run, age=0.0)[0] == paused_until
+    assert refuse(run, age=5.0)[2] >= 100 * CUT
+    assert reserve(run)[1] == pytest.approx(paused_until, abs=1e-5)
+
+
+def test_a_refusal_after_the_pause_cuts_again_and_aims_lower(redis: "Redis", run: Callable[..., list[float]]) -> None:
+    now = in_use(redis)
+    in_use(redis, paused_until=now - 0.1, cut_at=now - 0.5, cut_from=100)
+    before = reserve(run)[5]
+    assert refuse(run, age=0.0)[2] == pytest.approx(before * (1 + CUT) / 2 * CUT, rel=0.01)
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [(0.0, PAUSE), (2.5, 2.5), (3600.0, 60.0)])
+def test_retry_after_is_honoured_up_to_a_minute(
+    redis: "Redis", run: Callable[..., list[float]], retry_after: float, pause: float
+) -> None:
+    in_use(redis)
+    assert refuse(run, retry_after=retry_after)[1] == pytest.approx(pause, abs=1e-5)
+
+
+@pytest.mark.parametrize("elapsed", [0.0, 0.3, 1.0, 2.0, 3.9, 4.1, 9.0, 500.0])
+@pytest.mark.parametrize("cut_from", [100.0, 92.5, 40.0, 5.0])
+def test_the_climb_is_that_of_one_process(
+    redis: "Redis", run: Callable[..., list[float]], cut_from: float, elapsed: float
+) -> None:
+    now = in_use(redis)
+    in_use(redis, cut_at=now - elapsed, cut_from=cut_from)
+    redis_now, _, gap, _, _, rate = reserve(run)
+    alone = Throttle(100, cut_at=now - elapsed, cut_from=cut_from).rate(redis_now)
+    assert rate == pytest.approx(alone, rel=1e-3)
+    assert gap == pytest.approx(slot_gap(alone), rel=1e-3)
+
+
+# ---- Redis's clock
+
+
+@given(
+    ahead=st.floats(-1e6, 1e6),
+    trips=st.lists(st.tuples(st.floats(0, 0.09), st.floats(0, 0.09), st.floats(0, 10)), min_size=1, max_size=40),
+)
+@settings(max_examples=100)
+def test_the_clock_is_off_by_no_more_than_half_the_quickest_of_the_latest_round_trips(
+    ahead: float, trips: list[tuple[float, float, float]]
+) -> None:
+    clock = RedisClock()
+    now = monotonic()
+    calls = []
+    for there, back, pause in trips:
+        clock.note(now, now + there + back, now + there + ahead)
+        now += there + back + pause
+        calls.append((now - pause, there + back))
+    quickest = min(trip for at, trip in calls[-16:] if at >= calls[-1][0] - 59)
+    before = monotonic()
+    until = clock.seconds_until(now + ahead)
+    assert now - monotonic() - quickest / 2 - 1e-6 <= until <= now - before + quickest / 2 + 1e-6
+
+
+@pytest.mark.parametrize("step", [-3600.0, -0.5, 0.5, 3600.0])
+def test_a_clock_that_is_set_is_believed_at_once(step: float) -> None:
+    clock = RedisClock()
+    start = monotonic()
+    for number in range(10):
+        clock.note(start + number, start + number + 0.001, start + number + 0.0005)
+    clock.note(start + 10, start + 10.002, start + 10.001 + step)
+    assert clock.seconds_until(monotonic() + step) == pytest.approx(0, abs=0.05)
+
+
+# ---- the limiter
+
+
+async def test_limiters_of_one_app_key_share_its_slots(redis: "Redis", server: Server) -> None:
+    async with limiters(redis, server.url, 3) as those:
+        granted: list[float] = []
+
+        async def work(limiter: RedisLimiter) -> None:
+            for _ in range(40):
+                await limiter.acquire()
+                granted.append(monotonic())
+
+        await asyncio.gather(*map(work, those))
+    assert worst_second(granted) <= 100
+    assert max(granted) - min(granted) >= 1
+
+
+async def test_app_keys_do_not_share(redis: "Redis", server: Server) -> None:
+    async with RedisLimiter(server.url, app_key="one") as one, RedisLimiter(server.url, app_key="two") as two:
+        in_use(redis, one.key)
+        in_use(redis, two.key, ahead=50)
+        await one.acquire()
+
+
+async def test_a_busy_process_asks_redis_for_every_third_request_only(redis: "Redis", server: Server) -> None:
+    async with limiters(redis, server.url, limit=20) as (limiter,):
+        await limiter.acquire()
+        before = scripts_run(redis)
+        for _ in range(18):
+            await limiter.acquire()
+        assert scripts_run(redis) - before <= 9
+
+
+async def test_an_idle_process_takes_no_slot_that_it_may_not_use(redis: "Redis", server: Server) -> None:
+    async with limiters(redis, server.url, limit=1000) as (limiter,):
+        for _ in range(3):
+            await asyncio.sleep(0.02)
+            await limiter.acquire()
+            before = float(redis.hget(limiter.key, "next_slot") or 0)
+            assert before - redis_time(redis) < slot_gap(1000)
+
+
+def scripts_run(redis: "Redis") -> int:
+    return int(redis.info("commandstats")["cmdstat_evalsha"]["calls"])
+
+
+def redis_time(redis: "Redis") -> float:
+    seconds, microseconds = redis.time()
+    return float(seconds + microseconds / 1e6)
+
+
+async def test_cancelled_waits_take_one_slot_together(redis: "Redis", server: Server) -> None:
+    async with limiters(redis, server.url, limit=1) as (limiter,):
+        now = in_use(redis, limiter.key, ahead=5)
+        for _ in range(10):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(limiter.acquire(), 0.05)
+        assert float(redis.hget(limiter.key, "next_slot") or 0) < now + 5 + 1.5 * slot_gap(1)
+
+
+async def test_a_refusal_pauses_and_cuts_the_rate_for_every_limiter(redis: "Redis", server: Server) -> None:
+    async with limiters(redis, server.url, 2) as (refused, other):
+        before = monotonic()
+        pause = await refused.throttle(None, age=0.01)
+        assert refused.rate == pytest.approx(85)
+        await other.acquire()
+        assert monotonic() >= before + pause
+        assert 85 <= other.rate < 100
+
+
+async def test_a_refusal_holds_back_its_own_process_s_slots(redis: "Redis", server: Server) -> None:
+    async with limiters(redis, server.url) as (limiter,):
+        in_use(redis, limiter.key, ahead=0.3)
+        waiting = asyncio.create_task(limiter.acquire())
+        while not scripts_run_for(redis, limiter.key):
+            await asyncio.sleep(0)
+        before = monotonic()
+        pause = await limiter.throttle(0.6, age=0.0)
+        await waiting
+        assert monotonic() >= before + pause - 0.001
+
+
+def scripts_run_for(redis: "Redis", key: str) -> bool:
+    """Whether a slot was reserved since the budget was put."""
+    return float(redis.hget(key, "next_slot") or 0) > redis_time(redis) + 0.3
+
+
+async def test_a_redis_that_is_some_way_off_still_serves(redis: "Redis", server: Server) -> None:
+    async with slow_way(server.port, 0.02) as port, limiters(redis, f"redis://127.0.0.1:{port}/0") as (limiter,):
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            await limiter.acquire()
+
+
+@asynccontextmanager
+async def slow_way(port: int, seconds: float) -> AsyncIterator[int]:
+    """A port behind which Redis is so far away."""
+    tasks = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await asyncio.sleep(seconds)
+            writer.write(data)
+        writer.close()
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", port)
+        ways = [asyncio.create_task(carry(reader, back)), asyncio.create_task(carry(there, writer))]
+        tasks.update(ways)
+
+    listener = await asyncio.start_server(connected, "127.0.0.1", 0)
+    yield listener.sockets[0].getsockname()[1]
+    listener.close()
+    await asyncio.wait(tasks)
+
+
+# ---- without Redis
+
+
+@pytest.mark.parametrize("how", ["killed", "stands still"])
+async def test_redis_away_and_back(redis: "Redis", server: Server, heard: Heard, how: str) -> None:
+    async with limiters(redis, server.url, 2, share=0.5) as those:
+        granted: list[float] = []
+        both_had_some = asyncio.Event()
+
+        async def work(limiter: RedisLimiter) -> None:
+            while True:
+                await limiter.acquire()
+                granted.append(monotonic())
+                both_had_some.set()
+
+        async def some_more() -> None:
+            enough = len(granted) + 20
+            while len(granted) < enough:
+                both_had_some.clear()
+                await both_had_some.wait()
+
+        working = [asyncio.create_task(work(limiter)) for limiter in those]
+        await some_more()
+        (server.kill if how == "killed" else server.stand_still)()
+        assert "45.0 requests/s" in await heard.next()
+        await some_more()
+        assert all(limiter.rate == 45 for limiter in those)
+        (server.start if how == "killed" else server.go_on)()
+        assert "again" in await heard.next()
+        while any(limiter.rate != 100 for limiter in those):
+            await some_more()
+        await some_more()
+        for task in working:
+            task.cancel()
+        await asyncio.wait(working)
+    assert worst_second(granted) <= 100
+    assert len(heard.messages) == 4  # one going, one coming of each
+
+
+async def test_a_refusal_without_redis_holds_back_the_own_share(heard: Heard) -> None:
+    async with RedisLimiter("redis://127.0.0.1:1/0", app_key="app", share=0.1) as limiter:
+        assert await limiter.throttle(None, age=0.0) >= PAUSE
+        assert "127.0.0.1:1" in await heard.next()
+        assert limiter.rate == pytest.approx(100 * 0.1 * 0.9 * 0.85)
+        assert await limiter.throttle(2.0, age=0.0) >= 2.0
+        assert len(heard.messages) == 1
+        assert repr(limiter) == "<RedisLimiter at 127.0.0.1:1, 100, rate=6.5, away>"
+
+
+async def test_a_long_wait_for_the_own_share_still_looks_for_redis(
+    redis: "Redis", server: Server, heard: Heard
+) -> None:
+    async with limiters(redis, server.url, limit=0.5, share=0.1) as (limiter,):
+        server.stand_still()
+        await limiter.acquire()
+        assert "0.0 requests/s" in await heard.next()
+        waiting = asyncio.create_task(limiter.acquire())
+        server.go_on()
+        assert "again" in await heard.next()
+        waiting.cancel()
+        await asyncio.wait([waiting])
+
+
+async def test_a_refused_password_is_no_reason_to_stop_and_shown_nowhere(
+    redis: "Redis", server: Server, heard: Heard
+) -> None:
+    url = f"redis://user:hunter2@127.0.0.1:{server.port}/0"
+    async with RedisLimiter(url, app_key="app", share=1) as limiter:
+        await limiter.acquire()
+        assert "hunter2" not in await heard.next() + repr(limiter)
+
+
+# ---- in a client, and in words
+
+
+async def test_a_client_takes_the_words_for_it_and_closes_what_it_made(redis: "Redis", server: Server) -> None:
+    async with Emulator(Service()) as emulator:
+        client = GroupClient(
+            emulator.app_key,
+            emulator.app_secret,
+            base_urls=emulator.url,
+            verify=emulator.ssl_context,
+            limiter=f"{server.url}?share=0.5",
+        )
+        key = RedisLimiter(server.url, app_key=emulator.app_key).key
+        in_use(redis, key)
+        async with client:
+            await client.get("g1")
+            assert len(redis.client_list()) == 2
+        while len(redis.client_list()) != 1:
+            await asyncio.sleep(0)
+        assert redis.keys() == [key.encode()]
+
+
+async def test_a_client_leaves_a_limiter_open_that_is_not_its_own(redis: "Redis", server: Server) -> None:
+    async with Emulator(Service()) as emulator, limiters(redis, server.url) as (limiter,):
+        for _ in range(2):
+            async with GroupClient(
+                emulator.app_key,
+                emulator.app_secret,
+                base_urls=emulator.url,
+                verify=emulator.ssl_context,
+                limiter=limiter,
+            ) as client:
+                await client.get("g1")
+        assert len(redis.client_list()) == 2
+
+
+def test_words_carry_the_limit_and_share_and_other_options() -> None:
+    limiter = limiter_from_words("redis://host:7/3?share=0.25&client_name=me", app_key="app", limit=40)
+    assert repr(limiter) == "<RedisLimiter at host:7, 40, rate=40.0>"
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://host?share=0", "share is"),
+        ("redis://host?share=1.5", "share is"),
+        ("redis://host?share=half", "share is 'half'"),
+        ("redis://host?share=", "share is ''"),
+        ("redis://host?socket_timeout=soon", "cannot be read"),
+        ("redis://host:port", "cannot be read"),
+    ],
+)
+def test_words_that_cannot_be_used_are_refused(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        limiter_from_words(url, app_key="app", limit=100)
+
+
+@pytest.mark.parametrize("limit", [0, -1, math.nan])
+def test_a_limit_that_is_no_positive_number_is_refused(limit: float) -> None:
+    with pytest.raises(ConfigError, match="rate is"):
+        RedisLimiter("redis://host", app_key="app", limit=limit)
+
+
+def test_another_kind_of_url_is_refused() -> None:
+    with pytest.raises(ConfigError, match="rediss://"):
+        RedisLimiter("http://host", app_key="app")
+
+
+def test_without_redis_py_the_words_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "rongcloud_groups.limiter_redis", None)
+    with pytest.raises(ConfigError, match=r"rongcloud-groups\[redis\]"):
+        limiter_from_words("redis://host", app_key="app", limit=100)

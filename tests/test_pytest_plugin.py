@@ -1,0 +1,182 @@
+import asyncio
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import httpx
+import pytest
+
+from rongcloud_groups import (
+    AuthenticationError,
+    DeadlineExceeded,
+    JoinPerm,
+    Permissions,
+    RolePerm,
+    ServerError,
+    ServiceNotEnabled,
+)
+from rongcloud_groups.emulator.faults import ON_REQUEST
+from rongcloud_groups.pytest_plugin import InProcessEmulator
+
+FULL = {
+    "group_name": "Chess & Tea ♞",
+    "owner": "user1",
+    "create_time": datetime(2024, 2, 29, 12, 30, 1, 999_000, tzinfo=UTC),
+    "member_count": 7,
+    "introduction": "We play.",
+    "announcement": 'Thursday, "8 pm"',
+    "portrait_url": "https://img.example.com/1.png",
+    "ext_profile": {"ext_city": "杭州"},
+    "permissions": Permissions(join_perm=JoinPerm.CLOSED, profile_perm=RolePerm.ALL_MEMBERS),
+}
+
+
+@pytest.mark.parametrize("dialect", ["rongcloud", "nexconn"])
+@pytest.mark.parametrize("fields", [FULL, {"group_name": "Tea"}, {}])
+async def test_a_group_is_found_as_it_was_added(
+    rongcloud_emulator: InProcessEmulator, dialect: str, fields: dict[str, object]
+) -> None:
+    added = rongcloud_emulator.add("g1", **fields)
+    async with rongcloud_emulator.client(dialect=dialect) as client:
+        assert await client.get("g1") == added
+    assert rongcloud_emulator.requests == [["g1"]]
+
+
+async def test_a_group_that_was_not_added_is_missing(rongcloud_emulator: InProcessEmulator) -> None:
+    async with rongcloud_emulator.client() as client:
+        assert (await client.get_many(["g1", "g2"])).missing == ["g1", "g2"]
+
+
+async def test_a_group_can_be_replaced(rongcloud_emulator: InProcessEmulator) -> None:
+    rongcloud_emulator.add("g1", group_name="old", owner="user1")
+    renamed = rongcloud_emulator.add("g1", group_name="new")
+    async with rongcloud_emulator.client() as client:
+        assert await client.get("g1") == renamed
+
+
+def test_a_misspelt_field_is_refused(rongcloud_emulator: InProcessEmulator) -> None:
+    with pytest.raises(TypeError, match="groupName"):
+        rongcloud_emulator.add("g1", groupName="Tea")
+
+
+async def test_requests_tell_what_was_asked_also_in_vain(rongcloud_emulator: InProcessEmulator) -> None:
+    rongcloud_emulator.fail_next("error-500")
+    async with rongcloud_emulator.client() as client:
+        await client.get_many(f"g{number}" for number in range(51))
+        assert [group async for group in client.list_groups()] == []
+    assert sorted(map(len, rongcloud_emulator.requests)) == [1, 50, 50]
+
+
+async def test_a_scripted_failure_happens_as_often_as_it_was_scripted(rongcloud_emulator: InProcessEmulator) -> None:
+    rongcloud_emulator.add("g1")
+    rongcloud_emulator.fail_next("error-500", times=2)
+    async with rongcloud_emulator.client(max_attempts=2) as client:
+        with pytest.raises(ServerError):
+            await client.get("g1")
+        assert await client.get("g1") is not None
+    assert len(rongcloud_emulator.requests) == 3
+
+
+@pytest.mark.parametrize("fault", sorted(set(ON_REQUEST) - {"hang", "skew", "html-403"}))
+async def test_a_client_gets_over_a_fault(rongcloud_emulator: InProcessEmulator, fault: str) -> None:
+    added = rongcloud_emulator.add("g1", group_name="one")
+    rongcloud_emulator.fail_next(fault)
+    async with rongcloud_emulator.client() as client:
+        profile = await client.get("g1")
+    assert profile is not None
+    assert profile.group_name == added.group_name
+
+
+async def test_no_answer_is_a_deadline_that_passes(rongcloud_emulator: InProcessEmulator) -> None:
+    rongcloud_emulator.fail_next("hang")
+    async with rongcloud_emulator.client() as client:
+        with pytest.raises(DeadlineExceeded, match="waiting for the service"):
+            await client.get("g1", deadline=0.05)
+
+
+async def test_what_no_retry_can_mend_is_raised(rongcloud_emulator: InProcessEmulator) -> None:
+    async with rongcloud_emulator.client(app_secret="another") as client:
+        with pytest.raises(AuthenticationError):
+            await client.get("g1")
+    rongcloud_emulator.service.enabled = False
+    async with rongcloud_emulator.client() as client:
+        with pytest.raises(ServiceNotEnabled):
+            await client.get("g1")
+
+
+async def test_an_answer_can_take_its_time(rongcloud_emulator: InProcessEmulator) -> None:
+    rongcloud_emulator.service.latency = 0.05
+    clock = asyncio.get_running_loop().time
+    async with rongcloud_emulator.client() as client:
+        began = clock()
+        await client.get("g1")
+    assert clock() - began >= 0.05
+
+
+async def test_a_thousand_groups_take_no_second_of_budget(rongcloud_emulator: InProcessEmulator) -> None:
+    async with rongcloud_emulator.client() as client:
+        assert len(await client.get_many(f"g{number}" for number in range(1000))) == 1000
+        assert client.stats().budget_wait < 0.5
+
+
+def test_a_fault_that_does_not_exist_is_refused(rongcloud_emulator: InProcessEmulator) -> None:
+    with pytest.raises(ValueError, match="error-500"):
+        rongcloud_emulator.fail_next("explode")
+
+
+async def test_a_request_that_asks_for_nothing_is_recorded_as_that(rongcloud_emulator: InProcessEmulator) -> None:
+    async with httpx.AsyncClient(transport=rongcloud_emulator.transport) as client:
+        answer = await client.post("https://rongcloud.test/entrust/group/profile/query.json", data={})
+        assert answer.status_code == 401
+    assert rongcloud_emulator.requests == [[]]
+
+
+def pytest_in(directory: Path, *options: str, program: str = "") -> str:
+    """The output of pytest in a process of its own, which whoever measures this test's coverage leaves alone."""
+    arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", *options]
+    run = f"{program}\nimport sys, pytest\nsys.exit(pytest.main({arguments!r}))"
+    finished = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", run],
+        cwd=directory,
+        env={name: value for name, value in os.environ.items() if not name.startswith("COV")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return finished.stdout + finished.stderr
+
+
+def test_pytest_finds_the_fixture_by_itself_and_starts_without_the_library(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text(
+        "import sys\n"
+        "loaded = {'rongcloud_groups', 'httpx', 'h2', 'msgspec', 'trustme'} & set(sys.modules)\n"
+        "def test_it(rongcloud_emulator): assert (loaded, rongcloud_emulator.requests) == (set(), [])\n"
+    )
+    output = pytest_in(tmp_path, "-p", "no:respx")
+    assert "1 passed" in output, output
+
+
+def test_the_library_is_measured_whole_where_its_coverage_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(rongcloud_emulator): rongcloud_emulator.add('g1')")
+    output = pytest_in(tmp_path, "--cov=rongcloud_groups", "--cov-report=term")
+    assert "1 passed" in output, output
+    measured = {line.split()[0].rpartition("/")[2]: line.split()[-1] for line in output.splitlines() if "%" in line}
+    assert measured["__init__.py"] == "100%"
+    assert measured["events.py"] != "0%"
+
+
+def test_without_the_extra_the_fixture_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(rongcloud_emulator): pass")
+    output = pytest_in(tmp_path, program="import sys; sys.modules['trustme'] = None")
+    assert "1 error" in output
+    assert "rongcloud-groups[emulator]" in output
+
+
+def test_another_missing_module_is_not_blamed_on_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "test_it.py").write_text("def test_it(rongcloud_emulator): pass")
+    output = pytest_in(tmp_path, "-p", "no:respx", program="import sys; sys.modules['h2'] = None")
+    assert "1 error" in output
+    assert "rongcloud-groups[emulator]" not in output
+    assert "h2" in output
