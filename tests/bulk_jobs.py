@@ -1,25 +1,20 @@
 """What the tests of bulk sync share."""
 
 import csv
-import os
 import sqlite3
-import sys
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from command_line import environment
 from conftest import trusting
 from rongcloud_groups import GroupClient, GroupProfile
 from rongcloud_groups.bulk import COLUMNS, FailuresFile, Job, Source, open_sink
 from rongcloud_groups.bulk.rows import flat_row
 from rongcloud_groups.bulk.sinks import Sink
 from rongcloud_groups.emulator import Emulator
-
-COMMAND = str(Path(sys.executable).with_name("rongcloud-groups"))
-
 
 def ids(count: int, prefix: str = "x") -> list[str]:
     return [f"{prefix}{number}" for number in range(count)]
@@ -42,27 +37,11 @@ def job_of(client: GroupClient, source: Source, output: Path, *, restart: bool =
     return Job(client, source, sink, FailuresFile(output), restart=restart, keep=keep)
 
 
-@dataclass
-class CommandEnvironment:
+def environment_of(emulator: Emulator, directory: Path, rate: float = 2000.0) -> dict[str, str]:
     """The environment variables of a command that talks to an emulator."""
-
-    variables: dict[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, emulator: Emulator, directory: Path, rate: float = 2000.0) -> "CommandEnvironment":
-        ca_file = directory / "ca.pem"
-        ca_file.write_bytes(emulator.ca_pem)
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("RONGCLOUD_")}
-        return cls(
-            inherited
-            | {
-                "RONGCLOUD_BASE_URL": emulator.url,
-                "RONGCLOUD_APP_KEY": emulator.app_key,
-                "RONGCLOUD_APP_SECRET": emulator.app_secret,
-                "RONGCLOUD_RATE": str(rate),
-                "SSL_CERT_FILE": str(ca_file),
-            }
-        )
+    ca_file = directory / "ca.pem"
+    ca_file.write_bytes(emulator.ca_pem)
+    return environment(emulator.url, ca_file, RONGCLOUD_RATE=str(rate))
 
 
 def rows_in(path: Path) -> list[tuple[Any, ...]]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from bulk_jobs import CommandEnvironment, ids, names_in, rows_in, written
+from bulk_jobs import environment_of, ids, names_in, rows_in, written
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
 KILLS = 20
@@ -77,11 +77,11 @@ async def killed_and_compared(
     forked: multiprocessing.context.ForkServerContext,
     directory: Path,
 ) -> None:
-    variables = CommandEnvironment.of(emulator, directory, rate=30).variables
+    variables = environment_of(emulator, directory, rate=30)
     log = str(directory / "log")
     (directory / "undisturbed").mkdir()
     expected = directory / "undisturbed" / name
-    fast = CommandEnvironment.of(emulator, directory, rate=2000).variables
+    fast = environment_of(emulator, directory)
     whole = forked.Process(target=run_command, args=([*arguments, "-o", str(expected)], fast, log))
     whole.start()
     code = await ended(whole)

@@ -1,4 +1,5 @@
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import pytest
@@ -89,13 +90,13 @@ async def test_no_retry_mends_a_wrong_secret(emulator: Emulator) -> None:
     assert emulator.service.answered[1006] == 1
 
 
-async def test_no_host_is_an_error(emulator: Emulator) -> None:
-    url = emulator.url
-    await emulator.__aexit__(None, None, None)
-    async with GroupClient("key", "secret", base_urls=url) as client:
-        client._listing._max_attempts = 2
-        with pytest.raises(TransportError):
-            await listed(client)
+async def test_no_host_is_an_error() -> None:
+    with socket.socket() as deaf:
+        deaf.bind(("127.0.0.1", 0))  # bound and not listening: refuses connections
+        async with GroupClient("key", "secret", base_urls=f"http://127.0.0.1:{deaf.getsockname()[1]}") as client:
+            client._listing._max_attempts = 2
+            with pytest.raises(TransportError):
+                await listed(client)
 
 
 async def test_closing_the_client_ends_a_listing_that_waits(emulator: Emulator) -> None:

@@ -107,8 +107,7 @@ class GroupClient:
         app_secret = app_secret if isinstance(app_secret, Secret) else Secret(app_secret)
         self._credentials = Credentials(app_key, app_secret)
         self._base_urls = resolved_base_urls(region, base_urls)
-        self._deadline = inf
-        self._deadline = self._seconds(deadline)
+        self._deadline = _seconds(deadline, otherwise=inf)
         self._attempt_timeout = positive("attempt_timeout", attempt_timeout)
         self._max_in_flight = at_least(1, "max_in_flight", max_in_flight)
         self._http2 = http2
@@ -232,7 +231,7 @@ class GroupClient:
 
     async def _get(self, group_id: str, deadline: float | None, *, fresh: bool) -> GroupProfile | None:
         group_id = validated_group_id(group_id)
-        seconds = self._seconds(deadline)
+        seconds = _seconds(deadline, otherwise=self._deadline)
         waiter = OneWaiter(self._open_loop().create_future())
         self._add(group_id, waiter, bulk=False, fresh=fresh)
         self._dispatcher.stir()
@@ -266,7 +265,7 @@ class GroupClient:
         return await (told(self._emit, "get_many", call) if self._emit else call)
 
     async def _get_many(self, group_ids: Iterable[str], deadline: float | None, *, bulk: bool, fresh: bool) -> Lookup:
-        seconds = self._seconds(deadline)
+        seconds = _seconds(deadline, otherwise=self._deadline)
         waiter = ManyWaiter(self._open_loop().create_future())
         try:
             with anyio.move_on_after(seconds):
@@ -396,11 +395,6 @@ class GroupClient:
     def _leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
         (self._cached or self._pending).leave(waiter, group_ids)
 
-    def _seconds(self, deadline: float | None) -> float:
-        if deadline is None:
-            return self._deadline
-        return inf if deadline == inf else positive("deadline", deadline)
-
     def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._open_loop()
         assert self._tasks is not None  # noqa: S101  it is open
@@ -415,3 +409,9 @@ class GroupClient:
         if loop is not self._host.get_loop():
             raise ClientClosed("the client was opened in another event loop: open one client in each")
         return loop
+
+
+def _seconds(deadline: float | None, *, otherwise: float) -> float:
+    if deadline is None:
+        return otherwise
+    return inf if deadline == inf else positive("deadline", deadline)

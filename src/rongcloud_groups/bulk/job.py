@@ -22,8 +22,8 @@ from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.protocol import BATCH_LIMIT, consequence
 
-READ_AHEAD_SECONDS: Final = 5.0
-"""How long the budget needs for the IDs that are under way at the most: what a stopped job still waits for."""
+READ_AHEAD_SECONDS: Final = 2.0
+"""How long the budget needs for the IDs that are asked for and open, at the most: a stopped job still waits for them."""
 MOST_HELD: Final = 25_000
 """IDs at the most between the oldest one without an outcome and the newest one that was asked for."""
 BLOCKS_READ_AHEAD: Final = 20
