@@ -5,6 +5,7 @@ the one that is asynchronous the same cap on requests in flight. The others send
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Iterator
 from types import TracebackType
@@ -94,6 +95,7 @@ class McpBaseClient:
             BaseClient,
         )
 
+        logging.disable(logging.INFO)  # the package logs each request to the terminal, which is not the client's cost
         self._client = BaseClient(address.app_key, address.app_secret, address.url)
         self._in_flight = asyncio.Semaphore(in_flight)
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import aiohttp
 import msgspec
 from child_processes import emulator, seen
 from measured import print_table, write_results
@@ -89,15 +89,16 @@ def _url(log: Iterator[bytes]) -> str:
 
 async def visit(url: str, seconds: float) -> list[Visit]:
     """Ask for pages at a steady rate, each of another group, whether or not those before were answered."""
-    limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
-    async with httpx.AsyncClient(base_url=url, limits=limits, timeout=30, trust_env=False) as client:
+    connector, patience = aiohttp.TCPConnector(limit=200), aiohttp.ClientTimeout(total=30)
+    async with aiohttp.ClientSession(url, connector=connector, timeout=patience) as browser:
         begin = time.monotonic() + 0.5
 
         async def page(number: int) -> Visit:
             due = begin + number / PAGES_PER_SECOND
             await asyncio.sleep(due - time.monotonic())
-            response = await client.get(f"/groups/g{number}")
-            return Visit(response.status_code, time.monotonic() - due)
+            async with browser.get(f"/groups/g{number}") as response:
+                await response.read()
+            return Visit(response.status, time.monotonic() - due)
 
         return await asyncio.gather(*(page(number) for number in range(int(seconds * PAGES_PER_SECOND))))
 

@@ -1,20 +1,24 @@
 """What the tests of bulk sync share."""
 
+import asyncio
 import csv
+import json
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-from command_line import environment
+from command_line import Ended, OnTerminal, environment, run, run_on_terminal
 from conftest import trusting
+
 from rongcloud_groups import GroupClient, GroupProfile
 from rongcloud_groups.bulk import COLUMNS, FailuresFile, Job, Source, open_sink
 from rongcloud_groups.bulk.rows import flat_row
 from rongcloud_groups.bulk.sinks import Sink
 from rongcloud_groups.emulator import Emulator
+
 
 def ids(count: int, prefix: str = "x") -> list[str]:
     return [f"{prefix}{number}" for number in range(count)]
@@ -54,10 +58,13 @@ def rows_in(path: Path) -> list[tuple[Any, ...]]:
             with path.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
             assert tuple(header) == COLUMNS
-            return [tuple(int(cell) if name == "member_count" else cell or None for name, cell in zip(header, row, strict=True)) for row in rows]
+            members = COLUMNS.index("member_count")
+            return [
+                tuple(int(cell) if place == members else cell or None for place, cell in enumerate(row)) for row in rows
+            ]
         case ".db":
             with sqlite3.connect(path) as database:
-                return database.execute(f"SELECT {', '.join(COLUMNS)} FROM groups ORDER BY rowid").fetchall()
+                return database.execute("SELECT * FROM groups ORDER BY rowid").fetchall()
         case _:
             rows = pq.read_table(path).to_pylist()
             for row in rows:
@@ -67,3 +74,26 @@ def rows_in(path: Path) -> list[tuple[Any, ...]]:
 
 def names_in(path: Path) -> list[str]:
     return [row[0] for row in rows_in(path)]
+
+
+async def sync(*arguments: str, env: dict[str, str], here: Path, stdin: bytes = b"") -> Ended:
+    return await asyncio.to_thread(run, "sync", *arguments, env=env, cwd=here, stdin=stdin)
+
+
+async def sync_on_terminal(*arguments: str, env: dict[str, str], columns: int = 80) -> OnTerminal:
+    return await asyncio.to_thread(run_on_terminal, "sync", *arguments, env=env, columns=columns)
+
+
+def failures_in(output: Path) -> list[dict[str, Any]]:
+    """What is noted of failed IDs, in its order."""
+    note = Path(f"{output}.failed.jsonl")
+    return [json.loads(line) for line in note.read_bytes().splitlines()] if note.exists() else []
+
+
+def files_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from bulk_jobs import written
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bulk_jobs import written
 from rongcloud_groups.bulk import InputFormat, IterableSource, ResumeError, SourceError, file_source, input_format
 from rongcloud_groups.bulk.input_formats import LONGEST_LINE, ids_in
 from rongcloud_groups.bulk.reading import blocks_of, looked_through
@@ -39,7 +39,10 @@ async def test_an_input_without_anything_has_no_ids() -> None:
     assert await all_of(b"", InputFormat("jsonl", "id")) == []
 
 
-@given(names=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"))), piece=st.integers(1, 50))
+@given(
+    names=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"))),
+    piece=st.integers(1, 50),
+)
 async def test_text_comes_out_however_it_is_cut(names: list[str], piece: int) -> None:
     expected = [name.strip() for name in names if name.strip()]
     assert await all_of("\n".join(["", *names]).encode(), TEXT, piece) == expected
@@ -65,13 +68,13 @@ async def test_a_row_that_is_too_short_has_an_empty_id() -> None:
 
 @given(
     names=st.lists(st.text(st.characters(exclude_categories=["Cs"]))),
-    plain=st.booleans(),
-    ascii_only=st.booleans(),
+    form=st.tuples(st.booleans(), st.booleans()),
     piece=st.integers(1, 50),
 )
 async def test_a_field_comes_out_of_what_the_json_module_writes(
-    names: list[str], plain: bool, ascii_only: bool, piece: int
+    names: list[str], form: tuple[bool, bool], piece: int
 ) -> None:
+    plain, ascii_only = form
     lines = [json.dumps(name if plain else {"x": 1, "id": name}, ensure_ascii=ascii_only) for name in names]
     assert await all_of("\n\n".join(lines).encode(), InputFormat("jsonl", "id"), piece) == names
 
@@ -96,7 +99,7 @@ async def test_a_whole_number_in_json_is_an_id() -> None:
     ],
 )
 async def test_what_cannot_be_read_is_told_with_its_line(content: bytes, how: InputFormat, words: str) -> None:
-    with pytest.raises(SourceError, match="^ids") as raised:
+    with pytest.raises(SourceError, match=r"^ids") as raised:
         await all_of(content, how, 65536)
     assert words in str(raised.value)
 

@@ -1,5 +1,4 @@
 import asyncio
-import csv
 import json
 import sqlite3
 import sys
@@ -12,8 +11,8 @@ import msgspec
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
+from bulk_jobs import client_of, failures_in, files_in, ids, job_of, names_in, rows_in, until, written
 
-from bulk_jobs import client_of, ids, job_of, names_in, rows_in, written
 from rongcloud_groups import AuthenticationError, ConfigError, GroupClient, GroupProfile
 from rongcloud_groups.bulk import (
     COLUMNS,
@@ -30,6 +29,7 @@ from rongcloud_groups.bulk import (
     SourceError,
     file_source,
     open_sink,
+    reading,
 )
 from rongcloud_groups.bulk import job as job_module
 from rongcloud_groups.bulk.files import PartialFile
@@ -63,9 +63,10 @@ async def test_each_distinct_id_is_one_row_in_the_order_of_the_input(
     assert names_in(output) == known
     assert report.complete
     assert report.counts == Counts(1901, 1000, len(known), 900 - len(known), 1)
-    [failed] = [json.loads(line) for line in Path(f"{output}.failed.jsonl").read_text().splitlines()]
-    assert (failed["group_id"], failed["error"], failed["code"], failed["attempts"]) == ("no good", "InvalidGroupId", None, 0)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["ids.txt", name, f"{name}.failed.jsonl"])
+    [failed] = failures_in(output)
+    assert (failed["group_id"], failed["error"], failed["code"]) == ("no good", "InvalidGroupId", None)
+    assert failed["attempts"] == 0
+    assert files_in(tmp_path) == sorted(["ids.txt", name, f"{name}.failed.jsonl"])
 
 
 async def test_the_rows_are_the_same_in_every_format(client: GroupClient, tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ async def test_a_stopped_job_goes_on_and_ends_as_an_undisturbed_one(
     assert report.resumed_from > 0
     assert report.counts == expected.counts
     assert rows_in(output) == rows_in(undisturbed / name)
-    assert Path(f"{output}.failed.jsonl").read_bytes() == Path(f"{undisturbed / name}.failed.jsonl").read_bytes()
+    assert failures_in(output) == failures_in(undisturbed / name)
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -189,7 +190,7 @@ async def test_a_file_that_changes_while_it_is_read_is_told(
     client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "ids.txt", *ids(2000))
-    look_through = job_module.looked_through
+    look_through = reading.looked_through
 
     async def and_then_change(source: Any) -> tuple[int, str]:
         seen = await look_through(source)
@@ -233,8 +234,8 @@ async def test_a_complete_job_killed_before_its_files_were_in_place_is_put_in_pl
     assert client.stats().requests == requests
     assert report.complete
     assert names_in(output) == list((await client.get_many(ids(300))).found)
-    assert "no good" in Path(f"{output}.failed.jsonl").read_text()
-    assert len(list(tmp_path.iterdir())) == 2
+    assert [failed["group_id"] for failed in failures_in(output)] == ["no good"]
+    assert len(files_in(tmp_path)) == 2
 
 
 async def test_a_job_of_another_kind_follows_one_that_was_complete(
@@ -259,16 +260,15 @@ async def test_only_what_failed_is_noted_and_a_later_run_without_failures_remove
     output = tmp_path / "out.jsonl"
     source = file_source(written(tmp_path / "ids.txt", *ids(100)))
     report = await job_of(client, source, output).run()
-    note = tmp_path / "out.jsonl.failed.jsonl"
-    lines = [json.loads(line) for line in note.read_text().splitlines()]
     assert report.counts.failed == 2
+    lines = failures_in(output)
     assert [(line["group_id"], line["error"], line["code"], line["attempts"]) for line in lines] == [
         ("x7", "ParameterError", 1002, 1),
         ("x77", "ParameterError", 1002, 1),
     ]
     emulator.service.faults = Faults()
     await job_of(client, source, output).run()
-    assert not note.exists()
+    assert files_in(tmp_path) == ["ids.txt", "out.jsonl"]
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -345,8 +345,7 @@ async def test_ids_without_an_answer_count_as_failed_where_others_were_answered(
         async def names() -> AsyncIterator[str]:
             for group_id in ids(100):
                 yield group_id
-            while client.stats().found + client.stats().missing < 100:
-                await asyncio.sleep(0)
+            await until(lambda: client.stats().found + client.stats().missing == 100)
             emulator.service.faults = Faults(share={"garbage": 1.0})
             for group_id in ids(50, "z"):
                 yield group_id
@@ -354,7 +353,7 @@ async def test_ids_without_an_answer_count_as_failed_where_others_were_answered(
         report = await job_of(client, IterableSource(names()), output).run()
     assert report.counts.failed == 50
     assert report.complete
-    line = json.loads(Path(f"{output}.failed.jsonl").read_text().splitlines()[0])
+    line = failures_in(output)[0]
     assert (line["error"], line["code"]) == ("DecodeError", None)
 
 
@@ -364,8 +363,7 @@ async def test_what_no_retry_can_mend_ends_the_job_and_what_came_before_is_saved
     async def names() -> AsyncIterator[str]:
         for group_id in ids(500):
             yield group_id
-        while client.stats().found + client.stats().missing < 500:
-            await asyncio.sleep(0)
+        await until(lambda: client.stats().found + client.stats().missing == 500)
         emulator.service.locked = True
         yield "z"
 
@@ -430,10 +428,10 @@ async def test_a_database_that_fails_keeps_its_last_checkpoint(client: GroupClie
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-async def test_two_jobs_with_one_output_are_refused(name: str, client: GroupClient, tmp_path: Path) -> None:
+async def test_two_jobs_with_one_output_are_refused(name: str, tmp_path: Path) -> None:
     first, second = open_sink(tmp_path / name), open_sink(tmp_path / name)
     first.begin(None, keep=False)
-    with pytest.raises(ConfigError, match="another process|locked"):
+    with pytest.raises(ConfigError, match=r"another process|locked"):
         second.begin(None, keep=False)
     first.close()
 
@@ -444,7 +442,7 @@ async def test_an_output_that_cannot_be_written_is_told_before_anything_is_asked
 ) -> None:
     (tmp_path / name).mkdir()
     for output in (tmp_path / "nowhere" / name, tmp_path / name):
-        with pytest.raises(ConfigError, match="cannot (write|read)"):
+        with pytest.raises(ConfigError, match=r"cannot (write|read)"):
             await job_of(client, IterableSource(ids(10)), output).run()
     assert client.stats().requests == 0
 
@@ -464,7 +462,11 @@ def newer_version(output: Path) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "words"),
-    [(spoil_checkpoint, "cannot be read"), (shorten, "shorter than its checkpoint"), (newer_version, "another version")],
+    [
+        (spoil_checkpoint, "cannot be read"),
+        (shorten, "shorter than its checkpoint"),
+        (newer_version, "another version"),
+    ],
 )
 async def test_a_checkpoint_that_does_not_fit_is_told(
     spoil: Callable[[Path], None], words: str, client: GroupClient, tmp_path: Path
@@ -520,16 +522,14 @@ async def test_a_database_can_be_read_while_the_job_runs(emulator: Emulator, tmp
     async def names() -> AsyncIterator[str]:
         for group_id in ids(2000):
             yield group_id
-        while not output.exists() or not (count := counted(output)):
-            await asyncio.sleep(0)
-        seen.append(count)
+        await until(counted)
+        seen.append(counted())
         for group_id in ids(200, "y"):
             yield group_id
 
     reader = sqlite3.connect(output)
 
-    def counted(path: Path) -> int:
-        del path
+    def counted() -> int:
         try:
             return int(reader.execute("SELECT count(*) FROM groups").fetchone()[0])
         except sqlite3.OperationalError:
@@ -556,7 +556,7 @@ async def test_a_file_that_is_no_database_is_refused(client: GroupClient, tmp_pa
 
 
 async def test_all_groups_of_the_listing_are_looked_up_and_a_stopped_listing_goes_on(
-    client: GroupClient, emulator: Emulator, tmp_path: Path
+    client: GroupClient, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
     job = job_of(client, ListingSource(client.list_groups(), output=output), output)
@@ -565,13 +565,12 @@ async def test_all_groups_of_the_listing_are_looked_up_and_a_stopped_listing_goe
     report = await job_of(client, ListingSource(client.list_groups(), output=output), output).run()
     assert names_in(output) == [f"g{number}" for number in range(2500)]
     assert report.counts == Counts(2500, 0, 2500, 0, 0)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
+    assert files_in(tmp_path) == ["out.jsonl"]
 
 
 async def stop_when(job: Job, it_is_time: Callable[[], bool]) -> None:
     running = asyncio.create_task(job.run())
-    while not it_is_time():
-        await asyncio.sleep(0)
+    await until(it_is_time)
     job.stop()
     assert not (await running).complete
 
@@ -593,7 +592,7 @@ async def test_stdout_takes_rows_and_failures_are_told(
 ) -> None:
     told: list[str] = []
     for file_format in ("jsonl", "csv"):
-        job = Job(client, IterableSource(["x1", "no good"]), open_sink(None, file_format), FailuresTold(told.append))  # type: ignore[arg-type]
+        job = Job(client, IterableSource(["x1", "no good"]), open_sink(None, file_format), FailuresTold(told.append))
         assert (await job.run()).complete
     rows = capfdbinary.readouterr().out.splitlines()
     assert msgspec.json.decode(rows[0], type=GroupProfile) == await client.get("x1")

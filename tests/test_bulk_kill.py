@@ -1,7 +1,6 @@
 """The job is killed with SIGKILL again and again, and ends as if nothing had happened."""
 
 import asyncio
-import json
 import multiprocessing
 import os
 import random
@@ -11,8 +10,8 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from bulk_jobs import environment_of, failures_in, files_in, ids, names_in, rows_in, written
 
-from bulk_jobs import environment_of, ids, names_in, rows_in, written
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
 KILLS = 20
@@ -92,19 +91,20 @@ async def killed_and_compared(
         process.start()
         await asyncio.sleep(random.uniform(0.01, 0.15))
         process.kill()
-        assert await ended(process) == -9, Path(log).read_text(encoding="utf-8")
+        assert await ended(process) == -9
     variables = fast
     process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
     process.start()
-    assert await ended(process) == code, Path(log).read_text(encoding="utf-8")
+    assert await ended(process) == code, said_in(log)
 
     assert rows_in(output) == rows_in(expected)
-    assert failures_in(output) == failures_in(expected)
-    left = {path.name for path in directory.iterdir()} - {"ids.txt", "log", "ca.pem", "undisturbed"}
+    failed, expected_failed = (
+        [(line["group_id"], line["error"]) for line in failures_in(path)] for path in (output, expected)
+    )
+    assert failed == expected_failed
+    left = set(files_in(directory)) - {"ids.txt", "log", "ca.pem", "undisturbed"}
     assert left <= {name, f"{name}.failed.jsonl"}
 
 
-def failures_in(output: Path) -> list[tuple[str, str]]:
-    note = Path(f"{output}.failed.jsonl")
-    lines = note.read_text(encoding="utf-8").splitlines() if note.exists() else []
-    return [(failure["group_id"], failure["error"]) for failure in map(json.loads, lines)]
+def said_in(log: str) -> str:
+    return Path(log).read_text(encoding="utf-8")

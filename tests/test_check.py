@@ -261,6 +261,13 @@ async def test_the_command_says_what_to_change_and_ends_with_4(tmp_path: Path, d
     assert f"RONGCLOUD_DIALECT={other}" in ended.stdout
 
 
+async def test_where_something_else_answers_it_says_only_which_dialect_is_set(tmp_path: Path) -> None:
+    async with Emulator(faults=Faults(share={"html": 1.0})) as emulator:
+        ended = await command(emulator, tmp_path)
+    assert ended.code == 4
+    assert "dialect:    rongcloud is set\n" in ended.stdout
+
+
 async def test_json_is_one_object_without_the_secret(tmp_path: Path) -> None:
     async with Emulator(enabled=False) as emulator:
         ended = await command(emulator, tmp_path, "--json")

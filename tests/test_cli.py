@@ -64,6 +64,11 @@ def emulator_env(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
     return environment(emulator.url, ca_file)
 
 
+@pytest.fixture
+def dialect_env(env: dict[str, str], dialect: str) -> dict[str, str]:
+    return env | {"RONGCLOUD_DIALECT": dialect}
+
+
 def profiles_in(stdout: str) -> list[GroupProfile]:
     return [msgspec.json.decode(line, type=GroupProfile) for line in stdout.splitlines()]
 
@@ -71,15 +76,15 @@ def profiles_in(stdout: str) -> list[GroupProfile]:
 # get: what it prints
 
 
-def test_get_prints_one_line_of_json_a_profile_where_stdout_is_no_terminal(env: dict[str, str]) -> None:
-    ended = run("get", "team_3", "g1", "team_3", env=env)
+def test_get_prints_one_line_of_json_a_profile_where_stdout_is_no_terminal(dialect_env: dict[str, str]) -> None:
+    ended = run("get", "team_3", "g1", "team_3", env=dialect_env)
     assert (ended.code, ended.stderr) == (0, "")
     assert [profile.group_id for profile in profiles_in(ended.stdout)] == ["team_3", "g1"]
     assert profiles_in(ended.stdout)[1].member_count == 7
 
 
-def test_get_prints_a_table_on_a_terminal_with_wide_characters_in_line(env: dict[str, str]) -> None:
-    screen = run_on_terminal("get", "g1", "项目组-1", "team_3", env=env)
+def test_get_prints_a_table_on_a_terminal_with_wide_characters_in_line(dialect_env: dict[str, str]) -> None:
+    screen = run_on_terminal("get", "g1", "项目组-1", "team_3", env=dialect_env)
     assert screen.code == 0
     lines = STYLE.sub("", screen.screen).splitlines()
     assert lines[0].split() == ["group_id", "name", "members", "owner", "created", "introduction"]
@@ -127,8 +132,8 @@ def test_what_a_name_holds_is_shown_and_never_obeyed(env: dict[str, str]) -> Non
     assert ":smile:" in screen
 
 
-def test_ids_come_from_stdin_as_well(env: dict[str, str]) -> None:
-    ended = run("get", "-", "team_3", env=env, stdin="\ufeffg1\r\n\n  项目组-1\n".encode())
+def test_ids_come_from_stdin_as_well(dialect_env: dict[str, str]) -> None:
+    ended = run("get", "-", "team_3", env=dialect_env, stdin="\ufeffg1\r\n\n  项目组-1\n".encode())
     assert (ended.code, ended.stderr) == (0, "")
     assert [profile.group_id for profile in profiles_in(ended.stdout)] == ["team_3", "g1", "项目组-1"]
 
@@ -147,8 +152,8 @@ def test_an_id_that_begins_with_a_dash_comes_after_two_dashes(env: dict[str, str
 # get: what is missing and what failed
 
 
-def test_missing_ids_are_told_on_stderr_and_are_no_failure(env: dict[str, str]) -> None:
-    ended = run("get", "g1", "nobody", "项目组-9", env=env)
+def test_missing_ids_are_told_on_stderr_and_are_no_failure(dialect_env: dict[str, str]) -> None:
+    ended = run("get", "g1", "nobody", "项目组-9", env=dialect_env)
     assert ended.code == 0
     assert ended.stderr == "no such group: nobody\nno such group: 项目组-9\n"
     assert len(profiles_in(ended.stdout)) == 1
@@ -158,8 +163,8 @@ def test_nothing_found_prints_no_table(env: dict[str, str]) -> None:
     assert run_on_terminal("get", "nobody", env=env).screen == "no such group: nobody\n"
 
 
-def test_an_invalid_id_fails_alone(env: dict[str, str]) -> None:
-    ended = run("get", "g1", "a,b", "-", env=env, stdin=b"\xff\n")
+def test_an_invalid_id_fails_alone(dialect_env: dict[str, str]) -> None:
+    ended = run("get", "g1", "a,b", "-", env=dialect_env, stdin=b"\xff\n")
     assert ended.code == 3
     assert [profile.group_id for profile in profiles_in(ended.stdout)] == ["g1"]
     first, second, last = ended.stderr.splitlines()
@@ -180,10 +185,10 @@ def test_a_service_that_nobody_answers_for_fails_each_id_and_says_what_to_check(
 
 
 async def test_a_service_that_goes_on_failing_is_worth_another_run(
-    emulator: Emulator, emulator_env: dict[str, str]
+    emulator: Emulator, emulator_env: dict[str, str], dialect: str
 ) -> None:
     emulator.faults.share["error-500"] = 1.0
-    ended = await asyncio.to_thread(run, "get", "g1", env=emulator_env)
+    ended = await asyncio.to_thread(run, "get", "g1", env=emulator_env | {"RONGCLOUD_DIALECT": dialect})
     assert ended.code == 3
     assert "failed: g1: server internal error (code 1000, HTTP 500" in ended.stderr
     assert "1 of 1 IDs failed; run it again for these" in ended.stderr
@@ -216,8 +221,8 @@ def test_a_region_that_does_not_exist_is_an_error_of_configuration() -> None:
     assert "'atlantis' is not known; the regions are beijing" in ended.stderr
 
 
-def test_a_wrong_secret_ends_with_4_and_is_shown_nowhere(env: dict[str, str]) -> None:
-    wrong = env | {"RONGCLOUD_APP_SECRET": "the-wrong-secret"}
+def test_a_wrong_secret_ends_with_4_and_is_shown_nowhere(dialect_env: dict[str, str]) -> None:
+    wrong = dialect_env | {"RONGCLOUD_APP_SECRET": "the-wrong-secret"}
     ended = run("get", "g1", env=wrong)
     assert (ended.code, ended.stdout) == (4, "")
     assert ended.stderr.startswith("rongcloud-groups: error: signature is invalid (code 1004, HTTP 401")
@@ -228,9 +233,11 @@ def test_a_wrong_secret_ends_with_4_and_is_shown_nowhere(env: dict[str, str]) ->
     assert "the-wrong-secret" not in ended.stderr + debugged.stderr
 
 
-async def test_a_service_that_is_not_enabled_ends_with_4(emulator: Emulator, emulator_env: dict[str, str]) -> None:
+async def test_a_service_that_is_not_enabled_ends_with_4(
+    emulator: Emulator, emulator_env: dict[str, str], dialect: str
+) -> None:
     emulator.service.enabled = False
-    ended = await asyncio.to_thread(run, "get", "g1", env=emulator_env)
+    ended = await asyncio.to_thread(run, "get", "g1", env=emulator_env | {"RONGCLOUD_DIALECT": dialect})
     assert ended.code == 4
     assert "code 1009" in ended.stderr
     assert "enable group profile hosting" in ended.stderr

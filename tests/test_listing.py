@@ -4,8 +4,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 import pytest_asyncio
+from bulk_jobs import client_of, until
 
-from bulk_jobs import client_of
 from rongcloud_groups import (
     AuthenticationError,
     ClientClosed,
@@ -104,8 +104,7 @@ async def test_closing_the_client_ends_a_listing_that_waits(emulator: Emulator) 
     client = client_of(emulator)
     await client.__aenter__()
     waiting = asyncio.create_task(listed(client))
-    while not emulator.report().requests:
-        await asyncio.sleep(0)
+    await until(lambda: emulator.report().requests)
     await client.aclose()
     with pytest.raises(ClientClosed):
         await waiting
@@ -116,8 +115,7 @@ async def test_closing_the_client_ends_a_listing_that_waits(emulator: Emulator) 
 async def test_leaving_a_listing_takes_its_request_back(client: GroupClient, emulator: Emulator) -> None:
     emulator.service.faults = Faults(at={1: "hang"})
     waiting = asyncio.create_task(listed(client))
-    while not emulator.report().requests:
-        await asyncio.sleep(0)
+    await until(lambda: emulator.report().requests)
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting

@@ -258,7 +258,8 @@ class GroupClient:
             Every ID in exactly one of found, missing and failed, in the order of its first mention.
 
         Raises:
-            AuthenticationError, ServiceNotEnabled, ServiceError: what no retry can mend for any ID.
+            AuthenticationError, ServiceNotEnabled, ServiceError, ConfigError: what no retry can mend for any ID; the
+                last where the service answers in the other dialect.
             ClientClosed: the client is not open, or was closed meanwhile.
         """
         call = self._get_many(group_ids, deadline, bulk=bulk, fresh=fresh)

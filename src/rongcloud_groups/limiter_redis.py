@@ -138,7 +138,8 @@ class RedisLimiter:
 
     async def _reserve(self, *, busy: bool) -> None:
         enough = max(LEAST_SLOTS, ceil(self._clock.round_trip * self._rate * self._share) + 1)
-        self._slots_wanted = min(self._slots_wanted + 1, enough, MOST_SLOTS) if busy else 1
+        wanted = self._slots_wanted + (1 if busy else -1)
+        self._slots_wanted = max(1, min(wanted, enough, MOST_SLOTS))
         await self._ask_redis(self._slots_wanted)
 
     async def _let_go(self, slot: float) -> bool:

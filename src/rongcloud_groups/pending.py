@@ -265,9 +265,11 @@ class Pending:
             batch.abandoned()
 
     def _forget(self, entry: Entry) -> None:
-        """Out of the book, and out of its lane where it waits in one."""
+        """Out of the book, and out of the batch or the lane that it is in."""
         del self._book[entry.group_id]
-        if entry.sealed is not None:
+        if entry.batch is not None:
+            entry.batch = None  # it refers to its entries: this leaves no cycle to the garbage collector
+        elif entry.sealed is not None:
             entry.sealed.remove(entry)
             if not entry.sealed:
                 self._lane_of(entry).sealed.remove(entry.sealed)

@@ -1,0 +1,120 @@
+"""What a bulk sync takes: memory and processor time by the number of IDs, and the time at the real limit."""
+
+import argparse
+import os
+import random
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import msgspec
+from child_processes import emulator
+from measured import print_table, write_results
+
+from rongcloud_groups.emulator.serve import Address
+
+COMMAND = str(Path(sysconfig.get_path("scripts")) / "rongcloud-groups")
+MEMORY_LIMIT = 150.0
+"""MB, whatever the number of IDs."""
+SLACK = 1.05
+"""How much more memory ten times the IDs may take, for the allocator's mood."""
+MOST_SECONDS = 10.3
+"""For 50,000 IDs at 100 requests/s, from the first request to the last."""
+
+
+class Run(msgspec.Struct):
+    """One sync, as the operating system and the emulator saw it."""
+
+    name: str
+    group_ids: int
+    peak_mb: float
+    cpu_us_per_id: float
+    seconds: float
+    ids_per_second: float
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of the IDs, JSON lines alone")
+    options = parser.parse_args()
+    few, many = (10_000, 100_000) if options.quick else (100_000, 1_000_000)
+    outputs = ["out.jsonl"] if options.quick else ["out.jsonl", "out.csv", "out.sqlite", "out.parquet"]
+    runs = []
+    with tempfile.TemporaryDirectory() as name, emulator("--limit", "0") as address:
+        for output in outputs:
+            runs += [sync(address, Path(name), output, count, rate=1e6) for count in (few, many)]
+    with tempfile.TemporaryDirectory() as name, emulator("--limit", "100") as address:
+        real = sync(address, Path(name), "out.jsonl", 50_000, rate=100)
+        arrivals = httpx.get(f"{address.url}/_emulator/arrivals", verify=address.ca_file or True).json()
+    runs.append(real)
+    span = max(arrivals) - min(arrivals)
+    show(runs, span)
+    print(write_results("bulk", {"runs": runs, "real_limit_first_to_last_request": span}, quick=options.quick))
+    broken = list(broken_promises(runs, span))
+    print(*broken, sep="\n")
+    sys.exit(bool(broken))
+
+
+def sync(address: Address, directory: Path, output: str, count: int, *, rate: float) -> Run:
+    """Run the installed command on so many random IDs."""
+    source = directory / "ids.txt"
+    numbers = random.Random(0)
+    with source.open("w") as file:
+        file.writelines(f"{numbers.getrandbits(80):020x}\n" for _ in range(count))
+    environment = os.environ | {
+        "RONGCLOUD_BASE_URL": address.url,
+        "RONGCLOUD_APP_KEY": address.app_key,
+        "RONGCLOUD_APP_SECRET": address.app_secret,
+        "RONGCLOUD_RATE": str(rate),
+        "SSL_CERT_FILE": address.ca_file or "",
+    }
+    started = time.monotonic()
+    process = subprocess.Popen([COMMAND, "sync", str(source), "-o", str(directory / output)], env=environment)  # noqa: S603  our own command
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.monotonic() - started
+    assert process.returncode == 0
+    return Run(
+        f"{output.removeprefix('out.')}, {'limit lifted' if rate > 100 else '100 requests/s'}",
+        count,
+        usage.ru_maxrss / 1024,
+        (usage.ru_utime + usage.ru_stime) / count * 1e6,
+        seconds,
+        count / seconds,
+    )
+
+
+def show(runs: list[Run], span: float) -> None:
+    rows = [
+        [
+            run.name,
+            f"{run.group_ids:,}",
+            f"{run.peak_mb:.1f}",
+            f"{run.cpu_us_per_id:.1f}",
+            f"{run.seconds:.1f}",
+            f"{run.ids_per_second:,.0f}",
+        ]
+        for run in runs
+    ]
+    print_table(["sync", "IDs", "peak MB", "CPU µs/ID", "seconds", "IDs/s"], rows)
+    print(f"50,000 IDs at 100 requests/s: {span:.2f} s from the first request to the last")
+
+
+def broken_promises(runs: list[Run], span: float) -> list[str]:
+    broken = [f"{run.name}: {run.peak_mb:.0f} MB" for run in runs if run.peak_mb > MEMORY_LIMIT]
+    for few, many in zip(runs[:-1:2], runs[1:-1:2], strict=True):
+        if many.peak_mb > few.peak_mb * SLACK:
+            broken.append(f"{many.name}: {many.peak_mb:.1f} MB for {many.group_ids:,}, {few.peak_mb:.1f} for fewer")
+        if many.cpu_us_per_id > few.cpu_us_per_id * SLACK:
+            broken.append(f"{many.name}: {many.cpu_us_per_id:.1f} µs an ID, {few.cpu_us_per_id:.1f} for fewer")
+    if span > MOST_SECONDS:
+        broken.append(f"the real limit: {span:.2f} s")
+    return broken
+
+
+if __name__ == "__main__":
+    main()
