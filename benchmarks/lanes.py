@@ -67,7 +67,7 @@ async def gets_at_random(client: GroupClient, seconds: float) -> list[float]:
     """Single gets for some seconds, independent of each other as those of pages are."""
     end = time.monotonic() + seconds
     async with asyncio.TaskGroup() as tasks:
-        gets = []
+        gets: list[asyncio.Task[float]] = []
         while time.monotonic() < end:
             gets.append(tasks.create_task(timed_get(client, f"page{len(gets)}-{end}")))
             await asyncio.sleep(random.expovariate(GETS_PER_SECOND))

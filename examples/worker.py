@@ -1,40 +1,70 @@
-"""A worker that takes jobs from a queue: ``python examples/worker.py``.
+"""A worker of a fleet: jobs come over Redis, and all workers on all hosts share one App Key's budget in it.
 
-Several such processes share one App Key: give each its share of the budget in ``RONGCLOUD_RATE``. The queue here
-stands for whichever brings the jobs. The credentials come from the environment; see the README.
+    export REDIS_URL=redis://127.0.0.1:6379/0 RONGCLOUD_LIMITER=redis://127.0.0.1:6379/0?share=0.25
+    taskiq worker worker:broker --app-dir examples          # on as many hosts as you like
+    python examples/worker.py g1 g2 g3                      # a job
+
+``share`` is the part of the budget that each process may use while Redis is away. The credentials come from the
+environment as well; see the README.
 """
 
 import asyncio
+import os
+import sys
+from typing import Annotated
+
+from taskiq import Context, TaskiqDepends, TaskiqEvents, TaskiqState
+from taskiq.middlewares import SimpleRetryMiddleware
+from taskiq_redis import RedisAsyncResultBackend, RedisStreamBroker
 
 from rongcloud_groups import GroupClient, InvalidGroupId
 
-Jobs = asyncio.Queue[list[str]]
+REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
+
+broker = (
+    RedisStreamBroker(REDIS_URL)
+    .with_result_backend(RedisAsyncResultBackend[dict[str, str | None]](REDIS_URL, result_ex_time=3600))
+    .with_middlewares(SimpleRetryMiddleware(default_retry_count=3))
+)
 
 
-async def work(client: GroupClient, jobs: Jobs) -> None:
-    """Do one job after another; IDs that failed come back as a job, but for those that no request can ask for."""
-    while True:
-        group_ids = await jobs.get()
-        lookup = await client.get_many(group_ids, deadline=10.0, bulk=True)
-        for group_id, profile in lookup.found.items():
-            print(f"{group_id}: {profile.group_name}, {profile.member_count} members")
-        again = [group_id for group_id, error in lookup.failed.items() if not isinstance(error, InvalidGroupId)]
-        if again:
-            jobs.put_nowait(again)
-        jobs.task_done()
+@broker.on_event(TaskiqEvents.WORKER_STARTUP)
+async def open_client(state: TaskiqState) -> None:
+    """Open one client for all jobs of this process."""
+    state.groups = await GroupClient.from_env().__aenter__()
 
 
-async def main() -> None:
-    """Do three jobs with two workers; what they ask for travels in the same requests."""
-    jobs: Jobs = asyncio.Queue()
-    for first in (0, 20, 40):
-        jobs.put_nowait([f"g{number}" for number in range(first, first + 20)])
-    async with GroupClient.from_env() as client, asyncio.TaskGroup() as tasks:
-        workers = [tasks.create_task(work(client, jobs)) for _ in range(2)]
-        await jobs.join()
-        for worker in workers:
-            worker.cancel()
+@broker.on_event(TaskiqEvents.WORKER_SHUTDOWN)
+async def close_client(state: TaskiqState) -> None:
+    """Close it."""
+    await state.groups.aclose()
+
+
+def client_of(context: Annotated[Context, TaskiqDepends()]) -> GroupClient:
+    """The client that the worker opened."""
+    client: GroupClient = context.state.groups
+    return client
+
+
+@broker.task(retry_on_error=True)
+async def group_names(
+    group_ids: list[str], groups: Annotated[GroupClient, TaskiqDepends(client_of)]
+) -> dict[str, str | None]:
+    """The name of each group that there is; if any of the IDs failed, the job is tried again."""
+    lookup = await groups.get_many(group_ids, deadline=30.0, bulk=True)
+    for error in lookup.failed.values():
+        if not isinstance(error, InvalidGroupId):  # no second try mends that
+            raise error
+    return {group_id: profile.group_name for group_id, profile in lookup.found.items()}
+
+
+async def main(group_ids: list[str]) -> None:
+    """Send one job, and print its result."""
+    await broker.startup()
+    job = await group_names.kiq(group_ids)
+    print((await job.wait_result(timeout=60)).return_value)
+    await broker.shutdown()
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    asyncio.run(main(sys.argv[1:]))
