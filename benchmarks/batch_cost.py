@@ -34,9 +34,7 @@ def run(*, quick: bool) -> dict[str, list[Took]]:
 
 def figures(took: dict[str, list[Took]]) -> list[dict[str, object]]:
     """Milliseconds a batch of each client, as medians, and the least of its rounds."""
-    processor = {
-        client: [run.processor * 1000 / (run.asked / 50) for run in runs] for client, runs in took.items()
-    }
+    processor = {client: [run.processor * 1000 / (run.asked / 50) for run in runs] for client, runs in took.items()}
     recipe = median(processor[RECIPE])
     return [
         {

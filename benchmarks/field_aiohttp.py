@@ -6,7 +6,7 @@ import ssl
 from types import TracebackType
 from typing import Any, Self
 
-import aiohttp  # type: ignore[import-not-found]  # in the environment of field_environment.py
+import aiohttp  # type: ignore[import-not-found,unused-ignore]  # in the environment of field_environment.py
 from aiolimiter import AsyncLimiter
 from field_httpx import NESTED, PATH, signed
 

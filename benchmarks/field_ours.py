@@ -3,6 +3,7 @@
 import ssl
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
+from importlib import import_module
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -48,12 +49,9 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
     """Carries requests with pyreqwest; its own httpx transport sends ``host``, which some HTTP/2 servers refuse."""
 
     def __init__(self, address: Address) -> None:
-        from pyreqwest.client import (  # type: ignore[import-not-found]  # in the environment of field_environment.py
-            ClientBuilder,
-        )
-
+        pyreqwest: Any = import_module("pyreqwest.client")  # in the environment of field_environment.py
         authority = Path(address.ca_file or "").read_bytes()
-        self._client = ClientBuilder().add_root_certificate_pem(authority).no_proxy().build()
+        self._client = pyreqwest.ClientBuilder().add_root_certificate_pem(authority).no_proxy().build()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         fields = [(name, value) for name, value in request.headers.multi_items() if name not in OWN_FIELDS]
@@ -67,9 +65,7 @@ class PyreqwestTransport(httpx.AsyncBaseTransport):
         await self._client.close()
 
 
-def over_pyreqwest(
-    address: Address, *, rate: float, in_flight: int
-) -> AbstractAsyncContextManager[Ours]:
+def over_pyreqwest(address: Address, *, rate: float, in_flight: int) -> AbstractAsyncContextManager[Ours]:
     return Ours(address, rate=rate, in_flight=in_flight, transport=PyreqwestTransport(address))
 
 

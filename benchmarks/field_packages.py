@@ -1,13 +1,15 @@
 """The published packages that reach the service, each used as its own documentation or source shows.
 
 None of them splits what is over fifty IDs, paces itself or tries again, so all that is added is the split, and for
-the one that is asynchronous the same cap on requests in flight. The others send one request after the other.
+the one that is asynchronous the same cap on requests in flight. The others send one request after the other. Each is
+imported only in the process that measures it, in the environment of `field_environment.py`.
 """
 
 import asyncio
 import logging
 import os
 from collections.abc import Iterator
+from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,7 +17,6 @@ from field_httpx import PATH
 
 from rongcloud_groups.emulator.serve import Address
 
-# ruff: noqa: PLC0415  each of them is in one process alone
 Profiles = dict[str, Any]
 
 
@@ -57,8 +58,7 @@ class Ncsdk(_Sequential):
 
     def __init__(self, address: Address, *, rate: float, in_flight: int) -> None:
         super().__init__(address, rate=rate, in_flight=in_flight)
-        import ncsdk  # type: ignore[import-not-found]  # in the environment of field_environment.py
-
+        ncsdk: Any = import_module("ncsdk")
         configuration = ncsdk.Configuration(ssl_ca_cert=address.ca_file)
         configuration.set_nexconn_credentials(address.app_key, address.app_secret)
         configuration.set_primary_backup_domains(address.url, address.url)
@@ -75,9 +75,8 @@ class RcServerSdk(_Sequential):
 
     def __init__(self, address: Address, *, rate: float, in_flight: int) -> None:
         super().__init__(address, rate=rate, in_flight=in_flight)
-        from rongcloud.rongcloud import RongCloud  # type: ignore[import-not-found]  # likewise
-
-        self._group = RongCloud(address.app_key, address.app_secret, address.url).get_group()
+        package: Any = import_module("rongcloud.rongcloud")
+        self._group = package.RongCloud(address.app_key, address.app_secret, address.url).get_group()
 
     def ask(self, group_ids: list[str]) -> Profiles:
         form = "&".join(f"groupIds={group_id}" for group_id in group_ids)
@@ -91,12 +90,9 @@ class McpBaseClient:
     def __init__(self, address: Address, *, rate: float, in_flight: int) -> None:
         del rate  # it knows none
         os.environ["SSL_CERT_FILE"] = address.ca_file or ""
-        from rongcloud_server_mcp.sdk.base_client import (  # type: ignore[import-not-found]  # likewise
-            BaseClient,
-        )
-
+        package: Any = import_module("rongcloud_server_mcp.sdk.base_client")
         logging.disable(logging.INFO)  # the package logs each request to the terminal, which is not the client's cost
-        self._client = BaseClient(address.app_key, address.app_secret, address.url)
+        self._client = package.BaseClient(address.app_key, address.app_secret, address.url)
         self._in_flight = asyncio.Semaphore(in_flight)
 
     async def __aenter__(self) -> Self:

@@ -72,9 +72,7 @@ async def work(order: Order) -> Took:
         group_ids = [f"group-{number:06}" for number in range(50 * order.batches)]
         started, processor_started = time.perf_counter(), processor_time()
         found = await opened.look_up(group_ids)
-        return Took(
-            processor_time() - processor_started, time.perf_counter() - started, len(found), len(group_ids)
-        )
+        return Took(processor_time() - processor_started, time.perf_counter() - started, len(found), len(group_ids))
 
 
 def processor_time() -> float:

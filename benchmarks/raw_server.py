@@ -8,8 +8,8 @@ It speaks TLS with HTTP/2 or HTTP/1.1, as ALPN has it, and answers each request 
 import argparse
 import asyncio
 import ssl
-import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl
 
@@ -47,7 +47,7 @@ def answer(path: str, body: bytes) -> tuple[float, bytes]:
 
 class HTTP2(asyncio.Protocol):
     def __init__(self) -> None:
-        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding="utf-8"))
+        self._h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self._requests: dict[int, tuple[str, bytearray]] = {}
         self._unsent: dict[int, memoryview] = {}
         self._transport: asyncio.Transport
@@ -70,8 +70,8 @@ class HTTP2(asyncio.Protocol):
         for event in events:
             match event:
                 case RequestReceived():
-                    path = next(value for name, value in event.headers if name == ":path")
-                    self._requests[event.stream_id] = (str(path), bytearray())
+                    path = dict(event.headers)[b":path"].decode()
+                    self._requests[event.stream_id] = (path, bytearray())
                 case DataReceived():
                     self._requests[event.stream_id][1].extend(event.data)
                     self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
@@ -102,20 +102,14 @@ class HTTP2(asyncio.Protocol):
 
     def _start(self, stream_id: int, content: bytes) -> None:
         del self._requests[stream_id]
-        headers = [
-            (":status", "200"),
-            ("content-type", "application/json"),
-            ("content-length", str(len(content))),
-        ]
+        headers = [(":status", "200"), ("content-type", "application/json"), ("content-length", str(len(content)))]
         self._h2.send_headers(stream_id, headers)
         self._unsent[stream_id] = memoryview(content)
         self._send(stream_id)
 
     def _send(self, stream_id: int) -> None:
         unsent = self._unsent[stream_id]
-        while size := min(
-            len(unsent), self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size
-        ):
+        while size := min(len(unsent), self._h2.local_flow_control_window(stream_id), self._h2.max_outbound_frame_size):
             self._h2.send_data(stream_id, unsent[:size], end_stream=size == len(unsent))
             unsent = unsent[size:]
         self._unsent[stream_id] = unsent
@@ -150,11 +144,13 @@ class HTTP1(asyncio.Protocol):
             self._received = rest[length:]
             delay, content = answer(request.split(" ")[1], rest[:length])
             closes = fields.get("connection", "").lower() == "close"
-            asyncio.get_running_loop().call_later(delay, self._send, content, closes) if delay else self._send(
-                content, closes
-            )
+            send = partial(self._send, content, closes=closes)
+            if delay:
+                asyncio.get_running_loop().call_later(delay, send)
+            else:
+                send()
 
-    def _send(self, content: bytes, closes: bool) -> None:
+    def _send(self, content: bytes, *, closes: bool) -> None:
         if self._transport.is_closing():
             return
         connection = "close" if closes else "keep-alive"
@@ -198,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

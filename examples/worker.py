@@ -22,7 +22,7 @@ from rongcloud_groups import GroupClient, InvalidGroupId
 REDIS_URL = os.environ.get("REDIS_URL", "redis://127.0.0.1:6379/0")
 
 broker = (
-    RedisStreamBroker(REDIS_URL)
+    RedisStreamBroker(REDIS_URL, socket_timeout=None)  # a worker waits for jobs, and could not be stopped with one
     .with_result_backend(RedisAsyncResultBackend[dict[str, str | None]](REDIS_URL, result_ex_time=3600))
     .with_middlewares(SimpleRetryMiddleware(default_retry_count=3))
 )
@@ -46,9 +46,10 @@ def client_of(context: Annotated[Context, TaskiqDepends()]) -> GroupClient:
     return client
 
 
-@broker.task(retry_on_error=True)
+@broker.task("group_names", retry_on_error=True)
 async def group_names(
-    group_ids: list[str], groups: Annotated[GroupClient, TaskiqDepends(client_of)]
+    group_ids: list[str],
+    groups: GroupClient = TaskiqDepends(client_of),  # noqa: B008  so taskiq marks what the sender does not give
 ) -> dict[str, str | None]:
     """The name of each group that there is; if any of the IDs failed, the job is tried again."""
     lookup = await groups.get_many(group_ids, deadline=30.0, bulk=True)

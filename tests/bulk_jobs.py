@@ -95,5 +95,5 @@ def files_in(directory: Path) -> list[str]:
 
 
 async def until(condition: Callable[[], object]) -> None:
-    while not condition():
+    while not condition():  # noqa: ASYNC110  what is waited for sets no event
         await asyncio.sleep(0.001)

@@ -29,7 +29,7 @@ def run_example(*arguments: str, env: dict[str, str]) -> tuple[int, str, str]:
 def test_bulk_accounts_for_every_id(env: dict[str, str], tmp_path: Path) -> None:
     ids_file, profiles_file = tmp_path / "group-ids.txt", tmp_path / "profiles.jsonl"
     ids_file.write_text("\n".join([*(f"g{number}" for number in range(500)), "", "a b"]), encoding="utf-8")
-    code, stdout, stderr = run_example(str(EXAMPLES / "bulk.py"), str(ids_file), str(profiles_file), env=env)
+    code, stdout, stderr = run_example(str(EXAMPLES / "stream_to_file.py"), str(ids_file), str(profiles_file), env=env)
     assert code == 1
     assert stderr == "a b: 'a b' is not a group ID: it has whitespace in it\n"
     numbers = re.fullmatch(r"(\d+) found, (\d+) missing, 1 failed, 10 requests\n", stdout)
@@ -40,7 +40,7 @@ def test_bulk_accounts_for_every_id(env: dict[str, str], tmp_path: Path) -> None
 
 
 def test_bulk_says_how_it_is_used(env: dict[str, str]) -> None:
-    code, _, stderr = run_example(str(EXAMPLES / "bulk.py"), env=env)
+    code, _, stderr = run_example(str(EXAMPLES / "stream_to_file.py"), env=env)
     assert code == 1
     assert "IDS_FILE PROFILES_FILE" in stderr
 

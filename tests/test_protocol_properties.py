@@ -11,7 +11,7 @@ from msgspec import Raw
 
 from rongcloud_groups import protocol
 from rongcloud_groups.connection import Reply
-from rongcloud_groups.decoding import lenient_profile, profile_reader
+from rongcloud_groups.decoding import answer_reader, lenient_profile, profile_reader
 from rongcloud_groups.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, RolePerm
@@ -153,7 +153,9 @@ def test_both_ways_agree_on_any_entry(members: dict[str, Any], dialect: Dialect)
 def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
     sent = as_sent(profile, RONGCLOUD, nested_as_text=True)
     entry = Raw(json.dumps(sent).encode())
+    body = json.dumps(answer_of([sent], RONGCLOUD)).encode()
 
+    assert answer_reader(RONGCLOUD)(body) == [profile]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rongcloud_groups.decoding.lenient_profile", None)
         assert profile_reader(RONGCLOUD)(entry) == profile
@@ -191,6 +193,24 @@ def damaged_bodies(draw: st.DrawFn, dialect: Dialect) -> bytes:
             return draw(st.binary(max_size=50))
         case _:
             return body
+
+
+@given(dialects, st.data())
+def test_an_answer_read_at_once_says_what_its_profiles_say_one_by_one(dialect: Dialect, data: st.DataObject) -> None:
+    reply = Reply(200, {}, data.draw(damaged_bodies(dialect)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(protocol, "answer_reader", lambda dialect: lambda body: None)  # noqa: ARG005  never at once
+        one_by_one = outcome_of(dialect, reply)
+
+    assert outcome_of(dialect, reply) == one_by_one
+
+
+def outcome_of(dialect: Dialect, reply: Reply) -> protocol.BatchAnswer | tuple[type[RongCloudError], str]:
+    try:
+        return protocol.read_batch(dialect, reply, REQUESTED, "r1")
+    except RongCloudError as error:
+        return type(error), str(error)
 
 
 headers = st.fixed_dictionaries(

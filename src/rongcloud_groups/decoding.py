@@ -60,13 +60,13 @@ def profile_reader(dialect: Dialect) -> Callable[[Raw], GroupProfile | None]:
 # The documented shape
 
 
-class _Basics(Struct, forbid_unknown_fields=True, rename="camel"):
+class _Basics(Struct, forbid_unknown_fields=True, rename="camel", gc=False):
     introduction: str | None = None
     announcement: str | None = None
     portrait_url: str | None = None
 
 
-class _Permissions(Struct, forbid_unknown_fields=True, rename="camel"):
+class _Permissions(Struct, forbid_unknown_fields=True, rename="camel", gc=False):
     join_perm: JoinPerm = JoinPerm.OWNER_APPROVES
     remove_perm: RolePerm = RolePerm.OWNER
     mem_invite_perm: RolePerm = RolePerm.OWNER
@@ -102,7 +102,7 @@ def _documented_profile(dialect: Dialect) -> type[Struct]:
             ("member_count", int | None, None),
             ("basics", str | _Basics | None, None),
             ("attributes", str | dict[str, str] | None, None),
-            ("permissions", str | _Permissions | None, None),
+            ("permissions", Annotated[str, Meta(max_length=_LONGEST_REMEMBERED)] | _Permissions | None, None),
         ],
         rename={
             "group_id": dialect.group_id_key,
@@ -113,6 +113,7 @@ def _documented_profile(dialect: Dialect) -> type[Struct]:
             "attributes": "groupExtProfile",
         },
         forbid_unknown_fields=True,
+        gc=False,  # it is gone in a moment, and has no cycles
     )
 
 
@@ -122,6 +123,10 @@ def _profile_of(read: Any) -> GroupProfile:
         basics = _BASICS.decode(basics) if basics else None
     if attributes.__class__ is str:
         attributes = _ATTRIBUTES.decode(attributes) if attributes else None
+    if permissions.__class__ is str:
+        permissions = _permissions_in(permissions) if permissions else DEFAULT_PERMISSIONS
+    elif permissions is not None:
+        permissions = _public_permissions(permissions)
     basics = basics or _NO_BASICS
     return GroupProfile(
         group_id=read.group_id,
@@ -133,14 +138,8 @@ def _profile_of(read: Any) -> GroupProfile:
         announcement=basics.announcement,
         portrait_url=basics.portrait_url,
         ext_profile=attributes or {},
-        permissions=_permissions_of(permissions) if permissions else DEFAULT_PERMISSIONS,
+        permissions=permissions or DEFAULT_PERMISSIONS,
     )
-
-
-def _permissions_of(read: str | _Permissions) -> Permissions:
-    if not isinstance(read, str):
-        return _public_permissions(read)
-    return _permissions_in(read) if len(read) <= _LONGEST_REMEMBERED else _permissions_in.__wrapped__(read)
 
 
 @lru_cache(maxsize=1024)  # many groups have the same few

@@ -129,6 +129,7 @@ async def _sync(options: Options) -> int:
         if options.dry_run:
             tell_estimate(options, await estimate(client, source))
             return ExitCode.DONE
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # the others keep much of what they free
         sink = open_sink(options.path, options.file_format)
         failures: Failures = FailuresTold(tell) if options.path is None else FailuresFile(options.path)
         keep = options.retry_failed is not None

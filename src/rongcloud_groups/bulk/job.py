@@ -23,8 +23,8 @@ from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.protocol import BATCH_LIMIT, consequence
 
 READ_AHEAD_SECONDS: Final = 2.0
-"""How long the budget needs for the IDs that are asked for and open, at the most: a stopped job still waits for them."""
-MOST_HELD: Final = 25_000
+"""How long the budget needs for the open IDs at the most: what a stopped job still waits for."""
+MOST_HELD: Final = 16_000
 """IDs at the most between the oldest one without an outcome and the newest one that was asked for."""
 BLOCKS_READ_AHEAD: Final = 20
 SECONDS_BETWEEN_WRITES: Final = 0.25

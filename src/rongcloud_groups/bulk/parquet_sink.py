@@ -17,7 +17,8 @@ from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, fla
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
 
-ROWS_IN_A_GROUP: Final = 20_000
+ROWS_IN_A_GROUP: Final = 10_000
+ROWS_IN_A_PART: Final = 5_000
 _TYPES: Final = {"create_time": pa.timestamp("ms", tz="UTC"), "member_count": pa.int64()}
 SCHEMA: Final = pa.schema(
     [pa.field(column, _TYPES.get(column, pa.string()), nullable=column != "group_id") for column in COLUMNS],
@@ -26,7 +27,7 @@ SCHEMA: Final = pa.schema(
 
 
 class ParquetSink:
-    """A Parquet file with row groups of 20,000.
+    """A Parquet file with row groups of 10,000.
 
     While the job runs, each commit adds a part, a small Parquet file, to the directory ``PATH.parts``. At the end
     the parts are merged, so that the file does not depend on where a run was killed.
@@ -79,9 +80,9 @@ class ParquetSink:
         return flat_row(profile)
 
     def write(self, rows: Sequence[Any]) -> None:
-        """Collect rows; a row group's worth becomes a part."""
+        """Collect rows; many enough become a part."""
         self._rows += rows
-        if len(self._rows) >= ROWS_IN_A_GROUP:
+        if len(self._rows) >= ROWS_IN_A_PART:
             self._write_part()
 
     def commit(self, checkpoint: Checkpoint) -> None:
@@ -98,6 +99,7 @@ class ParquetSink:
             with pq.ParquetWriter(self._merged, SCHEMA, compression="zstd") as writer:
                 for table in _regrouped(parts):
                     writer.write_table(table)
+                    pa.default_memory_pool().release_unused()
             _sync_file(self._merged)
             self._merged.replace(self._output)
             sync_directory(self._output.parent)
@@ -148,9 +150,9 @@ def _regrouped(parts: Sequence[Path]) -> Iterator[pa.Table]:
     waiting: list[pa.Table] = []
     count = 0
     for part in parts:
-        with pq.ParquetFile(part) as file:
+        with pq.ParquetFile(part, pre_buffer=False) as file:
             for group in range(file.num_row_groups):
-                waiting.append(file.read_row_group(group).cast(SCHEMA))
+                waiting.append(file.read_row_group(group, use_threads=False).cast(SCHEMA))
                 count += waiting[-1].num_rows
                 while count >= ROWS_IN_A_GROUP:
                     table = pa.concat_tables(waiting)

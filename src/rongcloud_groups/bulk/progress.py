@@ -28,6 +28,8 @@ class Speed:
 
     def add(self, progress: Progress) -> None:
         """Take in how far the job is now."""
+        if not self._samples:
+            self._samples.append((0.0, progress.resumed_from, 0))
         now = (progress.seconds, progress.counts.records, progress.requests)
         self._samples.append(now)
         while len(self._samples) > 2 and self._samples[0][0] < now[0] - _SECONDS_OF_RATE:  # noqa: PLR2004  a difference needs two

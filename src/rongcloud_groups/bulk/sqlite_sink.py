@@ -60,6 +60,8 @@ class SqliteSink:
             [journal_mode] = database.execute("PRAGMA journal_mode").fetchone()
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = NORMAL")
+            database.execute("PRAGMA cache_size = -16000")  # KiB: the index on IDs in any order is read all over
+            database.execute("PRAGMA wal_autocheckpoint = 8000")
             database.execute("BEGIN IMMEDIATE")
             database.execute(f"CREATE TABLE IF NOT EXISTS groups ({_CREATE})")
             database.execute("CREATE TABLE IF NOT EXISTS _sync (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")

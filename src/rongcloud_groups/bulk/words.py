@@ -29,15 +29,16 @@ def tell_report(options: Options, report: Report) -> None:
     counts = report.counts
     tell(
         f"{counts.records:,} IDs, {counts.duplicates:,} of them duplicates: {counts.found:,} found, "
-        f"{counts.missing:,} missing, {counts.failed:,} failed; "
-        f"{report.requests:,} requests in {report.seconds:.1f} s"
+        f"{counts.missing:,} missing, {counts.failed:,} failed"
     )
+    tell(f"{report.requests:,} requests in {report.seconds:.1f} s")
     if report.complete:
         tell(f"done: {options.path or 'stdout'}{f'; failed IDs: {failed_file}' if failed_file else ''}")
     elif options.path is None:
         tell("stopped before the end")
     else:
-        tell("stopped before the end; what was done is saved, run the same command again to go on")
+        tell("stopped before the end; what was done is saved")
+        tell("run the same command again to go on")
 
 
 def _summary(options: Options, report: Report, failed_file: str | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Look up a file of group IDs: ``python examples/bulk.py group-ids.txt profiles.jsonl``.
+"""Look up a file of group IDs: ``python examples/stream_to_file.py group-ids.txt profiles.jsonl``.
 
 The credentials come from the environment; see the README.
 """
