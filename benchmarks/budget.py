@@ -6,6 +6,7 @@
 
 import argparse
 import asyncio
+import gc
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -228,4 +229,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    gc.freeze()  # as a service does once it has started: a full collection of all that is imported takes 30 ms
     sys.exit(main())

@@ -63,6 +63,7 @@ def run_python(code: str, *, env: Mapping[str, str]) -> Ended:
 def run_on_terminal(*arguments: str, env: Mapping[str, str], columns: int = 80, typed: bytes = b"") -> OnTerminal:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    env = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}  # the terminal says
     with Popen([COMMAND, *arguments], env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:  # noqa: S603  likewise
         os.close(theirs)
         os.write(ours, typed)

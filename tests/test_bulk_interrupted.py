@@ -118,7 +118,7 @@ async def test_a_reader_that_goes_away_ends_the_command_quietly(variables: dict[
 
 
 def _small_files() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
 
 async def test_an_output_that_takes_no_more_is_told_and_the_job_goes_on_later(

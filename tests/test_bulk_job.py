@@ -1,5 +1,6 @@
 import asyncio
 import json
+import shutil
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -357,6 +358,18 @@ async def test_ids_without_an_answer_count_as_failed_where_others_were_answered(
     assert (line["error"], line["code"]) == ("DecodeError", None)
 
 
+async def test_single_ids_that_are_never_answered_do_not_end_the_job(emulator: Emulator, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    emulator.service.faults = Faults(share={"garbage": 0.5})
+    async with client_of(emulator) as client:
+        client._dispatcher._max_attempts = 1
+        report = await job_of(client, IterableSource(ids(9000)), output).run()
+    assert report.counts.records == 9000
+    assert 1000 < report.counts.failed < 8000
+    assert len(failures_in(output)) == report.counts.failed
+    assert names_in(output) == [name for name in ids(9000) if name in set(names_in(output))]
+
+
 async def test_what_no_retry_can_mend_ends_the_job_and_what_came_before_is_saved(
     client: GroupClient, emulator: Emulator, tmp_path: Path
 ) -> None:
@@ -485,6 +498,15 @@ async def test_parts_that_are_lost_are_told(client: GroupClient, tmp_path: Path)
     next((tmp_path / "out.parquet.parts").iterdir()).unlink()
     with pytest.raises(ResumeError, match="lacks parts"):
         await job_of(client, IterableSource(ids(2000)), output).run()
+
+
+async def test_parts_that_no_checkpoint_counts_are_left_out(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.parquet"
+    await run_until(client, output, ids(2000), 1000)
+    parts = tmp_path / "out.parquet.parts"
+    shutil.copyfile(parts / "00000000.parquet", parts / "00000099.parquet")
+    await job_of(client, IterableSource(ids(2000)), output).run()
+    assert names_in(output) == list((await client.get_many(ids(2000))).found)
 
 
 async def test_the_row_groups_of_parquet_have_10000_rows(client: GroupClient, tmp_path: Path) -> None:

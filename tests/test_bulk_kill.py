@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from bulk_jobs import environment_of, failures_in, files_in, ids, names_in, rows_in, written
+from bulk_jobs import environment_of, failures_in, files_in, ids, names_in, rows_in, until, written
 
+from rongcloud_groups import ConfigError
+from rongcloud_groups.bulk import open_sink
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
 KILLS = 20
-NAMES = [*ids(2000), *ids(500), "no good", *ids(1500, "群"), "bad,too", *ids(500, "y")]
+NAMES = [*ids(700), "no good", *ids(1500), *ids(300), "bad,too", *ids(3000, "群"), "", "too long" * 9, *ids(500, "y")]
 
 
 def run_command(arguments: list[str], variables: dict[str, str], log: str) -> None:
@@ -34,8 +36,8 @@ def run_command(arguments: list[str], variables: dict[str, str], log: str) -> No
 
 @pytest_asyncio.fixture
 async def emulator() -> AsyncIterator[Emulator]:
-    faults = Faults(poison={"x1210"}, share={"error-500": 0.02, "rst": 0.02})
-    async with Emulator(limit=None, faults=faults, universe=Universe(listed=3000)) as emulator:
+    faults = Faults(share={"error-500": 0.02, "rst": 0.02})
+    async with Emulator(limit=None, faults=faults, universe=Universe(listed=6000)) as emulator:
         yield emulator
 
 
@@ -47,6 +49,10 @@ def forked() -> multiprocessing.context.ForkServerContext:
         ["rongcloud_groups.cli.app", "rongcloud_groups.bulk.command", "rongcloud_groups.bulk.parquet_sink"]
     )
     return context
+
+
+async def asking_or_ended(process: multiprocessing.context.ForkServerProcess, emulator: Emulator) -> None:
+    await until(lambda: emulator.record.arrivals or not process.is_alive())
 
 
 async def ended(process: multiprocessing.context.ForkServerProcess) -> int | None:
@@ -66,7 +72,7 @@ async def test_a_walk_through_the_listing_survives_being_killed(
     emulator: Emulator, forked: multiprocessing.context.ForkServerContext, tmp_path: Path
 ) -> None:
     await killed_and_compared(["--all"], "out.jsonl", emulator, forked, tmp_path)
-    assert names_in(tmp_path / "out.jsonl") == [f"g{number}" for number in range(3000)]
+    assert names_in(tmp_path / "out.jsonl") == [f"g{number}" for number in range(6000)]
 
 
 async def killed_and_compared(
@@ -76,7 +82,7 @@ async def killed_and_compared(
     forked: multiprocessing.context.ForkServerContext,
     directory: Path,
 ) -> None:
-    variables = environment_of(emulator, directory, rate=30)
+    variables = environment_of(emulator, directory, rate=20)
     log = str(directory / "log")
     (directory / "undisturbed").mkdir()
     expected = directory / "undisturbed" / name
@@ -86,12 +92,17 @@ async def killed_and_compared(
     code = await ended(whole)
 
     output = directory / name
+    done: list[int] = []  # after each kill
     for _ in range(KILLS):
         process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
+        emulator.record.clear()
         process.start()
-        await asyncio.sleep(random.uniform(0.01, 0.15))
+        await asking_or_ended(process, emulator)
+        await asyncio.sleep(random.uniform(0, 0.2))
         process.kill()
         assert await ended(process) == -9
+        done.append(records_done(output))
+    assert len(set(done)) > KILLS // 2  # the kills fell all over the work, not only before it
     variables = fast
     process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
     process.start()
@@ -108,3 +119,11 @@ async def killed_and_compared(
 
 def said_in(log: str) -> str:
     return Path(log).read_text(encoding="utf-8")
+
+
+def records_done(output: Path) -> int:
+    try:
+        saved = open_sink(output).load()
+    except ConfigError:  # killed while the database was being made
+        return 0
+    return 0 if saved is None else saved.counts.records

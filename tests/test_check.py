@@ -99,7 +99,6 @@ async def test_the_host_of_a_region_is_named_by_it(checked: Check, monkeypatch: 
         ({"faults": Faults(share={"html": 1.0})}, "not an answer of the service", "something else than the service"),
         ({"faults": Faults(share={"rst": 1.0})}, "reset", "what stands between"),
     ],
-    ids=repr,
 )
 async def test_what_is_wrong_is_told_with_what_to_change_after_two_requests_at_most(
     of_the_service: dict[str, Any], problem: str, advice: str, dialect: str
@@ -195,6 +194,7 @@ async def test_a_backup_is_asked_where_the_primary_fails(checked: Check) -> None
         ("https://no-such-host.invalid", "name resolution failed", "name resolution on this machine"),
         (closed_port(), "connection refused", "firewall"),
     ],
+    ids=["no such host", "nobody listens"],
 )
 async def test_a_host_out_of_reach_is_told(url: str, problem: str, advice: str) -> None:
     checkup = await check("key", "secret", base_urls=url)

@@ -138,6 +138,20 @@ async def test_nothing_asked_is_nothing_answered(client: GroupClient, emulator: 
     assert emulator.report().batch_requests == 0
 
 
+async def test_an_answer_that_comes_before_all_ids_are_taken_up_ends_nothing(client: GroupClient) -> None:
+    answered_meanwhile = 0
+
+    def slowly() -> Iterator[str]:
+        nonlocal answered_meanwhile
+        yield "g1"
+        while not answered_meanwhile:  # the client lets others run every so many IDs
+            yield "a b"
+            answered_meanwhile = client.stats().found + client.stats().missing
+        yield "g2"
+
+    assert len(await client.get_many(slowly())) == 3
+
+
 @pytest.mark.parametrize("call", ["get_many", "stream"])
 async def test_one_str_is_not_taken_for_several_ids(client: GroupClient, call: str) -> None:
     with pytest.raises(TypeError, match="several group IDs"):

@@ -1,6 +1,7 @@
 import asyncio
 import importlib
 import re
+import ssl
 import subprocess
 import sys
 from collections import Counter
@@ -17,7 +18,9 @@ import pytest
 from command_line import TIMEOUT, environment
 
 from rongcloud_groups import GroupClient, GroupProfile
-from rongcloud_groups.emulator import Emulator, Universe
+from rongcloud_groups.cli.emulator_process import emulator_process
+from rongcloud_groups.emulator import Report, Universe
+from rongcloud_groups.emulator.serve import Address
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -82,17 +85,15 @@ async def test_a_service_that_does_not_answer_is_504_and_one_that_fails_502(
 
 
 @pytest.fixture
-async def emulator() -> AsyncIterator[Emulator]:
-    async with Emulator(latency=0.015, universe=Universe(unknown_share=0.1)) as emulator:
-        yield emulator
+def service() -> Iterator[Address]:
+    with emulator_process("--unknown=0.1", "--latency=0.015") as address:
+        yield address
 
 
 @pytest.fixture
-def app_url(emulator: Emulator, tmp_path: Path) -> Iterator[str]:
+def app_url(service: Address, tmp_path: Path) -> Iterator[str]:
     """The example on uvicorn, in several processes that share a budget."""
-    ca_file = tmp_path / "ca.pem"
-    ca_file.write_bytes(emulator.ca_pem)
-    env = environment(emulator.url, ca_file, RONGCLOUD_LIMITER=f"file:{tmp_path / 'budget'}")
+    env = environment(service.url, service.ca_file, RONGCLOUD_LIMITER=f"file:{tmp_path / 'budget'}")
     app = ["fastapi_app:app", "--app-dir", str(EXAMPLES), "--port", "0", "--workers", str(PROCESSES)]
     command = [sys.executable, "-m", "uvicorn", *app, "--no-access-log"]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as server:  # noqa: S603  our own example
@@ -115,7 +116,13 @@ def served_at(log: IO[str] | Iterable[str]) -> str:
     raise AssertionError("uvicorn did not start")
 
 
-async def test_four_processes_under_load_answer_every_page_within_one_budget(emulator: Emulator, app_url: str) -> None:
+def reported(service: Address) -> Report:
+    trust = ssl.create_default_context(cafile=service.ca_file)
+    with httpx.Client(verify=trust, trust_env=False) as client:
+        return msgspec.json.decode(client.get(f"{service.url}/_emulator/report").content, type=Report)
+
+
+async def test_four_processes_under_load_answer_every_page_within_one_budget(service: Address, app_url: str) -> None:
     clock = asyncio.get_running_loop().time
     async with aiohttp.ClientSession(app_url, timeout=aiohttp.ClientTimeout(TIMEOUT)) as browser:
         begin = clock()
@@ -127,9 +134,9 @@ async def test_four_processes_under_load_answer_every_page_within_one_budget(emu
             return response.status
 
         statuses = Counter(await asyncio.gather(*(status(number) for number in range(PAGES))))
-    known = sum(emulator.service.universe.knows(f"g{number}") for number in range(PAGES))
+    known = sum(Universe(unknown_share=0.1).knows(f"g{number}") for number in range(PAGES))
     assert statuses == {200: known, 404: PAGES - known}
-    report = emulator.report()
+    report = reported(service)
     assert report.worst_second <= 100
     assert report.refused == 0
     assert report.ids_asked == PAGES

@@ -1,14 +1,11 @@
-import asyncio
-import json
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import msgspec
 import pytest
-from command_line import TIMEOUT, environment, run
+from command_line import environment, run
 
 from rongcloud_groups import GroupProfile
 from rongcloud_groups.cli.emulator_process import emulator_process
@@ -43,34 +40,3 @@ def test_bulk_says_how_it_is_used(env: dict[str, str]) -> None:
     code, _, stderr = run_example(str(EXAMPLES / "stream_to_file.py"), env=env)
     assert code == 1
     assert "IDS_FILE PROFILES_FILE" in stderr
-
-
-def test_workers_print_what_their_jobs_asked_for(env: dict[str, str]) -> None:
-    code, stdout, stderr = run_example(str(EXAMPLES / "worker.py"), env=env)
-    assert (code, stderr) == (0, "")
-    assert 40 < len(stdout.splitlines()) <= 60
-    assert all(re.fullmatch(r"g\d+: .+, \d+ members", line) for line in stdout.splitlines())
-
-
-async def test_the_web_app_answers_over_http(env: dict[str, str]) -> None:
-    server = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "hypercorn", "web_app:app", "--bind", "127.0.0.1:0",
-        cwd=EXAMPLES, env=env, stdout=-1, stderr=-2,
-    )  # fmt: skip
-    try:
-        assert server.stdout is not None
-        async with asyncio.timeout(TIMEOUT):
-            while not (running := re.search(rb"Running on (http://[\d.:]+)", await server.stdout.readline())):
-                pass
-        async with httpx.AsyncClient(base_url=running[1].decode()) as client:
-            answers = [await client.get(f"/groups/{group_id}") for group_id in ("g1", "g3", "a,b")]
-            missing = [
-                answer.status_code
-                for answer in await asyncio.gather(*(client.get(f"/groups/nobody{number}") for number in range(40)))
-            ]
-    finally:
-        server.terminate()
-        await server.communicate()
-    assert [answer.status_code for answer in answers] == [200, 200, 400]
-    assert json.loads(answers[0].content)["group_id"] == "g1"
-    assert set(missing) == {200, 404}

@@ -47,7 +47,7 @@ async def opened(emulator: Emulator) -> AsyncIterator[tuple[GroupClient, Sent]]:
         verify=emulator.ssl_context,
         rate=1000,
         requests_per_connection=1_000_000,
-        max_in_flight=16,
+        max_in_flight=4,
         hooks=[sent],
     ) as client:
         yield client, sent
@@ -81,7 +81,7 @@ async def test_a_get_is_in_the_next_batch_while_a_stream_of_100_000_runs_whose_b
     asked_after: dict[str, int] = {}
     async with opened(emulator) as (client, sent), in_background(streamed(client, bulk_ids(100_000))) as stream:
         await sent.reach(5)
-        for number in range(100):
+        for number in range(60):
             asked_after[f"page{number}"] = sent.requests
             await client.get(f"page{number}")
             await sent.reach(sent.requests + number % 3)
@@ -91,7 +91,7 @@ async def test_a_get_is_in_the_next_batch_while_a_stream_of_100_000_runs_whose_b
     late = [came_in[group_id] - before for group_id, before in asked_after.items()]
     # Every tenth batch that both lanes could fill is the bulk lane's, and the get is in the one after it.
     assert set(late) <= {0, 1}
-    assert sum(late) <= (100 + sum(late)) // BULK_SHARE
+    assert sum(late) <= (60 + sum(late)) // BULK_SHARE
     assert {len(batch) for batch in seen} == {50}
 
 
@@ -122,7 +122,7 @@ async def test_many_in_bulk_wait_behind_the_stream_and_others_do_not(emulator: E
         both = asyncio.gather(client.get_many(["later"], bulk=True), client.get_many(["now"]))
         await asyncio.sleep(0)  # now they are asked for
         before, waiting = sent.requests, client.stats().waiting
-        assert waiting > 500
+        assert waiting > 100
         await both
     came_in = batch_of(emulator)
     assert came_in["now"] - before <= 1

@@ -250,7 +250,11 @@ def test_a_deleted_file_is_made_anew(path: Path) -> None:
     assert next_slot(path) >= before + SILENCE
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", os.urandom(RECORD.size), os.urandom(LARGEST_DAMAGE)])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"garbage", os.urandom(RECORD.size), os.urandom(LARGEST_DAMAGE)],
+    ids=["empty", "text", "noise", "much noise"],
+)
 def test_a_damaged_file_starts_afresh(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     before = monotonic()

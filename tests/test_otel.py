@@ -173,6 +173,19 @@ async def test_failed_requests_retries_and_throttles_are_told(
     }
 
 
+async def test_a_refusal_with_status_200_is_still_an_error(
+    signals: Signals, rongcloud_emulator: InProcessEmulator
+) -> None:
+    rongcloud_emulator.service.refuse_with_200 = True
+    rongcloud_emulator.fail_next("429")
+    async with rongcloud_emulator.client(hooks=[signals.hook]) as client:
+        await client.get("g1")
+    refused, _ = signals.spans("rongcloud_groups.batch")
+    assert attributes_of(refused)["http.response.status_code"] == 200
+    assert attributes_of(refused)["error.type"] == "rongcloud_groups.errors.RateLimited"
+    assert refused.status.status_code is StatusCode.ERROR
+
+
 async def test_no_signal_holds_a_group_id(signals: Signals, rongcloud_emulator: InProcessEmulator) -> None:
     rongcloud_emulator.add("known-group", group_name="a name")
     rongcloud_emulator.service.faults.poison = frozenset({"poisoned-group"})

@@ -535,7 +535,7 @@ def test_a_content_encoding_is_undone(encoding: str, encode: Any) -> None:
         ("br", v1(), "content encoding br is not known"),
         ("gzip, gzip", v1(), "content encoding gzip, gzip is not known"),
         ("gzip", v1(), "damaged"),
-        ("gzip", gzip.compress(v1())[:-9], "cut short"),
+        ("gzip", gzip.compress(v1(), mtime=0)[:-9], "cut short"),
         ("gzip", b"", "cut short"),
         ("deflate", b"", "cut short"),
         ("gzip", gzip.compress(b" " * (MAX_BODY + 1)), f"more than {MAX_BODY} bytes"),

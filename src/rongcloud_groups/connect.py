@@ -4,13 +4,15 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
 from rongcloud_groups.errors import TransportError
-from rongcloud_groups.http1 import HTTP1Connection
 from rongcloud_groups.http2 import CLOSE_TIMEOUT, HTTP2Connection
+
+if TYPE_CHECKING:
+    from rongcloud_groups.http1 import HTTP1Connection
 
 _ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not answered; RFC 8305, section 8."""
@@ -39,7 +41,7 @@ async def connect(
     timeout: float,
     max_in_flight: int,
     on_change: Callable[[], None],
-) -> HTTP2Connection | HTTP1Connection:
+) -> "HTTP2Connection | HTTP1Connection":
     """Opens a connection that is ready for requests, in the protocol that ALPN chose; without TLS, HTTP/1.1.
 
     Args:
@@ -94,7 +96,7 @@ async def connect(
 class _Entry(asyncio.Protocol):
     """Chooses the protocol when the transport is up, and hands it over in the same step, so no byte is missed."""
 
-    connection: HTTP2Connection | HTTP1Connection
+    connection: "HTTP2Connection | HTTP1Connection"
 
     def __init__(self, origin: httpx.URL, max_in_flight: int, on_change: Callable[[], None]) -> None:
         self._origin = origin
@@ -113,6 +115,8 @@ class _Entry(asyncio.Protocol):
                 authority, max_in_flight=self._max_in_flight, on_change=self._on_change
             )
         else:
+            from rongcloud_groups.http1 import HTTP1Connection  # brings httpcore, which HTTP/2 does without
+
             self.connection = HTTP1Connection(self._origin, on_change=self._on_change)
             protocol = self.connection.protocol
         transport.set_protocol(protocol)

@@ -1,6 +1,5 @@
 """What a lookup of many IDs ends in."""
 
-from collections.abc import Iterable
 from copy import copy
 
 import msgspec
@@ -53,16 +52,3 @@ class Lookup(msgspec.Struct):
             self.failed[group_id] = outcome
         else:
             self.found[group_id] = outcome
-
-    def in_order_of(self, group_ids: Iterable[str]) -> "Lookup":
-        """The same lookup, each of its three parts in the order of ``group_ids``."""
-        missing = set(self.missing)
-        ordered = Lookup()
-        for group_id in group_ids:
-            if group_id in self.found:
-                ordered.found[group_id] = self.found[group_id]
-            elif group_id in missing:
-                ordered.missing.append(group_id)
-            elif group_id in self.failed:
-                ordered.failed[group_id] = self.failed[group_id]
-        return ordered

@@ -1,6 +1,7 @@
 """What the service says of a group, as frozen values.
 
-Every type here goes through ``msgspec.json.encode`` and ``msgspec.json.decode`` without loss.
+Every type here goes through ``msgspec.json.encode`` and ``msgspec.json.decode`` without loss. The garbage collector
+does not look at them: JSON has no cycles, and a program may hold millions.
 """
 
 from datetime import datetime
@@ -57,7 +58,7 @@ class MemProfilePerm(_OpenIntEnum):
     SELF_ONLY = 2
 
 
-class Permissions(Struct, frozen=True, kw_only=True):
+class Permissions(Struct, frozen=True, kw_only=True, gc=False):
     """A group's permissions, as the service's page on hosted groups defines them.
 
     What the service leaves out has its documented default, 0.
@@ -97,7 +98,7 @@ class Problem(Struct, frozen=True):
     raw: str
 
 
-class GroupProfile(Struct, frozen=True, kw_only=True):
+class GroupProfile(Struct, frozen=True, kw_only=True, gc=False):
     """The profile of one group.
 
     The lengths are the limits in the service's documentation; they are not checked here.
@@ -133,7 +134,7 @@ class GroupProfile(Struct, frozen=True, kw_only=True):
     extra: dict[str, Any] = {}
 
 
-class ListedGroup(Struct, frozen=True, kw_only=True):
+class ListedGroup(Struct, frozen=True, kw_only=True, gc=False):
     """One group as the listing of an app's groups gives it: without permissions, attributes and member count.
 
     Attributes:

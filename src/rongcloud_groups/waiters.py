@@ -49,12 +49,13 @@ class ManyWaiter:
         future: ends in None, or in the error that aborts the whole lookup.
     """
 
-    __slots__ = ("_open", "_outcomes", "future")
+    __slots__ = ("_all_admitted", "_open", "_outcomes", "future")
 
     def __init__(self, future: Future[None]) -> None:
         self.future = future
         self._outcomes: dict[str, Outcome | _Open] = {}
         self._open = 0
+        self._all_admitted = False
 
     def admit(self, group_id: object) -> str | None:
         """Take up one more ID; return it where it is to be looked up: valid, and not given before."""
@@ -71,8 +72,8 @@ class ManyWaiter:
 
     def admitted(self) -> None:
         """No more IDs come."""
-        if not self._open:
-            self.flush()
+        self._all_admitted = True
+        self.flush()
 
     def settle(self, group_id: str, outcome: Outcome) -> None:
         """One of the IDs has its outcome."""
@@ -81,7 +82,7 @@ class ManyWaiter:
 
     def flush(self) -> None:
         """All that settles in this step has settled."""
-        if not self._open and not self.future.done():
+        if self._all_admitted and not self._open and not self.future.done():
             self.future.set_result(None)
 
     def abort(self, error: RongCloudError) -> None:

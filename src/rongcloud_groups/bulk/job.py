@@ -1,7 +1,7 @@
 """A job: the IDs of a source through the client into a sink, resumable at any moment."""
 
 from asyncio import Event, get_running_loop
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 
@@ -31,6 +31,10 @@ SECONDS_BETWEEN_WRITES: Final = 0.25
 IDS_IN_A_WRITE: Final = 1000
 OUTAGE: Final = 1000
 """IDs without an answer, one after the other, that mean that there is no service."""
+
+
+MOST_DOUBTFUL: Final = 3000
+"""IDs that are kept back at the most while some of them are not answered."""
 
 
 class ServiceGone(RongCloudError):  # noqa: N818  an error by its base; the name says what happened
@@ -121,7 +125,8 @@ class Job:
         self._digest = ""
         self._counts = Counts()
         self._unwritten: list[Block] = []
-        self._unanswered: list[Block] = []
+        self._doubtful: list[Block] = []
+        self._silent = 0
         self._requests_before = 0
         self._started: float | None = None
         self._written_at = self._committed_at = 0.0
@@ -222,7 +227,7 @@ class Job:
             raise error  # what the output took since the last commit is in doubt
         complete = error is None and self._read_all
         if complete:
-            self._unwritten += self._answered_at_last()
+            self._unwritten += self._doubtful_at_last()
         await self._write()
         checkpoint = await self._commit(complete=complete)
         if error is not None:
@@ -290,20 +295,25 @@ class Job:
             self._sort(block)
 
     def _sort(self, block: Block) -> None:
-        """Blocks without any answer are kept back until there is one again: there may be no service at all."""
-        outcomes = block.outcomes.values()
-        if block.group_ids and all(_unanswered(outcome) for outcome in outcomes):
-            self._unanswered.append(block)
-            if sum(len(each.group_ids) for each in self._unanswered) >= OUTAGE:
-                raise ServiceGone(f"nothing is answered any more: {next(iter(outcomes))}")
-        else:
-            self._unwritten += [*self._unanswered, block]
-            self._unanswered.clear()
+        """Keep back blocks with IDs that were not answered, until one is answered whole: the service may be gone."""
+        unanswered = sum(map(_unanswered, block.outcomes.values()))
+        if not unanswered:
+            self._unwritten += [*self._doubtful, block]
+            self._doubtful.clear()
+            self._silent = 0
+            return
+        self._doubtful.append(block)
+        self._silent = self._silent + unanswered if unanswered == len(block.group_ids) else 0
+        if self._silent >= OUTAGE:
+            raise ServiceGone(f"nothing is answered any more: {_why(block)}")
+        while sum(len(each.group_ids) for each in self._doubtful) > MOST_DOUBTFUL:
+            self._unwritten.append(self._doubtful.pop(0))
 
-    def _answered_at_last(self) -> list[Block]:
-        blocks, self._unanswered = self._unanswered, []
-        if blocks and not self._unwritten and not self._counts.found and not self._counts.missing:
-            raise ServiceGone(f"nothing is answered at all: {next(iter(blocks[0].outcomes.values()))}")
+    def _doubtful_at_last(self) -> list[Block]:
+        blocks, self._doubtful = self._doubtful, []
+        nothing_before = not self._unwritten and not self._counts.found and not self._counts.missing
+        if blocks and nothing_before and all(map(_unanswered, _outcomes_of(blocks))):
+            raise ServiceGone(f"nothing is answered at all: {_why(blocks[0])}")
         return blocks
 
     def _waiting_to_be_written(self) -> int:
@@ -379,6 +389,14 @@ class Job:
 
 def _unanswered(outcome: Any) -> bool:
     return isinstance(outcome, RongCloudError) and consequence(outcome) == "retry"
+
+
+def _outcomes_of(blocks: list[Block]) -> Iterator[Any]:
+    return (outcome for block in blocks for outcome in block.outcomes.values())
+
+
+def _why(block: Block) -> Any:
+    return next(filter(_unanswered, block.outcomes.values()))
 
 
 def _added(counts: Counts, blocks: list[Block], found: int, failed: int) -> Counts:

@@ -1,5 +1,6 @@
 """The emulator as a program: it runs until it is told to stop."""
 
+import gc
 import signal
 import sys
 import tempfile
@@ -67,6 +68,8 @@ async def serve(
         _certificate(emulator.ca_pem, ca_file) as path,
     ):
         async with emulator:
+            gc.collect()
+            gc.freeze()  # else each full collection looks through all that is imported, and arrivals are noted late
             started(Address(emulator.url, emulator.app_key, emulator.app_secret, str(path) if path else None))
             async for _ in signals:
                 break
