@@ -5,6 +5,7 @@ import csv
 import json
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ def rows_in(path: Path) -> list[tuple[Any, ...]]:
                 tuple(int(cell) if place == members else cell or None for place, cell in enumerate(row)) for row in rows
             ]
         case ".db":
-            with sqlite3.connect(path) as database:
+            with closing(sqlite3.connect(path)) as database:
                 return database.execute("SELECT * FROM groups ORDER BY rowid").fetchall()
         case _:
             rows = pq.read_table(path).to_pylist()

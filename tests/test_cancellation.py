@@ -37,7 +37,7 @@ async def test_a_request_that_nobody_waits_for_is_given_up_and_its_slot_is_free(
     async with Emulator(faults=faults) as emulator, client_for(emulator, max_in_flight=4) as client:
         for number in range(4):
             with pytest.raises(DeadlineExceeded, match="waiting for the service"):
-                await client.get(f"hung{number}", deadline=0.05)
+                await client.get(f"hung{number}", deadline=0.4)
         assert await client.get("g1") is not None
         assert emulator.report().connections == 1
 
@@ -67,20 +67,20 @@ async def test_a_deadline_says_what_took_the_time(
     async with Emulator(faults=faults) as emulator, client_for(emulator, rate=rate) as client:
         if phase == "waiting for budget":
             await client.get("first")
-        lookup = await client.get_many(["g1", "g2", "a b"], deadline=0.1)
+        lookup = await client.get_many(["g1", "g2", "a b"], deadline=0.6)
         assert list(lookup.failed) == ["g1", "g2", "a b"]
         error = lookup.failed["g1"]
         assert isinstance(error, DeadlineExceeded)
-        assert (error.phase, error.deadline) == (phase, 0.1)
+        assert (error.phase, error.deadline) == (phase, 0.6)
         with pytest.raises(DeadlineExceeded, match=phase):
-            await client.get("g3", deadline=0.05)
+            await client.get("g3", deadline=0.4)
 
 
 async def test_what_is_settled_by_the_deadline_is_returned(client_for: ClientFor) -> None:
-    async with Emulator() as emulator, client_for(emulator, deadline=0.3, rate=20) as client:
+    async with Emulator() as emulator, client_for(emulator, deadline=1.0, rate=20) as client:
         lookup = await client.get_many([f"g{number}" for number in range(2000)])
         assert len(lookup) == 2000
-        assert len(lookup.found) + len(lookup.missing) >= 100
+        assert len(lookup.found) + len(lookup.missing) >= 50
         assert {type(error) for error in lookup.failed.values()} == {DeadlineExceeded}
         assert client.stats().waiting == 0
 

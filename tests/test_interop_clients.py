@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -127,6 +128,7 @@ async def test_rc_server_sdk_reads_profiles(
     async with Emulator(tls=tls) as emulator:
         (tmp_path / "ca.pem").write_bytes(emulator.ca_pem)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
+        monkeypatch.setattr(urllib.request, "_opener", None)  # since Python 3.12 it keeps the trust of its first use
         answer = await asyncio.to_thread(posted, emulator, BATCH, body)
         universe = emulator.service.universe
     assert answer["code"] == 200
