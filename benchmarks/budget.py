@@ -60,7 +60,7 @@ SCENARIOS = (
     Scenario(name="calm, guard", guard=True),
     Scenario(name="cold start, 300 ms handshakes", server=["--fault", "handshake=0.3"], steady=True),
     Scenario(name="GOAWAY every 100 requests", server=["--fault", "goaway=100"], steady=True),
-    Scenario(name="GOAWAY every 50 requests", server=["--fault", "goaway=50"], steady=True),
+    Scenario(name="GOAWAY every 50 requests", server=["--fault", "goaway=50"]),  # before the client retires by itself
     Scenario(
         name="GOAWAY every 100 requests, no retirement",
         server=["--fault", "goaway=100"],
