@@ -15,7 +15,6 @@ from itertools import count
 from statistics import median, quantiles
 from typing import Self
 
-import httpx
 from bar_plot import bar_plot
 from child_processes import emulator, raw_server, trusting
 from measured import print_table, result_path, write_results
@@ -27,6 +26,7 @@ from rongcloud_groups.connection import Request
 from rongcloud_groups.dialects import RONGCLOUD
 from rongcloud_groups.emulator.serve import Address
 from rongcloud_groups.events import BatchSent
+from rongcloud_groups.origin import Origin
 from rongcloud_groups.protocol import batch_request
 
 MOST_ADDED = 0.0003
@@ -48,7 +48,12 @@ async def bare_requests(address: Address) -> AsyncIterator[Ask]:
     """What sends one."""
     context = tls_context(trusting(address), http2=True)
     connection = await connect(
-        httpx.URL(address.url), ssl_context=context, http2=True, timeout=5.0, max_in_flight=10, on_change=lambda: None
+        Origin.parse(address.url),
+        ssl_context=context,
+        http2=True,
+        timeout=5.0,
+        max_in_flight=10,
+        on_change=lambda: None,
     )
     request = signed(address)
     try:

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-import httpx
 import trustme
 from hpack import Decoder, Encoder
 from hyperframe.frame import (
@@ -25,6 +24,7 @@ from hyperframe.frame import (
 from rongcloud_groups.connect import connect, tls_context
 from rongcloud_groups.connection import Connection, Reply, Request
 from rongcloud_groups.http2 import HTTP2Connection
+from rongcloud_groups.origin import Origin
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HIGHEST_STREAM_ID = 2**31 - 1
@@ -227,8 +227,8 @@ class Server:
         return self.peers[-1]
 
     @property
-    def url(self) -> httpx.URL:
-        return httpx.URL(f"https://localhost:{self.port}")
+    def url(self) -> Origin:
+        return Origin.parse(f"https://localhost:{self.port}")
 
     @asynccontextmanager
     async def client(self, max_in_flight: int = 100, **short: float) -> AsyncIterator[Client]:
@@ -271,7 +271,7 @@ async def serving(
         await listener.wait_closed()
 
 
-async def opened(url: httpx.URL, **options: Any) -> Connection:
+async def opened(url: Origin, **options: Any) -> Connection:
     """`connect` with the arguments that a test doesn't care about."""
     settings: dict[str, Any] = {
         "ssl_context": client_context(),

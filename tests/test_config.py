@@ -77,12 +77,15 @@ def test_beijing_is_the_region_where_none_is_named() -> None:
     [
         ("https://one.test", ["https://one.test"]),
         (["https://one.test:8443", "http://two.test"], ["https://one.test:8443", "http://two.test"]),
-        (("https://one.test/",), ["https://one.test/"]),
-        (["https://[::1]:8443"], ["https://[::1]:8443"]),
+        (("https://one.test/",), ["https://one.test"]),
+        ("HTTPS://One.TEST:443", ["https://one.test"]),
+        (["http://one.test:80", "http://one.test:443"], ["http://one.test", "http://one.test:443"]),
+        (["https://[::1]:8443", "https://[FE80::1]"], ["https://[::1]:8443", "https://[fe80::1]"]),
+        ("https://bücher.test", ["https://xn--bcher-kva.test"]),
     ],
 )
 def test_base_urls_take_the_place_of_the_region(base_urls: Any, urls: list[str]) -> None:
-    assert resolved_base_urls("nowhere", base_urls) == urls
+    assert [str(origin) for origin in resolved_base_urls("nowhere", base_urls)] == urls
 
 
 @pytest.mark.parametrize(
@@ -107,7 +110,14 @@ def test_base_urls_take_the_place_of_the_region(base_urls: Any, urls: list[str])
         ({"base_urls": ["https://one.test#part"]}, "must be only https://host"),
         ({"base_urls": ["https://user@one.test"]}, "must be only https://host"),
         ({"base_urls": ["https://one.test:port"]}, r"base URL 'https://one\.test:port' cannot be read"),
+        ({"base_urls": ["https://one.test:99999"]}, r"base URL 'https://one\.test:99999' cannot be read"),
+        ({"base_urls": ["https://[::1"]}, r"base URL 'https://\[::1' cannot be read"),
+        ({"base_urls": ["https://one two.test"]}, r"base URL 'https://one two\.test' cannot be read"),
+        ({"base_urls": ["https://one.test\n"]}, r"base URL 'https://one\.test\\n' cannot be read"),
+        ({"base_urls": ["https://one..test"]}, r"base URL 'https://one\.\.test' cannot be read"),
         ({"base_urls": [7]}, "base URL 7 cannot be read"),
+        ({"base_urls": [b"https://one.test"]}, "base URL b'https://one.test' cannot be read"),
+        ({"transport": 7}, "transport is 7; give an httpx.AsyncBaseTransport, or what makes one"),
         ({"dialect": "klingon"}, "dialect 'klingon' is not known; the dialects are rongcloud, nexconn"),
         ({"dialect": []}, r"dialect \[\] is not known"),
         ({"rate": 0}, "rate is 0; give a positive number"),

@@ -4,12 +4,12 @@ import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 from h2_peer import QUERY, authority, client_context, opened, server_context, serving
 
 from rongcloud_groups.connect import connect, tls_context
 from rongcloud_groups.errors import TransportError
+from rongcloud_groups.origin import Origin
 
 
 class Silent(asyncio.Protocol):
@@ -33,12 +33,12 @@ class Silent(asyncio.Protocol):
 
 
 @asynccontextmanager
-async def listening(protocol: Silent, context: ssl.SSLContext | None = None) -> AsyncIterator[httpx.URL]:
+async def listening(protocol: Silent, context: ssl.SSLContext | None = None) -> AsyncIterator[Origin]:
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: protocol, "127.0.0.1", 0, ssl=context)
     scheme = "https" if context else "http"
     try:
-        yield httpx.URL(f"{scheme}://localhost:{server.sockets[0].getsockname()[1]}")
+        yield Origin.parse(f"{scheme}://localhost:{server.sockets[0].getsockname()[1]}")
     finally:
         server.close()
         await server.wait_closed()
@@ -67,7 +67,7 @@ async def test_a_refused_connection_names_host_port_and_cause() -> None:
     async with listening(protocol) as url:
         pass
     with pytest.raises(TransportError, match=f"localhost:{url.port}: connecting failed: ") as refused:
-        await opened(url.copy_with(scheme="https"))
+        await opened(url._replace(scheme="https"))
     assert refused.value.never_processed
 
 
@@ -76,7 +76,7 @@ async def test_a_refused_address_is_told_in_plain_words() -> None:
     async with listening(protocol) as url:
         pass
     with pytest.raises(TransportError, match="connecting failed: connection refused"):
-        await opened(url.copy_with(host="127.0.0.1"))
+        await opened(url._replace(host="127.0.0.1"))
 
 
 @pytest.mark.parametrize("first", ["127.0.0.2", "192.0.2.1"])
@@ -109,12 +109,12 @@ async def test_the_slower_of_two_addresses_is_let_go(monkeypatch: pytest.MonkeyP
 
 async def test_an_unknown_name_is_told_in_plain_words() -> None:
     with pytest.raises(TransportError, match=r"no-such-host\.invalid:443: name resolution failed: name not resolved"):
-        await opened(httpx.URL("https://no-such-host.invalid"))
+        await opened(Origin.parse("https://no-such-host.invalid"))
 
 
 async def test_a_name_that_cannot_be_one_is_told_in_plain_words() -> None:
     with pytest.raises(TransportError, match="name resolution failed: not a host name"):
-        await opened(httpx.URL(f"https://{'a' * 70}.example"))
+        await opened(Origin.parse(f"https://{'a' * 70}.example"))
 
 
 async def test_a_certificate_that_is_not_trusted_is_told_with_its_reason() -> None:
@@ -125,7 +125,7 @@ async def test_a_certificate_that_is_not_trusted_is_told_with_its_reason() -> No
 
 async def test_a_certificate_for_another_name_is_told_with_its_reason() -> None:
     async with serving() as server:
-        url = server.url.copy_with(host="127.0.0.2")
+        url = server.url._replace(host="127.0.0.2")
         with pytest.raises(TransportError, match=r"certificate not trusted: IP address mismatch|connection refused"):
             await opened(url)
 
@@ -134,21 +134,21 @@ async def test_a_server_that_speaks_no_tls_is_told_in_plain_words() -> None:
     protocol = Silent(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     async with listening(protocol) as url:
         with pytest.raises(TransportError, match="TLS handshake failed: "):
-            await opened(url.copy_with(scheme="https"))
+            await opened(url._replace(scheme="https"))
         await protocol.lost.wait()
 
 
 async def test_a_server_that_closes_in_the_handshake_is_a_transport_error() -> None:
     async with listening(Silent(then_close=True)) as url:
         with pytest.raises(TransportError, match="TLS handshake failed: "):
-            await opened(url.copy_with(scheme="https"))
+            await opened(url._replace(scheme="https"))
 
 
 async def test_a_tls_handshake_that_hangs_times_out_and_leaves_no_socket() -> None:
     protocol = Silent()
     async with listening(protocol) as url:
         with pytest.raises(TransportError, match=r"TLS handshake timed out after 0.05 s") as late:
-            await opened(url.copy_with(scheme="https"), timeout=0.05)
+            await opened(url._replace(scheme="https"), timeout=0.05)
         assert isinstance(late.value.__cause__, TimeoutError)
         await protocol.lost.wait()
 
@@ -174,7 +174,7 @@ async def test_a_server_that_closes_before_its_settings_is_a_transport_error() -
 async def test_a_connect_that_is_cancelled_leaves_no_socket(turns: int, tls: bool) -> None:  # noqa: FBT001  a parameter
     protocol = Silent()
     async with listening(protocol, server_context("h2") if tls else None) as url:
-        connecting = asyncio.create_task(opened(url.copy_with(scheme="https")))
+        connecting = asyncio.create_task(opened(url._replace(scheme="https")))
         await protocol.made.wait()
         for _ in range(turns):
             await asyncio.sleep(0)

@@ -14,6 +14,7 @@ from rongcloud_groups import GroupClient, RongCloudError, TransportError
 from rongcloud_groups.connection import Request
 from rongcloud_groups.emulator import Service, asgi_app
 from rongcloud_groups.foreign import TransportConnection
+from rongcloud_groups.origin import Origin
 
 PATH = "/entrust/group/profile/query.json"
 Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]
@@ -260,7 +261,7 @@ async def test_a_retired_connection_makes_no_more_calls_and_closes_its_transport
     transport = Transport(held)
     changes: list[float] = []
     connection = TransportConnection(
-        transport, httpx.URL("https://group.test"), 2, lambda: changes.append(now()), owned=True
+        transport, Origin.parse("https://group.test"), 2, lambda: changes.append(now()), owned=True
     )
     assert connection.open_slots == 2
     call = connection.send(Request(PATH, [], b"groupIds=g1"), 5.0)
@@ -285,7 +286,7 @@ async def test_a_retired_connection_makes_no_more_calls_and_closes_its_transport
 async def test_a_connection_that_is_retired_while_idle_tells_that_it_is_closed() -> None:
     changes: list[bool] = []
     connection = TransportConnection(
-        Transport(), httpx.URL("https://group.test"), 2, lambda: changes.append(connection.closed), owned=True
+        Transport(), Origin.parse("https://group.test"), 2, lambda: changes.append(connection.closed), owned=True
     )
     connection.retire()
     assert changes == [True]

@@ -2,7 +2,6 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 from h2_peer import QUERY, client_context, opened, server_context
 
@@ -11,6 +10,7 @@ from rongcloud_groups.connect import connect
 from rongcloud_groups.connection import Reply, Request
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.http1 import HTTP1Connection
+from rongcloud_groups.origin import Origin
 
 Handler = Callable[["Server", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -20,7 +20,7 @@ class Server:
 
     def __init__(self, handler: Handler) -> None:
         self.handler = handler
-        self.url = httpx.URL()
+        self.url = Origin("http", "localhost", 0)
         self.requests: list[tuple[str, bytes]] = []
         self.received = asyncio.Event()
         self.go = asyncio.Event()
@@ -51,7 +51,7 @@ async def serving(handler: Handler, *, tls: bool = True) -> AsyncIterator[Server
     server = Server(handler)
     context = server_context("http/1.1") if tls else None
     listener = await asyncio.start_server(server.serve, "127.0.0.1", 0, ssl=context)
-    server.url = httpx.URL(f"http{'s' if tls else ''}://localhost:{listener.sockets[0].getsockname()[1]}")
+    server.url = Origin.parse(f"http{'s' if tls else ''}://localhost:{listener.sockets[0].getsockname()[1]}")
     try:
         yield server
     finally:

@@ -4,11 +4,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from h2_peer import QUERY, authority, client_context, opened
 from hypercorn.asyncio import serve
 from hypercorn.config import Config, Sockets
+
+from rongcloud_groups.origin import Origin
 
 Message = MutableMapping[str, Any]
 
@@ -29,7 +30,7 @@ async def echo(
 
 
 @asynccontextmanager
-async def hypercorn(path: Path, alpn: str) -> AsyncIterator[httpx.URL]:
+async def hypercorn(path: Path, alpn: str) -> AsyncIterator[Origin]:
     certificate = authority().issue_cert("localhost")
     certificate.private_key_and_cert_chain_pem.write_to_path(str(path / "server.pem"))
     config = Config()
@@ -44,7 +45,7 @@ async def hypercorn(path: Path, alpn: str) -> AsyncIterator[httpx.URL]:
     for listener in sockets.secure_sockets:
         listener.listen()
     try:
-        yield httpx.URL(f"https://localhost:{sockets.secure_sockets[0].getsockname()[1]}")
+        yield Origin.parse(f"https://localhost:{sockets.secure_sockets[0].getsockname()[1]}")
     finally:
         stop.set()
         await running

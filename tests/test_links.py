@@ -3,7 +3,6 @@ from asyncio import Future
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
-import httpx
 import pytest
 from virtual_time import at, now, settle, virtual_time
 
@@ -11,6 +10,7 @@ from rongcloud_groups import TransportError
 from rongcloud_groups.connection import Reply, Request
 from rongcloud_groups.events import ConnectFailed, Emitter, Event, HostSwitched, LinkOpened, LinkRetired
 from rongcloud_groups.links import MOST_LINKS, Link, Links
+from rongcloud_groups.origin import Origin
 
 REQUEST = Request("/", [], b"")
 REPLY = Reply(200, {}, b"")
@@ -91,7 +91,7 @@ class Network:
         self.connections: list[ScriptedConnection] = []
         self.events: list[Event] = []
 
-    async def connect(self, url: httpx.URL, on_change: Callable[[], None]) -> ScriptedConnection:
+    async def connect(self, url: Origin, on_change: Callable[[], None]) -> ScriptedConnection:
         self.tried.append((url.host, now()))
         await asyncio.sleep(self.handshake)
         if url.host in self.down:
@@ -105,7 +105,7 @@ class Network:
         self, *hosts: str, requests_per_connection: int | None = 80, max_in_flight: int = 64
     ) -> AsyncIterator[Links]:
         links = Links(
-            [httpx.URL(f"https://{host}") for host in hosts or (PRIMARY,)],
+            [Origin.parse(f"https://{host}") for host in hosts or (PRIMARY,)],
             self.connect,
             Emitter([self.events.append]),
             requests_per_connection=requests_per_connection,

@@ -11,7 +11,6 @@ from asyncio import get_running_loop
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-import httpx
 from msgspec import Struct
 
 from rongcloud_groups.answers import NO_SUCH_API, http_date
@@ -40,6 +39,7 @@ from rongcloud_groups.errors import (
 )
 from rongcloud_groups.limiter import Limiter, LocalLimiter
 from rongcloud_groups.limiter_words import limiter_from_words
+from rongcloud_groups.origin import Origin
 from rongcloud_groups.protocol import batch_request, read_batch
 
 MOST_REQUESTS: Final = 2
@@ -170,7 +170,7 @@ class _Checking:
         self._requests = 0
         self._problems: list[Problem] = []
 
-    async def checkup(self, urls: Sequence[httpx.URL]) -> Checkup:
+    async def checkup(self, urls: Sequence[Origin]) -> Checkup:
         seen = self._told(None, None, None)
         for url in urls:
             try:
@@ -187,7 +187,7 @@ class _Checking:
                 break
         return seen
 
-    async def _connected(self, url: httpx.URL) -> Connection:
+    async def _connected(self, url: Origin) -> Connection:
         return await connect(
             url,
             ssl_context=self._ssl_context,
@@ -240,7 +240,7 @@ class _Checking:
             return _Answer(dialect, error, round_trip, offset)
         return _Answer(dialect, None, round_trip, offset)
 
-    def _told(self, url: httpx.URL | None, connection: Connection | None, answer: _Answer | None) -> Checkup:
+    def _told(self, url: Origin | None, connection: Connection | None, answer: _Answer | None) -> Checkup:
         if url is None or connection is None or answer is None or answer.round_trip is None:
             return Checkup(ok=False, dialect=self._dialect.name, problems=self._problems)
         offset = answer.clock_offset
@@ -251,7 +251,7 @@ class _Checking:
             dialect=self._dialect.name,
             answering_dialect=answer.dialect.name if answer.tells_dialect else None,
             region=next((region for region, urls in REGIONS.items() if str(url) in urls), None),
-            host=url.netloc.decode("ascii"),
+            host=url.authority,
             http_version=connection.http_version,
             round_trip=answer.round_trip,
             clock_offset=offset,

@@ -6,10 +6,9 @@ from asyncio import Event, Task
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
 from math import inf
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
-import httpx
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
 
@@ -29,7 +28,6 @@ from rongcloud_groups.dialects import dialect as dialect_named
 from rongcloud_groups.dispatch import Dispatcher
 from rongcloud_groups.errors import ClientClosed, ConfigError, DeadlineExceeded
 from rongcloud_groups.events import Emitter, Hook, Stats, logger
-from rongcloud_groups.foreign import TransportConnection
 from rongcloud_groups.guard import CreditGuard
 from rongcloud_groups.limiter import Limiter, LocalLimiter
 from rongcloud_groups.limiter_words import SharedLimiter, limiter_from_words
@@ -37,15 +35,17 @@ from rongcloud_groups.links import Links
 from rongcloud_groups.listing import Listing, ListingRequests
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
+from rongcloud_groups.origin import Origin
 from rongcloud_groups.pending import Pending, Waiter
 from rongcloud_groups.protocol import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.stream import Stream
 from rongcloud_groups.waiters import ManyWaiter, OneWaiter, several
 
+if TYPE_CHECKING:  # it brings httpx, whose import takes as long as everything else here
+    from rongcloud_groups.foreign import ForeignTransport, TransportSource
+
 IDS_IN_A_STEP = 1000
 """How many IDs one call takes up before other tasks have a turn; a multiple of a batch."""
-
-TransportSource = httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]
 
 
 class GroupClient:
@@ -100,19 +100,19 @@ class GroupClient:
         requests_per_connection: int = 80,
         http2: bool = True,
         verify: ssl.SSLContext | None = None,
-        transport: TransportSource | None = None,
+        transport: "TransportSource | None" = None,
         cache: Cache | None = None,
         hooks: Sequence[Hook] = (),
     ) -> None:
         app_secret = app_secret if isinstance(app_secret, Secret) else Secret(app_secret)
         self._credentials = Credentials(app_key, app_secret)
-        self._base_urls = resolved_base_urls(region, base_urls)
+        self._origins = resolved_base_urls(region, base_urls)
         self._deadline = _seconds(deadline, otherwise=inf)
         self._attempt_timeout = positive("attempt_timeout", attempt_timeout)
         self._max_in_flight = at_least(1, "max_in_flight", max_in_flight)
         self._http2 = http2
         self._verify = verify
-        self._transport = transport
+        self._foreign = None if transport is None else _foreign(transport)
         self._emit = Emitter(hooks)
         self._pending = Pending(BATCH_LIMIT)
         self._cache = cache
@@ -125,11 +125,11 @@ class GroupClient:
         self._limiter = limiter
         requests_per_connection = at_least(2, "requests_per_connection", requests_per_connection)
         self._links = Links(
-            self._base_urls,
+            self._origins,
             self._connect,
             self._emit,
             requests_per_connection=None
-            if isinstance(transport, httpx.AsyncBaseTransport)
+            if self._foreign is not None and self._foreign.shared
             else requests_per_connection,
             max_in_flight=max_in_flight,
         )
@@ -178,7 +178,7 @@ class GroupClient:
     async def __aenter__(self) -> Self:
         if self._host is not None:
             raise ClientClosed("a client is opened once; make another one")
-        if self._transport is None and any(url.scheme == "https" for url in self._base_urls):
+        if self._foreign is None and any(origin.scheme == "https" for origin in self._origins):
             self._ssl_context = tls_context(self._verify, http2=self._http2)
         opened = Event()
         self._host = asyncio.create_task(self._run(opened), name="rongcloud_groups client")
@@ -357,24 +357,22 @@ class GroupClient:
         finally:
             self._tasks = None
             self._pending.abort(ClientClosed(problem))
-            if isinstance(self._transport, httpx.AsyncBaseTransport):
-                await self._transport.aclose()
+            if self._foreign is not None:
+                await self._foreign.aclose()
             if self._own_limiter is not None:
                 await self._own_limiter.aclose()
 
-    async def _connect(self, base_url: httpx.URL, on_change: Callable[[], None]) -> Connection:
-        if self._transport is None:
-            return await connect(
-                base_url,
-                ssl_context=self._ssl_context,
-                http2=self._http2,
-                timeout=self._attempt_timeout,
-                max_in_flight=self._max_in_flight,
-                on_change=on_change,
-            )
-        owned = not isinstance(self._transport, httpx.AsyncBaseTransport)
-        transport = self._transport if isinstance(self._transport, httpx.AsyncBaseTransport) else self._transport()
-        return TransportConnection(transport, base_url, self._max_in_flight, on_change, owned=owned)
+    async def _connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
+        if self._foreign is not None:
+            return self._foreign.connection(origin, self._max_in_flight, on_change)
+        return await connect(
+            origin,
+            ssl_context=self._ssl_context,
+            http2=self._http2,
+            timeout=self._attempt_timeout,
+            max_in_flight=self._max_in_flight,
+            on_change=on_change,
+        )
 
     async def _add_all(self, group_ids: Iterable[object], waiter: ManyWaiter, *, bulk: bool, fresh: bool) -> None:
         for count, group_id in enumerate(group_ids, start=1):
@@ -410,6 +408,12 @@ class GroupClient:
         if loop is not self._host.get_loop():
             raise ClientClosed("the client was opened in another event loop: open one client in each")
         return loop
+
+
+def _foreign(transport: "TransportSource") -> "ForeignTransport":
+    from rongcloud_groups.foreign import ForeignTransport
+
+    return ForeignTransport(transport)
 
 
 def _seconds(deadline: float | None, *, otherwise: float) -> float:

@@ -6,9 +6,8 @@ from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
-import httpx
-
 from rongcloud_groups.errors import ConfigError
+from rongcloud_groups.origin import Origin
 from rongcloud_groups.protocol import sign
 
 REGIONS: Mapping[str, tuple[str, str]] = {
@@ -76,7 +75,7 @@ class Credentials:
         return f"Credentials(app_key={self.app_key!r})"
 
 
-def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> list[httpx.URL]:
+def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> list[Origin]:
     """The URLs to ask, primary first.
 
     Args:
@@ -90,22 +89,10 @@ def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> li
         if region not in REGIONS:
             raise ConfigError(f"region {region!r} is not known; the regions are {', '.join(REGIONS)}")
         base_urls = REGIONS[region]
-    urls = [_base_url(url) for url in ([base_urls] if isinstance(base_urls, str) else base_urls)]
-    if not urls:
+    origins = [Origin.parse(url) for url in ([base_urls] if isinstance(base_urls, str) else base_urls)]
+    if not origins:
         raise ConfigError("base_urls is empty: give at least one URL, or leave it out and name the region")
-    return urls
-
-
-def _base_url(text: str) -> httpx.URL:
-    try:
-        url = httpx.URL(text)
-    except (httpx.InvalidURL, TypeError):
-        raise ConfigError(f"base URL {text!r} cannot be read; write https://host[:port]") from None
-    if url.scheme not in {"http", "https"} or not url.host:
-        raise ConfigError(f"base URL {text!r} must start with https:// (or http://) and name a host")
-    if url.path != "/" or url.query or url.fragment or url.userinfo:
-        raise ConfigError(f"base URL {text!r} must be only https://host[:port]; the client adds the path")
-    return url
+    return origins
 
 
 # No function below holds the environment in a variable: a traceback that shows variables would show the secret.

@@ -6,10 +6,9 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-import httpx
-
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.http2 import CLOSE_TIMEOUT, HTTP2Connection
+from rongcloud_groups.origin import Origin
 
 if TYPE_CHECKING:
     from rongcloud_groups.http1 import HTTP1Connection
@@ -34,7 +33,7 @@ def tls_context(verify: ssl.SSLContext | None, *, http2: bool) -> ssl.SSLContext
 
 
 async def connect(
-    origin: httpx.URL,
+    origin: Origin,
     *,
     ssl_context: ssl.SSLContext | None,
     http2: bool,
@@ -45,7 +44,7 @@ async def connect(
     """Opens a connection that is ready for requests, in the protocol that ALPN chose; without TLS, HTTP/1.1.
 
     Args:
-        origin: scheme, host and port; the rest of the URL is ignored.
+        origin: where to.
         ssl_context: from `tls_context`; None makes one for this connection.
         http2: whether HTTP/2 is offered by a context that is made here.
         timeout: seconds for TCP, TLS and the server's SETTINGS together.
@@ -57,8 +56,7 @@ async def connect(
             `never_processed`.
     """
     loop = asyncio.get_running_loop()
-    host = origin.raw_host.decode("ascii")
-    port = origin.port or (443 if origin.scheme == "https" else 80)
+    _, host, port = origin
     entry = _Entry(origin, max_in_flight, on_change)
     ready = False
     step = "name resolution"
@@ -98,7 +96,7 @@ class _Entry(asyncio.Protocol):
 
     connection: "HTTP2Connection | HTTP1Connection"
 
-    def __init__(self, origin: httpx.URL, max_in_flight: int, on_change: Callable[[], None]) -> None:
+    def __init__(self, origin: Origin, max_in_flight: int, on_change: Callable[[], None]) -> None:
         self._origin = origin
         self._max_in_flight = max_in_flight
         self._on_change = on_change
@@ -110,9 +108,8 @@ class _Entry(asyncio.Protocol):
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         protocol: asyncio.Protocol
         if tls is not None and tls.selected_alpn_protocol() == "h2":
-            authority = self._origin.netloc.decode("ascii")
             protocol = self.connection = HTTP2Connection(
-                authority, max_in_flight=self._max_in_flight, on_change=self._on_change
+                self._origin.authority, max_in_flight=self._max_in_flight, on_change=self._on_change
             )
         else:
             from rongcloud_groups.http1 import HTTP1Connection  # brings httpcore, which HTTP/2 does without

@@ -1,4 +1,4 @@
-"""Somebody else's httpx transport in the place of a connection."""
+"""Somebody else's httpx transport in the place of the client's own connections."""
 
 import asyncio
 from asyncio import Future, Task
@@ -7,18 +7,56 @@ from collections.abc import Callable
 import httpx
 
 from rongcloud_groups.connection import Reply, Request
-from rongcloud_groups.errors import TransportError
+from rongcloud_groups.errors import ConfigError, TransportError
+from rongcloud_groups.origin import Origin
+
+TransportSource = httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]
+
+
+class ForeignTransport:
+    """What carries the requests where the client is given a ``transport``.
+
+    Args:
+        source: one transport, closed with the client; or a function that makes one for each connection.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+
+    def __init__(self, source: TransportSource) -> None:
+        self._shared: httpx.AsyncBaseTransport | None = None
+        self._make: Callable[[], httpx.AsyncBaseTransport]
+        if isinstance(source, httpx.AsyncBaseTransport):
+            self._shared, self._make = source, lambda: source
+        elif callable(source):
+            self._make = source
+        else:
+            raise ConfigError(f"transport is {source!r}; give an httpx.AsyncBaseTransport, or what makes one")
+
+    @property
+    def shared(self) -> bool:
+        """Whether all connections are one transport, whose life is its own affair."""
+        return self._shared is not None
+
+    def connection(self, origin: Origin, slots: int, on_change: Callable[[], None]) -> "TransportConnection":
+        """A connection that the transport carries; see `TransportConnection`."""
+        return TransportConnection(self._make(), origin, slots, on_change, owned=not self.shared)
+
+    async def aclose(self) -> None:
+        """Close a shared transport; any other is closed with its connection."""
+        if self._shared is not None:
+            await self._shared.aclose()
 
 
 class TransportConnection:
-    """An `httpx.AsyncBaseTransport` that carries requests to one base URL: a mock, an ASGI app, another engine.
+    """An `httpx.AsyncBaseTransport` that carries requests to one host: a mock, an ASGI app, another engine.
 
     What it does inside (connections, handshakes) is its own affair; so the token is taken just before the call.
     Anything that it raises counts as a transport error.
 
     Args:
         transport: the transport.
-        base_url: where requests go.
+        origin: where requests go.
         slots: requests in flight at the most.
         on_change: called when another request may be sent.
         owned: close the transport with the connection.
@@ -29,14 +67,15 @@ class TransportConnection:
     def __init__(
         self,
         transport: httpx.AsyncBaseTransport,
-        base_url: httpx.URL,
+        origin: Origin,
         slots: int,
         on_change: Callable[[], None],
         *,
         owned: bool,
     ) -> None:
         self._client = httpx.AsyncClient(transport=transport, trust_env=False)
-        self._base_url = base_url
+        self._host = origin.host
+        self._url = httpx.URL(str(origin))
         self._slots = slots
         self._on_change = on_change
         self._owned = owned
@@ -94,7 +133,7 @@ class TransportConnection:
         self.closed = True
 
     async def _call(self, request: Request, timeout: float) -> Reply:
-        url = self._base_url.copy_with(path=request.path)
+        url = self._url.copy_with(path=request.path)
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
         try:
             async with asyncio.timeout(timeout):
@@ -104,9 +143,9 @@ class TransportConnection:
                     )
                 )
         except TimeoutError:
-            raise TransportError(f"no answer within {timeout:g} s from {url.host}") from None
+            raise TransportError(f"no answer within {timeout:g} s from {self._host}") from None
         except Exception as error:
-            raise TransportError(f"the request to {url.host} failed: {type(error).__name__}: {error}") from error
+            raise TransportError(f"the request to {self._host} failed: {type(error).__name__}: {error}") from error
         headers = {name.lower(): value for name, value in response.headers.items()}
         headers.pop("content-encoding", None)  # httpx has undone it
         return Reply(response.status_code, headers, response.content)

@@ -5,12 +5,12 @@ from collections.abc import Callable
 from typing import Final
 
 import httpcore
-import httpx
 
 from rongcloud_groups.connection import Reply, Request
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.http2 import CLOSE_TIMEOUT
 from rongcloud_groups.http2_messages import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE
+from rongcloud_groups.origin import Origin
 
 _FIELD_OVERHEAD: Final = 32  # bytes a field counts beyond its text; RFC 9113, section 6.5.2
 
@@ -19,7 +19,7 @@ class HTTP1Connection:
     """A `Connection` that carries one request at a time.
 
     Args:
-        origin: scheme, host and port; the rest of the URL is ignored.
+        origin: where it goes.
         on_change: called, in the same step, when `open_slots` may have grown and when the connection is
             retired or closed. It may send.
         close_timeout: seconds that closing may take before the socket is cut off.
@@ -35,15 +35,13 @@ class HTTP1Connection:
 
     http_version = "HTTP/1.1"
 
-    def __init__(
-        self, origin: httpx.URL, *, on_change: Callable[[], None], close_timeout: float = CLOSE_TIMEOUT
-    ) -> None:
+    def __init__(self, origin: Origin, *, on_change: Callable[[], None], close_timeout: float = CLOSE_TIMEOUT) -> None:
         self.sent = 0
         self.in_flight = 0
         self.closed = False
         self.closed_reason = ""
         self._loop = asyncio.get_running_loop()
-        self._authority = origin.netloc.decode("ascii")
+        self._authority = origin.authority
         self._origin = origin
         self._on_change = on_change
         self._close_timeout = close_timeout
@@ -109,8 +107,8 @@ class HTTP1Connection:
 
     def _connected(self, transport: asyncio.Transport, stream: httpcore.AsyncNetworkStream) -> None:
         self._transport = transport
-        url = self._origin
-        origin = httpcore.Origin(url.raw_scheme, url.raw_host, _port(url))
+        scheme, host, port = self._origin
+        origin = httpcore.Origin(scheme.encode(), host.encode(), port)
         self._http = httpcore.AsyncHTTP11Connection(origin, stream)
 
     def _heard_while_idle(self, what: str) -> None:
@@ -150,13 +148,14 @@ class HTTP1Connection:
 
     async def _ask(self, request: Request) -> Reply:
         headers = [("host", self._authority), *request.headers, ("content-length", str(len(request.body)))]
-        url = self._origin
+        scheme, host, port = self._origin
+        target = httpcore.URL(
+            scheme=scheme.encode(), host=host.encode(), port=port, target=request.path.encode("ascii")
+        )
         response = await self._http.handle_async_request(
             httpcore.Request(
                 b"POST",
-                httpcore.URL(
-                    scheme=url.raw_scheme, host=url.raw_host, port=_port(url), target=request.path.encode("ascii")
-                ),
+                target,
                 headers=[(name.encode(), value.encode()) for name, value in headers],
                 content=request.body,
             )
@@ -257,7 +256,3 @@ class _WatchedStream(asyncio.StreamReaderProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._told_lost(exc)
-
-
-def _port(url: httpx.URL) -> int:
-    return url.port or (443 if url.scheme == "https" else 80)

@@ -11,6 +11,7 @@ from rongcloud_groups.connection import Reply, Request
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.http1 import HTTP1Connection
 from rongcloud_groups.http2 import HTTP2Connection
+from rongcloud_groups.origin import Origin
 
 _MAX_SENDINGS: Final = 10
 _OWN_FIELDS: Final = {"host", "connection", "content-length", "transfer-encoding"}
@@ -32,7 +33,7 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
     ) -> None:
         self._ssl_context = tls_context(ssl_context, http2=True)
         self._requests_per_connection = requests_per_connection
-        self._origin = httpx.URL()
+        self._origin: Origin | None = None
         self._connections: list[HTTP2Connection | HTTP1Connection] = []
         self._opening: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
@@ -77,7 +78,7 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
     async def _with_free_slot(
         self, request: httpx.Request, connect_timeout: float
     ) -> HTTP2Connection | HTTP1Connection:
-        origin = request.url.copy_with(raw_path=b"/")
+        origin = Origin.parse(f"{request.url.scheme}://{request.url.netloc.decode('ascii')}")
         while True:
             current = self._connections[-1] if self._connections else None
             if current is None or current.closed_reason or origin != self._origin:
@@ -93,14 +94,14 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
                 self._changed.clear()
                 await self._changed.wait()
 
-    async def _share_opening(self, origin: httpx.URL, connect_timeout: float) -> None:
+    async def _share_opening(self, origin: Origin, connect_timeout: float) -> None:
         if self._opening is None:
             self._opening = asyncio.create_task(self._open(origin, connect_timeout))
             self._opening.add_done_callback(lambda task: task.cancelled() or task.exception())
         # A caller that is cancelled leaves the others their connection.
         await asyncio.shield(self._opening)
 
-    async def _open(self, origin: httpx.URL, connect_timeout: float) -> None:
+    async def _open(self, origin: Origin, connect_timeout: float) -> None:
         try:
             for connection in self._connections:
                 connection.retire()

@@ -6,12 +6,12 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 import anyio
-import httpx
 from anyio.abc import TaskGroup
 
 from rongcloud_groups.connection import Connection, Reply, Request
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.events import ConnectFailed, Emitter, HostSwitched, LinkOpened, LinkRetired, logger
+from rongcloud_groups.origin import Origin
 
 IDLE_TIMEOUT = 55.0
 """Seconds. The service asks to close a connection that was idle for so long (its base URL page)."""
@@ -24,7 +24,7 @@ PACE_OVER = 20
 SPARE_PAUSE = 1.0
 """Seconds until a spare is tried again after a connection could not be opened."""
 
-Connect = Callable[[httpx.URL, Callable[[], None]], Awaitable[Connection]]
+Connect = Callable[[Origin, Callable[[], None]], Awaitable[Connection]]
 """Opens a connection to a base URL; calls back when it may take more requests, or none any more."""
 
 
@@ -80,7 +80,7 @@ class Links:
     at once, and the primary is probed with one request after ``probe_after``.
 
     Args:
-        base_urls: the primary, then its backups.
+        origins: the primary, then its backups.
         connect: opens one connection.
         emit: where events go.
         requests_per_connection: requests that a connection must not reach; None where it is not ours to say.
@@ -91,7 +91,7 @@ class Links:
 
     def __init__(
         self,
-        base_urls: Sequence[httpx.URL],
+        origins: Sequence[Origin],
         connect: Connect,
         emit: Emitter,
         *,
@@ -100,8 +100,8 @@ class Links:
         probe_after: float = PROBE_AFTER,
         idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
-        self._base_urls = base_urls
-        self._hosts = [url.netloc.decode("ascii") for url in base_urls]
+        self._origins = origins
+        self._hosts = [origin.authority for origin in origins]
         self._connect = connect
         self._emit = emit
         self._most = float("inf") if requests_per_connection is None else requests_per_connection - 1
@@ -190,8 +190,8 @@ class Links:
             self._use(0, "it answers again")
 
     def _switch_from(self, host: int, reason: str) -> None:
-        if len(self._base_urls) > 1:
-            self._use((host + 1) % len(self._base_urls), reason)
+        if len(self._origins) > 1:
+            self._use((host + 1) % len(self._origins), reason)
 
     def _use(self, host: int, reason: str) -> None:
         old, self._current = self._current, host
@@ -310,7 +310,7 @@ class Links:
     async def _opened(self, host: int) -> Link:
         started = get_running_loop().time()
         try:
-            connection = await self._connect(self._base_urls[host], self._tend)
+            connection = await self._connect(self._origins[host], self._tend)
         except TransportError as error:
             logger.info("%s", error)
             if self._emit:

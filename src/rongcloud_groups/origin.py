@@ -1,0 +1,73 @@
+"""Scheme, host and port of a base URL."""
+
+import re
+from typing import Final, NamedTuple, Self
+from urllib.parse import SplitResult, urlsplit
+
+from rongcloud_groups.errors import ConfigError
+
+_PORTS: Final = {"https": 443, "http": 80}
+_HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
+
+
+class Origin(NamedTuple):
+    """Where requests go.
+
+    Attributes:
+        scheme: ``https`` or ``http``.
+        host: as DNS and TLS want it: lower-case ASCII, without the brackets of an IPv6 address.
+        port: the scheme's own where the URL names none.
+    """
+
+    scheme: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """The origin in ``https://host[:port]`` or ``http://host[:port]``.
+
+        Raises:
+            ConfigError: the text is no such URL, or has a path, a query, a fragment or credentials.
+        """
+        try:
+            url = _split(text)
+            port = url.port
+            host = _in_ascii(url.hostname or "")
+        except (ValueError, TypeError, AttributeError):
+            raise ConfigError(f"base URL {text!r} cannot be read; write https://host[:port]") from None
+        if url.scheme not in _PORTS or not host:
+            raise ConfigError(f"base URL {text!r} must start with https:// (or http://) and name a host")
+        if url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
+            raise ConfigError(f"base URL {text!r} must be only https://host[:port]; the client adds the path")
+        return cls(url.scheme, host, _PORTS[url.scheme] if port is None else port)
+
+    @property
+    def authority(self) -> str:
+        """The host, in brackets where it is an IPv6 address, and the port where it isn't the scheme's own."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.authority}"
+
+
+def _split(text: str) -> SplitResult:
+    if not text.isprintable():
+        raise ValueError(text)  # urlsplit would drop a line end silently
+    return urlsplit(text)
+
+
+def _in_ascii(host: str) -> str:
+    """The host as DNS has it.
+
+    Raises:
+        ValueError: it can be no host's name.
+    """
+    if not host.isascii():
+        import idna  # what httpx uses for the same
+
+        host = idna.encode(host, uts46=True).decode()
+    if host and not _HOST.fullmatch(host):
+        raise ValueError(host)
+    return host
