@@ -8,11 +8,11 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -22,12 +22,13 @@ from redis.exceptions import ConnectionError as RedisUnreachable
 
 from rongcloud_groups import ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiter import CUT, PAUSE, SILENCE, Throttle, slot_gap
+from rongcloud_groups.limiter import CUT, MOST_LATE, PATH_JITTER, PAUSE, REMEMBERED, SILENCE, Throttle, slot_gap
 from rongcloud_groups.limiter_redis import RedisClock, RedisLimiter
-from rongcloud_groups.limiter_redis_scripts import HORIZON, REFUSED, RESERVE
+from rongcloud_groups.limiter_redis_scripts import CLOCK_ERROR, HORIZON, REFUSED, RESERVE, SOON
 from rongcloud_groups.limiter_words import limiter_from_words
 
-GAP = slot_gap(100)
+GAP = slot_gap(100, 100)
+SECOND = 1 + PATH_JITTER + CLOCK_ERROR
 
 
 class Server:
@@ -84,21 +85,42 @@ def redis(server: Server) -> Iterator["Redis"]:
         yield redis
 
 
+class Reserved(NamedTuple):
+    """What the script for slots answers."""
+
+    now: float
+    paused_until: float
+    rate: float
+    confirmed: int
+    firm: int
+    first: int
+    slots: list[float]
+
+
+Run = Callable[..., list[float]]
+
+
 @pytest.fixture
-def run(redis: "Redis") -> Callable[..., list[float]]:
+def run(redis: "Redis") -> Run:
     """Run one of the scripts for the budget ``app``."""
 
     def run(script: str, *arguments: float) -> list[float]:
-        return [float(value) for value in redis.eval(script, 1, "app", *map(str, arguments))]
+        return [float(value) for value in redis.eval(script, 3, "app", "app:sent", "app:claimed", *map(str, arguments))]
 
     return run
 
 
-def reserve(run: Callable[..., list[float]], wanted: int = 1, *, lead: float = 0.0, over: float = 0.0) -> list[float]:
-    return run(RESERVE, 100, wanted, lead, over)
+def reserve(
+    run: Run, wanted: int = 1, *, lead: float = 0.0, confirm: Sequence[int] = (), used: dict[int, float] | None = None
+) -> Reserved:
+    told = [value for slot in (used or {}).items() for value in slot]
+    now, paused_until, rate, confirmed, firm, first, *slots = run(
+        RESERVE, 100, lead, wanted, len(confirm), *confirm, *told
+    )
+    return Reserved(now, paused_until, rate, int(confirmed), int(firm), int(first), slots)
 
 
-def refuse(run: Callable[..., list[float]], age: float = 0.01, retry_after: float = -1) -> list[float]:
+def refuse(run: Run, age: float = 0.01, retry_after: float = -1) -> list[float]:
     return run(REFUSED, 100, age, 0.0, retry_after)
 
 
@@ -106,7 +128,7 @@ def in_use(redis: "Redis", key: str = "app", *, ahead: float = -5.0, **fields: A
     """Put a budget that was used already, so that no silence comes first; return Redis's time."""
     seconds, microseconds = redis.time()
     now = seconds + microseconds / 1e6
-    budget: dict[str, Any] = {"next_slot": now + ahead, "paused_until": 0, "cut_at": 0, "cut_from": 0}
+    budget: dict[str, Any] = {"next_slot": now + ahead, "paused_until": 0, "cut_at": 0, "cut_from": 0, "number": 0}
     redis.hset(key, mapping=budget | fields)
     return now
 
@@ -151,40 +173,94 @@ async def limiters(redis: "Redis", url: str, count: int = 1, **options: Any) -> 
 # ---- the scripts
 
 
-def test_a_new_budget_is_silent_first(run: Callable[..., list[float]]) -> None:
-    now, first, *_ = reserve(run)
-    assert first == pytest.approx(now + SILENCE, abs=1e-5)
+def test_a_new_budget_is_silent_first(run: Run) -> None:
+    reserved = reserve(run)
+    assert reserved.slots == pytest.approx([reserved.now + SILENCE], abs=1e-5)
 
 
-def test_slots_follow_each_other_whoever_takes_them(redis: "Redis", run: Callable[..., list[float]]) -> None:
+def test_slots_follow_each_other_whoever_takes_them(redis: "Redis", run: Run) -> None:
     in_use(redis)
-    now, first, gap, slots, _, rate = reserve(run, 3)
-    assert (slots, rate) == (3, 100)
-    assert (first, gap) == pytest.approx((now, GAP), abs=1e-5)
-    assert reserve(run)[1] == pytest.approx(first + 3 * GAP, abs=1e-5)
+    now, _, rate, _, _, first, slots = reserve(run, 3)
+    assert rate == 100
+    assert slots == pytest.approx([now, now + GAP, now + 2 * GAP], abs=1e-5)
+    following = reserve(run)
+    assert following.slots == pytest.approx([now + 3 * GAP], abs=1e-5)
+    assert following.first == first + 3
 
 
-def test_a_budget_long_unused_saves_nothing_up(redis: "Redis", run: Callable[..., list[float]]) -> None:
-    now = in_use(redis, ahead=-3600)
-    assert reserve(run)[1] >= now
+def test_a_budget_long_unused_saves_nothing_up(redis: "Redis", run: Run) -> None:
+    in_use(redis, ahead=-3600)
+    now, *_, slots = reserve(run, 2)
+    assert slots == pytest.approx([now, now + GAP], abs=1e-5)
 
 
-def test_the_way_back_is_allowed_for(redis: "Redis", run: Callable[..., list[float]]) -> None:
+def test_the_way_back_is_allowed_for(redis: "Redis", run: Run) -> None:
     in_use(redis)
-    now, first, *_ = reserve(run, lead=0.04)
-    assert first == pytest.approx(now + 0.04, abs=1e-5)
+    now, *_, slots = reserve(run, lead=0.04)
+    assert slots == pytest.approx([now + 0.04], abs=1e-5)
 
 
-def test_a_late_request_moves_the_free_slots(redis: "Redis", run: Callable[..., list[float]]) -> None:
-    now = in_use(redis, ahead=0.5)
-    assert reserve(run, 0, over=0.004)[3] == 0
-    assert reserve(run)[1] == pytest.approx(now + 0.5 + 0.004, abs=1e-5)
+def slots_of_a_second(run: Run) -> Reserved:
+    """A hundred slots, in several calls."""
+    reserved = reserve(run, 100)
+    while len(reserved.slots) < 100:
+        reserved.slots.extend(reserve(run, 100 - len(reserved.slots)).slots)
+    return reserved
 
 
-def test_nobody_reserves_far_ahead_what_others_could_use(redis: "Redis", run: Callable[..., list[float]]) -> None:
+def test_the_hundred_and_first_leaves_a_second_and_the_jitter_after_the_first(redis: "Redis", run: Run) -> None:
+    in_use(redis)
+    reserved = slots_of_a_second(run)
+    reserve(run, 0, used={reserved.first: reserved.slots[0] + 0.015})
+    assert reserve(run).slots == pytest.approx([reserved.slots[0] + 0.015 + SECOND], abs=1e-5)
+
+
+def test_what_is_not_known_to_have_left_counts_as_late_as_it_may(redis: "Redis", run: Run) -> None:
+    in_use(redis)
+    reserved = slots_of_a_second(run)
+    assert reserve(run).slots == pytest.approx([reserved.slots[0] + MOST_LATE + SECOND], abs=1e-5)
+
+
+def test_a_slot_that_was_not_used_is_free_for_another_request(redis: "Redis", run: Run) -> None:
+    in_use(redis)
+    reserved = slots_of_a_second(run)
+    reserve(run, 0, used={reserved.first + 50: -1.0})
+    assert reserve(run).slots == pytest.approx([reserved.slots[-1] + GAP], abs=1e-5)
+
+
+def test_a_slot_soon_is_firm_and_one_later_a_claim(redis: "Redis", run: Run) -> None:
+    in_use(redis, ahead=SOON - 1.5 * GAP)
+    reserved = reserve(run, 5)
+    assert (reserved.firm, len(reserved.slots)) == (2, 5)
+    claims = range(reserved.first + 2, reserved.first + 5)
+    assert reserve(run, 0, confirm=claims).confirmed == 3
+    assert reserve(run, 0, confirm=claims).confirmed == 0
+
+
+def test_a_claim_that_nobody_confirms_is_free_again_and_one_confirmed_is_not(redis: "Redis", run: Run) -> None:
+    in_use(redis, ahead=SOON + 0.01)
+    reserved = reserve(run, 2)
+    assert reserve(run, 0, confirm=[reserved.first]).confirmed == 1
+    while redis_time(redis) <= reserved.slots[1] + MOST_LATE:
+        time.sleep(0.005)
+    assert reserve(run, 0, confirm=[reserved.first + 1]).confirmed == 0
+    assert redis.zrange("app:sent", 0, -1) == [str(reserved.first).encode()]
+    assert not redis.exists("app:claimed")
+
+
+def test_no_more_is_remembered_than_counts(redis: "Redis", run: Run) -> None:
+    in_use(redis)
+    for _ in range(7):
+        reserve(run, 100)
+        redis.hset("app", "next_slot", redis_time(redis))
+        redis.zunionstore("app:sent", {"app:sent": 0.0})  # all of them long ago
+    assert redis.zcard("app:sent") == REMEMBERED
+
+
+def test_nobody_reserves_far_ahead_what_others_could_use(redis: "Redis", run: Run) -> None:
     in_use(redis, ahead=HORIZON - 2.5 * GAP)
-    assert reserve(run, 10)[3] == 2
-    assert reserve(run, 10)[3] == 1
+    assert len(reserve(run, 10).slots) == 3
+    assert len(reserve(run, 10).slots) == 1
 
 
 @pytest.mark.parametrize(
@@ -195,53 +271,50 @@ def test_nobody_reserves_far_ahead_what_others_could_use(redis: "Redis", run: Ca
         {"next_slot": 9e9},
         {"paused_until": 9e9},
         {"cut_from": ""},
+        {"number": "many"},
     ],
 )
-def test_a_damaged_budget_is_silent_first(
-    redis: "Redis", run: Callable[..., list[float]], damage: dict[str, Any]
-) -> None:
+def test_a_damaged_budget_is_silent_first(redis: "Redis", run: Run, damage: dict[str, Any]) -> None:
+    in_use(redis)
+    slots_of_a_second(run)
     in_use(redis, **damage)
-    now, first, _, _, _, rate = reserve(run)
-    assert first == pytest.approx(now + SILENCE, abs=1e-5)
-    assert rate == 100
+    reserved = reserve(run)
+    assert reserved.slots == pytest.approx([reserved.now + SILENCE], abs=1e-5)
+    assert reserved.rate == 100
 
 
-def test_a_refusal_pauses_and_cuts_once(redis: "Redis", run: Callable[..., list[float]]) -> None:
+def test_a_refusal_pauses_and_cuts_once(redis: "Redis", run: Run) -> None:
     in_use(redis)
     paused_until, pause, rate = refuse(run)
     assert pause == pytest.approx(PAUSE, abs=1e-5)
     assert rate == pytest.approx(100 * CUT)
     assert refuse(run, age=0.0)[0] == paused_until
     assert refuse(run, age=5.0)[2] >= 100 * CUT
-    assert reserve(run)[1] == pytest.approx(paused_until, abs=1e-5)
+    assert reserve(run).slots == pytest.approx([paused_until], abs=1e-5)
 
 
-def test_a_refusal_after_the_pause_cuts_again_and_aims_lower(redis: "Redis", run: Callable[..., list[float]]) -> None:
+def test_a_refusal_after_the_pause_cuts_again_and_aims_lower(redis: "Redis", run: Run) -> None:
     now = in_use(redis)
     in_use(redis, paused_until=now - 0.1, cut_at=now - 0.5, cut_from=100)
-    before = reserve(run)[5]
+    before = reserve(run).rate
     assert refuse(run, age=0.0)[2] == pytest.approx(before * (1 + CUT) / 2 * CUT, rel=0.01)
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(0.0, PAUSE), (2.5, 2.5), (3600.0, 60.0)])
-def test_retry_after_is_honoured_up_to_a_minute(
-    redis: "Redis", run: Callable[..., list[float]], retry_after: float, pause: float
-) -> None:
+def test_retry_after_is_honoured_up_to_a_minute(redis: "Redis", run: Run, retry_after: float, pause: float) -> None:
     in_use(redis)
     assert refuse(run, retry_after=retry_after)[1] == pytest.approx(pause, abs=1e-5)
 
 
 @pytest.mark.parametrize("elapsed", [0.0, 0.3, 1.0, 2.0, 3.9, 4.1, 9.0, 500.0])
 @pytest.mark.parametrize("cut_from", [100.0, 92.5, 40.0, 5.0])
-def test_the_climb_is_that_of_one_process(
-    redis: "Redis", run: Callable[..., list[float]], cut_from: float, elapsed: float
-) -> None:
+def test_the_climb_is_that_of_one_process(redis: "Redis", run: Run, cut_from: float, elapsed: float) -> None:
     now = in_use(redis)
     in_use(redis, cut_at=now - elapsed, cut_from=cut_from)
-    redis_now, _, gap, _, _, rate = reserve(run)
+    redis_now, _, rate, _, _, _, slots = reserve(run, 2)
     alone = Throttle(100, cut_at=now - elapsed, cut_from=cut_from).rate(redis_now)
     assert rate == pytest.approx(alone, rel=1e-3)
-    assert gap == pytest.approx(slot_gap(alone), rel=1e-3)
+    assert slots[1] - slots[0] == pytest.approx(slot_gap(alone, 100), rel=1e-3)
 
 
 # ---- Redis's clock
@@ -264,7 +337,7 @@ def test_the_clock_is_off_by_no_more_than_half_the_quickest_of_the_latest_round_
         calls.append((now - pause, there + back))
     quickest = min(trip for at, trip in calls[-16:] if at >= calls[-1][0] - 59)
     before = monotonic()
-    until = clock.seconds_until(now + ahead)
+    until = now + ahead - clock.now()
     assert now - monotonic() - quickest / 2 - 1e-6 <= until <= now - before + quickest / 2 + 1e-6
 
 
@@ -275,7 +348,7 @@ def test_a_clock_that_is_set_is_believed_at_once(step: float) -> None:
     for number in range(10):
         clock.note(start + number, start + number + 0.001, start + number + 0.0005)
     clock.note(start + 10, start + 10.002, start + 10.001 + step)
-    assert clock.seconds_until(monotonic() + step) == pytest.approx(0, abs=0.05)
+    assert clock.now() == pytest.approx(monotonic() + step, abs=0.05)
 
 
 # ---- the limiter
@@ -317,7 +390,7 @@ async def test_an_idle_process_takes_no_slot_that_it_may_not_use(redis: "Redis",
             await asyncio.sleep(0.02)
             await limiter.acquire()
             before = float(redis.hget(limiter.key, "next_slot") or 0)
-            assert before - redis_time(redis) < slot_gap(1000)
+            assert before - redis_time(redis) < slot_gap(1000, 1000)
 
 
 def scripts_run(redis: "Redis") -> int:
@@ -335,7 +408,7 @@ async def test_cancelled_waits_take_one_slot_together(redis: "Redis", server: Se
         for _ in range(10):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(limiter.acquire(), 0.05)
-        assert float(redis.hget(limiter.key, "next_slot") or 0) < now + 5 + 1.5 * slot_gap(1)
+        assert float(redis.hget(limiter.key, "next_slot") or 0) < now + 5 + 1.5 * slot_gap(1, 1)
 
 
 async def test_a_refusal_pauses_and_cuts_the_rate_for_every_limiter(redis: "Redis", server: Server) -> None:
@@ -480,7 +553,7 @@ async def test_a_client_takes_the_words_for_it_and_closes_what_it_made(redis: "R
             await client.get("g1")
             assert len(redis.client_list()) == 2
         await asyncio.to_thread(until_alone, redis)
-        assert redis.keys() == [key.encode()]
+        assert set(redis.keys()) == {key.encode(), f"{key}:sent".encode()}
 
 
 def until_alone(redis: "Redis") -> None:

@@ -1,9 +1,9 @@
 """The budget: at most so many requests in any second, as the server counts them."""
 
 from asyncio import get_running_loop, sleep
-from math import cbrt
+from math import cbrt, ceil, floor
 from random import random
-from typing import Protocol
+from typing import NamedTuple, Protocol, Self
 
 from aiolimiter import AsyncLimiter
 
@@ -25,8 +25,12 @@ LEAST_SHARE = 0.05
 """What refusals leave of the limit, however many there are."""
 RECOVERY = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
-LATE = 0.003
-"""Seconds by which a reserved slot may be used late without moving the slots that are still free."""
+REMEMBERED = 500
+"""Requests whose send times a shared budget remembers."""
+MOST_LATE = 0.02
+"""Seconds after which a reserved slot is not used any more."""
+CATCH_UP = 0.9
+"""Part of the regular gap that two slots are apart at the least: what was not used for a moment is made good."""
 SILENCE = 1.6
 """Seconds without a request when nobody knows what other processes sent in the last second."""
 
@@ -168,10 +172,19 @@ def _bucket(limit: float) -> AsyncLimiter:
     return AsyncLimiter(size, size / refill)
 
 
-def slot_gap(rate: float) -> float:
-    """Seconds between reserved slots at so many requests/s.
+class Window(NamedTuple):
+    """How a shared budget counts: ``requests`` in so many seconds, wherever those begin."""
 
-    Of 101 requests in a row the first may be `LATE` and the last be `PATH_JITTER` quicker on its way, and they still
-    take a second. A slot used later than that first moves the slots that are still free by what is over.
-    """
-    return (1 + PATH_JITTER + LATE) / rate
+    requests: int
+    seconds: float
+
+    @classmethod
+    def of(cls, limit: float) -> Self:
+        """The window that keeps a limit in requests/s: a second, or a part of one that has few enough requests."""
+        parts = ceil(limit / REMEMBERED)
+        return cls(max(1, floor(limit / parts)), max(1 / parts, 1 / limit))
+
+
+def slot_gap(rate: float, limit: float) -> float:
+    """Seconds between two reserved slots at the least, while ``rate`` of ``limit`` requests/s are let through."""
+    return CATCH_UP / limit if rate == limit else 1 / rate

@@ -2,42 +2,56 @@
 
 import os
 import struct
+from array import array
 from asyncio import Lock, sleep
+from bisect import bisect_left, insort
 from collections.abc import Callable
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from stat import S_ISREG
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from rongcloud_groups.config import positive
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import logger
-from rongcloud_groups.limiter import LATE, LONGEST_PAUSE, SILENCE, Throttle, slot_gap
+from rongcloud_groups.limiter import (
+    LONGEST_PAUSE,
+    MOST_LATE,
+    PATH_JITTER,
+    REMEMBERED,
+    SILENCE,
+    Throttle,
+    Window,
+    slot_gap,
+)
 
 try:
     import fcntl
 except ImportError:  # pragma: no cover  Windows
     fcntl = None  # type: ignore[assignment]
 
-RECORD = struct.Struct("<8s4d")
-MARK = b"rcslots1"
-LARGEST_DAMAGE = 4096
+HEADER = struct.Struct("<8sq4d")
+LONGEST_RECORD = HEADER.size + 8 * REMEMBERED
+MARK = b"rcslots2"
+LARGEST_DAMAGE = 8192
 """Bytes; a larger file is somebody's, not a damaged budget."""
 LOCK_RETRY = 0.0005
 """Seconds until a lock that another process holds is tried again; it is held for microseconds."""
 FILE_RETRY = 0.1
 """Seconds until a file that cannot be used is tried again."""
 
+_Result = TypeVar("_Result")
+
 
 class HostLimiter:
     """A budget that all processes of one machine share, if each of them names the same file.
 
-    Each request gets a send time of its own, 1 / rate after the one before, whichever process took that. The file
-    holds only the next free one; it is created where there is none, and may be deleted at any time (nothing leaves
-    for 1.6 s then, as after a reboot). A process that dies leaves nothing locked. The file must be on a local file
-    system. Windows has no such locks: use `RedisLimiter` there.
+    Each request gets a send time of its own, whichever process sends it, such that no second has more than the limit.
+    The file remembers when the latest ones left. It is created where there is none, and may be deleted at any time
+    (nothing leaves for 1.6 s then, as after a reboot). A process that dies leaves nothing locked. The file must be on
+    a local file system. Windows has no such locks: use `RedisLimiter` there.
 
     Args:
         path: the file.
@@ -98,13 +112,13 @@ class HostLimiter:
             self._slot = await self._in_turn(self._reserve)
         await sleep(max(0.0, self._slot - monotonic()))
         slot, self._slot = self._slot, None
-        return bool(await self._in_turn(lambda budget, now: budget.let_go(slot, now)))
+        return await self._in_turn(lambda budget, now: budget.let_go(slot, now))
 
     def _reserve(self, budget: "Budget", now: float) -> float:
         self._rate = budget.rate(now)
         return budget.reserve(now)
 
-    async def _in_turn(self, step: Callable[["Budget", float], float]) -> float:
+    async def _in_turn(self, step: Callable[["Budget", float], _Result]) -> _Result:
         """Let ``step`` read and change the budget while no other process does."""
         while True:
             try:
@@ -118,12 +132,12 @@ class HostLimiter:
                 self._complained = False
                 return result
 
-    def _under_lock(self, step: Callable[["Budget", float], float]) -> float:
+    def _under_lock(self, step: Callable[["Budget", float], _Result]) -> _Result:
         file = self._open()  # each time anew: it may have been deleted, or this process forked
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             now = monotonic()
-            budget = Budget.read(os.pread(file, RECORD.size, 0), self._limit, now)
+            budget = Budget.read(os.pread(file, LONGEST_RECORD, 0), self._limit, now)
             result = step(budget, now)
             os.pwrite(file, budget.record(), 0)
             return result
@@ -156,41 +170,52 @@ class Budget(Throttle):
 
     Args:
         limit: requests/s that the service allows.
-        next_slot: the next free send time.
+        next_slot: before it no more slots are given out.
+        sent: when the latest requests left, in order; of a slot that is not used yet, when it will at the latest.
         **throttle: see `Throttle`.
     """
 
-    def __init__(self, limit: float, next_slot: float, **throttle: float) -> None:
+    def __init__(self, limit: float, next_slot: float, sent: "array[float] | None" = None, **throttle: float) -> None:
         super().__init__(limit, **throttle)
         self.next_slot = next_slot
+        self.sent = array("d") if sent is None else sent
+        self._window = Window.of(limit)
 
     @classmethod
     def read(cls, record: bytes, limit: float, now: float) -> Self:
         """The budget that a record holds; a silent one where it is damaged, or from before a reboot."""
-        if len(record) == RECORD.size:
-            mark, next_slot, paused_until, cut_at, cut_from = RECORD.unpack(record)
-            budget = cls(limit, next_slot, paused_until=paused_until, cut_at=cut_at, cut_from=min(cut_from, limit))
-            if mark == MARK and budget.is_of_this_clock(now):
-                return budget
+        if len(record) >= HEADER.size:
+            mark, count, next_slot, paused_until, cut_at, cut_from = HEADER.unpack_from(record)
+            if mark == MARK and 0 <= count <= REMEMBERED and len(record) >= HEADER.size + 8 * count:
+                sent = array("d", record[HEADER.size : HEADER.size + 8 * count])
+                cut_from = min(cut_from, limit)
+                budget = cls(limit, next_slot, sent, paused_until=paused_until, cut_at=cut_at, cut_from=cut_from)
+                if budget.is_of_this_clock(now):
+                    return budget
         return cls(limit, now + SILENCE)
 
     def record(self) -> bytes:
         """What the file is to hold."""
-        return RECORD.pack(MARK, self.next_slot, self.paused_until, self.cut_at, self.cut_from)
+        header = HEADER.pack(MARK, len(self.sent), self.next_slot, self.paused_until, self.cut_at, self.cut_from)
+        return header + self.sent.tobytes()
 
     def reserve(self, now: float) -> float:
         """Take the next free slot."""
-        slot = max(now, self.next_slot, self.paused_until)
-        self.next_slot = slot + slot_gap(self.rate(now))
+        slot = max(now, self.next_slot, self.paused_until, self._window_opens())
+        self._remember(slot + MOST_LATE)
+        self.next_slot = slot + slot_gap(self.rate(now), self.limit)
         return slot
 
     def let_go(self, slot: float, now: float) -> bool:
-        """Whether a request may leave now that has this slot; if it is late, the free slots move, see `slot_gap`."""
-        over = max(0.0, now - slot - LATE)
-        if slot < self.paused_until or over >= slot_gap(self.rate(now)):
-            return False
-        self.next_slot += over
-        return True
+        """Whether a request may leave now that has this slot; if not, its place is free again."""
+        place = bisect_left(self.sent, slot + MOST_LATE)
+        if self.sent[place : place + 1] != array("d", [slot + MOST_LATE]):
+            return False  # the file is another one, or the slot was forgotten long ago
+        del self.sent[place]
+        in_time = slot >= self.paused_until and now - slot <= MOST_LATE
+        if in_time:
+            self._remember(now)
+        return in_time
 
     def is_of_this_clock(self, now: float) -> bool:
         """Whether this can have been written since the machine was started."""
@@ -202,3 +227,13 @@ class Budget(Throttle):
             and -LONGEST_PAUSE <= self.cut_at <= now
             and self.cut_from >= 0
         )
+
+    def _window_opens(self) -> float:
+        if len(self.sent) < self._window.requests:
+            return -inf
+        oldest = min(self.next_slot + MOST_LATE, self.sent[-self._window.requests])
+        return oldest + self._window.seconds + PATH_JITTER
+
+    def _remember(self, time: float) -> None:
+        insort(self.sent, time)
+        del self.sent[:-REMEMBERED]

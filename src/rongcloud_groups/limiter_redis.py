@@ -6,7 +6,7 @@ from math import ceil
 from random import random
 from time import monotonic
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 from urllib.parse import urlsplit
 
 import anyio
@@ -18,8 +18,8 @@ from redis.exceptions import RedisError
 from rongcloud_groups.config import positive
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import logger
-from rongcloud_groups.limiter import LATE, LONGEST_PAUSE, PAUSE_JITTER, SILENCE, LocalLimiter, slot_gap
-from rongcloud_groups.limiter_redis_scripts import REFUSED, RESERVE
+from rongcloud_groups.limiter import LONGEST_PAUSE, MOST_LATE, PAUSE_JITTER, SILENCE, WAKE_UP_SLACK, LocalLimiter
+from rongcloud_groups.limiter_redis_scripts import CLOCK_ERROR, REFUSED, RESERVE
 
 DEFAULT_SHARE = 0.05
 """Of the budget, for each process while Redis is away: right for twenty processes or fewer."""
@@ -36,13 +36,23 @@ BUSY = 0.01
 LEAST_SLOTS = 3
 """Slots that a busy process takes at a time, so that it asks Redis for every third request only."""
 MOST_SLOTS = 10
+NOT_AT_ALL = -1.0
+"""In place of the time when the request of a slot left."""
+
+
+class Slot(NamedTuple):
+    """A reserved send time, on Redis's clock; its name is a number."""
+
+    name: int
+    time: float
 
 
 class RedisLimiter:
     """A budget that processes of many machines share, if each of them names the same Redis and the same App Key.
 
-    Each request gets a send time of its own, 1 / rate after the one before on Redis's clock, whichever process took
-    that. A busy process takes a few of them at a time. Works on Redis 6.2 and later and on Valkey.
+    Each request gets a send time of its own on Redis's clock, whichever process sends it, such that no second has more
+    than the limit; Redis remembers when the latest ones left. A busy process takes a few of them at a time, and what
+    one takes that then dies is free again. Works on Redis 6.2 and later and on Valkey.
 
     Where Redis is away or too slow, the process is silent for 1.6 s, goes on at nine tenths of its ``share`` of the
     limit, and is silent for 1.6 s again when Redis is back: the sum never exceeds the limit as long as ``share``
@@ -55,7 +65,7 @@ class RedisLimiter:
         share: the part of the limit for this process while Redis is away; 1 / the greatest number of processes.
 
     Attributes:
-        key: where Redis keeps the budget.
+        key: where Redis keeps the budget; two more keys begin with it.
 
     Raises:
         ConfigError: an argument cannot be used; the message names it.
@@ -75,8 +85,11 @@ class RedisLimiter:
         self._local = LocalLimiter(self._limit * self._share * CAUTION)
         self._door = Lock()
         self._refusals = Lock()
-        self._slots: deque[float] = deque()  # on Redis's clock
-        self._paused_until = 0.0  # likewise
+        self._keys = [self.key, f"{self.key}:sent", f"{self.key}:claimed"]
+        self._slots: deque[Slot] = deque()
+        self._claims: list[Slot] = []  # to be confirmed before they are slots
+        self._used: list[tuple[Slot, float]] = []  # and when their requests left, until Redis is told
+        self._paused_until = 0.0  # on Redis's clock
         self._slots_wanted = 1
         self._granted_at = float("-inf")
         self._away = False
@@ -127,11 +140,12 @@ class RedisLimiter:
     async def _from_redis(self, *, busy: bool) -> bool:
         """Wait for a slot; True where it came in time."""
         try:
-            if not self._slots:
+            while not self._slots:
+                await sleep(self._until_claims())
                 await self._reserve(busy=busy)
             # A slot whose wait was cancelled is still here, for whoever comes next.
-            await sleep(max(0.0, self._clock.seconds_until(self._slots[0])))
-            return bool(self._slots) and await self._let_go(self._slots.popleft())
+            await sleep(max(0.0, self._slots[0].time - self._clock.now()))
+            return bool(self._slots) and self._let_go(self._slots.popleft())
         except (RedisError, OSError) as error:
             self._lost_redis(error)
             return False
@@ -142,29 +156,39 @@ class RedisLimiter:
         self._slots_wanted = max(1, min(wanted, enough, MOST_SLOTS))
         await self._ask_redis(self._slots_wanted)
 
-    async def _let_go(self, slot: float) -> bool:
-        """Whether a request may leave now that has this slot; if it is late, the free slots move, see `slot_gap`."""
-        over, moved = self._over(slot), 0.0
-        if over:
-            moved = over + 2 * self._clock.round_trip  # it is later by the time that they have moved
-            if moved >= slot_gap(self._rate):
-                return False
-            await self._ask_redis(0, over=moved)
-        return slot >= self._paused_until and self._over(slot) <= moved
+    def _until_claims(self) -> float:
+        """Seconds until it is time to confirm them."""
+        if not self._claims:
+            return 0.0
+        return max(0.0, self._claims[0].time - self._clock.now() - 2 * self._clock.round_trip - WAKE_UP_SLACK)
 
-    def _over(self, slot: float) -> float:
-        return max(0.0, -self._clock.seconds_until(slot) - LATE)
-
-    async def _ask_redis(self, wanted: int, *, over: float = 0.0) -> None:
+    async def _ask_redis(self, wanted: int) -> None:
+        """Take so many slots, confirm the claims of the last time, and tell what became of the slots before."""
+        claims, self._claims = self._claims, []
+        used, self._used = self._used, []
+        confirm = [len(claims), *(claim.name for claim in claims)]
+        told = [value for slot, left_at in used for value in (slot.name, f"{left_at:.6f}")]
         asked_at = monotonic()
-        reply = await self._reserve_script(keys=[self.key], args=[self._limit, wanted, self._clock.round_trip, over])
-        now, first, gap, slots, self._paused_until, self._rate = map(float, reply)
+        reply = await self._reserve_script(
+            keys=self._keys, args=[self._limit, self._clock.round_trip, wanted, *confirm, *told]
+        )
+        now, self._paused_until, self._rate, confirmed, firm, first, *times = map(float, reply)
         self._clock.note(asked_at, monotonic(), now)
-        self._slots.extend(first + gap * number for number in range(int(slots)))
+        slots = [Slot(int(first) + nth, time) for nth, time in enumerate(times)]
+        self._slots += claims[len(claims) - int(confirmed) :]  # those that it came too late for are the first ones
+        self._slots += slots[: int(firm)]
+        self._claims = slots[int(firm) :]
+
+    def _let_go(self, slot: Slot) -> bool:
+        """Whether a request may leave now that has this slot; if not, it may be used again in the same second."""
+        now = self._clock.now()
+        in_time = slot.time >= self._paused_until and now - slot.time <= MOST_LATE
+        self._used.append((slot, now if in_time else NOT_AT_ALL))
+        return in_time
 
     async def _tell_redis(self, retry_after: float | None, age: float) -> float:
         reply = await self._refused_script(
-            keys=[self.key],
+            keys=self._keys,
             args=[
                 self._limit,
                 age,
@@ -177,6 +201,8 @@ class RedisLimiter:
 
     def _lost_redis(self, error: Exception) -> None:
         self._slots.clear()
+        self._claims.clear()
+        self._used.clear()  # Redis takes them for as late as they may have been
         self._silent_until = monotonic() + SILENCE
         if not self._away:
             self._away = True
@@ -204,6 +230,7 @@ class RedisLimiter:
         except (RedisError, OSError):
             return False
         self._slots.clear()
+        self._claims.clear()
         self._away = False
         self._silent_until = monotonic() + SILENCE
         logger.warning("Redis at %s hands out the budget again", self._where)
@@ -228,16 +255,16 @@ class RedisClock:
         round_trip = answered_at - asked_at
         ahead = redis_time - (asked_at + answered_at) / 2
         self.round_trip += (round_trip - self.round_trip) / (4 if self._calls else 1)
-        if self._calls and abs(ahead - self._ahead) > round_trip + 2 * LATE:
+        if self._calls and abs(ahead - self._ahead) > round_trip + CLOCK_ERROR:
             self._calls.clear()  # one of the clocks was set
         self._calls.append((round_trip, ahead, answered_at))
         while self._calls[0][2] < answered_at - self.OLDEST:
             self._calls.popleft()
         self._ahead = min(self._calls)[1]
 
-    def seconds_until(self, redis_time: float) -> float:
-        """Seconds from now until Redis's clock shows that time; negative if it is past."""
-        return redis_time - self._ahead - monotonic()
+    def now(self) -> float:
+        """What it shows."""
+        return monotonic() + self._ahead
 
 
 def _client(url: str) -> Redis:

@@ -1,31 +1,53 @@
 """What Redis does for `RedisLimiter`, each in one atomic step on Redis's own clock; Redis 6.2 or later, Valkey.
 
-The budget of an App Key is a hash: the next free slot, and what refusals left of the rate (see `limiter.Throttle`,
-whose arithmetic this is). Times are seconds of Redis's clock, exact to a microsecond.
+The budget of an App Key is three keys: a hash with the next free slot and what refusals left of the rate (see
+`limiter.Throttle` and `limiter_host.Budget`, whose arithmetic this is); a sorted set with the latest slots and when
+their requests left, or will at the latest; a sorted set with the slots of those that are only claimed. A claim has to
+be confirmed before it is used, so that one whose owner died is known to be free. Times are seconds of Redis's clock,
+exact to a microsecond.
 """
 
-from rongcloud_groups.limiter import CUT, LEAST_SHARE, LONGEST_PAUSE, PAUSE, RECOVERY, SILENCE, slot_gap
+from rongcloud_groups.limiter import (
+    CATCH_UP,
+    CUT,
+    LEAST_SHARE,
+    LONGEST_PAUSE,
+    MOST_LATE,
+    PATH_JITTER,
+    PAUSE,
+    RECOVERY,
+    REMEMBERED,
+    SILENCE,
+)
+
+CLOCK_ERROR = 0.001
+"""Seconds by which a process may misjudge Redis's clock."""
 
 HORIZON = 1.0
 """Seconds ahead of now within which a process takes more than one slot."""
+SOON = 0.03
+"""Seconds ahead of now within which a slot need not be claimed first."""
 
 _BUDGET = (
     f"""
 local CUT, LEAST_SHARE, RECOVERY = {CUT}, {LEAST_SHARE}, {RECOVERY}
 local PAUSE, LONGEST_PAUSE, SILENCE = {PAUSE}, {LONGEST_PAUSE}, {SILENCE}
-local GAP_AT_1, HORIZON = {slot_gap(1)}, {HORIZON}
+local MARGIN, MOST_LATE, CATCH_UP = {PATH_JITTER + CLOCK_ERROR}, {MOST_LATE}, {CATCH_UP}
+local REMEMBERED, HORIZON, SOON = {REMEMBERED}, {HORIZON}, {SOON}
 """
     """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local limit = tonumber(ARGV[1])
-local budget = redis.call('HMGET', KEYS[1], 'next_slot', 'paused_until', 'cut_at', 'cut_from')
+local budget = redis.call('HMGET', KEYS[1], 'next_slot', 'paused_until', 'cut_at', 'cut_from', 'number')
 local next_slot, paused_until = tonumber(budget[1] or ''), tonumber(budget[2] or '')
 local cut_at, cut_from = tonumber(budget[3] or ''), tonumber(budget[4] or '')
+local number = tonumber(budget[5] or '')
 -- None yet, or lost, or the clock was set back: nobody knows what left in the last second.
-if not (next_slot and paused_until and cut_at and cut_from)
+if not (next_slot and paused_until and cut_at and cut_from and number)
     or math.max(next_slot, paused_until) > now + 2 * LONGEST_PAUSE or cut_at > now then
-  next_slot, paused_until, cut_at, cut_from = now + SILENCE, 0, 0, 0
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+  next_slot, paused_until, cut_at, cut_from, number = now + SILENCE, 0, 0, 0, 0
 end
 
 local function rate()
@@ -40,20 +62,47 @@ local function exactly(number) return string.format('%.6f', number) end
 
 local function write()
   redis.call('HSET', KEYS[1], 'next_slot', exactly(next_slot), 'paused_until', exactly(paused_until),
-    'cut_at', exactly(cut_at), 'cut_from', exactly(cut_from))
+    'cut_at', exactly(cut_at), 'cut_from', exactly(cut_from), 'number', string.format('%.0f', number))
 end
 """
 )
 RESERVE = (
     _BUDGET
     + """
-local wanted, lead, over = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local gap = GAP_AT_1 / rate()
-local first = math.max(now + lead, next_slot + over, paused_until)
-local slots = math.min(wanted, math.max(1, math.floor((now + HORIZON - first) / gap)))
-if slots > 0 then next_slot = first + slots * gap else next_slot = next_slot + over end
+local lead, wanted, to_confirm = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local sent, claimed = KEYS[2], KEYS[3]
+
+for _, slot in ipairs(redis.call('ZRANGEBYSCORE', claimed, '-inf', exactly(now - MOST_LATE))) do
+  redis.call('ZREM', claimed, slot)
+  redis.call('ZREM', sent, slot)
+end
+local confirmed = 0
+for index = 5, 4 + to_confirm do confirmed = confirmed + redis.call('ZREM', claimed, ARGV[index]) end
+-- Of slots that were used, when their requests left; -1 for one that was not used.
+for index = 5 + to_confirm, #ARGV, 2 do
+  if tonumber(ARGV[index + 1]) < 0 then redis.call('ZREM', sent, ARGV[index])
+  else redis.call('ZADD', sent, 'XX', ARGV[index + 1], ARGV[index]) end
+end
+
+local parts = math.ceil(limit / REMEMBERED)
+local requests = math.max(1, math.floor(limit / parts))
+local window = math.max(1 / parts, 1 / limit) + MARGIN
+local gap = rate() == limit and CATCH_UP / limit or 1 / rate()
+local slots, first, firm = {}, number, 0
+while #slots < wanted do
+  local oldest = redis.call('ZREVRANGE', sent, requests - 1, requests - 1, 'WITHSCORES')[2] or '-inf'
+  local slot = math.max(now + lead, next_slot, paused_until, tonumber(oldest) + window)
+  if #slots > 0 and slot > now + HORIZON then break end
+  local name = string.format('%.0f', number)
+  table.insert(slots, exactly(slot))
+  redis.call('ZADD', sent, exactly(slot + MOST_LATE), name)
+  if slot <= now + SOON then firm = firm + 1 else redis.call('ZADD', claimed, exactly(slot), name) end
+  number, next_slot = number + 1, slot + gap
+end
+redis.call('ZREMRANGEBYRANK', sent, 0, -REMEMBERED - 1)
 write()
-return {exactly(now), exactly(first), exactly(gap), slots, exactly(paused_until), exactly(rate())}
+first = string.format('%.0f', first)
+return {exactly(now), exactly(paused_until), exactly(rate()), confirmed, firm, first, unpack(slots)}
 """
 )
 REFUSED = (
