@@ -215,6 +215,7 @@ class HTTP2Connection(asyncio.Protocol):
         self._close(f"connection lost: {exc}" if exc else "closed by the server", None)
         if self._cut_off is not None:
             self._cut_off.cancel()
+        del self._transport  # and with it buffers of 256 KiB, for which the garbage collector may be long in coming
         self._lost.set()
         self._end_step()
 

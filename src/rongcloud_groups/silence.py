@@ -47,6 +47,7 @@ class SilenceWatch:
     def close(self) -> None:
         """Stops for good."""
         self._watching = False
+        self._ping = self._dead = _nothing  # the owner's methods: with them the two would be garbage in a cycle
         if self._timer is not None:
             self._timer.cancel()
 
@@ -64,3 +65,6 @@ class SilenceWatch:
             self._pinged = True
             self._timer = self._loop.call_later(self._ping_timeout, self._look)
             self._ping()
+
+
+def _nothing() -> None: ...

@@ -5,7 +5,7 @@ from typing import Final, Self
 
 import msgspec
 
-_CACHE_KIB: Final = 4096
+_CACHE_KIB: Final = 2048
 _INSERT: Final = "INSERT OR IGNORE INTO seen SELECT value FROM json_each(?) RETURNING group_id"
 _INSERT_ONE: Final = "INSERT OR IGNORE INTO seen VALUES (?)"
 
