@@ -548,10 +548,14 @@ async def test_a_connection_whose_stream_ids_are_used_up_retires_itself() -> Non
         assert client.connection.closed_reason == "stream IDs used up"
 
 
-async def test_a_header_that_h2_refuses_is_a_transport_error() -> None:
-    async with serving() as server, server.client() as client:
+async def test_a_request_that_h2_refuses_is_a_transport_error_inside() -> None:
+    async with serving(settings={STREAMS: 1}) as server, server.client() as client:
+        client.connection._allowed = 2  # as if it had lost count
+        first = client.connection.send(QUERY, 5)
         with pytest.raises(TransportError, match="refused by h2"):
-            await client.connection.send(Request("/q", [(":fault", "x")], b""), 5)
+            await client.connection.send(QUERY, 5)
+        with pytest.raises(TransportError, match="refused by h2"):
+            await first
 
 
 async def test_a_caller_may_send_from_within_on_change() -> None:

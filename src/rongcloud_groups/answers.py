@@ -4,7 +4,6 @@ import re
 import zlib
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from typing import Final
 
 import msgspec
@@ -234,6 +233,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 def http_date(value: str) -> datetime | None:
     """The time that a header such as ``Date`` names; None where it is none."""
+    from email.utils import parsedate_to_datetime  # slow to import, and seldom needed
+
     try:
         date = parsedate_to_datetime(value)
     except (ValueError, TypeError, IndexError, OverflowError):

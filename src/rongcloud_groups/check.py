@@ -6,7 +6,6 @@ It costs one request, or two where the first speaks against the dialect or the h
 import secrets
 import ssl
 import time
-import uuid
 from asyncio import get_running_loop
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
@@ -218,7 +217,7 @@ class _Checking:
     async def _asked(self, connection: Connection, dialect: Dialect) -> _Answer:
         await self._limiter.acquire()
         self._requests += 1
-        request_id = str(uuid.uuid4())
+        request_id = secrets.token_hex(16)
         request = batch_request(
             dialect,
             self._credentials,

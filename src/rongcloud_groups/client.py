@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 from anyio.abc import TaskGroup
-from anyio.lowlevel import checkpoint
 
 from rongcloud_groups.cache import Cache, CachedPending
 from rongcloud_groups.calls import told
@@ -22,7 +21,6 @@ from rongcloud_groups.config import (
     positive,
     resolved_base_urls,
 )
-from rongcloud_groups.connect import connect, tls_context
 from rongcloud_groups.connection import Connection
 from rongcloud_groups.dialects import dialect as dialect_named
 from rongcloud_groups.dispatch import Dispatcher
@@ -178,8 +176,11 @@ class GroupClient:
     async def __aenter__(self) -> Self:
         if self._host is not None:
             raise ClientClosed("a client is opened once; make another one")
-        if self._foreign is None and any(origin.scheme == "https" for origin in self._origins):
-            self._ssl_context = tls_context(self._verify, http2=self._http2)
+        if self._foreign is None:
+            from rongcloud_groups.connect import tls_context  # brings HTTP/2, which takes a while
+
+            if any(origin.scheme == "https" for origin in self._origins):
+                self._ssl_context = tls_context(self._verify, http2=self._http2)
         opened = Event()
         self._host = asyncio.create_task(self._run(opened), name="rongcloud_groups client")
         await opened.wait()
@@ -365,6 +366,8 @@ class GroupClient:
     async def _connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
         if self._foreign is not None:
             return self._foreign.connection(origin, self._max_in_flight, on_change)
+        from rongcloud_groups.connect import connect
+
         return await connect(
             origin,
             ssl_context=self._ssl_context,
@@ -381,7 +384,7 @@ class GroupClient:
                 self._add(valid, waiter, bulk=bulk, fresh=fresh)
             if count % IDS_IN_A_STEP == 0:
                 self._dispatcher.stir()
-                await checkpoint()
+                await asyncio.sleep(0)
         self._dispatcher.stir()
         waiter.admitted()
 

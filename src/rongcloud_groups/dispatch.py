@@ -3,7 +3,6 @@
 import logging
 import secrets
 import time
-import uuid
 from asyncio import CancelledError, Event, Future, Lock, get_running_loop
 from random import random
 
@@ -191,7 +190,7 @@ class Dispatcher:
         self._send(link, batch)
 
     def _send(self, link: Link, batch: Batch) -> None:
-        request_id = str(uuid.uuid4())
+        request_id = secrets.token_hex(16)
         request = batch_request(
             self._dialect,
             self._credentials,

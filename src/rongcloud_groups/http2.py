@@ -22,7 +22,13 @@ from hyperframe.frame import GoAwayFrame
 from rongcloud_groups.connection import Reply, Request
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.http2_frames import FinalData, FrameCutter
-from rongcloud_groups.http2_messages import MAX_HEADER_LIST_SIZE, MalformedReply, ReplyAssembly, RequestFields
+from rongcloud_groups.http2_messages import (
+    MAX_HEADER_LIST_SIZE,
+    MalformedReply,
+    PreparedEncoder,
+    ReplyAssembly,
+    RequestFields,
+)
 from rongcloud_groups.silence import SilenceWatch
 
 PING_AFTER: Final = 1.0
@@ -95,7 +101,11 @@ class HTTP2Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._settled = asyncio.Event()
         self._lost = asyncio.Event()
-        self._h2 = H2Connection(H2Configuration(header_encoding=None, normalize_outbound_headers=False))
+        # The outbound fields are our own, so nothing about them has to be checked or mended.
+        self._h2 = H2Connection(
+            H2Configuration(header_encoding=None, normalize_outbound_headers=False, validate_outbound_headers=False)
+        )
+        self._h2.encoder = PreparedEncoder()
         self._cutter = FrameCutter()
         self._streams: dict[int, _Stream] = {}
         self._allowed = 0

@@ -3,11 +3,12 @@
 from asyncio import get_running_loop, sleep
 from math import cbrt, ceil, floor
 from random import random
-from typing import NamedTuple, Protocol, Self
-
-from aiolimiter import AsyncLimiter
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from rongcloud_groups.config import positive
+
+if TYPE_CHECKING:
+    from aiolimiter import AsyncLimiter
 
 PATH_JITTER = 0.007
 """Seconds by which two requests may come closer together on their way than they left."""
@@ -166,7 +167,9 @@ class LocalLimiter:
         return f"LocalLimiter({self._limit:g}, rate={self._rate:.1f})"
 
 
-def _bucket(limit: float) -> AsyncLimiter:
+def _bucket(limit: float) -> "AsyncLimiter":
+    from aiolimiter import AsyncLimiter  # it reads its own version with importlib.metadata, which takes a while
+
     refill = limit / (1 + PATH_JITTER + WAKE_UP_SLACK)
     size = 1 + WAKE_UP_SLACK * refill
     return AsyncLimiter(size, size / refill)

@@ -2,7 +2,6 @@
 
 import secrets
 import time
-import uuid
 from asyncio import CancelledError, Future, get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -115,7 +114,7 @@ class ListingRequests:
 
     async def _attempt(self, token: str | None) -> ListingPage:
         link = await self._link_with_token()
-        request_id = str(uuid.uuid4())
+        request_id = secrets.token_hex(16)
         request = listing_request(
             self._dialect,
             self._credentials,

@@ -7,8 +7,7 @@ group profile query, listing of groups) and, where it is silent, of its SDKs.
 import hashlib
 import re
 import unicodedata
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from http import HTTPStatus
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, Literal, NamedTuple, Protocol
 from urllib.parse import quote_plus
 
@@ -42,6 +41,7 @@ GROUP_ID_LIMIT: Final = 64
 
 Consequence = Literal["fatal", "pause", "bisect", "retry", "fail"]
 
+_OK: Final = 200  # HTTP's
 _PLAIN_GROUP_ID: Final = re.compile(rf"[!-+\--~]{{1,{GROUP_ID_LIMIT}}}")  # visible ASCII without the comma
 _NEEDS_NO_QUOTING: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 _INVISIBLE: Final = {
@@ -222,20 +222,18 @@ def read_batch(dialect: Dialect, reply: Reply, requested: Collection[str], reque
         ConfigError: the answer is the other dialect's.
         DecodeError: the answer is not what the service documents.
     """
-    waiting = dict.fromkeys(requested)
+    profiles = _profiles(dialect, reply, request_id)
     found: dict[str, GroupProfile] = {}
-    all_read = True
-    for profile in _profiles(dialect, reply, request_id):
-        if profile is None:
-            all_read = False
-        elif profile.group_id in waiting:
-            del waiting[profile.group_id]
-            found[profile.group_id] = profile
-    left = list(waiting)
-    return BatchAnswer(found, left, []) if all_read else BatchAnswer(found, [], left)
+    for profile in profiles:
+        if profile is not None:
+            found.setdefault(profile.group_id, profile)
+    for other in found.keys() - dict.fromkeys(requested):
+        del found[other]
+    left = [group_id for group_id in requested if group_id not in found]
+    return BatchAnswer(found, [], left) if None in profiles else BatchAnswer(found, left, [])
 
 
-def _profiles(dialect: Dialect, reply: Reply, request_id: str | None) -> Iterable[GroupProfile | None]:
+def _profiles(dialect: Dialect, reply: Reply, request_id: str | None) -> Sequence[GroupProfile | None]:
     """The profiles in an answer, None for each whose group ID cannot be read."""
     if (profiles := _documented_profiles(dialect, reply)) is not None:
         return profiles
@@ -247,7 +245,7 @@ def _profiles(dialect: Dialect, reply: Reply, request_id: str | None) -> Iterabl
 def _documented_profiles(dialect: Dialect, reply: Reply) -> list[GroupProfile] | None:
     """The profiles in an answer of exactly the documented shape; None for any other."""
     try:
-        return answer_reader(dialect)(plain_body(reply)) if reply.status == HTTPStatus.OK else None
+        return answer_reader(dialect)(plain_body(reply)) if reply.status == _OK else None
     except DecodeError:
         return None
 
