@@ -81,8 +81,19 @@ async def sync(*arguments: str, env: dict[str, str], here: Path, stdin: bytes = 
     return await asyncio.to_thread(run, "sync", *arguments, env=env, cwd=here, stdin=stdin)
 
 
-async def sync_on_terminal(*arguments: str, env: dict[str, str], columns: int = 80) -> OnTerminal:
-    return await asyncio.to_thread(run_on_terminal, "sync", *arguments, env=env, columns=columns)
+async def sync_on_terminal(
+    *arguments: str, env: dict[str, str], columns: int = 80, here: Path | None = None
+) -> OnTerminal:
+    return await asyncio.to_thread(run_on_terminal, "sync", *arguments, env=env, columns=columns, cwd=here)
+
+
+async def sync_on(on: str, *arguments: str, env: dict[str, str], here: Path) -> tuple[int, str]:
+    """The exit code, and what was told: on stderr in a pipe, or on a terminal."""
+    if on == "terminal":
+        return await sync_on_terminal(*arguments, env=env, columns=200, here=here)
+    code, stdout, told = await sync(*arguments, env=env, here=here)
+    assert stdout == ""
+    return code, told
 
 
 def failures_in(output: Path) -> list[dict[str, Any]]:

@@ -60,11 +60,20 @@ def run_python(code: str, *, env: Mapping[str, str]) -> Ended:
     return run("-c", code, env=env, command=(sys.executable,))
 
 
-def run_on_terminal(*arguments: str, env: Mapping[str, str], columns: int = 80, typed: bytes = b"") -> OnTerminal:
+def run_on_terminal(
+    *arguments: str,
+    env: Mapping[str, str],
+    columns: int = 80,
+    typed: bytes = b"",
+    command: Sequence[str] = (COMMAND,),
+    cwd: Path | None = None,
+) -> OnTerminal:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     env = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}  # the terminal says
-    with Popen([COMMAND, *arguments], env=env, stdin=theirs, stdout=theirs, stderr=theirs) as process:  # noqa: S603  likewise
+    with Popen(  # noqa: S603  likewise
+        [*command, *arguments], env=env, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs
+    ) as process:
         os.close(theirs)
         os.write(ours, typed)
         screen = b"".join(_read_all(ours)).decode()

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from bulk_jobs import environment_of, ids, rows_in, sync, until, written
-from command_line import COMMAND
+from bulk_jobs import environment_of, ids, rows_in, sync, sync_on, until, written
+from command_line import COMMAND, run_on_terminal
 
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
@@ -41,18 +41,20 @@ async def started(*arguments: str, env: dict[str, str], here: Path, **options: A
     )
 
 
-async def test_an_input_that_changed_is_refused_until_restart(variables: dict[str, str], here: Path) -> None:
+@pytest.mark.parametrize("on", ["pipe", "terminal"])
+async def test_an_input_that_changed_is_refused_until_restart(on: str, variables: dict[str, str], here: Path) -> None:
     written(here / "ids.txt", *ids(3000))
     variables["RONGCLOUD_RATE"] = "10"
-    ended = await sync("ids.txt", "-o", "out.jsonl", "--max-time", "0.3s", env=variables, here=here)
-    assert ended.code == 5
-    assert "run the same command again to go on" in ended.stderr
+    code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", "--max-time", "0.3s", env=variables, here=here)
+    assert code == 5
+    assert "run the same command again to go on" in told
     written(here / "ids.txt", *ids(3001))
     variables["RONGCLOUD_RATE"] = "2000"
-    ended = await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)
-    assert ended.code == 2
-    assert "is not the input that the unfinished run had" in ended.stderr
-    assert (await sync("ids.txt", "-o", "out.jsonl", "--restart", env=variables, here=here)).code == 0
+    code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", env=variables, here=here)
+    assert code == 2
+    assert "is not the input that the unfinished run had" in told
+    assert "Traceback" not in told
+    assert (await sync_on(on, "ids.txt", "-o", "out.jsonl", "--restart", env=variables, here=here))[0] == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -117,6 +119,17 @@ async def test_a_reader_that_goes_away_ends_the_command_quietly(variables: dict[
     assert (process.returncode, errors) == (141, b"")
 
 
+async def test_a_reader_that_goes_away_ends_the_command_quietly_on_a_terminal_too(
+    variables: dict[str, str], here: Path
+) -> None:
+    written(here / "ids.txt", *ids(3000))
+    pipeline = f'set -o pipefail; "{COMMAND}" sync ids.txt -o - | head -n 1 > first'
+    shown = await asyncio.to_thread(run_on_terminal, pipeline, env=variables, command=["bash", "-c"], cwd=here)
+    assert shown.code == 141
+    assert "rror" not in shown.screen
+    assert len((here / "first").read_bytes().splitlines()) == 1
+
+
 def _small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
@@ -155,20 +168,22 @@ def move_all(source: Path, target: Path) -> None:
         shutil.move(path, target)
 
 
+@pytest.mark.parametrize("on", ["pipe", "terminal"])
 async def test_a_disk_that_fills_up_is_told_and_the_job_goes_on_when_there_is_room(
-    variables: dict[str, str], here: Path, small_disk: Path
+    on: str, variables: dict[str, str], here: Path, small_disk: Path
 ) -> None:
     written(here / "ids.txt", *ids(3000))
     for name in ("out.jsonl", "out.csv", "out.db", "out.parquet"):
         ballast = small_disk / "ballast"
         ballast.write_bytes(bytes(700_000 if name != "out.parquet" else 1_000_000))
-        ended = await sync("ids.txt", "-o", str(small_disk / name), env=variables, here=here)
-        assert ended.code in {1, 2}, ended
-        assert "space" in ended.stderr or "full" in ended.stderr
+        code, told = await sync_on(on, "ids.txt", "-o", str(small_disk / name), env=variables, here=here)
+        assert code in {1, 2}, told
+        assert "space" in told or "full" in told
+        assert "Traceback" not in told
         ballast.unlink()
         move_all(small_disk, here)
-        ended = await sync("ids.txt", "-o", name, env=variables, here=here)
-        assert ended.code == 0, ended.stderr
+        code, told = await sync_on(on, "ids.txt", "-o", name, env=variables, here=here)
+        assert code == 0, told
         assert rows_in(here / name)
     assert rows_in(here / "out.db") == rows_in(here / "out.jsonl")
 

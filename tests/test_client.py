@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from conftest import ClientFor
+from conftest import ClientFor, trusting
 
 from rongcloud_groups import (
     AuthenticationError,
@@ -492,3 +492,20 @@ async def test_an_unknown_group_that_makes_the_service_refuse_its_batch_fails_al
         assert list(lookup.found) == known
         assert list(lookup.failed) == unknown
         assert all(isinstance(error, RongCloudError) for error in lookup.failed.values())
+
+
+async def test_a_fault_inside_while_an_answer_is_read_ends_the_client_and_nobody_waits_for_ever(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def faulty(*_: object) -> None:
+        raise RuntimeError("a fault of our own")
+
+    client = GroupClient(emulator.app_key, emulator.app_secret, base_urls=emulator.url, verify=trusting(emulator))
+    await client.__aenter__()
+    monkeypatch.setattr("rongcloud_groups.dispatch.read_batch", faulty)
+    with pytest.raises(ClientClosed, match="the client stopped"):
+        await client.get("g1")
+    with pytest.raises(ExceptionGroup) as ended:
+        await client.aclose()
+    assert ended.group_contains(RuntimeError, match="a fault of our own", depth=2)
+    assert "the client stopped" in caplog.text

@@ -237,9 +237,10 @@ class GroupClient:
         self._add(group_id, waiter, bulk=False, fresh=fresh)
         self._dispatcher.stir()
         try:
-            with anyio.move_on_after(seconds):
+            async with asyncio.timeout(None if seconds == inf else seconds):
                 return await waiter.future
-            raise DeadlineExceeded(self._dispatcher.phase_of(group_id), seconds)
+        except TimeoutError:
+            raise DeadlineExceeded(self._dispatcher.phase_of(group_id), seconds) from None
         finally:
             self._leave(waiter, [group_id])
 
@@ -350,6 +351,7 @@ class GroupClient:
                 tasks.start_soon(self._dispatcher.run)
                 opened.set()
                 await self._closing.wait()
+                self._dispatcher.close()
                 tasks.cancel_scope.cancel()
         except Exception as error:
             logger.exception("the client stopped")
@@ -357,6 +359,7 @@ class GroupClient:
             raise
         finally:
             self._tasks = None
+            self._dispatcher.close()
             self._pending.abort(ClientClosed(problem))
             if self._foreign is not None:
                 await self._foreign.aclose()

@@ -3,8 +3,11 @@
 import logging
 import secrets
 import time
-from asyncio import CancelledError, Event, Future, Lock, get_running_loop
+from asyncio import Event, Future, Lock, get_running_loop
+from collections.abc import Callable, Coroutine
+from functools import partial
 from random import random
+from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
@@ -110,6 +113,7 @@ class Dispatcher:
         self._tasks: TaskGroup | None = None
         self._connect_failures = 0
         self._say_again_at = float("-inf")
+        self._closed = False
         self._door_phase: Phase = "waiting for budget"
         self.requests = self.group_ids_sent = self.retried = self.throttled = 0
         self.budget_wait = 0.0
@@ -137,12 +141,18 @@ class Dispatcher:
             await self._links.ready()
 
     async def run(self) -> None:
-        """Send until cancelled; then abandon what is in flight."""
+        """Send until cancelled; call `close` before."""
         async with anyio.create_task_group() as self._tasks:
             while True:
                 await self._work_for_one_request()
                 if await self._connected():
                     await self._send_one()
+
+    def close(self) -> None:
+        """Abandon what is in flight, and take no notice of what becomes of it."""
+        self._closed = True
+        for flight in list(self._flights):
+            flight.future.cancel()
 
     async def _work_for_one_request(self) -> None:
         while not self._pending or len(self._flights) >= self._max_in_flight:
@@ -208,35 +218,38 @@ class Dispatcher:
         self.group_ids_sent += len(batch)
         if self._emit:
             self._emit(BatchSent(request_id, host, len(batch)))
-        assert self._tasks is not None  # noqa: S101  the door runs inside run()
-        self._tasks.start_soon(self._await_answer, flight)
+        future.add_done_callback(partial(self._landed, flight))
 
-    async def _await_answer(self, flight: Flight) -> None:
-        try:
-            reply = await flight.future
-        except CancelledError:
-            self._landed(flight)
-            if flight.batch.wanted:  # this task was cancelled, not only the request
-                raise
-        except TransportError as error:
-            self._landed(flight)
-            await self._failed(flight, error)
-        else:
-            self._landed(flight)
-            await self._answered(flight, reply)
-
-    def _landed(self, flight: Flight) -> None:
+    def _landed(self, flight: Flight, future: Future[Reply]) -> None:
         self._flights.discard(flight)
         self._stirred.set()
         if self._guard is not None:
             self._guard.landed()
+        if self._closed or future.cancelled():
+            return
+        try:
+            self._take_in(flight, future)
+        except Exception as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
+            self._start(_raise, fault)
 
-    async def _answered(self, flight: Flight, reply: Reply) -> None:
+    def _take_in(self, flight: Flight, future: Future[Reply]) -> None:
+        try:
+            reply = future.result()
+        except RongCloudError as error:
+            self._failed(flight, error)
+        else:
+            self._answered(flight, reply)
+
+    def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        assert self._tasks is not None  # noqa: S101  answers come only inside run()
+        self._tasks.start_soon(task, *args)
+
+    def _answered(self, flight: Flight, reply: Reply) -> None:
         entries = flight.batch.entries
         try:
             answer = read_batch(self._dialect, reply, flight.batch.group_ids, flight.request_id)
         except RongCloudError as error:
-            await self._failed(flight, error)
+            self._failed(flight, error)
             return
         self._links.trust(flight.link)
         if self._emit:
@@ -254,7 +267,7 @@ class Dispatcher:
             DecodeError("the answer held a profile whose group ID cannot be read"),
         )
 
-    async def _failed(self, flight: Flight, error: RongCloudError) -> None:
+    def _failed(self, flight: Flight, error: RongCloudError) -> None:
         entries = flight.batch.entries
         age = get_running_loop().time() - flight.sent_at
         if self._emit:
@@ -268,7 +281,8 @@ class Dispatcher:
                 self._give_up(error)
             case "pause":
                 assert isinstance(error, RateLimited)  # noqa: S101  nothing else pauses
-                await self._throttled(entries, error, age)
+                self.throttled += 1
+                self._start(self._throttled, self._pending.rest(entries), error, age)
             case "bisect" if len(entries) > 1:
                 logger.info("%s; asking for each half of the batch by itself", error)
                 self._pending.put_back_halves(self._pending.rest(entries))
@@ -283,13 +297,10 @@ class Dispatcher:
     def _give_up(self, error: RongCloudError) -> None:
         logger.error("no retry can mend this: %s", error)
         self._pending.abort(error)
-        for flight in self._flights:
-            flight.batch.wanted = 0
+        for flight in list(self._flights):
             flight.future.cancel()
 
-    async def _throttled(self, entries: list[Entry], error: RateLimited, age: float) -> None:
-        self.throttled += 1
-        resting = self._pending.rest(entries)
+    async def _throttled(self, resting: list[Entry], error: RateLimited, age: float) -> None:
         pause = await self._limiter.throttle(error.retry_after, age)
         self._say_throttled(pause)
         if self._emit:
@@ -327,8 +338,7 @@ class Dispatcher:
             self._emit(Retried(len(resting), delay))
         self.retried += len(resting)
         if delay:
-            assert self._tasks is not None  # noqa: S101  answers come only inside run()
-            self._tasks.start_soon(self._put_back_later, resting, delay)
+            self._start(self._put_back_later, resting, delay)
         else:
             self._put_back(resting)
 
@@ -343,6 +353,10 @@ class Dispatcher:
     def _put_back(self, entries: list[Entry]) -> None:
         self._pending.put_back(entries)
         self._stirred.set()
+
+
+async def _raise(fault: Exception) -> None:
+    raise fault
 
 
 def back_off(attempt: int) -> float:

@@ -175,7 +175,7 @@ class Links:
 
     def distrust(self, link: Link, reason: str) -> None:
         """A request on this link failed in a way that speaks against its host: use the next one."""
-        if link.left_behind:
+        if link.left_behind or self._tasks is None:
             return
         if link.host == self._current:
             self._switch_from(self._current, reason)
