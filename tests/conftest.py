@@ -1,3 +1,4 @@
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,13 @@ from rongcloud_groups import GroupClient
 from rongcloud_groups.emulator import Emulator
 
 ClientFor = Callable[..., GroupClient]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ctrl_c_reaches_what_tests_start() -> None:
+    """A shell that runs the tests in the background has them ignore it, and each process that they start."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", params=["rongcloud", "nexconn"])

@@ -223,7 +223,10 @@ def read_batch(dialect: Dialect, reply: Reply, requested: Collection[str], reque
         DecodeError: the answer is not what the service documents.
     """
     profiles = _profiles(dialect, reply, request_id)
-    found = {profile.group_id: profile for profile in reversed(profiles) if profile is not None}
+    found: dict[str, GroupProfile] = {}
+    for profile in profiles:
+        if profile is not None:
+            found.setdefault(profile.group_id, profile)
     for other in found.keys() - dict.fromkeys(requested):
         del found[other]
     left = [group_id for group_id in requested if group_id not in found]
