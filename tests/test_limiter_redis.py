@@ -433,10 +433,27 @@ async def test_a_refusal_holds_back_its_own_process_s_slots(redis: "Redis", serv
 
 
 async def test_a_redis_that_is_some_way_off_still_serves(redis: "Redis", server: Server) -> None:
-    async with slow_way(server.port, 0.02) as port, limiters(redis, f"redis://127.0.0.1:{port}/0") as (limiter,):
+    async with slow_way(server.port, 0.03) as port, limiters(redis, f"redis://127.0.0.1:{port}/0") as (limiter,):
+        for _ in range(20):
+            await asyncio.wait_for(limiter.acquire(), 2)
         for _ in range(3):
             await asyncio.sleep(0.1)
-            await limiter.acquire()
+            await asyncio.wait_for(limiter.acquire(), 2)
+
+
+async def test_an_idle_process_claims_one_slot_for_one_request(redis: "Redis", server: Server) -> None:
+    async with limiters(redis, server.url) as (limiter,):
+        in_use(redis, limiter.key, ahead=0.3)
+        await limiter.acquire()
+        assert int(redis.hget(limiter.key, "number") or 0) == 1
+        assert not redis.exists(f"{limiter.key}:claimed")
+
+
+def test_after_a_loss_a_slot_has_the_name_of_no_earlier_one(redis: "Redis", run: Run) -> None:
+    in_use(redis)
+    earlier = reserve(run, 3)
+    redis.flushall()
+    assert reserve(run).first > earlier.first + 2
 
 
 @asynccontextmanager

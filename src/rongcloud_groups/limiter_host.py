@@ -109,14 +109,21 @@ class HostLimiter:
     async def _came_in_time(self) -> bool:
         # A slot whose wait was cancelled is still here, for whoever comes next.
         if self._slot is None:
-            self._slot = await self._in_turn(self._reserve)
-        await sleep(max(0.0, self._slot - monotonic()))
-        slot, self._slot = self._slot, None
+            reserved, left = await self._in_turn(self._reserve)
+            if left:
+                return True
+            self._slot = reserved
+        slot = self._slot
+        while (wait := slot - monotonic()) > 0:  # noqa: ASYNC110  a timer may be early
+            await sleep(wait)
+        self._slot = None
         return await self._in_turn(lambda budget, now: budget.let_go(slot, now))
 
-    def _reserve(self, budget: "Budget", now: float) -> float:
+    def _reserve(self, budget: "Budget", now: float) -> tuple[float, bool]:
+        """A slot, and whether a request leaves with it at once: to come back for that could take too long."""
         self._rate = budget.rate(now)
-        return budget.reserve(now)
+        slot = budget.reserve(now)
+        return slot, slot <= now and budget.let_go(slot, now)
 
     async def _in_turn(self, step: Callable[["Budget", float], _Result]) -> _Result:
         """Let ``step`` read and change the budget while no other process does."""

@@ -51,8 +51,11 @@ class RedisLimiter:
     """A budget that processes of many machines share, if each of them names the same Redis and the same App Key.
 
     Each request gets a send time of its own on Redis's clock, whichever process sends it, such that no second has more
-    than the limit; Redis remembers when the latest ones left. A busy process takes a few of them at a time, and what
-    one takes that then dies is free again. Works on Redis 6.2 and later and on Valkey.
+    than the limit; Redis remembers when the latest ones left. A busy process takes a few of them at a time; what it has
+    claimed and not yet begun to use when it dies is free again. Works on Redis 6.2 and later and on Valkey.
+
+    Have Redis near, with a clock that is slewed and not stepped, and don't let it evict keys: a round trip that takes a
+    few milliseconds more one way than the other, or keys that are gone, can let a request or more over the limit.
 
     Where Redis is away or too slow, the process is silent for 1.6 s, goes on at nine tenths of its ``share`` of the
     limit, and is silent for 1.6 s again when Redis is back: the sum never exceeds the limit as long as ``share``
@@ -82,6 +85,7 @@ class RedisLimiter:
         self._reserve_script = self._redis.register_script(RESERVE)
         self._refused_script = self._redis.register_script(REFUSED)
         self._clock = RedisClock()
+        self._met = False
         self._local = LocalLimiter(self._limit * self._share * CAUTION)
         self._door = Lock()
         self._refusals = Lock()
@@ -144,17 +148,27 @@ class RedisLimiter:
                 await sleep(self._until_claims())
                 await self._reserve(busy=busy)
             # A slot whose wait was cancelled is still here, for whoever comes next.
-            await sleep(max(0.0, self._slots[0].time - self._clock.now()))
+            while self._slots and (wait := self._slots[0].time - self._clock.now()) > 0:  # noqa: ASYNC110  a timer may be early
+                await sleep(wait)
             return bool(self._slots) and self._let_go(self._slots.popleft())
         except (RedisError, OSError) as error:
             self._lost_redis(error)
             return False
 
     async def _reserve(self, *, busy: bool) -> None:
+        if not self._met:
+            await self._meet_redis()
         enough = max(LEAST_SLOTS, ceil(self._clock.round_trip * self._rate * self._share) + 1)
         wanted = self._slots_wanted + (1 if busy else -1)
         self._slots_wanted = max(1, min(wanted, enough, MOST_SLOTS))
-        await self._ask_redis(self._slots_wanted)
+        await self._ask_redis(self._slots_wanted if busy or not self._claims else 0)
+
+    async def _meet_redis(self) -> None:
+        """Open the connection with one call, too long to tell the time by, and read Redis's clock with another."""
+        await self._ask_redis(0)
+        self._clock = RedisClock()
+        await self._ask_redis(0)
+        self._met = True
 
     def _until_claims(self) -> float:
         """Seconds until it is time to confirm them."""
@@ -180,7 +194,7 @@ class RedisLimiter:
         self._claims = slots[int(firm) :]
 
     def _let_go(self, slot: Slot) -> bool:
-        """Whether a request may leave now that has this slot; if not, it may be used again in the same second."""
+        """Whether a request may leave now that has this slot; if not, it does not count."""
         now = self._clock.now()
         in_time = slot.time >= self._paused_until and now - slot.time <= MOST_LATE
         self._used.append((slot, now if in_time else NOT_AT_ALL))
@@ -202,6 +216,7 @@ class RedisLimiter:
     def _lost_redis(self, error: Exception) -> None:
         self._slots.clear()
         self._claims.clear()
+        self._met = False
         self._used.clear()  # Redis takes them for as late as they may have been
         self._silent_until = monotonic() + SILENCE
         if not self._away:

@@ -26,7 +26,7 @@ CLOCK_ERROR = 0.001
 HORIZON = 1.0
 """Seconds ahead of now within which a process takes more than one slot."""
 SOON = 0.03
-"""Seconds ahead of now within which a slot need not be claimed first."""
+"""Seconds ahead of now, besides two round trips, within which a slot need not be claimed first."""
 
 _BUDGET = (
     f"""
@@ -47,7 +47,7 @@ local number = tonumber(budget[5] or '')
 if not (next_slot and paused_until and cut_at and cut_from and number)
     or math.max(next_slot, paused_until) > now + 2 * LONGEST_PAUSE or cut_at > now then
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-  next_slot, paused_until, cut_at, cut_from, number = now + SILENCE, 0, 0, 0, 0
+  next_slot, paused_until, cut_at, cut_from, number = now + SILENCE, 0, 0, 0, math.floor(now * 1000000)
 end
 
 local function rate()
@@ -96,7 +96,7 @@ while #slots < wanted do
   local name = string.format('%.0f', number)
   table.insert(slots, exactly(slot))
   redis.call('ZADD', sent, exactly(slot + MOST_LATE), name)
-  if slot <= now + SOON then firm = firm + 1 else redis.call('ZADD', claimed, exactly(slot), name) end
+  if slot <= now + 2 * lead + SOON then firm = firm + 1 else redis.call('ZADD', claimed, exactly(slot), name) end
   number, next_slot = number + 1, slot + gap
 end
 redis.call('ZREMRANGEBYRANK', sent, 0, -REMEMBERED - 1)
