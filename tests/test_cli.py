@@ -278,6 +278,8 @@ async def test_sigterm_ends_what_a_shell_runs_in_the_background(
 
 async def test_a_signal_ends_it_while_it_waits_for_stdin(env: dict[str, str]) -> None:
     reader, writer = os.pipe()
+    # Unmeasured: where the signal comes while coverage holds its own lock, the process never ends.
+    env = {name: value for name, value in env.items() if not name.startswith("COV")}
     process = await _started("get", "-", env=env, stdin=reader)
     os.close(reader)
     fill = asyncio.to_thread(os.write, writer, b"g1\n" * 100_000)  # more than a pipe holds: done once it reads
