@@ -321,3 +321,14 @@ async def test_respx_sees_an_httpx_transport(respx_mock: respx.MockRouter) -> No
     assert list(lookup.found) == ["g1", "g2"]
     assert route.call_count == 1
     assert group_ids_of(route.calls.last.request) == ["g1", "g2"]
+
+
+async def test_a_transport_that_cancels_its_own_call_costs_an_attempt_and_loses_no_id() -> None:
+    async def cancelled(_: httpx.Request) -> httpx.Response:
+        raise asyncio.CancelledError
+
+    transport = httpx.MockTransport(cancelled)
+    async with GroupClient("key", "secret", transport=transport, max_attempts=2) as client:
+        lookup = await client.get_many(["g1", "g2"])
+        assert client.stats().requests == 2
+    assert [type(error) for error in lookup.failed.values()] == [TransportError] * 2

@@ -240,6 +240,8 @@ class GroupClient:
             async with asyncio.timeout(None if seconds == inf else seconds):
                 return await waiter.future
         except TimeoutError:
+            if waiter.future.done() and not waiter.future.cancelled():  # it came in the same step
+                return waiter.future.result()
             raise DeadlineExceeded(self._dispatcher.phase_of(group_id), seconds) from None
         finally:
             self._leave(waiter, [group_id])

@@ -141,12 +141,15 @@ class Dispatcher:
             await self._links.ready()
 
     async def run(self) -> None:
-        """Send until cancelled; call `close` before."""
+        """Send until cancelled; then abandon what is in flight."""
         async with anyio.create_task_group() as self._tasks:
-            while True:
-                await self._work_for_one_request()
-                if await self._connected():
-                    await self._send_one()
+            try:
+                while True:
+                    await self._work_for_one_request()
+                    if await self._connected():
+                        await self._send_one()
+            finally:
+                self.close()
 
     def close(self) -> None:
         """Abandon what is in flight, and take no notice of what becomes of it."""
@@ -191,7 +194,7 @@ class Dispatcher:
         self.budget_wait += waited
         if self._emit:
             self._emit(TokenWaited(waited))
-        link = self._links.pick()
+        link = None if self._closed else self._links.pick()
         batch = self._pending.take() if link is not None else None
         if link is None or batch is None:  # the connection went, or everybody left: the token is forgone
             if self._guard is not None:
@@ -222,23 +225,23 @@ class Dispatcher:
 
     def _landed(self, flight: Flight, future: Future[Reply]) -> None:
         self._flights.discard(flight)
-        self._stirred.set()
         if self._guard is not None:
             self._guard.landed()
-        if self._closed or future.cancelled():
-            return
-        try:
+        if not future.cancelled():
             self._take_in(flight, future)
-        except Exception as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
-            self._start(_raise, fault)
+        self._stirred.set()
 
     def _take_in(self, flight: Flight, future: Future[Reply]) -> None:
+        error = future.exception()
+        if self._closed:
+            return
         try:
-            reply = future.result()
-        except RongCloudError as error:
-            self._failed(flight, error)
-        else:
-            self._answered(flight, reply)
+            if isinstance(error, RongCloudError):
+                self._failed(flight, error)
+            else:
+                self._answered(flight, future.result())
+        except Exception as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
+            self._start(_raise, fault)
 
     def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         assert self._tasks is not None  # noqa: S101  answers come only inside run()

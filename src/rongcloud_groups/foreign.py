@@ -142,6 +142,11 @@ class TransportConnection:
                         "POST", url, headers=request.headers, content=request.body, extensions={"timeout": timeouts}
                     )
                 )
+        except asyncio.CancelledError:
+            call = asyncio.current_task()
+            if call is None or call.cancelling():
+                raise
+            raise TransportError(f"the request to {self._host} failed: the transport cancelled it") from None
         except TimeoutError:
             raise TransportError(f"no answer within {timeout:g} s from {self._host}") from None
         except Exception as error:

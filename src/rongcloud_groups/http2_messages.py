@@ -65,7 +65,8 @@ class PreparedEncoder(Encoder):
 
     def encode(self, headers: Iterable[Any], huffman: bool = False) -> bytes:  # noqa: ARG002, FBT001, FBT002  hpack's signature
         """The header block of some `HeaderTuple`s."""
-        if self.header_table.resized:
+        if self.table_size_changes:
+            self.header_table.resized = True  # hpack takes it back where the same size is set twice
             self._forget()
             return super().encode(headers, huffman=False)
         return b"".join([self._encoded(field) for field in headers])
@@ -73,9 +74,12 @@ class PreparedEncoder(Encoder):
     def _encoded(self, field: HeaderTuple) -> bytes:
         name, value = field
         if not field.indexable and len(value) < _LONG_VALUE:
-            before = self._before_value.get(name)
-            if before is None:
-                before = super().encode([NeverIndexedHeaderTuple(name, _NO_VALUE)], huffman=False)[:-2]
+            before = self._before_value.get(name, b"")
+            if not before:
+                encoded = super().encode([NeverIndexedHeaderTuple(name, _NO_VALUE)], huffman=False)
+                if encoded[0] & _INDEXED:  # just this value is in the table
+                    return super().encode([field], huffman=False)
+                before = encoded[:-2]
                 self._before_value[name] = before
             return before + bytes((len(value),)) + value
         encoded = self._indexed.get(field)

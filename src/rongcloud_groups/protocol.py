@@ -229,7 +229,7 @@ def read_batch(dialect: Dialect, reply: Reply, requested: Collection[str], reque
             found.setdefault(profile.group_id, profile)
     for other in found.keys() - dict.fromkeys(requested):
         del found[other]
-    left = [group_id for group_id in requested if group_id not in found]
+    left = [group_id for group_id in dict.fromkeys(requested) if group_id not in found]
     return BatchAnswer(found, [], left) if None in profiles else BatchAnswer(found, left, [])
 
 
