@@ -74,13 +74,12 @@ class PreparedEncoder(Encoder):
     def _encoded(self, field: HeaderTuple) -> bytes:
         name, value = field
         if not field.indexable and len(value) < _LONG_VALUE:
-            before = self._before_value.get(name, b"")
-            if not before:
-                encoded = super().encode([NeverIndexedHeaderTuple(name, _NO_VALUE)], huffman=False)
-                if encoded[0] & _INDEXED:  # just this value is in the table
+            before = self._before_value.get(name)
+            if before is None:
+                example = super().encode([NeverIndexedHeaderTuple(name, _NO_VALUE)], huffman=False)
+                if example[0] & _INDEXED:  # just this value is in the table
                     return super().encode([field], huffman=False)
-                before = encoded[:-2]
-                self._before_value[name] = before
+                before = self._before_value[name] = example[:-2]
             return before + bytes((len(value),)) + value
         encoded = self._indexed.get(field)
         if encoded is None:
