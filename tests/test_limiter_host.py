@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from rongcloud_groups import ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiter import MOST_LATE, PATH_JITTER, PAUSE, REMEMBERED, SILENCE, Window, slot_gap
+from rongcloud_groups.limiter import MOST_LATE, PAUSE, REMEMBERED, SHARED_JITTER, SILENCE, Window, slot_gap
 from rongcloud_groups.limiter_host import HEADER, LARGEST_DAMAGE, Budget, HostLimiter
 from rongcloud_groups.limiter_words import limiter_from_words
 
@@ -160,7 +160,7 @@ def test_however_late_processes_wake_up_or_die_the_limit_holds_with_the_path_s_j
             reserved[process] = None
             at_the_door[process] = now + pause
     sent.sort()
-    assert all(later - earlier >= 1 + PATH_JITTER - 1e-9 for earlier, later in zip(sent, sent[limit:], strict=False))
+    assert all(later - earlier >= 1 + SHARED_JITTER - 1e-9 for earlier, later in zip(sent, sent[limit:], strict=False))
 
 
 def granted(budget: Budget, seconds: float, *, late: dict[int, float] | None = None) -> list[float]:
@@ -178,14 +178,14 @@ def granted(budget: Budget, seconds: float, *, late: dict[int, float] | None = N
 
 def test_slots_come_at_a_hundred_a_second_less_the_jitter() -> None:
     left = granted(Budget(100, 50.0), 100)
-    assert len(left) / 100 == pytest.approx(100 / (1 + PATH_JITTER), abs=0.1)
+    assert len(left) / 100 == pytest.approx(100 / (1 + SHARED_JITTER), abs=0.1)
     assert min(later - earlier for earlier, later in pairwise(left)) >= GAP - 1e-9
 
 
-def test_a_late_request_costs_less_than_another_one_and_the_limit_holds() -> None:
+def test_a_late_request_costs_little_more_than_itself_and_the_limit_holds() -> None:
     late = dict.fromkeys(range(50, 1000, 50), MOST_LATE - 1e-6)
     left = granted(Budget(100, 50.0), 10, late=late)
-    assert len(left) >= len(granted(Budget(100, 50.0), 10)) - len(late)
+    assert len(left) >= len(granted(Budget(100, 50.0), 10)) - 1.1 * len(late)
     assert worst_second(left) <= 100
 
 
@@ -195,13 +195,13 @@ def test_a_slot_that_comes_too_late_is_free_for_another_request() -> None:
     assert [budget.let_go(slot, slot) for slot in slots[:99]] == [True] * 99
     assert not budget.let_go(slots[99], slots[99] + MOST_LATE + 0.001)
     assert budget.reserve(50.95) == 50.95
-    assert budget.reserve(51.0) == pytest.approx(slots[0] + 1 + PATH_JITTER)
+    assert budget.reserve(51.0) == pytest.approx(slots[0] + 1 + SHARED_JITTER)
 
 
 def test_a_slot_whose_owner_died_counts_as_used() -> None:
     budget = Budget(100, 50.0)
     slots = [budget.reserve(50.0) for _ in range(100)]
-    assert budget.reserve(50.0) == pytest.approx(slots[0] + MOST_LATE + 1 + PATH_JITTER)
+    assert budget.reserve(50.0) == pytest.approx(slots[0] + MOST_LATE + 1 + SHARED_JITTER)
 
 
 def test_a_slot_of_another_file_may_not_be_used() -> None:

@@ -22,13 +22,13 @@ from redis.exceptions import ConnectionError as RedisUnreachable
 
 from rongcloud_groups import ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiter import CUT, MOST_LATE, PATH_JITTER, PAUSE, REMEMBERED, SILENCE, Throttle, slot_gap
+from rongcloud_groups.limiter import CUT, MOST_LATE, PAUSE, REMEMBERED, SHARED_JITTER, SILENCE, Throttle, slot_gap
 from rongcloud_groups.limiter_redis import RedisClock, RedisLimiter
-from rongcloud_groups.limiter_redis_scripts import CLOCK_ERROR, HORIZON, REFUSED, RESERVE, SOON
+from rongcloud_groups.limiter_redis_scripts import HORIZON, REFUSED, RESERVE, SOON
 from rongcloud_groups.limiter_words import limiter_from_words
 
 GAP = slot_gap(100, 100)
-SECOND = 1 + PATH_JITTER + CLOCK_ERROR
+SECOND = 1 + SHARED_JITTER
 
 
 class Server:

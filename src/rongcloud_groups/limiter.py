@@ -26,6 +26,8 @@ LEAST_SHARE = 0.05
 """What refusals leave of the limit, however many there are."""
 RECOVERY = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
+SHARED_JITTER = 0.01
+"""Seconds, as `PATH_JITTER`, where processes compete for the processors, or misjudge a clock that they share."""
 REMEMBERED = 500
 """Requests whose send times a shared budget remembers."""
 MOST_LATE = 0.02

@@ -19,8 +19,8 @@ from rongcloud_groups.events import logger
 from rongcloud_groups.limiter import (
     LONGEST_PAUSE,
     MOST_LATE,
-    PATH_JITTER,
     REMEMBERED,
+    SHARED_JITTER,
     SILENCE,
     Throttle,
     Window,
@@ -239,7 +239,7 @@ class Budget(Throttle):
         if len(self.sent) < self._window.requests:
             return -inf
         oldest = min(self.next_slot + MOST_LATE, self.sent[-self._window.requests])
-        return oldest + self._window.seconds + PATH_JITTER
+        return oldest + self._window.seconds + SHARED_JITTER
 
     def _remember(self, time: float) -> None:
         insort(self.sent, time)
