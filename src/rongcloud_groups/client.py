@@ -361,7 +361,6 @@ class GroupClient:
             raise
         finally:
             self._tasks = None
-            self._dispatcher.close()
             self._pending.abort(ClientClosed(problem))
             if self._foreign is not None:
                 await self._foreign.aclose()
