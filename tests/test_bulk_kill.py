@@ -52,7 +52,9 @@ def forked() -> multiprocessing.context.ForkServerContext:
 
 
 async def asking_or_ended(process: multiprocessing.context.ForkServerProcess, emulator: Emulator) -> None:
-    await until(lambda: emulator.record.arrivals or not process.is_alive())
+    """Until the process has sent some requests, as many as chance says."""
+    requests = random.randint(1, 8)
+    await until(lambda: len(emulator.record.arrivals) >= requests or not process.is_alive())
 
 
 async def ended(process: multiprocessing.context.ForkServerProcess) -> int | None:
@@ -98,7 +100,7 @@ async def killed_and_compared(
         emulator.record.clear()
         process.start()
         await asking_or_ended(process, emulator)
-        await asyncio.sleep(random.uniform(0, 0.2))
+        await asyncio.sleep(random.uniform(0, 0.05))  # between two requests, or in a commit
         process.kill()
         assert await ended(process) == -9
         done.append(records_done(output))
