@@ -47,7 +47,7 @@ def main() -> None:
     runs = []
     with tempfile.TemporaryDirectory() as name, emulator("--limit", "0") as address:
         for output in outputs:
-            runs += [sync(address, Path(name), output, count, rate=1e6) for count in (few, many)]
+            runs += [sync(address, Path(name), output, count, rate=1e6) for count in (few, many, few)]
     with tempfile.TemporaryDirectory() as name, emulator("--limit", "100") as address:
         real = sync(address, Path(name), "out.jsonl", 50_000, rate=100)
         arrivals = httpx.get(f"{address.url}/_emulator/arrivals", verify=address.ca_file or True).json()
@@ -107,11 +107,13 @@ def show(runs: list[Run], span: float) -> None:
 
 def broken_promises(runs: list[Run], span: float) -> list[str]:
     broken = [f"{run.name}: {run.peak_mb:.0f} MB" for run in runs if run.peak_mb > MEMORY_LIMIT]
-    for few, many in zip(runs[:-1:2], runs[1:-1:2], strict=True):
-        if many.peak_mb > few.peak_mb * SLACK:
-            broken.append(f"{many.name}: {many.peak_mb:.1f} MB for {many.group_ids:,}, {few.peak_mb:.1f} for fewer")
-        if many.cpu_us_per_id > few.cpu_us_per_id * SLACK:
-            broken.append(f"{many.name}: {many.cpu_us_per_id:.1f} µs an ID, {few.cpu_us_per_id:.1f} for fewer")
+    for before, many, after in zip(runs[:-1:3], runs[1:-1:3], runs[2:-1:3], strict=True):
+        few_mb = max(before.peak_mb, after.peak_mb)
+        few_us = (before.cpu_us_per_id + after.cpu_us_per_id) / 2  # a shared processor's speed drifts
+        if many.peak_mb > few_mb * SLACK:
+            broken.append(f"{many.name}: {many.peak_mb:.1f} MB for {many.group_ids:,}, {few_mb:.1f} for fewer")
+        if many.cpu_us_per_id > few_us * SLACK:
+            broken.append(f"{many.name}: {many.cpu_us_per_id:.1f} µs an ID, {few_us:.1f} for fewer")
     if span > MOST_SECONDS:
         broken.append(f"the real limit: {span:.2f} s")
     return broken

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,8 @@ from rongcloud_groups.models import GroupProfile
 
 ROWS_IN_A_GROUP: Final = 10_000
 ROWS_IN_A_PART: Final = 5_000
+_SELECTED_BY: Final = ["group_id", "owner", "create_time", "member_count"]
+"""The columns with statistics in the file's footer, which grows in memory while it is written: not the long texts."""
 _TYPES: Final = {"create_time": pa.timestamp("ms", tz="UTC"), "member_count": pa.int64()}
 SCHEMA: Final = pa.schema(
     [pa.field(column, _TYPES.get(column, pa.string()), nullable=column != "group_id") for column in COLUMNS],
@@ -96,10 +98,8 @@ class ParquetSink:
         """Merge the parts, row group by row group."""
         if self._directory.exists():
             parts = sorted(self._directory.glob("*.parquet"))
-            with pq.ParquetWriter(self._merged, SCHEMA, compression="zstd") as writer:
-                for table in _regrouped(parts):
-                    writer.write_table(table)
-                    pa.default_memory_pool().release_unused()
+            with pq.ParquetWriter(self._merged, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer:
+                _merge(parts, writer)
             _sync_file(self._merged)
             self._merged.replace(self._output)
             sync_directory(self._output.parent)
@@ -128,7 +128,7 @@ class ParquetSink:
 
     def _write_part(self) -> None:
         part = self._part(self._parts)
-        pq.write_table(_table(self._rows), part, compression="zstd")
+        pq.write_table(_table(self._rows), part, compression="zstd", write_statistics=False)
         _sync_file(part)
         self._rows = []
         self._parts += 1
@@ -145,22 +145,20 @@ def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _regrouped(parts: Sequence[Path]) -> Iterator[pa.Table]:
-    """The rows of the parts in tables of `ROWS_IN_A_GROUP`, the last one with what is left."""
-    waiting: list[pa.Table] = []
-    count = 0
+def _merge(parts: Sequence[Path], writer: pq.ParquetWriter) -> None:
+    """Write the rows of the parts in groups of `ROWS_IN_A_GROUP`, the last one with what is left."""
+    waiting = SCHEMA.empty_table()
     for part in parts:
+        pa.default_memory_pool().release_unused()
         with pq.ParquetFile(part, pre_buffer=False) as file:
             for group in range(file.num_row_groups):
-                waiting.append(file.read_row_group(group, use_threads=False).cast(SCHEMA))
-                count += waiting[-1].num_rows
-                while count >= ROWS_IN_A_GROUP:
-                    table = pa.concat_tables(waiting)
-                    yield table.slice(0, ROWS_IN_A_GROUP)
-                    waiting = [table.slice(ROWS_IN_A_GROUP)]
-                    count -= ROWS_IN_A_GROUP
-    if count:
-        yield pa.concat_tables(waiting)
+                waiting = pa.concat_tables([waiting, file.read_row_group(group, use_threads=False).cast(SCHEMA)])
+                while waiting.num_rows >= ROWS_IN_A_GROUP:
+                    writer.write_table(waiting.slice(0, ROWS_IN_A_GROUP))
+                    rest = waiting.num_rows - ROWS_IN_A_GROUP  # a slice of no rows would keep all of them in memory
+                    waiting = waiting.slice(ROWS_IN_A_GROUP) if rest else SCHEMA.empty_table()
+    if waiting.num_rows:
+        writer.write_table(waiting)
 
 
 def _sync_file(path: Path) -> None:
