@@ -211,8 +211,18 @@ def slots_of_a_second(run: Run) -> Reserved:
 def test_the_hundred_and_first_leaves_a_second_and_the_jitter_after_the_first(redis: "Redis", run: Run) -> None:
     in_use(redis)
     reserved = slots_of_a_second(run)
-    reserve(run, 0, used={reserved.first: reserved.slots[0] + 0.015})
-    assert reserve(run).slots == pytest.approx([reserved.slots[0] + 0.015 + SECOND], abs=1e-5)
+    reserve(run, 0, used={reserved.first: reserved.slots[0]})
+    assert reserve(run).slots == pytest.approx([reserved.slots[0] + SECOND], abs=1e-5)
+
+
+@pytest.mark.parametrize(("ago", "more"), [(0, 0.015), (60, 0.0)])
+def test_more_jitter_is_allowed_for_where_one_left_late(redis: "Redis", run: Run, ago: float, more: float) -> None:
+    in_use(redis)
+    reserved = slots_of_a_second(run)
+    left_at = reserved.slots[0] + 0.015
+    reserve(run, 0, used={reserved.first: left_at})
+    redis.hset("app", "late_at", redis_time(redis) - ago)
+    assert reserve(run).slots == pytest.approx([left_at + SECOND + more], abs=5e-4)
 
 
 def test_what_is_not_known_to_have_left_counts_as_late_as_it_may(redis: "Redis", run: Run) -> None:

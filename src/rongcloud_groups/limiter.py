@@ -1,7 +1,7 @@
 """The budget: at most so many requests in any second, as the server counts them."""
 
 from asyncio import get_running_loop, sleep
-from math import cbrt, ceil, floor
+from math import cbrt, ceil, exp, floor
 from random import random
 from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
@@ -26,8 +26,12 @@ LEAST_SHARE = 0.05
 """What refusals leave of the limit, however many there are."""
 RECOVERY = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
-SHARED_JITTER = 0.01
-"""Seconds, as `PATH_JITTER`, where processes compete for the processors, or misjudge a clock that they share."""
+SHARED_JITTER = 0.005
+"""Seconds, as `PATH_JITTER`, between machines that share a clock; late processes are a sign that more is needed."""
+HOST_JITTER = 0.008
+"""Seconds, as `SHARED_JITTER`, between processes that compete for the same processors."""
+LATENESS_FADES = 3.0
+"""Seconds in which what is remembered of a process's lateness falls by the factor e."""
 REMEMBERED = 500
 """Requests whose send times a shared budget remembers."""
 MOST_LATE = 0.02
@@ -188,6 +192,11 @@ class Window(NamedTuple):
         """The window that keeps a limit in requests/s: a second, or a part of one that has few enough requests."""
         parts = ceil(limit / REMEMBERED)
         return cls(max(1, floor(limit / parts)), max(1 / parts, 1 / limit))
+
+
+def remembered(late: float, seconds: float) -> float:
+    """What is left of a lateness after so many seconds; `SHARED_JITTER` and that much are allowed for."""
+    return late * exp(-seconds / LATENESS_FADES)
 
 
 def slot_gap(rate: float, limit: float) -> float:

@@ -4,7 +4,7 @@ import os
 import struct
 from array import array
 from asyncio import Lock, sleep
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Callable
 from math import inf, isfinite
 from pathlib import Path
@@ -17,13 +17,14 @@ from rongcloud_groups.config import positive
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import logger
 from rongcloud_groups.limiter import (
+    HOST_JITTER,
     LONGEST_PAUSE,
     MOST_LATE,
     REMEMBERED,
-    SHARED_JITTER,
     SILENCE,
     Throttle,
     Window,
+    remembered,
     slot_gap,
 )
 
@@ -32,10 +33,12 @@ try:
 except ImportError:  # pragma: no cover  Windows
     fcntl = None  # type: ignore[assignment]
 
-HEADER = struct.Struct("<8sq4d")
-LONGEST_RECORD = HEADER.size + 8 * REMEMBERED
+HEADER = struct.Struct("<8s2q6d")
+MOST_RESERVED = 500
+"""Slots that are reserved at a time: more processes than that wait without one."""
+LONGEST_RECORD = HEADER.size + 8 * (REMEMBERED + MOST_RESERVED)
 MARK = b"rcslots2"
-LARGEST_DAMAGE = 8192
+LARGEST_DAMAGE = 16_384
 """Bytes; a larger file is somebody's, not a damaged budget."""
 LOCK_RETRY = 0.0005
 """Seconds until a lock that another process holds is tried again; it is held for microseconds."""
@@ -178,69 +181,116 @@ class Budget(Throttle):
     Args:
         limit: requests/s that the service allows.
         next_slot: before it no more slots are given out.
-        sent: when the latest requests left, in order; of a slot that is not used yet, when it will at the latest.
+        sent: when the latest requests left, in order.
+        reserved: the slots that are not used yet, in order; one that is `MOST_LATE` never will be, and is forgotten.
+        late: by how much a process came too late for its slot; the greatest such time, as far as it is remembered.
+        late_at: when that was.
         **throttle: see `Throttle`.
     """
 
-    def __init__(self, limit: float, next_slot: float, sent: "array[float] | None" = None, **throttle: float) -> None:
+    def __init__(
+        self,
+        limit: float,
+        next_slot: float,
+        sent: "array[float] | None" = None,
+        reserved: "array[float] | None" = None,
+        *,
+        late: float = 0.0,
+        late_at: float = 0.0,
+        **throttle: float,
+    ) -> None:
         super().__init__(limit, **throttle)
         self.next_slot = next_slot
         self.sent = array("d") if sent is None else sent
+        self.reserved = array("d") if reserved is None else reserved
+        self.late = late
+        self.late_at = late_at
         self._window = Window.of(limit)
 
     @classmethod
     def read(cls, record: bytes, limit: float, now: float) -> Self:
         """The budget that a record holds; a silent one where it is damaged, or from before a reboot."""
         if len(record) >= HEADER.size:
-            mark, count, next_slot, paused_until, cut_at, cut_from = HEADER.unpack_from(record)
-            if mark == MARK and 0 <= count <= REMEMBERED and len(record) >= HEADER.size + 8 * count:
-                sent = array("d", record[HEADER.size : HEADER.size + 8 * count])
-                cut_from = min(cut_from, limit)
-                budget = cls(limit, next_slot, sent, paused_until=paused_until, cut_at=cut_at, cut_from=cut_from)
+            mark, sent, reserved, next_slot, late, late_at, paused_until, cut_at, cut_from = HEADER.unpack_from(record)
+            if (
+                mark == MARK
+                and 0 <= sent <= REMEMBERED
+                and 0 <= reserved <= MOST_RESERVED
+                and sent + reserved <= (len(record) - HEADER.size) // 8
+            ):
+                times = array("d", record[HEADER.size : HEADER.size + 8 * (sent + reserved)])
+                budget = cls(
+                    limit,
+                    next_slot,
+                    times[:sent],
+                    times[sent:],
+                    late=late,
+                    late_at=late_at,
+                    paused_until=paused_until,
+                    cut_at=cut_at,
+                    cut_from=min(cut_from, limit),
+                )
                 if budget.is_of_this_clock(now):
                     return budget
         return cls(limit, now + SILENCE)
 
     def record(self) -> bytes:
         """What the file is to hold."""
-        header = HEADER.pack(MARK, len(self.sent), self.next_slot, self.paused_until, self.cut_at, self.cut_from)
-        return header + self.sent.tobytes()
+        header = HEADER.pack(
+            MARK,
+            len(self.sent),
+            len(self.reserved),
+            self.next_slot,
+            self.late,
+            self.late_at,
+            self.paused_until,
+            self.cut_at,
+            self.cut_from,
+        )
+        return header + self.sent.tobytes() + self.reserved.tobytes()
 
     def reserve(self, now: float) -> float:
         """Take the next free slot."""
-        slot = max(now, self.next_slot, self.paused_until, self._window_opens())
-        self._remember(slot + MOST_LATE)
+        self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MOST_LATE))
+        slot = max(now, self.next_slot, self.paused_until, self._window_opens(now))
+        insort(self.reserved, slot)
+        del self.reserved[MOST_RESERVED:]
         self.next_slot = slot + slot_gap(self.rate(now), self.limit)
         return slot
 
     def let_go(self, slot: float, now: float) -> bool:
         """Whether a request may leave now that has this slot; if not, its place is free again."""
-        place = bisect_left(self.sent, slot + MOST_LATE)
-        if self.sent[place : place + 1] != array("d", [slot + MOST_LATE]):
-            return False  # the file is another one, or the slot was forgotten long ago
-        del self.sent[place]
+        if slot not in self.reserved:
+            return False  # the file is another one, or the slot was forgotten
+        self.reserved.remove(slot)
+        self._note_lateness(min(now - slot, MOST_LATE), now)
         in_time = slot >= self.paused_until and now - slot <= MOST_LATE
         if in_time:
-            self._remember(now)
+            insort(self.sent, now)
+            del self.sent[:-REMEMBERED]
         return in_time
 
     def is_of_this_clock(self, now: float) -> bool:
         """Whether this can have been written since the machine was started."""
         latest = now + 2 * LONGEST_PAUSE
+        numbers = (self.next_slot, self.late, self.late_at, self.paused_until, self.cut_at, self.cut_from)
         return (
-            all(map(isfinite, (self.next_slot, self.paused_until, self.cut_at, self.cut_from)))
+            all(map(isfinite, numbers))
             and self.next_slot <= latest
             and self.paused_until <= latest
             and -LONGEST_PAUSE <= self.cut_at <= now
+            and 0 <= self.late <= MOST_LATE
+            and 0 <= self.late_at <= now
             and self.cut_from >= 0
         )
 
-    def _window_opens(self) -> float:
-        if len(self.sent) < self._window.requests:
+    def _window_opens(self, now: float) -> float:
+        latest = sorted([*self.sent, *(slot + MOST_LATE for slot in self.reserved)])
+        if len(latest) < self._window.requests:
             return -inf
-        oldest = min(self.next_slot + MOST_LATE, self.sent[-self._window.requests])
-        return oldest + self._window.seconds + SHARED_JITTER
+        oldest = min(self.next_slot + MOST_LATE, latest[-self._window.requests])
+        return oldest + self._window.seconds + HOST_JITTER + remembered(self.late, now - self.late_at)
 
-    def _remember(self, time: float) -> None:
-        insort(self.sent, time)
-        del self.sent[:-REMEMBERED]
+    def _note_lateness(self, late: float, now: float) -> None:
+        if late >= remembered(self.late, now - self.late_at):
+            self.late, self.late_at = late, now

@@ -10,6 +10,7 @@ exact to a microsecond.
 from rongcloud_groups.limiter import (
     CATCH_UP,
     CUT,
+    LATENESS_FADES,
     LEAST_SHARE,
     LONGEST_PAUSE,
     MOST_LATE,
@@ -32,17 +33,19 @@ _BUDGET = (
     f"""
 local CUT, LEAST_SHARE, RECOVERY = {CUT}, {LEAST_SHARE}, {RECOVERY}
 local PAUSE, LONGEST_PAUSE, SILENCE = {PAUSE}, {LONGEST_PAUSE}, {SILENCE}
-local MARGIN, MOST_LATE, CATCH_UP = {SHARED_JITTER}, {MOST_LATE}, {CATCH_UP}
+local JITTER, MOST_LATE, LATENESS_FADES, CATCH_UP = {SHARED_JITTER}, {MOST_LATE}, {LATENESS_FADES}, {CATCH_UP}
 local REMEMBERED, HORIZON, SOON = {REMEMBERED}, {HORIZON}, {SOON}
 """
     """
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local limit = tonumber(ARGV[1])
-local budget = redis.call('HMGET', KEYS[1], 'next_slot', 'paused_until', 'cut_at', 'cut_from', 'number')
+local budget = redis.call('HMGET', KEYS[1], 'next_slot', 'paused_until', 'cut_at', 'cut_from', 'number',
+  'late', 'late_at')
 local next_slot, paused_until = tonumber(budget[1] or ''), tonumber(budget[2] or '')
 local cut_at, cut_from = tonumber(budget[3] or ''), tonumber(budget[4] or '')
 local number = tonumber(budget[5] or '')
+local late, late_at = tonumber(budget[6] or '0'), tonumber(budget[7] or '0')
 -- None yet, or lost, or the clock was set back: nobody knows what left in the last second.
 if not (next_slot and paused_until and cut_at and cut_from and number)
     or math.max(next_slot, paused_until) > now + 2 * LONGEST_PAUSE or cut_at > now then
@@ -58,11 +61,14 @@ local function rate()
   return math.min(limit, math.max(climbed, limit * LEAST_SHARE))
 end
 
+local function lateness() return late * math.exp((late_at - now) / LATENESS_FADES) end
+
 local function exactly(number) return string.format('%.6f', number) end
 
 local function write()
   redis.call('HSET', KEYS[1], 'next_slot', exactly(next_slot), 'paused_until', exactly(paused_until),
-    'cut_at', exactly(cut_at), 'cut_from', exactly(cut_from), 'number', string.format('%.0f', number))
+    'cut_at', exactly(cut_at), 'cut_from', exactly(cut_from), 'number', string.format('%.0f', number),
+    'late', exactly(late), 'late_at', exactly(late_at))
 end
 """
 )
@@ -80,13 +86,16 @@ local confirmed = 0
 for index = 5, 4 + to_confirm do confirmed = confirmed + redis.call('ZREM', claimed, ARGV[index]) end
 -- Of slots that were used, when their requests left; -1 for one that was not used.
 for index = 5 + to_confirm, #ARGV, 2 do
-  if tonumber(ARGV[index + 1]) < 0 then redis.call('ZREM', sent, ARGV[index])
-  else redis.call('ZADD', sent, 'XX', ARGV[index + 1], ARGV[index]) end
+  local name, left_at = ARGV[index], tonumber(ARGV[index + 1])
+  local slot = tonumber(redis.call('ZSCORE', sent, name) or '-inf') - MOST_LATE
+  if left_at < 0 then redis.call('ZREM', sent, name)
+  else redis.call('ZADD', sent, 'XX', exactly(left_at), name) end
+  if slot > 0 and left_at - slot > lateness() then late, late_at = math.min(left_at - slot, MOST_LATE), now end
 end
 
 local parts = math.ceil(limit / REMEMBERED)
 local requests = math.max(1, math.floor(limit / parts))
-local window = math.max(1 / parts, 1 / limit) + MARGIN
+local window = math.max(1 / parts, 1 / limit) + JITTER + lateness()
 local gap = rate() == limit and CATCH_UP / limit or 1 / rate()
 local slots, first, firm = {}, number, 0
 while #slots < wanted do
