@@ -5,7 +5,8 @@ profile has another shape, each is decoded so by itself, and that one is read me
 read costs no more than itself. All ways give equal results.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import cache, lru_cache
 from typing import Annotated, Any, Final, Literal
 
@@ -13,7 +14,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from rongcloud_groups.dialects import Dialect
-from rongcloud_groups.fields import UNREADABLE, Fields, moment
+from rongcloud_groups.fields import UNREADABLE, Fields
 from rongcloud_groups.models import (
     DEFAULT_PERMISSIONS,
     GroupProfile,
@@ -36,8 +37,8 @@ def answer_reader(dialect: Dialect) -> Callable[[bytes], list[GroupProfile] | No
         try:
             answer: Any = strict.decode(body)
             data = answer if envelope is None else answer.data
-            return [_profile_of(each) for each in data.profiles]
-        except (*UNREADABLE, OverflowError):
+            return _profiles_of(data.profiles)
+        except UNREADABLE:
             return None
 
     return read
@@ -50,8 +51,8 @@ def profile_reader(dialect: Dialect) -> Callable[[Raw], GroupProfile | None]:
 
     def read(entry: Raw) -> GroupProfile | None:
         try:
-            return _profile_of(strict.decode(entry))
-        except (*UNREADABLE, OverflowError):
+            return _profiles_of([strict.decode(entry)])[0]
+        except UNREADABLE:
             return lenient_profile(dialect, entry)
 
     return read
@@ -77,8 +78,10 @@ class _Permissions(Struct, forbid_unknown_fields=True, rename="camel", gc=False)
 
 _LONGEST_REMEMBERED: Final = 256
 _NO_BASICS: Final = _Basics()
-_BASICS: Final = msgspec.json.Decoder(_Basics)
-_ATTRIBUTES: Final = msgspec.json.Decoder(dict[str, str])
+_BEYOND_EXACT: Final = 2**42
+"""Milliseconds since 1970, in 2109, from which on a float of seconds is not exact to the microsecond."""
+_basics_in: Final = msgspec.json.Decoder(_Basics).decode
+_attributes_in: Final = msgspec.json.Decoder(dict[str, str]).decode
 _PERMISSIONS: Final = msgspec.json.Decoder(_Permissions)
 
 
@@ -98,7 +101,7 @@ def _documented_profile(dialect: Dialect) -> type[Struct]:
             ("group_id", Annotated[str, Meta(min_length=1)]),
             ("group_name", str | None, None),
             ("owner", str | None, None),
-            ("create_time", int | None, None),
+            ("create_time", Annotated[int, Meta(ge=0, lt=_BEYOND_EXACT)] | None, None),
             ("member_count", int | None, None),
             ("basics", str | _Basics | None, None),
             ("attributes", str | dict[str, str] | None, None),
@@ -117,29 +120,40 @@ def _documented_profile(dialect: Dialect) -> type[Struct]:
     )
 
 
-def _profile_of(read: Any) -> GroupProfile:
-    basics, attributes, permissions = read.basics, read.attributes, read.permissions
-    if basics.__class__ is str:
-        basics = _BASICS.decode(basics) if basics else None
-    if attributes.__class__ is str:
-        attributes = _ATTRIBUTES.decode(attributes) if attributes else None
-    if permissions.__class__ is str:
-        permissions = _permissions_in(permissions) if permissions else DEFAULT_PERMISSIONS
-    elif permissions is not None:
-        permissions = _public_permissions(permissions)
-    basics = basics or _NO_BASICS
-    return GroupProfile(
-        group_id=read.group_id,
-        group_name=read.group_name,
-        owner=read.owner,
-        create_time=None if read.create_time is None else moment(read.create_time),
-        member_count=read.member_count,
-        introduction=basics.introduction,
-        announcement=basics.announcement,
-        portrait_url=basics.portrait_url,
-        ext_profile=attributes or {},
-        permissions=permissions or DEFAULT_PERMISSIONS,
-    )
+def _profiles_of(documented: Sequence[Any]) -> list[GroupProfile]:
+    """All of them in one loop, which takes less time than a call for each."""
+    profiles = []
+    for read, create_time in zip(documented, _create_times(documented), strict=True):
+        basics, attributes, permissions = read.basics, read.attributes, read.permissions
+        if basics.__class__ is str:
+            basics = _basics_in(basics) if basics else None
+        if attributes.__class__ is str:
+            attributes = _attributes_in(attributes) if attributes else None
+        if permissions.__class__ is str:
+            permissions = _permissions_in(permissions) if permissions else DEFAULT_PERMISSIONS
+        elif permissions is not None:
+            permissions = _public_permissions(permissions)
+        basics = basics or _NO_BASICS
+        profiles.append(
+            GroupProfile(
+                group_id=read.group_id,
+                group_name=read.group_name,
+                owner=read.owner,
+                create_time=create_time,
+                member_count=read.member_count,
+                introduction=basics.introduction,
+                announcement=basics.announcement,
+                portrait_url=basics.portrait_url,
+                ext_profile=attributes or {},
+                permissions=permissions or DEFAULT_PERMISSIONS,
+            )
+        )
+    return profiles
+
+
+def _create_times(documented: Sequence[Any]) -> list[datetime | None]:
+    seconds = [None if (time := read.create_time) is None else time / 1000 for read in documented]
+    return msgspec.convert(seconds, list[datetime | None], strict=False)
 
 
 @lru_cache(maxsize=1024)  # many groups have the same few

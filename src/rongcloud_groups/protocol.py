@@ -227,9 +227,12 @@ def read_batch(dialect: Dialect, reply: Reply, requested: Collection[str], reque
     for profile in profiles:
         if profile is not None:
             found.setdefault(profile.group_id, profile)
-    for other in found.keys() - dict.fromkeys(requested):
+    asked = dict.fromkeys(requested)
+    if found.keys() == asked.keys():
+        return BatchAnswer(found, [], [])
+    for other in found.keys() - asked.keys():
         del found[other]
-    left = [group_id for group_id in dict.fromkeys(requested) if group_id not in found]
+    left = [group_id for group_id in asked if group_id not in found]
     return BatchAnswer(found, [], left) if None in profiles else BatchAnswer(found, left, [])
 
 
