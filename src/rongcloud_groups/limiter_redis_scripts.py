@@ -1,10 +1,10 @@
 """What Redis does for `RedisLimiter`, each in one atomic step on Redis's own clock; Redis 6.2 or later, Valkey.
 
-The budget of an App Key is three keys: a hash with the next free slot and what refusals left of the rate (see
-`limiter.Throttle` and `limiter_host.Budget`, whose arithmetic this is); a sorted set with the latest slots and when
-their requests left, or will at the latest; a sorted set with the slots of those that are only claimed. A claim has to
-be confirmed before it is used, so that one whose owner died is known to be free. Times are seconds of Redis's clock,
-exact to a microsecond.
+The budget of an App Key is three keys: a hash with the next free slot, how late a process came lately, and what
+refusals left of the rate (see `limiter.Throttle` and `limiter_host.Budget`, whose arithmetic this is); a sorted set
+with the latest slots and when their requests left, or will at the latest; a sorted set with the slots of those that are
+only claimed. A claim has to be confirmed before it is used, so that one whose owner died is known to be free. Times are
+seconds of Redis's clock, exact to a microsecond.
 """
 
 from rongcloud_groups.limiter import (
