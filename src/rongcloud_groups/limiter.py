@@ -195,7 +195,7 @@ class Window(NamedTuple):
 
 
 def remembered(late: float, seconds: float) -> float:
-    """What is left of a lateness after so many seconds; `SHARED_JITTER` and that much are allowed for."""
+    """What is left of a lateness after so many seconds: that much is allowed for, besides the jitter."""
     return late * exp(-seconds / LATENESS_FADES)
 
 

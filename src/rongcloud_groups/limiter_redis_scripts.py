@@ -61,7 +61,7 @@ local function rate()
   return math.min(limit, math.max(climbed, limit * LEAST_SHARE))
 end
 
-local function lateness() return late * math.exp((late_at - now) / LATENESS_FADES) end
+local function lateness() return late * math.exp(math.min(0, late_at - now) / LATENESS_FADES) end
 
 local function exactly(number) return string.format('%.6f', number) end
 
