@@ -26,7 +26,7 @@ LEAST_SHARE = 0.05
 """What refusals leave of the limit, however many there are."""
 RECOVERY = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
-SHARED_JITTER = 0.005
+SHARED_JITTER = 0.006
 """Seconds, as `PATH_JITTER`, between machines that share a clock; late processes are a sign that more is needed."""
 HOST_JITTER = 0.008
 """Seconds, as `SHARED_JITTER`, between processes that compete for the same processors."""
@@ -36,8 +36,10 @@ REMEMBERED = 500
 """Requests whose send times a shared budget remembers."""
 MOST_LATE = 0.02
 """Seconds after which a reserved slot is not used any more."""
-CATCH_UP = 0.9
-"""Part of the regular gap that two slots are apart at the least: what was not used for a moment is made good."""
+CATCH_UP = 0.8
+"""Part of the regular gap that two slots are apart at the least where what was not used lately is made good."""
+MOST_BEHIND = 0.1
+"""Seconds by which slots come later than the limit would let them, at the most, while that is made good."""
 SILENCE = 1.6
 """Seconds without a request when nobody knows what other processes sent in the last second."""
 
@@ -199,6 +201,12 @@ def remembered(late: float, seconds: float) -> float:
     return late * exp(-seconds / LATENESS_FADES)
 
 
-def slot_gap(rate: float, limit: float) -> float:
-    """Seconds between two reserved slots at the least, while ``rate`` of ``limit`` requests/s are let through."""
-    return CATCH_UP / limit if rate == limit else 1 / rate
+def slot_gap(rate: float, limit: float, behind: float) -> float:
+    """Seconds from a slot to the next one at the least.
+
+    Args:
+        rate: requests/s that are let through now.
+        limit: requests/s that the service allows.
+        behind: seconds by which the slot comes later than the limit would let it.
+    """
+    return CATCH_UP / limit if rate == limit and behind <= MOST_BEHIND else 1 / rate

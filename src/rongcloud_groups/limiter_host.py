@@ -22,6 +22,7 @@ from rongcloud_groups.limiter import (
     MOST_LATE,
     REMEMBERED,
     SILENCE,
+    WAKE_UP_SLACK,
     Throttle,
     Window,
     remembered,
@@ -183,7 +184,8 @@ class Budget(Throttle):
         next_slot: before it no more slots are given out.
         sent: when the latest requests left, in order.
         reserved: the slots that are not used yet, in order; one that is `MOST_LATE` never will be, and is forgotten.
-        late: by how much a process came too late for its slot; the greatest such time, as far as it is remembered.
+        late: by how much more than `WAKE_UP_SLACK` a process came late for its slot; the greatest such time, as far as
+            it is remembered.
         late_at: when that was.
         **throttle: see `Throttle`.
     """
@@ -252,18 +254,20 @@ class Budget(Throttle):
     def reserve(self, now: float) -> float:
         """Take the next free slot."""
         self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MOST_LATE))
-        slot = max(now, self.next_slot, self.paused_until, self._window_opens(now))
+        opens = self._window_opens(now)
+        slot = max(now, self.next_slot, self.paused_until, opens)
         insort(self.reserved, slot)
         del self.reserved[MOST_RESERVED:]
-        self.next_slot = slot + slot_gap(self.rate(now), self.limit)
+        self.next_slot = slot + slot_gap(self.rate(now), self.limit, slot - opens)
         return slot
 
     def let_go(self, slot: float, now: float) -> bool:
         """Whether a request may leave now that has this slot; if not, its place is free again."""
-        if slot not in self.reserved:
-            return False  # the file is another one, or the slot was forgotten
-        self.reserved.remove(slot)
-        self._note_lateness(min(now - slot, MOST_LATE), now)
+        try:
+            self.reserved.remove(slot)
+        except ValueError:  # the file is another one, or the slot was forgotten
+            return False
+        self._note_lateness(min(now - slot, MOST_LATE) - WAKE_UP_SLACK, now)
         in_time = slot >= self.paused_until and now - slot <= MOST_LATE
         if in_time:
             insort(self.sent, now)
@@ -285,12 +289,13 @@ class Budget(Throttle):
         )
 
     def _window_opens(self, now: float) -> float:
-        latest = sorted([*self.sent, *(slot + MOST_LATE for slot in self.reserved)])
-        if len(latest) < self._window.requests:
+        requests = self._window.requests
+        latest = sorted([*self.sent[-requests:], *(slot + MOST_LATE for slot in self.reserved[-requests:])])
+        if len(latest) < requests:
             return -inf
-        oldest = min(self.next_slot + MOST_LATE, latest[-self._window.requests])
+        oldest = min(self.next_slot + MOST_LATE, latest[-requests])
         return oldest + self._window.seconds + HOST_JITTER + remembered(self.late, now - self.late_at)
 
     def _note_lateness(self, late: float, now: float) -> None:
-        if late >= remembered(self.late, now - self.late_at):
+        if late > remembered(self.late, now - self.late_at):
             self.late, self.late_at = late, now

@@ -1,7 +1,8 @@
 """RedisLimiter: processes of many machines share a budget through Redis or Valkey. Needs the extra ``redis``."""
 
-from asyncio import Lock, sleep
+from asyncio import Lock, sleep, timeout
 from collections import deque
+from collections.abc import Sequence
 from math import ceil
 from random import random
 from time import monotonic
@@ -13,6 +14,7 @@ import anyio
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from rongcloud_groups.config import positive
@@ -27,8 +29,8 @@ CAUTION = 0.9
 """Of that share, what is used."""
 TIMEOUT = 0.1
 """Seconds that Redis has for an answer."""
-CONNECT_TIMEOUT = 0.25
-"""Seconds that a connection to Redis may take."""
+FIRST_TIMEOUT = 0.35
+"""Seconds that Redis has for an answer where the connection may have to be opened first."""
 PROBE_EVERY = 1.0
 """Seconds between two looks at whether Redis is back."""
 BUSY = 0.01
@@ -165,7 +167,7 @@ class RedisLimiter:
 
     async def _meet_redis(self) -> None:
         """Open the connection with one call, too long to tell the time by, and read Redis's clock with another."""
-        await self._ask_redis(0)
+        await self._ask_redis(0, FIRST_TIMEOUT)
         self._clock = RedisClock()
         await self._ask_redis(0)
         self._met = True
@@ -176,17 +178,17 @@ class RedisLimiter:
             return 0.0
         return max(0.0, self._claims[0].time - self._clock.now() - 2 * self._clock.round_trip - WAKE_UP_SLACK)
 
-    async def _ask_redis(self, wanted: int) -> None:
+    async def _ask_redis(self, wanted: int, seconds: float = TIMEOUT) -> None:
         """Take so many slots, confirm the claims of the last time, and tell what became of the slots before."""
         claims, self._claims = self._claims, []
         used, self._used = self._used, []
         confirm = [len(claims), *(claim.name for claim in claims)]
         told = [value for slot, left_at in used for value in (slot.name, f"{left_at:.6f}")]
         asked_at = monotonic()
-        reply = await self._reserve_script(
-            keys=self._keys, args=[self._limit, self._clock.round_trip, wanted, *confirm, *told]
+        reply = await self._run(
+            self._reserve_script, [self._limit, self._clock.round_trip, wanted, *confirm, *told], seconds
         )
-        now, self._paused_until, self._rate, confirmed, firm, first, *times = map(float, reply)
+        now, self._paused_until, self._rate, confirmed, firm, first, *times = reply
         self._clock.note(asked_at, monotonic(), now)
         slots = [Slot(int(first) + nth, time) for nth, time in enumerate(times)]
         self._slots += claims[len(claims) - int(confirmed) :]  # those that it came too late for are the first ones
@@ -201,17 +203,18 @@ class RedisLimiter:
         return in_time
 
     async def _tell_redis(self, retry_after: float | None, age: float) -> float:
-        reply = await self._refused_script(
-            keys=self._keys,
-            args=[
-                self._limit,
-                age,
-                random() * PAUSE_JITTER,
-                -1 if retry_after is None else min(retry_after, LONGEST_PAUSE),
-            ],
-        )
-        self._paused_until, pause, self._rate = map(float, reply)
+        wait = -1 if retry_after is None else min(retry_after, LONGEST_PAUSE)
+        reply = await self._run(self._refused_script, [self._limit, age, random() * PAUSE_JITTER, wait], FIRST_TIMEOUT)
+        self._paused_until, pause, self._rate = reply
         return pause
+
+    async def _run(self, script: AsyncScript, arguments: Sequence[float | str], seconds: float) -> list[float]:
+        # Not redis-py's own time limit: asyncio.wait_for, which it uses, can lose a cancellation before Python 3.12.
+        try:
+            async with timeout(seconds):
+                return [float(value) for value in await script(keys=self._keys, args=arguments)]
+        except TimeoutError:
+            raise TimeoutError(f"no answer within {seconds:g} s") from None
 
     def _lost_redis(self, error: Exception) -> None:
         self._slots.clear()
@@ -287,7 +290,7 @@ def _client(url: str) -> Redis:
         raise ConfigError("a Redis URL starts with redis:// or rediss://")
     try:
         return Redis.from_url(
-            url, protocol=2, socket_timeout=TIMEOUT, socket_connect_timeout=CONNECT_TIMEOUT, retry=Retry(NoBackoff(), 0)
+            url, protocol=2, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0)
         )
     except ValueError as error:
         raise ConfigError(f"the Redis URL cannot be read: {error}") from None

@@ -13,12 +13,14 @@ from rongcloud_groups.limiter import (
     LATENESS_FADES,
     LEAST_SHARE,
     LONGEST_PAUSE,
+    MOST_BEHIND,
     MOST_LATE,
     PAUSE,
     RECOVERY,
     REMEMBERED,
     SHARED_JITTER,
     SILENCE,
+    WAKE_UP_SLACK,
 )
 
 CLOCK_ERROR = 0.001
@@ -33,8 +35,9 @@ _BUDGET = (
     f"""
 local CUT, LEAST_SHARE, RECOVERY = {CUT}, {LEAST_SHARE}, {RECOVERY}
 local PAUSE, LONGEST_PAUSE, SILENCE = {PAUSE}, {LONGEST_PAUSE}, {SILENCE}
-local JITTER, MOST_LATE, LATENESS_FADES, CATCH_UP = {SHARED_JITTER}, {MOST_LATE}, {LATENESS_FADES}, {CATCH_UP}
-local REMEMBERED, HORIZON, SOON = {REMEMBERED}, {HORIZON}, {SOON}
+local JITTER, MOST_LATE, LATENESS_FADES = {SHARED_JITTER}, {MOST_LATE}, {LATENESS_FADES}
+local CATCH_UP, MOST_BEHIND = {CATCH_UP}, {MOST_BEHIND}
+local REMEMBERED, HORIZON, SOON, WAKE_UP_SLACK = {REMEMBERED}, {HORIZON}, {SOON}, {WAKE_UP_SLACK}
 """
     """
 local time = redis.call('TIME')
@@ -90,23 +93,25 @@ for index = 5 + to_confirm, #ARGV, 2 do
   local slot = tonumber(redis.call('ZSCORE', sent, name) or '-inf') - MOST_LATE
   if left_at < 0 then redis.call('ZREM', sent, name)
   else redis.call('ZADD', sent, 'XX', exactly(left_at), name) end
-  if slot > 0 and left_at - slot > lateness() then late, late_at = math.min(left_at - slot, MOST_LATE), now end
+  local came_late = math.min(left_at - slot, MOST_LATE) - WAKE_UP_SLACK
+  if slot > 0 and came_late > lateness() then late, late_at = came_late, now end
 end
 
 local parts = math.ceil(limit / REMEMBERED)
 local requests = math.max(1, math.floor(limit / parts))
 local window = math.max(1 / parts, 1 / limit) + JITTER + lateness()
-local gap = rate() == limit and CATCH_UP / limit or 1 / rate()
 local slots, first, firm = {}, number, 0
 while #slots < wanted do
   local oldest = redis.call('ZREVRANGE', sent, requests - 1, requests - 1, 'WITHSCORES')[2] or '-inf'
-  local slot = math.max(now + lead, next_slot, paused_until, tonumber(oldest) + window)
+  local opens = tonumber(oldest) + window
+  local slot = math.max(now + lead, next_slot, paused_until, opens)
   if #slots > 0 and slot > now + HORIZON then break end
   local name = string.format('%.0f', number)
   table.insert(slots, exactly(slot))
   redis.call('ZADD', sent, exactly(slot + MOST_LATE), name)
   if slot <= now + 2 * lead + SOON then firm = firm + 1 else redis.call('ZADD', claimed, exactly(slot), name) end
-  number, next_slot = number + 1, slot + gap
+  local catches_up = rate() == limit and slot - opens <= MOST_BEHIND
+  number, next_slot = number + 1, slot + (catches_up and CATCH_UP / limit or 1 / rate())
 end
 redis.call('ZREMRANGEBYRANK', sent, 0, -REMEMBERED - 1)
 write()
