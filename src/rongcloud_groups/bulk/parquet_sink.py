@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -19,6 +19,7 @@ from rongcloud_groups.models import GroupProfile
 
 ROWS_IN_A_GROUP: Final = 10_000
 ROWS_IN_A_PART: Final = 5_000
+ROWS_READ_AT_ONCE: Final = 1_000
 _SELECTED_BY: Final = ["group_id", "owner", "create_time", "member_count"]
 """The columns with statistics in the file's footer, which grows in memory while it is written: not the long texts."""
 _TYPES: Final = {"create_time": pa.timestamp("ms", tz="UTC"), "member_count": pa.int64()}
@@ -48,7 +49,7 @@ class ParquetSink:
         self._merged = path.with_name(f"{path.name}.partial")
         self._checkpoint = CheckpointFile(path)
         self._parts = 0
-        self._rows: list[Any] = []
+        self._waiting: list[pa.Table] = []
         self._lock: int | None = None
 
     def load(self) -> Checkpoint | None:
@@ -83,13 +84,13 @@ class ParquetSink:
 
     def write(self, rows: Sequence[Any]) -> None:
         """Collect rows; many enough become a part."""
-        self._rows += rows
-        if len(self._rows) >= ROWS_IN_A_PART:
+        self._waiting.append(_table(rows))
+        if sum(table.num_rows for table in self._waiting) >= ROWS_IN_A_PART:
             self._write_part()
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Write the rows as a part, durably, then the checkpoint."""
-        if self._rows:
+        if self._waiting:
             self._write_part()
         sync_directory(self._directory)
         self._checkpoint.save(msgspec.structs.replace(checkpoint, sink_size=self._parts))
@@ -128,9 +129,9 @@ class ParquetSink:
 
     def _write_part(self) -> None:
         part = self._part(self._parts)
-        pq.write_table(_table(self._rows), part, compression="zstd", write_statistics=False)
+        pq.write_table(pa.concat_tables(self._waiting), part, compression="zstd", write_statistics=False)
         _sync_file(part)
-        self._rows = []
+        self._waiting = []
         self._parts += 1
 
 
@@ -147,18 +148,27 @@ def _moment(text: str | None) -> datetime | None:
 
 def _merge(parts: Sequence[Path], writer: pq.ParquetWriter) -> None:
     """Write the rows of the parts in groups of `ROWS_IN_A_GROUP`, the last one with what is left."""
-    waiting = SCHEMA.empty_table()
+    group: list[pa.Table] = []
+    missing = ROWS_IN_A_GROUP
+    for table in _tables(parts):
+        group.append(table.slice(0, missing))
+        if table.num_rows < missing:
+            missing -= table.num_rows
+            continue
+        writer.write_table(pa.concat_tables(group))
+        group = [table.slice(missing)]
+        missing = ROWS_IN_A_GROUP - group[0].num_rows
+    if missing < ROWS_IN_A_GROUP:
+        writer.write_table(pa.concat_tables(group))
+
+
+def _tables(parts: Sequence[Path]) -> Iterator[pa.Table]:
+    """The rows of the parts, few at a time, so that memory does not depend on where the parts end."""
     for part in parts:
-        pa.default_memory_pool().release_unused()
         with pq.ParquetFile(part, pre_buffer=False) as file:
-            for group in range(file.num_row_groups):
-                waiting = pa.concat_tables([waiting, file.read_row_group(group, use_threads=False).cast(SCHEMA)])
-                while waiting.num_rows >= ROWS_IN_A_GROUP:
-                    writer.write_table(waiting.slice(0, ROWS_IN_A_GROUP))
-                    rest = waiting.num_rows - ROWS_IN_A_GROUP  # a slice of no rows would keep all of them in memory
-                    waiting = waiting.slice(ROWS_IN_A_GROUP) if rest else SCHEMA.empty_table()
-    if waiting.num_rows:
-        writer.write_table(waiting)
+            for batch in file.iter_batches(ROWS_READ_AT_ONCE, use_threads=False):
+                yield pa.Table.from_batches([batch]).cast(SCHEMA)
+        pa.default_memory_pool().release_unused()
 
 
 def _sync_file(path: Path) -> None:

@@ -18,7 +18,7 @@ class SeenIds:
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)  # no name: a temporary file
-        for setting in ("page_size = 2048", f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
+        for setting in (f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
             self._database.execute(f"PRAGMA {setting}")
         self._database.execute("CREATE TABLE seen (group_id TEXT PRIMARY KEY) WITHOUT ROWID")
         self._database.execute("BEGIN")
