@@ -61,7 +61,8 @@ def rows_in(path: Path) -> list[tuple[Any, ...]]:
             assert tuple(header) == COLUMNS
             members = COLUMNS.index("member_count")
             return [
-                tuple(int(cell) if place == members else cell or None for place, cell in enumerate(row)) for row in rows
+                tuple(int(cell) if cell and place == members else cell or None for place, cell in enumerate(row))
+                for row in rows
             ]
         case ".db":
             with closing(sqlite3.connect(path)) as database:
@@ -69,6 +70,8 @@ def rows_in(path: Path) -> list[tuple[Any, ...]]:
         case _:
             rows = pq.read_table(path).to_pylist()
             for row in rows:
+                if row["create_time"] is None:
+                    continue
                 row["create_time"] = row["create_time"].isoformat(timespec="microseconds").replace("+00:00", "Z")
             return [tuple(row.values()) for row in rows]
 

@@ -1,11 +1,13 @@
+import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from bulk_jobs import environment_of, files_in, ids, names_in, rows_in, sync, sync_on, sync_on_terminal, written
-from command_line import environment
+from command_line import COMMAND, environment, run
 
 from rongcloud_groups.cli.app import exit_code
 from rongcloud_groups.emulator import Emulator, Faults, Universe
@@ -172,6 +174,111 @@ def test_what_is_wrong_with_the_arguments_is_told_before_anything_is_asked(
     assert told.out == ""
     assert words in told.err
     assert files_in(tmp_path) == ["ids.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ids.csv", "-o", "ids.csv"], "ids.csv is the input and the output"),
+        (["link.csv", "-o", "ids.csv"], "link.csv is the input and the output"),
+        (["out.csv.failed.jsonl", "-o", "out.csv"], "retry them with --retry-failed"),
+        (["ids.csv", "-o", "pipe", "--format", "csv"], "it is no regular file; write to stdout"),
+        (["ids.csv", "-o", "/dev/null", "--format", "csv"], "it is no regular file; write to stdout"),
+        (["--retry-failed", "some.jsonl", "-o", "ids.csv"], "ids.csv exists, and some.jsonl is not its own list"),
+    ],
+)
+def test_no_file_is_replaced_that_somebody_else_needs(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment("http://127.0.0.1:9").items():
+        monkeypatch.setenv(name, value)
+    written(tmp_path / "ids.csv", "group_id", "g1")
+    written(tmp_path / "some.jsonl", '{"group_id":"g1"}')
+    written(tmp_path / "out.csv.failed.jsonl", '{"group_id":"g1"}')
+    (tmp_path / "link.csv").symlink_to("ids.csv")
+    os.mkfifo(tmp_path / "pipe")
+    before = files_in(tmp_path)
+    assert exit_code(["sync", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert files_in(tmp_path) == before
+
+
+async def test_where_the_output_is_a_link_what_it_leads_to_is_replaced(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", "x1")
+    (here / "store").mkdir()
+    (here / "out.jsonl").symlink_to("store/rows.jsonl")
+    assert (await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)).code == 0
+    assert (here / "out.jsonl").is_symlink()
+    assert names_in(here / "store" / "rows.jsonl") == ["x1"]
+
+
+async def test_a_pipe_that_has_a_name_is_read_once(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(300))
+    for command in ("<(cat ids.txt)", "/dev/stdin < <(cat ids.txt)", "/dev/stdin < ids.txt"):
+        line = f'"{COMMAND}" sync -o out.jsonl {command}'
+        ended = await asyncio.to_thread(run, "-c", line, env=variables, command=("bash",), cwd=here)
+        assert ended.code == 0, ended.stderr
+        assert len(names_in(here / "out.jsonl")) > 200
+        (here / "out.jsonl").unlink()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_a_daemon_without_standard_streams_can_run_it(closed: str, variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", "x1", "x3")
+    line = f'"{COMMAND}" sync ids.txt -o out.jsonl {closed}'
+    ended = await asyncio.to_thread(run, "-c", line, env=variables, command=("bash",), cwd=here)
+    assert ended.code == 0, ended.stderr
+    assert "rror" not in ended.stderr
+    assert names_in(here / "out.jsonl") == ["x1", "x3"]
+
+
+async def test_a_job_goes_on_when_nobody_reads_how_far_it_is(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(300))
+    variables["RONGCLOUD_RATE"] = "4"
+    line = f'set -o pipefail; "{COMMAND}" sync ids.txt -o out.jsonl --progress json 2>&1 | head -n 1'
+    ended = await asyncio.to_thread(run, "-c", line, env=variables, command=("bash",), cwd=here)
+    assert ended.code == 0
+    assert json.loads(ended.stdout)["message_type"] == "status"
+    assert len(names_in(here / "out.jsonl")) > 200
+
+
+@pytest.mark.parametrize("arguments", [["-o", "-"], ["-o", "out.jsonl"], ["-o", "out.jsonl", "--max-time", "soon"]])
+async def test_with_a_report_in_json_all_of_stderr_is_json(
+    arguments: list[str], variables: dict[str, str], here: Path
+) -> None:
+    written(here / "ids.txt", "x1", "no good")
+    ended = await sync("ids.txt", *arguments, "--report", "json", env=variables, here=here)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    kinds = [line["message_type"] for line in lines]
+    if arguments[-1] == "soon":
+        assert (kinds, lines[0]["exit_code"]) == (["error"], 2)
+    elif arguments[-1] == "-":
+        assert kinds == ["failed", "summary"]
+        assert (lines[0]["group_id"], lines[0]["error"]) == ("no good", "InvalidGroupId")
+    else:
+        assert kinds == ["summary"]
+
+
+async def test_an_id_cannot_speak_to_the_terminal(variables: dict[str, str], here: Path) -> None:
+    ended = await sync("-", "-o", "-", env=variables, here=here, stdin=b"g\x1b[31mred\n")
+    assert ended.code == 3
+    assert "g\N{REPLACEMENT CHARACTER}[31mred" in ended.stderr
+    assert "\x1b" not in ended.stderr
+
+
+async def test_groups_that_the_listing_gives_without_a_readable_id_are_counted(
+    variables: dict[str, str], emulator: Emulator, here: Path
+) -> None:
+    emulator.service.universe.add("two\nlines")
+    emulator.service.universe.add("fine")
+    ended = await sync("--all", "-o", "out.jsonl", env=variables, here=here)
+    assert "1 more groups of the listing have no group ID that can be looked up" in ended.stderr
+    assert names_in(here / "out.jsonl")[-1] == "fine"
 
 
 async def test_an_error_in_json_says_its_exit_code(variables: dict[str, str], here: Path) -> None:

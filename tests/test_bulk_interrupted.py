@@ -144,6 +144,7 @@ async def test_an_output_that_takes_no_more_is_told_and_the_job_goes_on_later(
         assert process.returncode == 1, errors
         assert b"the same command goes on from there" in errors
         assert errors.count(b"\n") == 1
+        assert name.encode() in errors
         assert (await sync("ids.txt", "-o", name, env=variables, here=here)).code == 0
     reference = await sync("ids.txt", "-o", "undisturbed.jsonl", env=variables, here=here)
     assert reference.code == 0
@@ -179,6 +180,7 @@ async def test_a_disk_that_fills_up_is_told_and_the_job_goes_on_when_there_is_ro
         code, told = await sync_on(on, "ids.txt", "-o", str(small_disk / name), env=variables, here=here)
         assert code in {1, 2}, told
         assert "space" in told or "full" in told
+        assert name in told
         assert "Traceback" not in told
         ballast.unlink()
         move_all(small_disk, here)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 import pytest_asyncio
@@ -20,6 +21,7 @@ from rongcloud_groups.bulk import (
     COLUMNS,
     Checkpoint,
     Counts,
+    Failure,
     FailuresFile,
     FailuresTold,
     IterableSource,
@@ -221,7 +223,7 @@ async def test_a_finished_output_is_replaced_only_when_the_next_run_is_complete(
 async def test_a_complete_job_killed_before_its_files_were_in_place_is_put_in_place(
     name: str, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = [*ids(300), "no good"]
+    source = file_source(written(tmp_path / "ids.txt", *ids(300), "no good"))
 
     async def killed(_: Job) -> None:
         raise KeyboardInterrupt
@@ -230,19 +232,22 @@ async def test_a_complete_job_killed_before_its_files_were_in_place_is_put_in_pl
     with monkeypatch.context() as patched:
         patched.setattr(Job, "_publish", killed)
         with pytest.raises(KeyboardInterrupt):
-            await job_of(client, IterableSource(names), output).run()
+            await job_of(client, source, output).run()
     requests = client.stats().requests
-    report = await job_of(client, IterableSource(names), output).run()
+    report = await job_of(client, source, output).run()
     assert client.stats().requests == requests
     assert report.complete
     assert names_in(output) == list((await client.get_many(ids(300))).found)
     assert [failed["group_id"] for failed in failures_in(output)] == ["no good"]
-    assert len(files_in(tmp_path)) == 2
+    assert len(files_in(tmp_path)) == 3
 
 
-async def test_a_job_of_another_kind_follows_one_that_was_complete(
-    client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("first", [IterableSource(ids(30)), None])
+async def test_a_job_with_another_input_follows_one_that_was_complete(
+    first: IterableSource | None, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    before = first or file_source(written(tmp_path / "ids.txt", *ids(30)))
+
     async def killed(_: Job) -> None:
         raise KeyboardInterrupt
 
@@ -250,8 +255,9 @@ async def test_a_job_of_another_kind_follows_one_that_was_complete(
     with monkeypatch.context() as patched:
         patched.setattr(Job, "_publish", killed)
         with pytest.raises(KeyboardInterrupt):
-            await job_of(client, IterableSource(ids(30)), output).run()
-    await job_of(client, file_source(written(tmp_path / "ids.txt", *ids(40, "y"))), output).run()
+            await job_of(client, before, output).run()
+    report = await job_of(client, file_source(written(tmp_path / "ids.txt", *ids(40, "y"))), output).run()
+    assert report.counts.records == 40
     assert names_in(output) == list((await client.get_many(ids(40, "y"))).found)
 
 
@@ -431,12 +437,97 @@ async def test_a_database_that_fails_keeps_its_last_checkpoint(client: GroupClie
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-async def test_two_jobs_with_one_output_are_refused(name: str, tmp_path: Path) -> None:
-    first, second = open_sink(tmp_path / name), open_sink(tmp_path / name)
-    first.begin(None, keep=False)
-    with pytest.raises(ConfigError, match=r"another process|locked"):
-        second.begin(None, keep=False)
-    first.close()
+async def test_a_second_job_with_one_output_is_refused_until_the_first_has_put_it_in_its_place(
+    name: str, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / name
+    publish, at_the_end, go_on = Job._publish, asyncio.Event(), asyncio.Event()
+
+    async def held_up(job: Job) -> None:
+        at_the_end.set()
+        await go_on.wait()
+        await publish(job)
+
+    monkeypatch.setattr(Job, "_publish", held_up)
+    first = asyncio.create_task(job_of(client, IterableSource(ids(30)), output).run())
+    await at_the_end.wait()
+    for restart in (False, True):
+        with pytest.raises(ConfigError, match=f"another process is writing .*{name}"):
+            await job_of(client, IterableSource(ids(30)), output, restart=restart).run()
+    go_on.set()
+    assert (await first).complete
+    assert names_in(output) == list((await client.get_many(ids(30))).found)
+    assert files_in(tmp_path) == [name]
+
+
+async def test_a_lock_that_a_killed_process_left_is_taken_over(client: GroupClient, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl.lock").touch()
+    assert (await job_of(client, IterableSource(ids(30)), tmp_path / "out.jsonl").run()).complete
+    assert files_in(tmp_path) == ["out.jsonl"]
+
+
+async def test_an_unfinished_run_in_another_format_is_refused(emulator: Emulator, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    async with client_of(emulator, rate=20) as client:
+        job = Job(client, IterableSource(ids(3000)), open_sink(output, "jsonl"), FailuresFile(output))
+        running = asyncio.create_task(job.run())
+        await until(lambda: client.stats().requests)
+        job.stop()
+        await running
+        for other in ("csv", "parquet"):
+            with pytest.raises(ResumeError, match=f"wrote jsonl, not {other}; give the same format, or --restart"):
+                await Job(client, IterableSource(ids(3000)), open_sink(output, other), FailuresFile(output)).run()
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
+async def test_rows_are_added_to_an_output_without_its_last_line_end(
+    name: str, client: GroupClient, tmp_path: Path
+) -> None:
+    output = tmp_path / name
+    await job_of(client, IterableSource(["x1"]), output).run()
+    output.write_bytes(output.read_bytes().rstrip(b"\n"))
+    await job_of(client, IterableSource(["x3"]), output, keep=True).run()
+    assert names_in(output) == ["x1", "x3"]
+
+
+@pytest.mark.parametrize("other", [None, pa.table({"a": [1]})])
+async def test_rows_are_not_added_to_what_is_no_such_parquet_file(
+    other: Any, client: GroupClient, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.parquet"
+    if other is None:
+        output.write_bytes(b"no Parquet")
+    else:
+        pq.write_table(other, output)
+    before = output.read_bytes()
+    with pytest.raises(ConfigError, match=r"cannot add to .*out\.parquet"):
+        await job_of(client, IterableSource(["x3"]), output, keep=True).run()
+    assert output.read_bytes() == before
+    assert not (tmp_path / "out.parquet.checkpoint").exists()
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_line_ends_and_quotes_within_a_text_stay_within_it(
+    name: str, client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    odd = ["a\rb", "a\nb", "a\r\nb", '"', ",", "\r"]
+    for number, group_name in enumerate(odd):
+        emulator.service.universe.add(f"odd{number}", groupName=group_name)
+    await job_of(client, IterableSource(f"odd{number}" for number in range(len(odd))), tmp_path / name).run()
+    assert [row[1] for row in rows_in(tmp_path / name)] == odd
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_a_count_of_members_that_no_column_can_hold_is_a_problem_of_its_profile(
+    name: str, client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    for group_id, count in (("most", 2**63 - 1), ("more", 2**63)):
+        emulator.service.universe.add(group_id, memberCount=count)
+    await job_of(client, IterableSource(["most", "more"]), tmp_path / name).run()
+    most, more = rows_in(tmp_path / name)
+    assert most[4] == 2**63 - 1
+    assert more[4] is None
+    assert "over 64 bits" in more[COLUMNS.index("problems")]
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -602,14 +693,14 @@ async def test_since_leaves_out_older_groups_and_keeps_those_without_a_time(
 async def test_stdout_takes_rows_and_failures_are_told(
     client: GroupClient, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    told: list[str] = []
+    told: list[Failure] = []
     for file_format in ("jsonl", "csv"):
         job = Job(client, IterableSource(["x1", "no good"]), open_sink(None, file_format), FailuresTold(told.append))
         assert (await job.run()).complete
     rows = capfdbinary.readouterr().out.splitlines()
     assert msgspec.json.decode(rows[0], type=GroupProfile) == await client.get("x1")
     assert rows[1].decode().split(",") == list(COLUMNS)
-    assert told[0].startswith("failed: no good: ")
+    assert [(failure.group_id, failure.error) for failure in told] == [("no good", "InvalidGroupId")] * 2
 
 
 @pytest.mark.parametrize(

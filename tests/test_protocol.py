@@ -307,6 +307,7 @@ def test_an_unknown_permission_number_is_kept(form: Any) -> None:
         ({"owner": ["u1"]}, Problem("owner", "expected text", '["u1"]')),
         ({"memberCount": True}, Problem("memberCount", "expected an integer", "true")),
         ({"memberCount": "many"}, Problem("memberCount", "expected an integer", '"many"')),
+        ({"memberCount": 2**63}, Problem("memberCount", "over 64 bits", "9223372036854775808")),
         ({"memberCount": 1.5}, Problem("memberCount", "expected an integer", "1.5")),
         ({"createTime": 10**18}, Problem("createTime", "outside the range of dates", str(10**18))),
         ({"createTime": "-" + "9" * 18}, Problem("createTime", "outside the range of dates", f'"-{"9" * 18}"')),

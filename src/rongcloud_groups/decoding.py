@@ -102,7 +102,7 @@ def _documented_profile(dialect: Dialect) -> type[Struct]:
             ("group_name", str | None, None),
             ("owner", str | None, None),
             ("create_time", Annotated[int, Meta(ge=0, lt=_BEYOND_EXACT)] | None, None),
-            ("member_count", int | None, None),
+            ("member_count", Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None, None),
             ("basics", str | _Basics | None, None),
             ("attributes", str | dict[str, str] | None, None),
             ("permissions", Annotated[str, Meta(max_length=_LONGEST_REMEMBERED)] | _Permissions | None, None),

@@ -21,6 +21,7 @@ _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _ANYTHING: Final = msgspec.json.Decoder()
 _DECIMAL: Final = re.compile(rb"[+-]?[0-9]{1,19}")
+_INTEGERS: Final = range(-(2**63), 2**63)  # what databases and columns take
 _ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # what msgspec can decode into an enum
 
 # Two backslashes, a surrogate pair, and a lone surrogate, which alone is replaced.
@@ -99,7 +100,16 @@ class Fields:
         return {key: text for key, text in texts if text is not None}
 
     def integer(self, *keys: str) -> int | None:
-        """The integer under the first of the keys that is there; text may hold it."""
+        """The integer of at most 64 bits under the first of the keys that is there; text may hold it."""
+        present = next((key for key in keys if key in self._members), keys[0])
+        raw = bytes(self._members.get(present, b""))
+        value = self._integer(keys)
+        if value is None or value in _INTEGERS:
+            return value
+        self._note(present, "over 64 bits", raw)
+        return None
+
+    def _integer(self, keys: tuple[str, ...]) -> int | None:
         key, raw = self._taken(keys)
         if not raw:
             return None
@@ -123,7 +133,7 @@ class Fields:
         """The time under the first of the keys that is there, given in milliseconds since 1970."""
         present = next((key for key in keys if key in self._members), keys[0])
         raw = bytes(self._members.get(present, b""))
-        milliseconds = self.integer(*keys)
+        milliseconds = self._integer(keys)
         try:
             return None if milliseconds is None else moment(milliseconds)
         except OverflowError:
@@ -133,7 +143,7 @@ class Fields:
     def choice(self, key: str, kind: type[_Choice]) -> _Choice:
         """The member of an enum, 0 where it is absent."""
         raw = bytes(self._members.get(key, b""))
-        number = self.integer(key) or 0
+        number = self._integer((key,)) or 0
         if number in _ENUM_NUMBERS:
             return kind(number)
         self._note(key, "expected a small integer", raw)

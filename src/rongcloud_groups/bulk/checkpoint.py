@@ -7,6 +7,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from rongcloud_groups.bulk.disk import naming, sync_directory
 from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
 from rongcloud_groups.errors import ConfigError
 
@@ -38,11 +39,13 @@ class ListingPlace(Struct, frozen=True):
         size: bytes of the list of IDs that are good.
         token: what asks for the next page; None at the start, and at the end.
         ended: whether the last page was read.
+        unreadable: entries so far without a group ID that can be looked up.
     """
 
     size: int = 0
     token: str | None = None
     ended: bool = False
+    unreadable: int = 0
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
@@ -61,6 +64,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
         requests: that it sent, all runs together.
         complete: the rows are all there; what is left is to put the files in their place.
         listing: where the IDs come from the listing.
+        output_format: of a file that can have several; None in a checkpoint of version 0.1.0.
     """
 
     version: int = CHECKPOINT_VERSION
@@ -75,6 +79,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     requests: int = 0
     complete: bool = False
     listing: ListingPlace | None = None
+    output_format: str | None = None
 
 
 class ResumeError(ConfigError):
@@ -105,22 +110,39 @@ def decoded(text: bytes, where: str) -> Checkpoint:
 
 
 class CheckpointFile:
-    """A checkpoint beside the output of a file."""
+    """A checkpoint beside the output of a file.
 
-    def __init__(self, output: Path) -> None:
+    Args:
+        output: the file.
+        output_format: its format.
+    """
+
+    def __init__(self, output: Path, output_format: str) -> None:
+        self._format = output_format
         self.path = output.with_name(f"{output.name}.checkpoint")
 
     def load(self) -> Checkpoint | None:
-        """The checkpoint of an unfinished run, or None."""
+        """The checkpoint of an unfinished run, or None.
+
+        Raises:
+            ResumeError: it cannot be read, or the run wrote another format.
+        """
         try:
-            return decoded(self.path.read_bytes(), str(self.path))
+            saved = decoded(self.path.read_bytes(), str(self.path))
         except FileNotFoundError:
             return None
+        if saved.output_format not in {None, self._format}:
+            raise ResumeError(
+                f"the unfinished run of {self.path.name.removesuffix('.checkpoint')} wrote {saved.output_format}, "
+                f"not {self._format}; give the same format, or --restart"
+            )
+        return saved
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Replace it, atomically and durably."""
         temporary = self.path.with_name(f"{self.path.name}.new")
-        with temporary.open("wb", buffering=0) as file:
+        checkpoint = msgspec.structs.replace(checkpoint, output_format=self._format)
+        with naming(temporary), temporary.open("wb", buffering=0) as file:
             file.write(encoded(checkpoint))
             os.fsync(file.fileno())
         temporary.replace(self.path)
@@ -130,12 +152,3 @@ class CheckpointFile:
         """The run is finished."""
         self.path.unlink(missing_ok=True)
         self.path.with_name(f"{self.path.name}.new").unlink(missing_ok=True)
-
-
-def sync_directory(path: Path) -> None:
-    """Make renames in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,10 +16,10 @@ from rich.console import Console
 from rongcloud_groups.bulk.dry_run import estimate
 from rongcloud_groups.bulk.failures import Failures, FailuresFile, FailuresTold
 from rongcloud_groups.bulk.job import Job, Report
-from rongcloud_groups.bulk.options import Options, Reporting, seconds_of
+from rongcloud_groups.bulk.options import Options, Reporting
 from rongcloud_groups.bulk.progress import Display, Style, display, print_json
-from rongcloud_groups.bulk.sinks import Format, open_sink
-from rongcloud_groups.bulk.words import tell, tell_estimate, tell_report
+from rongcloud_groups.bulk.sinks import Format, Sink, open_sink
+from rongcloud_groups.bulk.words import tell_estimate, tell_failure, tell_report
 from rongcloud_groups.cli.ends import ExitCode, Flag, complain, run
 from rongcloud_groups.cli.text import one_line
 from rongcloud_groups.client import GroupClient
@@ -55,7 +56,8 @@ def sync(
     the requests under way end first, and a second one stops at once. IDs that failed are noted in OUT.failed.jsonl.
 
     Exit codes: 0 done; 1 error; 2 usage, configuration or input; 3 done, but some IDs failed; 4 credentials not
-    accepted or service not enabled; 5 stopped by --max-time; 130 and 143 stopped by a signal.
+    accepted or service not enabled; 5 stopped by --max-time; 130 and 143 stopped by a signal; 141 nobody reads
+    stdout any more.
 
     Args:
         ids: A file of group IDs: text with an ID a line, .csv, .tsv or .jsonl; - for stdin.
@@ -65,13 +67,14 @@ def sync(
         field: The field of a JSON lines input that holds the ID; without it, group_id.
         all_groups: Take all groups of the app, oldest first, in place of a file.
         since: With --all: only groups created since then, in ISO 8601; UTC where it names no zone.
-        retry_failed: Take the IDs of an OUT.failed.jsonl; their rows are added to the output.
+        retry_failed: Take the IDs of a list of failed IDs. Those of OUT.failed.jsonl are added to OUT; any other list
+            needs a new output.
         restart: Forget an unfinished run and begin afresh.
         dry_run: Count IDs, duplicates and invalid ones, estimate requests and time, try the credentials; write nothing.
         max_time: Stop after so long (90, 30m, 8h), resumable.
         fail_on_missing: Exit with 3 where the service does not have one of the IDs.
         progress: auto is a bar on a terminal, otherwise a line every 30 seconds.
-        report: json makes stderr JSON lines, the last one a summary.
+        report: json makes stderr JSON lines, the last one a summary, unless --progress asks for a bar or plain lines.
         debug: Log what happens, and show the traceback of an error.
     """
     if ids is None and not all_groups and retry_failed is None:
@@ -92,7 +95,7 @@ def sync(
             retry_failed=retry_failed,
             restart=restart,
             dry_run=dry_run,
-            max_time=None if max_time is None else seconds_of(max_time),
+            max_time=max_time,
             fail_on_missing=fail_on_missing,
             progress=progress,
             report=report,
@@ -112,7 +115,7 @@ async def _with_words(options: Options, *, debug: bool) -> int:
         if debug:
             raise
         code = _code_of(error)
-        words = one_line(str(error)) or type(error).__name__
+        words = _words_for(error)
         if options.speaks_json:
             print_json({"message_type": "error", "message": words, "exit_code": code})
         elif code != ExitCode.USAGE and isinstance(error, RongCloudError | OSError) and options.path is not None:
@@ -131,9 +134,11 @@ async def _sync(options: Options) -> int:
             return ExitCode.DONE
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # the others keep much of what they free
         sink = open_sink(options.path, options.file_format)
-        failures: Failures = FailuresTold(tell) if options.path is None else FailuresFile(options.path)
-        keep = options.retry_failed is not None
-        job = Job(client, source, sink, failures, restart=options.restart, keep=keep)
+        if options.retry_failed is not None and not options.adds_to_output:
+            _check_that_new(options, sink)
+        told = FailuresTold(partial(tell_failure, options))
+        failures: Failures = told if options.path is None else FailuresFile(options.path)
+        job = Job(client, source, sink, failures, restart=options.restart, keep=options.adds_to_output)
         report, stopped_by = await _watched(options, job)
     tell_report(options, report)
     if not report.complete:
@@ -143,16 +148,25 @@ async def _sync(options: Options) -> int:
     return ExitCode.DONE
 
 
+def _check_that_new(options: Options, sink: Sink) -> None:
+    """Only the list beside an output is known to have no ID that has a row there already."""
+    if options.path is not None and options.path.exists() and (options.restart or sink.load() is None):
+        raise ConfigError(
+            f"{options.output} exists, and {options.retry_failed} is not its own list of failed IDs "
+            f"({options.failures_path}); give a new output"
+        )
+
+
 async def _watched(options: Options, job: Job) -> tuple[Report, int]:
     """Run the job; show it, and stop it when it is time. Returns the exit code of what stopped it, too."""
-    screen = display(options.progress, stdout_has_rows=options.path is None)
+    screen = display(options.progress, stdout_has_rows=options.path is None, in_json=options.report == "json")
     stopped_by = [0]
     try:
         async with anyio.create_task_group() as tasks:
             await tasks.start(_stop_by_signal, job, screen, stopped_by)
             tasks.start_soon(_show, screen, job)
-            if options.max_time is not None:
-                tasks.start_soon(_stop_in_time, job, options.max_time, stopped_by)
+            if options.most_seconds is not None:
+                tasks.start_soon(_stop_in_time, job, options.most_seconds, stopped_by)
             outcome = await _outcome_of(job.run)
             tasks.cancel_scope.cancel()
     finally:
@@ -185,6 +199,7 @@ async def _stop_by_signal(
                 screen.close()
                 os._exit(stopped_by[0])
             stopped_by[0] = 128 + number
+            screen.say("stopping: the requests under way end first; the same signal again stops at once")
             job.stop()
 
 
@@ -192,6 +207,12 @@ async def _stop_in_time(job: Job, seconds: float, stopped_by: list[int]) -> None
     await anyio.sleep(seconds)
     stopped_by[0] = stopped_by[0] or STOPPED
     job.stop()
+
+
+def _words_for(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return one_line(f"cannot write {error.filename}: {error.strerror}")
+    return one_line(str(error)) or type(error).__name__
 
 
 def _code_of(error: Exception) -> int:

@@ -103,10 +103,10 @@ class FailuresTold:
     """For an output that has no file beside it: each failure is told at once.
 
     Args:
-        tell: shows one line.
+        tell: shows a failure.
     """
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
+    def __init__(self, tell: Callable[[Failure], None]) -> None:
         self._tell = tell
 
     def begin(self, size: int | None) -> None:
@@ -115,7 +115,7 @@ class FailuresTold:
     def write(self, failures: Sequence[Failure]) -> None:
         """Tell them."""
         for each in failures:
-            self._tell(f"failed: {each.group_id}: {each.message}")
+            self._tell(each)
 
     def make_durable(self) -> int:
         """Nothing is kept."""

@@ -1,11 +1,11 @@
 """A file that is written under another name until it is whole."""
 
-import fcntl
 import os
 import shutil
 from pathlib import Path
 
-from rongcloud_groups.bulk.checkpoint import ResumeError, sync_directory
+from rongcloud_groups.bulk.checkpoint import ResumeError
+from rongcloud_groups.bulk.disk import naming, sync_directory
 from rongcloud_groups.errors import ConfigError
 
 
@@ -30,7 +30,7 @@ class PartialFile:
             keep: begin with what is under the final name already, not with an empty file.
 
         Raises:
-            ConfigError: it cannot be written, or another process is writing it.
+            ConfigError: it cannot be written.
             ResumeError: it is shorter than ``size``.
         """
         try:
@@ -39,7 +39,6 @@ class PartialFile:
             self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise ConfigError(f"cannot write {self.path}: {error.strerror}") from None
-        self._lock(self._descriptor)
         if size is None:
             os.ftruncate(self._descriptor, 0)
             self.size = self._copy_of_final(self._descriptor) if keep else 0
@@ -54,14 +53,16 @@ class PartialFile:
         """Append; what is written is durable after `sync`."""
         assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
         rest = memoryview(content)
-        while rest:
-            rest = rest[os.write(self._descriptor, rest) :]
+        with naming(self.partial):
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
         self.size += len(content)
 
     def sync(self) -> int:
         """Make it durable; return its size."""
         assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
-        os.fsync(self._descriptor)
+        with naming(self.partial):
+            os.fsync(self._descriptor)
         return self.size
 
     def publish(self, *, even_empty: bool = True) -> None:
@@ -91,16 +92,12 @@ class PartialFile:
             os.close(self._descriptor)
             self._descriptor = None
 
-    def _lock(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise ConfigError(f"another process is writing {self.path}") from None
-
     def _copy_of_final(self, descriptor: int) -> int:
         if not self.path.exists():
             return 0
-        with self.path.open("rb") as source, os.fdopen(os.dup(descriptor), "wb") as target:
+        with naming(self.partial), self.path.open("rb") as source, os.fdopen(os.dup(descriptor), "wb") as target:
             shutil.copyfileobj(source, target)
-        return os.fstat(descriptor).st_size
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # an editor may have left it so
+            size += os.pwrite(descriptor, b"\n", size)
+        return size

@@ -13,6 +13,7 @@ from msgspec import Struct
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts, ResumeError
 from rongcloud_groups.bulk.failures import Failure, Failures, failure
 from rongcloud_groups.bulk.input_formats import SourceError
+from rongcloud_groups.bulk.lock import locked
 from rongcloud_groups.bulk.order import Block, InputOrder
 from rongcloud_groups.bulk.reading import blocks_of, looked_through, other_input
 from rongcloud_groups.bulk.sinks import OutputError, Sink
@@ -70,6 +71,7 @@ class Report(Struct, frozen=True):
         resumed_from: records that earlier runs had done.
         seconds: all runs together.
         requests: all runs together.
+        unreadable: entries of the listing without a group ID that can be looked up; they are in no other count.
     """
 
     complete: bool
@@ -77,6 +79,7 @@ class Report(Struct, frozen=True):
     resumed_from: int
     seconds: float
     requests: int
+    unreadable: int = 0
 
 
 class Job:
@@ -141,17 +144,26 @@ class Job:
         Raises:
             SourceError: the input cannot be read, or changed meanwhile.
             ResumeError: an unfinished run cannot be gone on with.
+            ConfigError: another process is writing the output, or it cannot be written.
             ServiceGone: nothing is answered any more; what was done is saved.
             RongCloudError: no retry can mend what happened; what was done is saved.
             OSError, OutputError: the output cannot be written; what was committed is safe.
         """
-        self._saved = None if self._restart else await anyio.to_thread.run_sync(self._sink.load)
-        if self._saved is not None and self._saved.complete:
-            await self._publish()
-            if self._saved.kind == self._source.kind:
-                return self._report(self._saved)
+        with locked(self._sink.path):
+            return await self._run()
+
+    async def _run(self) -> Report:
+        saved = self._saved = None if self._restart else await anyio.to_thread.run_sync(self._sink.load)
+        try:
+            await self._look_through()
+        finally:
+            if saved is not None and saved.complete:
+                await self._publish()
+        if saved is not None and saved.complete:
+            if self._is_same_input(saved):
+                return self._report(saved)
             self._saved = None
-        await self._look_through()
+        self._check_that_resumable()
         try:
             await self._begin()
             checkpoint = await self._work()
@@ -186,6 +198,12 @@ class Job:
         """Read all of a file before anything is asked: what is wrong with it is told at once."""
         if self._source.rereadable:
             self._total, self._fingerprint = await looked_through(self._source)
+
+    def _is_same_input(self, saved: Checkpoint) -> bool:
+        """Whether this job is the one that was killed when all but its last step was done, for sure."""
+        return self._source.rereadable and (saved.kind, saved.fingerprint) == (self._source.kind, self._fingerprint)
+
+    def _check_that_resumable(self) -> None:
         saved = self._saved
         if saved is None:
             return
@@ -384,6 +402,7 @@ class Job:
             resumed_from=0 if self._saved is None else self._saved.counts.records,
             seconds=checkpoint.seconds,
             requests=checkpoint.requests,
+            unreadable=0 if checkpoint.listing is None else checkpoint.listing.unreadable,
         )
 
 

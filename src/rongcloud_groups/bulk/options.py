@@ -31,15 +31,33 @@ class Options(Struct, frozen=True, kw_only=True):
     retry_failed: Path | None
     restart: bool
     dry_run: bool
-    max_time: float | None
+    max_time: str | None
     fail_on_missing: bool
     progress: Style
     report: Reporting
 
     @property
     def path(self) -> Path | None:
-        """The output; None for stdout."""
-        return None if self.output is None or self.output == "-" else Path(self.output)
+        """The output; None for stdout. Where it is a link, what that leads to is replaced."""
+        if self.output is None or self.output == "-":
+            return None
+        path = Path(self.output)
+        return path.resolve() if path.is_symlink() else path
+
+    @property
+    def failures_path(self) -> Path | None:
+        """The list of failed IDs beside the output."""
+        return None if self.path is None else self.path.with_name(f"{self.path.name}.failed.jsonl")
+
+    @property
+    def adds_to_output(self) -> bool:
+        """Whether the output's own failed IDs are retried."""
+        return self.retry_failed is not None and _is_same(self.retry_failed, self.failures_path)
+
+    @property
+    def most_seconds(self) -> float | None:
+        """When to stop."""
+        return None if self.max_time is None else seconds_of(self.max_time)
 
     @property
     def speaks_json(self) -> bool:
@@ -59,6 +77,21 @@ class Options(Struct, frozen=True, kw_only=True):
             raise ConfigError("--since goes with --all")
         if self.output is None and not self.dry_run:
             raise ConfigError("give an output: -o FILE, or -o - for stdout")
+        if self.max_time is not None:
+            seconds_of(self.max_time)
+        self._check_files()
+
+    def _check_files(self) -> None:
+        path = self.path
+        if path is None:
+            return
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise ConfigError(f"cannot write {self.output}: it is no regular file; write to stdout (-o -) instead")
+        given = self.retry_failed if self.ids in {None, "-"} else Path(self.ids or "")
+        if given is not None and _is_same(given, path):
+            raise ConfigError(f"{given} is the input and the output; give another output")
+        if self.retry_failed is None and given is not None and _is_same(given, self.failures_path):
+            raise ConfigError(f"{given} is the list of failed IDs of {self.output}; retry them with --retry-failed")
 
     def source(self, client: GroupClient) -> Source:
         """Where the IDs come from."""
@@ -69,6 +102,10 @@ class Options(Struct, frozen=True, kw_only=True):
         if self.ids == "-":
             return StdinSource(input_format("", column=self.column, field=self.field))
         return file_source(Path(self.ids or ""), column=self.column, field=self.field)
+
+
+def _is_same(one: Path, other: Path | None) -> bool:
+    return other is not None and one.resolve() == other.resolve()
 
 
 def seconds_of(text: str) -> float:

@@ -1,7 +1,5 @@
 """Rows in a Parquet file, by way of parts: a Parquet file is readable only once it is closed."""
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -12,7 +10,8 @@ import msgspec
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile, ResumeError, sync_directory
+from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile, ResumeError
+from rongcloud_groups.bulk.disk import naming, sync_directory, sync_file
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
@@ -47,10 +46,9 @@ class ParquetSink:
         self._output = path
         self._directory = path.with_name(f"{path.name}.parts")
         self._merged = path.with_name(f"{path.name}.partial")
-        self._checkpoint = CheckpointFile(path)
+        self._checkpoint = CheckpointFile(path, "parquet")
         self._parts = 0
         self._waiting: list[pa.Table] = []
-        self._lock: int | None = None
 
     def load(self) -> Checkpoint | None:
         """The checkpoint of an unfinished run, or None."""
@@ -62,11 +60,11 @@ class ParquetSink:
             if self._output.is_dir():
                 raise IsADirectoryError(21, "it is a directory")
             self._directory.mkdir(exist_ok=True)
-            self._lock = os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
             raise ConfigError(f"cannot write {self.name}: {error.strerror}") from None
-        self._take_lock(self._lock)
         if saved is None:
+            if keep:
+                self._check_output()
             self._checkpoint.remove()
         self._parts = 0 if saved is None else saved.sink_size
         for part in self._directory.iterdir():
@@ -99,38 +97,40 @@ class ParquetSink:
         """Merge the parts, row group by row group."""
         if self._directory.exists():
             parts = sorted(self._directory.glob("*.parquet"))
-            with pq.ParquetWriter(self._merged, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer:
+            with (
+                naming(self._merged),
+                pq.ParquetWriter(self._merged, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
+            ):
                 _merge(parts, writer)
-            _sync_file(self._merged)
+            sync_file(self._merged)
             self._merged.replace(self._output)
             sync_directory(self._output.parent)
 
     def forget(self) -> None:
         """Remove the checkpoint, then the parts."""
         self._checkpoint.remove()
-        self.close()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def close(self) -> None:
-        """Let go of the directory."""
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        """Nothing is open between two calls."""
 
-    def _take_lock(self, descriptor: int) -> None:
+    def _check_output(self) -> None:
+        """Refuse to add to a file that rows cannot be read from."""
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise ConfigError(f"another process is writing {self.name}") from None
+            columns = pq.read_schema(self._output).names if self._output.exists() else list(COLUMNS)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"cannot add to {self.name}: {error}") from None
+        if columns != list(COLUMNS):
+            raise ConfigError(f"cannot add to {self.name}: it has other columns than {', '.join(COLUMNS)}")
 
     def _part(self, number: int) -> Path:
         return self._directory / f"{number:08}.parquet"
 
     def _write_part(self) -> None:
         part = self._part(self._parts)
-        pq.write_table(pa.concat_tables(self._waiting), part, compression="zstd", write_statistics=False)
-        _sync_file(part)
+        with naming(part):
+            pq.write_table(pa.concat_tables(self._waiting), part, compression="zstd", write_statistics=False)
+            sync_file(part)
         self._waiting = []
         self._parts += 1
 
@@ -169,8 +169,3 @@ def _tables(parts: Sequence[Path]) -> Iterator[pa.Table]:
             for batch in file.iter_batches(ROWS_READ_AT_ONCE, use_threads=False):
                 yield pa.Table.from_batches([batch]).cast(SCHEMA)
         pa.default_memory_pool().release_unused()
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -59,18 +59,25 @@ class Display(Protocol):
         """Show it."""
         ...
 
+    def say(self, message: str) -> None:
+        """Tell what happens."""
+        ...
+
     def close(self) -> None:
         """The job has ended; leave the terminal as it was."""
         ...
 
 
-def display(style: Style, *, stdout_has_rows: bool) -> Display:
+def display(style: Style, *, stdout_has_rows: bool, in_json: bool = False) -> Display:
     """The display of that style.
 
     Args:
-        style: ``auto`` is a bar on a terminal that shows no rows, otherwise plain.
+        style: ``auto`` is a bar on a terminal that shows no rows, otherwise plain; with ``in_json``, JSON.
         stdout_has_rows: whether rows go to stdout.
+        in_json: whether stderr is to be JSON lines.
     """
+    if style == "auto" and in_json:
+        return JsonDisplay(PlainDisplay.interval)
     if style == "auto":
         rows_on_terminal = stdout_has_rows and sys.stdout.isatty()
         able = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
@@ -85,6 +92,9 @@ class NoDisplay:
     interval = 3600.0
 
     def show(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def say(self, message: str) -> None:
         """Nothing."""
 
     def close(self) -> None:
@@ -108,19 +118,25 @@ class PlainDisplay:
             parts.append(f"{left} left")
         parts += [f"found {counts.found:,}", f"missing {counts.missing:,}", f"failed {counts.failed:,}"]
         parts.append(f"budget {_budget(self._speed, progress)}")
-        sys.stderr.write(f"{', '.join(parts)}\n")
-        sys.stderr.flush()
+        tell(", ".join(parts))
+
+    def say(self, message: str) -> None:
+        """Print it."""
+        tell(message)
 
     def close(self) -> None:
         """Nothing is open."""
 
 
 class JsonDisplay:
-    """A JSON object a second, with ``"message_type": "status"``."""
+    """JSON objects with ``"message_type": "status"``.
 
-    interval = 1.0
+    Args:
+        interval: seconds from one to the next.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, interval: float = 1.0) -> None:
+        self.interval = interval
         self._speed = Speed()
 
     def show(self, progress: Progress) -> None:
@@ -140,6 +156,10 @@ class JsonDisplay:
         }
         print_json(status)
 
+    def say(self, message: str) -> None:
+        """Print it in an object with ``"message_type": "note"``."""
+        print_json({"message_type": "note", "message": message})
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -158,6 +178,10 @@ class BarDisplay:
         """Draw the lines anew."""
         self._speed.add(progress)
         self._live.update(Group(self._first_line(progress), self._second_line(progress)), refresh=True)
+
+    def say(self, message: str) -> None:
+        """Print it above the lines."""
+        self._live.console.print(message, highlight=False)
 
     def close(self) -> None:
         """Wipe the lines."""
@@ -195,10 +219,18 @@ class BarDisplay:
         return Text(" · ", style="dim").join(parts)
 
 
+def tell(line: str) -> None:
+    """Print a line to stderr, if anybody reads it: a job does not end because nobody watches it."""
+    try:
+        sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
 def print_json(message: dict[str, Any]) -> None:
     """Print a line of JSON to stderr."""
-    sys.stderr.write(msgspec.json.encode(message).decode() + "\n")
-    sys.stderr.flush()
+    tell(msgspec.json.encode(message).decode())
 
 
 def _of_total(progress: Progress) -> str:

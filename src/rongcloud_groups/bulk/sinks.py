@@ -140,7 +140,7 @@ class TextSink:
         self.path: Path | None = path
         self._rows = _row_format(file_format)
         self._file = PartialFile(path)
-        self._checkpoint = CheckpointFile(path)
+        self._checkpoint = CheckpointFile(path, file_format)
         self.encode = self._rows.encode
 
     def load(self) -> Checkpoint | None:
@@ -245,7 +245,11 @@ class _Csv:
 
     def text(self, rows: Sequence[Sequence[object]]) -> bytes:
         text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
+        write = csv.writer(text, lineterminator="\n").writerow
+        write_quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow
+        for row in rows:
+            # A reader takes a carriage return for a line end, but not every Python's writer quotes a cell for it.
+            (write_quoted if any("\r" in cell for cell in row if isinstance(cell, str)) else write)(row)
         return text.getvalue().encode()
 
 

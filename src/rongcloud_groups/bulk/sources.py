@@ -3,9 +3,10 @@
 import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
 from datetime import datetime
+from io import RawIOBase
 from itertools import islice
 from pathlib import Path
-from typing import Final, Literal, Protocol
+from typing import BinaryIO, Final, Literal, Protocol
 
 import anyio
 
@@ -42,16 +43,15 @@ class Source(Protocol):
 
 
 class FileSource:
-    """A text, CSV, TSV or JSON lines file, in UTF-8.
+    """A text, CSV, TSV or JSON lines file, in UTF-8; or a pipe that has a name, which can be read only once.
 
     Args:
         path: the file.
         input_format: how it is read.
     """
 
-    rereadable = True
-
     def __init__(self, path: Path, input_format: InputFormat) -> None:
+        self.rereadable = not (path.is_fifo() or path.is_char_device())
         self.name = str(path)
         self.kind = f"file, {input_format.description}"
         self._path = path
@@ -63,8 +63,8 @@ class FileSource:
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         try:
-            with self._path.open("rb") as file:
-                while chunk := file.read(_CHUNK):
+            with self._path.open("rb", buffering=0) as file:
+                async for chunk in _chunks_of(file):
                     yield chunk
         except OSError as error:
             raise SourceError(f"cannot read {self.name}: {error.strerror}") from None
@@ -86,20 +86,22 @@ class StdinSource:
 
     def records(self) -> AsyncGenerator[list[str]]:
         """The IDs on stdin."""
-        return ids_in(self._chunks(), self._format, self.name)
-
-    async def _chunks(self) -> AsyncIterator[bytes]:
         stdin = sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
-        pollable = True
-        while True:
-            if pollable:
-                try:
-                    await anyio.wait_readable(stdin.fileno())
-                except PermissionError:  # a regular file can always be read
-                    pollable = False
-            if not (chunk := stdin.read(_CHUNK)):
-                return
-            yield chunk
+        return ids_in(_chunks_of(stdin), self._format, self.name)
+
+
+async def _chunks_of(file: BinaryIO | RawIOBase) -> AsyncIterator[bytes]:
+    """What a file holds, or what comes through a pipe, without holding up anything else meanwhile."""
+    pollable = True
+    while True:
+        if pollable:
+            try:
+                await anyio.wait_readable(file.fileno())
+            except PermissionError:  # a regular file can always be read
+                pollable = False
+        if not (chunk := file.read(_CHUNK)):
+            return
+        yield chunk
 
 
 class IterableSource:
@@ -181,12 +183,14 @@ class ListingSource:
         if self.place.ended:
             return
         async for page in self._listing.pages(after=self.place.token):
-            ids = [group.group_id for group in page.groups if self._is_wanted(group.create_time)]
-            ids = [group_id for group_id in ids if "\n" not in group_id]  # no such ID can be looked up
+            wanted = [group.group_id for group in page.groups if self._is_wanted(group.create_time)]
+            ids = [group_id for group_id in wanted if "\n" not in group_id]  # the list has a line for each
+            unreadable = self.place.unreadable + page.unreadable + len(wanted) - len(ids)
             if self._noted is not None:
                 self._noted.write("".join(f"{group_id}\n" for group_id in ids).encode())
             size = 0 if self._noted is None else self._noted.size
-            self.place = ListingPlace(size, page.next_page_token, ended=page.next_page_token is None)
+            token = page.next_page_token
+            self.place = ListingPlace(size, token, ended=token is None, unreadable=unreadable)
             yield ids
 
     def _is_wanted(self, created: datetime | None) -> bool:

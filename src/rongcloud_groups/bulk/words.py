@@ -1,28 +1,29 @@
 """What ``sync`` says on stderr when it ends."""
 
-import sys
-from contextlib import suppress
 from typing import Any
 
 import msgspec
 
 from rongcloud_groups.bulk.dry_run import Estimate
+from rongcloud_groups.bulk.failures import Failure
 from rongcloud_groups.bulk.job import Report
 from rongcloud_groups.bulk.options import Options
-from rongcloud_groups.bulk.progress import print_json
+from rongcloud_groups.bulk.progress import print_json, tell
 from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
+from rongcloud_groups.cli.text import printable
 
 
-def tell(line: str) -> None:
-    """Print a line to stderr."""
-    with suppress(BrokenPipeError):
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+def tell_failure(options: Options, failure: Failure) -> None:
+    """Say that an ID failed, where no file keeps it."""
+    if options.speaks_json:
+        print_json({"message_type": "failed", **msgspec.structs.asdict(failure)})
+    else:
+        tell(printable(f"failed: {failure.group_id}: {failure.message}"))
 
 
 def tell_report(options: Options, report: Report) -> None:
     """Say what was done, and what to do next."""
-    failed_file = f"{options.path}.failed.jsonl" if options.path is not None and report.counts.failed else None
+    failed_file = str(options.failures_path) if options.path is not None and report.counts.failed else None
     if options.speaks_json:
         print_json(_summary(options, report, failed_file))
         return
@@ -31,6 +32,8 @@ def tell_report(options: Options, report: Report) -> None:
         f"{counts.records:,} IDs, {counts.duplicates:,} of them duplicates: {counts.found:,} found, "
         f"{counts.missing:,} missing, {counts.failed:,} failed"
     )
+    if report.unreadable:
+        tell(f"{report.unreadable:,} more groups of the listing have no group ID that can be looked up")
     tell(f"{report.requests:,} requests in {report.seconds:.1f} s")
     if report.complete:
         tell(f"done: {options.path or 'stdout'}{f'; failed IDs: {failed_file}' if failed_file else ''}")
@@ -49,6 +52,7 @@ def _summary(options: Options, report: Report, failed_file: str | None) -> dict[
         "resumed_from": report.resumed_from,
         "seconds": round(report.seconds, 3),
         "requests": report.requests,
+        "unreadable": report.unreadable,
         "output": options.output,
         "failed_file": failed_file,
         "row_schema_version": ROW_SCHEMA_VERSION,
