@@ -9,6 +9,7 @@ environment as well; see the README.
 """
 
 import asyncio
+import logging
 import os
 import sys
 from typing import Annotated
@@ -59,13 +60,20 @@ async def group_names(
     return {group_id: profile.group_name for group_id, profile in lookup.found.items()}
 
 
-async def main(group_ids: list[str]) -> None:
-    """Send one job, and print its result."""
+async def main(group_ids: list[str]) -> dict[str, str | None]:
+    """Send one job, and return its result or raise what ended it."""
     await broker.startup()
-    job = await group_names.kiq(group_ids)
-    print((await job.wait_result(timeout=60)).return_value)
-    await broker.shutdown()
+    try:
+        job = await group_names.kiq(group_ids)
+        result = await job.wait_result(timeout=60)
+    finally:
+        await broker.shutdown()
+    return result.raise_for_error().return_value
 
 
 if __name__ == "__main__":
-    asyncio.run(main(sys.argv[1:]))
+    if len(sys.argv) == 1:
+        print("usage: worker.py GROUP_ID...", file=sys.stderr)
+        sys.exit(2)
+    logging.getLogger("taskiq.task").setLevel(logging.ERROR)  # it warns that a failed job's value, None, is no dict
+    print(asyncio.run(main(sys.argv[1:])))

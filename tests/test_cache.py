@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from virtual_time import at, now, virtual_time
 
-from rongcloud_groups import Cache, CacheInfo, ConfigError, GroupProfile, ParameterError
+from rongcloud_groups import Cache, CacheInfo, ConfigError, DeadlineExceeded, GroupClient, GroupProfile, ParameterError
 from rongcloud_groups.cache import CachedPending
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.pending import Batch, Pending
@@ -176,10 +176,68 @@ async def test_an_answer_under_way_when_its_group_is_invalidated_is_not_kept(
         tasks.create_task(client.get("g1"))
         await at(0.5)
         client.cache.invalidate("g1") if how == "invalidate" else client.cache.clear()
-        joined = tasks.create_task(client.get("g1"))
-        await joined
-        assert client.cache.info().size == 0
+    assert client.cache.info().size == 0
     assert len(emulator.requests) == 1
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+@pytest.mark.parametrize("how", ["invalidate", "clear"])
+@pytest.mark.parametrize("opener", ["get", "get_many", "bulk", "stream"])
+@virtual_time
+async def test_who_asks_after_a_group_was_invalidated_joins_no_request_from_before(
+    emulator: InProcessEmulator, opener: str, how: str, *, fresh: bool
+) -> None:
+    emulator.service.latency = 1.0
+    async with emulator.client(cache=cache_for()) as client, asyncio.TaskGroup() as tasks:
+        early = tasks.create_task(opened_by(opener, client))
+        await at(0.5)
+        renamed = emulator.add("g1", group_name="renamed")
+        client.cache.invalidate("g1") if how == "invalidate" else client.cache.clear()
+        later = [tasks.create_task(client.get("g1", fresh=fresh)) for _ in range(3)]
+        assert await asyncio.gather(*later) == [renamed] * 3
+        assert (await early).group_name == "group g1"
+        assert await client.get("g1") == renamed
+    assert emulator.requests == [["g1"], ["g1"]]
+
+
+async def opened_by(opener: str, client: GroupClient) -> GroupProfile:
+    if opener == "get":
+        profile = await client.get("g1")
+        assert profile is not None
+        return profile
+    if opener == "stream":
+        async with client.stream(["g1"]) as parts:
+            return (await anext(aiter(parts))).found["g1"]
+    return (await client.get_many(["g1"], bulk=opener == "bulk")).found["g1"]
+
+
+@virtual_time
+async def test_after_an_invalidation_a_request_that_failed_is_made_again_for_all(emulator: InProcessEmulator) -> None:
+    emulator.service.latency = 1.0
+    emulator.fail_next("error-500")
+    async with emulator.client(cache=cache_for()) as client, asyncio.TaskGroup() as tasks:
+        early = tasks.create_task(client.get("g1"))
+        await at(0.5)
+        renamed = emulator.add("g1", group_name="renamed")
+        client.cache.invalidate("g1")
+        assert await client.get("g1") == await early == renamed
+    assert emulator.requests == [["g1"], ["g1"]]
+
+
+@virtual_time
+async def test_who_came_after_an_invalidation_and_leaves_again_leaves_nothing_behind(
+    emulator: InProcessEmulator,
+) -> None:
+    emulator.service.latency = 1.0
+    async with emulator.client(cache=cache_for()) as client, asyncio.TaskGroup() as tasks:
+        tasks.create_task(client.get("g1"))
+        await at(0.5)
+        client.cache.invalidate("g1")
+        with pytest.raises(DeadlineExceeded, match="waiting for the service"):
+            await client.get("g1", deadline=0.1)
+    assert len(emulator.requests) == 1
+    assert client.cache._asked == {}
+    assert client._pending.open == 0
 
 
 @virtual_time
@@ -282,7 +340,7 @@ class CachedLookups(RuleBasedStateMachine):
         self.pending = Pending(2)
         self.book = CachedPending(self.cache, self.pending)
         self.versions = {"g1": 0, "g2": 0}
-        self.waiting: list[tuple[Asker, str]] = []
+        self.waiting: list[tuple[Asker, str, int]] = []
         self.in_flight: list[tuple[Batch, dict[str, int]]] = []
         self.read_at: dict[tuple[str, int], float] = {}
 
@@ -294,18 +352,18 @@ class CachedLookups(RuleBasedStateMachine):
         if held is not None and not fresh:
             assert asker.outcomes == {group_id: held.profile}
         else:
-            self.waiting.append((asker, group_id))
+            self.waiting.append((asker, group_id, self.versions[group_id]))
 
     @rule(group_id=ids)
     def ask_in_bulk(self, group_id: str) -> None:
         asker = Asker()
         self.pending.add(group_id, asker, bulk=True)
-        self.waiting.append((asker, group_id))
+        self.waiting.append((asker, group_id, self.versions[group_id]))
 
     @rule()
     def give_up(self) -> None:
         if self.waiting:
-            asker, group_id = self.waiting.pop(0)
+            asker, group_id, _ = self.waiting.pop(0)
             self.book.leave(asker, [group_id])
 
     @rule()
@@ -321,7 +379,16 @@ class CachedLookups(RuleBasedStateMachine):
             profiles = {each: GroupProfile(group_id=each, member_count=version) for each, version in versions.items()}
             self.read_at |= dict.fromkeys(versions.items(), self.clock)
             self.pending.settle((entry, profiles[entry.group_id]) for entry in batch.entries)
-            self.waiting = [(asker, each) for asker, each in self.waiting if each not in asker.outcomes]
+            for asker, group_id, version in self.waiting:
+                profile = asker.outcomes.get(group_id)
+                assert profile is None or getattr(profile, "member_count", version) >= version
+            self.waiting = [waiting for waiting in self.waiting if waiting[1] not in waiting[0].outcomes]
+
+    @rule()
+    def lose(self) -> None:
+        if self.in_flight:
+            batch, _ = self.in_flight.pop(0)
+            self.pending.put_back(self.pending.rest(batch.entries))
 
     @rule(group_id=ids)
     def change(self, group_id: str) -> None:
@@ -343,8 +410,8 @@ class CachedLookups(RuleBasedStateMachine):
 
     @invariant()
     def only_open_ids_are_remembered_as_asked(self) -> None:
-        assert self.cache._asked.keys() <= {group_id for _, group_id in self.waiting}
-        assert self.book._openers.keys() <= {group_id for _, group_id in self.waiting}
+        assert self.cache._asked.keys() <= {group_id for _, group_id, _ in self.waiting}
+        assert self.book._openers.keys() <= {group_id for _, group_id, _ in self.waiting}
 
 
 CachedLookups.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)

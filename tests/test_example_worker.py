@@ -7,11 +7,12 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from command_line import TIMEOUT, environment
+from command_line import TIMEOUT, Ended, environment
 from redis import Redis
 
 from rongcloud_groups import ServerError
@@ -52,9 +53,9 @@ def env(redis_url: str) -> Iterator[dict[str, str]]:
         yield environment(address.url, address.ca_file, REDIS_URL=redis_url, RONGCLOUD_LIMITER=f"{redis_url}?share=0.5")
 
 
-@pytest.fixture
-def fleet(env: dict[str, str]) -> Iterator[None]:
-    """Two processes that take jobs."""
+@contextmanager
+def fleet_with(env: dict[str, str]) -> Iterator[list[str]]:
+    """Two processes that take jobs, and the lines of their log, complete once they have ended."""
     command = [sys.executable, "-m", "taskiq", "worker", "worker:broker", "--app-dir", str(EXAMPLES), "--workers", "2"]
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603  our own example
         assert process.stderr is not None
@@ -62,29 +63,49 @@ def fleet(env: dict[str, str]) -> Iterator[None]:
         while sum("Listening started" in line for line in log) < 2:
             log.append(process.stderr.readline())
             assert log[-1], "".join(log[:-1])
-        yield
-        process.terminate()
-        _, rest = process.communicate(timeout=TIMEOUT)
-        assert "Traceback" not in "".join(log) + rest
+        try:
+            yield log
+        finally:
+            process.terminate()
+            log += process.communicate(timeout=TIMEOUT)[1].splitlines(keepends=True)
 
 
-async def sent(env: dict[str, str], *group_ids: str) -> dict[str, str]:
+async def run_worker(env: dict[str, str], *group_ids: str) -> Ended:
     command = [sys.executable, str(EXAMPLES / "worker.py"), *group_ids]
     process = await asyncio.create_subprocess_exec(*command, env=env, stdout=-1, stderr=-1)
     output, errors = await asyncio.wait_for(process.communicate(), TIMEOUT)
-    assert (process.returncode, errors) == (0, b"")
-    names = ast.literal_eval(output.decode())
+    assert process.returncode is not None
+    return Ended(process.returncode, output.decode(), errors.decode())
+
+
+async def sent(env: dict[str, str], *group_ids: str) -> dict[str, str]:
+    ended = await run_worker(env, *group_ids)
+    assert (ended.code, ended.stderr) == (0, "")
+    names = ast.literal_eval(ended.stdout)
     assert isinstance(names, dict)
     return names
 
 
-@pytest.mark.usefixtures("fleet")
 async def test_a_fleet_does_the_jobs_within_the_budget_in_redis(env: dict[str, str], redis_url: str) -> None:
-    jobs = await asyncio.gather(sent(env, "g1", "g2", "a b"), sent(env, *(f"h{number}" for number in range(120))))
+    with fleet_with(env) as log:
+        jobs = await asyncio.gather(sent(env, "g1", "g2", "a b"), sent(env, *(f"h{number}" for number in range(120))))
+    assert "Traceback" not in "".join(log)
     assert [set(names) for names in jobs] == [{"g1", "g2"}, {f"h{number}" for number in range(120)}]
     assert all(names for job in jobs for names in job.values())
     with Redis.from_url(redis_url) as redis:
         assert any(b"rongcloud" in key for key in redis.keys("*"))
+
+
+async def test_a_job_that_failed_says_why(env: dict[str, str]) -> None:
+    with fleet_with(env | {"RONGCLOUD_APP_SECRET": "another"}):
+        ended = await run_worker(env, "g1")
+    assert (ended.code, ended.stdout) == (1, "")
+    assert ended.stderr.splitlines()[-1].startswith("rongcloud_groups.errors.AuthenticationError: ")
+    assert "Cannot parse" not in ended.stderr
+
+
+async def test_without_an_id_it_says_how_it_is_used(env: dict[str, str]) -> None:
+    assert await run_worker(env) == Ended(2, "", "usage: worker.py GROUP_ID...\n")
 
 
 async def test_a_job_names_the_groups_that_there_are(worker: ModuleType, rongcloud_emulator: InProcessEmulator) -> None:

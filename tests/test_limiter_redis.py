@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from redis import Redis
 from redis.exceptions import ConnectionError as RedisUnreachable
 
-from rongcloud_groups import ConfigError, GroupClient
+from rongcloud_groups import ClientClosed, ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
 from rongcloud_groups.limiter import (
     CATCH_UP,
@@ -35,7 +35,7 @@ from rongcloud_groups.limiter import (
     Throttle,
     slot_gap,
 )
-from rongcloud_groups.limiter_redis import RedisClock, RedisLimiter
+from rongcloud_groups.limiter_redis import FIRST_TIMEOUT, TIMEOUT, RedisClock, RedisLimiter, time_limit
 from rongcloud_groups.limiter_redis_scripts import HORIZON, REFUSED, RESERVE, SOON
 from rongcloud_groups.limiter_words import limiter_from_words
 
@@ -523,6 +523,78 @@ async def test_one_cancellation_ends_the_wait_at_whatever_step_it_comes(server: 
             assert waiting.cancelled(), f"after {steps} steps"
 
 
+@pytest.mark.parametrize("steps", range(12))
+async def test_a_stall_of_the_own_loop_is_not_held_against_redis(
+    redis: "Redis", server: Server, heard: Heard, steps: int
+) -> None:
+    async with limiters(redis, server.url) as (limiter,):
+        await limiter.acquire()
+        waiting = asyncio.create_task(limiter.acquire())
+        await stall(TIMEOUT * 1.2, after=steps)
+        await waiting
+        assert limiter.rate == 100
+    assert heard.all_read
+
+
+@pytest.mark.parametrize("steps", range(4, 40, 3))
+async def test_a_stall_while_the_connection_is_opened_is_not_held_against_redis(
+    redis: "Redis", server: Server, heard: Heard, steps: int
+) -> None:
+    async with limiters(redis, server.url) as (limiter,):
+        waiting = asyncio.create_task(limiter.acquire())
+        await stall(FIRST_TIMEOUT * 1.2, after=steps)
+        await waiting
+        assert limiter.rate == 100
+    assert heard.all_read
+
+
+async def stall(seconds: float, *, after: int) -> None:
+    """Keep the event loop busy, after so many turns of it."""
+    for _ in range(after):
+        await asyncio.sleep(0)
+    time.sleep(seconds)  # noqa: ASYNC251  the stall
+
+
+async def test_an_answer_that_came_in_a_stall_tells_no_time_and_its_slots_are_free_again(
+    redis: "Redis", server: Server
+) -> None:
+    async with limiters(redis, server.url) as (limiter,):
+        await limiter.acquire()
+        trips = list(limiter._clock._calls)
+        asking = asyncio.create_task(limiter._ask_redis(1))
+        await stall(TIMEOUT * 1.2, after=1)
+        assert not await asking
+        assert list(limiter._clock._calls) == trips
+        assert redis.zcard(f"{limiter.key}:sent") == 2
+        await limiter._ask_redis(0)
+        assert redis.zcard(f"{limiter.key}:sent") == 1
+
+
+async def test_a_time_limit_ends_what_does_not_come() -> None:
+    began = monotonic()
+    with pytest.raises(TimeoutError):
+        async with time_limit(0.05):
+            await asyncio.Event().wait()
+    assert monotonic() - began >= 0.05
+
+
+def test_a_second_event_loop_is_refused_in_words(redis: "Redis", server: Server) -> None:
+    limiter = RedisLimiter(server.url, app_key="app")
+    in_use(redis, limiter.key)
+
+    async def use() -> None:
+        await limiter.acquire()
+        await limiter.aclose()
+
+    asyncio.run(use())
+    with pytest.raises(ClientClosed, match="another event loop: make one limiter in each"):
+        asyncio.run(use())
+    with pytest.raises(ClientClosed, match="another event loop"):
+        asyncio.run(limiter.aclose())
+    with pytest.raises(ClientClosed, match="another event loop"):
+        asyncio.run(limiter.throttle(None, age=0.0))
+
+
 # ---- without Redis
 
 
@@ -649,6 +721,14 @@ def test_words_carry_the_limit_and_share_and_other_options() -> None:
         ("redis://host?share=", "share is ''"),
         ("redis://host?socket_timeout=soon", "cannot be read"),
         ("redis://host:port", "cannot be read"),
+        ("redis://host?shares=0.25", "option of the Redis URL cannot be used: .*'shares'"),
+        ("redis://host?ssl_cert_reqs=none", "option of the Redis URL cannot be used: .*'ssl_cert_reqs'"),
+        ("rediss://host?ssl_cert_reqs=maybe", "option of the Redis URL cannot be used: .*maybe"),
+        ("redis://host?retry=3", "option of the Redis URL cannot be used: .*update_supported_errors"),
+        ("redis://", "redis://HOST:PORT/DATABASE"),
+        ("redis:///0", "redis://HOST:PORT/DATABASE"),
+        ("redis://user:password@:6379/0", "redis://HOST:PORT/DATABASE"),
+        ("redis:127.0.0.1", "redis://HOST:PORT/DATABASE"),
     ],
 )
 def test_words_that_cannot_be_used_are_refused(url: str, message: str) -> None:
@@ -662,9 +742,15 @@ def test_a_limit_that_is_no_positive_number_is_refused(limit: float) -> None:
         RedisLimiter("redis://host", app_key="app", limit=limit)
 
 
-def test_another_kind_of_url_is_refused() -> None:
-    with pytest.raises(ConfigError, match="rediss://"):
-        RedisLimiter("http://host", app_key="app")
+@pytest.mark.parametrize(("url", "message"), [("http://host", "rediss://"), ("redis://[::1", "cannot be read")])
+def test_another_kind_of_url_is_refused(url: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RedisLimiter(url, app_key="app")
+
+
+@pytest.mark.parametrize("options", ["", "?ssl_cert_reqs=none&ssl_check_hostname=no"])
+def test_options_of_tls_are_those_of_a_rediss_url(options: str) -> None:
+    assert "at host:7," in repr(RedisLimiter(f"rediss://host:7/0{options}", app_key="app"))
 
 
 def test_without_redis_py_the_words_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

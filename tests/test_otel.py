@@ -219,7 +219,34 @@ async def test_a_cancelled_call_is_told_as_such(signals: Signals, rongcloud_emul
         await asyncio.wait([call])
     (get,) = signals.spans("rongcloud_groups.get")
     assert attributes_of(get) == {"rongcloud_groups.call": "get", "error.type": "asyncio.exceptions.CancelledError"}
-    assert signals.spans("rongcloud_groups.batch") == []
+
+
+@pytest.mark.parametrize("how", ["cancelled", "deadline", "closed"])
+async def test_a_request_that_is_given_up_on_its_way_is_told_as_such(
+    signals: Signals, rongcloud_emulator: InProcessEmulator, how: str
+) -> None:
+    rongcloud_emulator.fail_next("hang")
+    sent = asyncio.Event()
+
+    def note(event: Event) -> None:
+        if isinstance(event, BatchSent):
+            sent.set()
+
+    async with rongcloud_emulator.client(hooks=[signals.hook, note]) as client:
+        call = asyncio.create_task(client.get("g1", deadline=0.05 if how == "deadline" else None))
+        await sent.wait()
+        if how == "cancelled":
+            call.cancel()
+        if how != "closed":
+            await asyncio.wait([call])
+    await asyncio.wait([call])
+    (batch,) = signals.spans("rongcloud_groups.batch")
+    given_up = SERVER | {"http.request.method": "POST", "error.type": "asyncio.exceptions.CancelledError"}
+    assert attributes_of(batch) == given_up
+    assert batch.status.status_code is StatusCode.ERROR
+    assert call.cancelled() or call.exception()
+    duration = signals.histogram("http.client.request.duration")
+    assert (duration.count, duration.attributes) == (client.stats().requests, given_up)
 
 
 async def test_hooks_hear_how_calls_end(rongcloud_emulator: InProcessEmulator) -> None:

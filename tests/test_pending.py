@@ -21,6 +21,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.open: set[str] = set()
+        self.late: set[str] = set()
         self.outcomes: list[tuple[str, Outcome]] = []
         self.unflushed = 0
         self.errors: list[RongCloudError] = []
@@ -61,6 +62,7 @@ class Book(RuleBasedStateMachine):
         self.flying: dict[str, Entry] = {}
         self.resting: dict[str, Entry] = {}
         self.bulk: set[str] = set()
+        self.outdated: set[str] = set()
         self.flights: list[Flight] = []
         self.groups: list[list[Entry]] = []
         self.stale: list[Flight] = []
@@ -76,14 +78,22 @@ class Book(RuleBasedStateMachine):
     def forget(self, group_id: str) -> None:
         self.waits.discard(group_id)
         self.bulk.discard(group_id)
+        self.nobody_is_late(group_id)
         self.flying.pop(group_id, None)
         self.resting.pop(group_id, None)
         self.halves = [kept for half in self.halves if (kept := [each for each in half if each != group_id])]
+
+    def nobody_is_late(self, group_id: str) -> None:
+        self.outdated.discard(group_id)
+        for waiter in self.waiters:
+            waiter.late.discard(group_id)
 
     @rule(group_ids=st.sets(st.sampled_from(GROUP_IDS), min_size=1), waiter=st.integers(0, 2), bulk=st.booleans())
     def add(self, group_ids: set[str], waiter: int, *, bulk: bool) -> None:
         for group_id in sorted(group_ids - self.waiters[waiter].open):
             self.waiters[waiter].open.add(group_id)
+            if group_id in self.outdated:
+                self.waiters[waiter].late.add(group_id)
             self.pending.add(group_id, self.waiters[waiter], bulk=bulk)
             if group_id not in self.open_ids():
                 self.waits.add(group_id)
@@ -96,6 +106,7 @@ class Book(RuleBasedStateMachine):
     @rule(group_ids=st.sets(st.sampled_from(GROUP_IDS), min_size=1, max_size=3), waiter=st.integers(0, 2))
     def leave(self, group_ids: set[str], waiter: int) -> None:
         self.waiters[waiter].open -= group_ids
+        self.waiters[waiter].late -= group_ids
         self.pending.leave(self.waiters[waiter], group_ids)
         for group_id in (self.waits | self.resting.keys()) & group_ids:
             if not self.wanted(group_id):
@@ -108,6 +119,11 @@ class Book(RuleBasedStateMachine):
                 self.stale.append(flight)
                 for group_id in flight.batch.group_ids:
                     self.forget(group_id)
+
+    @rule(group_ids=st.none() | st.sets(st.sampled_from(GROUP_IDS), min_size=1))
+    def outdate(self, group_ids: set[str] | None) -> None:
+        self.pending.outdate(group_ids)
+        self.outdated |= self.flying.keys() & (GROUP_IDS if group_ids is None else group_ids)
 
     @rule()
     def take(self) -> None:
@@ -149,6 +165,7 @@ class Book(RuleBasedStateMachine):
         rest = flight.batch.entries[readable:]
         for entry in rest:
             del self.flying[entry.group_id]
+            self.nobody_is_late(entry.group_id)
             if self.wanted(entry.group_id):
                 self.resting[entry.group_id] = entry
             else:
@@ -168,9 +185,13 @@ class Book(RuleBasedStateMachine):
         else:
             self.found += len(entries)
         self.pending.settle((entry, outcome) for entry in entries)
-        for entry in entries:
-            assert not self.wanted(entry.group_id)
-            self.forget(entry.group_id)
+        for group_id in [entry.group_id for entry in entries]:
+            late, bulk = [waiter for waiter in self.waiters if group_id in waiter.late], group_id in self.bulk
+            assert [waiter for waiter in self.waiters if group_id in waiter.open] == late
+            self.forget(group_id)
+            if late:
+                self.waits.add(group_id)
+                self.bulk |= {group_id} if bulk else set()
 
     @precondition(lambda self: self.groups)
     @rule(halves=st.booleans())
@@ -229,7 +250,9 @@ class Book(RuleBasedStateMachine):
         assert len(self.pending) == len(self.waits)
         assert self.pending.open == len(self.open_ids())
         for group_id in GROUP_IDS:
-            assert (group_id in self.pending) == (group_id in self.open_ids())
+            late = any(group_id in waiter.late for waiter in self.waiters)
+            joins = group_id in self.open_ids() and (late or group_id not in self.outdated)
+            assert self.pending.begins(group_id) == (not joins)
             assert self.pending.waits(group_id) == (group_id in self.waits)
 
     @invariant()
@@ -399,6 +422,37 @@ def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_i
     again = taken(pending)
     pending.settle((entry, None) for entry in again.entries)
     assert second.outcomes == [("a", None)]
+
+
+def test_who_comes_when_the_answer_in_flight_is_outdated_waits_for_the_next_request() -> None:
+    pending, early = book(interactive="a")
+    batch = taken(pending)
+    pending.outdate(["a"])
+    late = Recorder()
+    late.open.add("a")
+    pending.add("a", late, bulk=False)
+    pending.settle([(batch.entries[0], None)])
+    assert (early.outcomes, late.outcomes) == ([("a", None)], [])
+    assert taken(pending).group_ids == ["a"]
+
+
+def test_what_waits_for_its_request_is_not_outdated() -> None:
+    pending, _ = book(interactive="a")
+    pending.outdate()
+    assert not pending.begins("a")
+
+
+def test_an_outdated_request_that_is_made_again_serves_everybody() -> None:
+    pending, early = book(interactive="a")
+    batch = taken(pending)
+    pending.outdate(["a"])
+    late = Recorder()
+    late.open.add("a")
+    pending.add("a", late, bulk=False)
+    pending.put_back(pending.rest(batch.entries))
+    pending.settle([(taken(pending).entries[0], None)])
+    assert early.outcomes == late.outcomes == [("a", None)]
+    assert pending.open == 0
 
 
 @virtual_time

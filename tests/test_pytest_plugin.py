@@ -2,8 +2,9 @@ import asyncio
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from rongcloud_groups import (
     AuthenticationError,
     DeadlineExceeded,
+    InvalidGroupId,
     JoinPerm,
     Permissions,
+    Problem,
     RolePerm,
     ServerError,
     ServiceNotEnabled,
@@ -34,7 +37,18 @@ FULL = {
 
 
 @pytest.mark.parametrize("dialect", ["rongcloud", "nexconn"])
-@pytest.mark.parametrize("fields", [FULL, {"group_name": "Tea"}, {}])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        FULL,
+        {"group_name": "Tea"},
+        {},
+        {"create_time": datetime(2024, 2, 29, 12, 30, 1, 999_999, tzinfo=UTC)},
+        {"create_time": datetime(1969, 2, 28, 12, 30, 1, 1, tzinfo=timezone(timedelta(hours=8)))},
+        {"permissions": {"join_perm": 1, "remove_perm": 7}},
+        {"extra": {}, "problems": ()},
+    ],
+)
 async def test_a_group_is_found_as_it_was_added(
     rongcloud_emulator: InProcessEmulator, dialect: str, fields: dict[str, object]
 ) -> None:
@@ -59,6 +73,39 @@ async def test_a_group_can_be_replaced(rongcloud_emulator: InProcessEmulator) ->
 def test_a_misspelt_field_is_refused(rongcloud_emulator: InProcessEmulator) -> None:
     with pytest.raises(TypeError, match="groupName"):
         rongcloud_emulator.add("g1", groupName="Tea")
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"member_count": "7"}, r"Expected `int | null`, got `str` - at `\$.member_count`"),
+        ({"ext_profile": {"a": 1}}, r"Expected `str`, got `int` - at `\$.ext_profile"),
+        ({"ext_profile": None}, r"\$.ext_profile"),
+        ({"permissions": {"join_perm": "closed"}}, r"\$.permissions.join_perm"),
+        ({"permissions": None}, r"\$.permissions"),
+        ({"create_time": datetime(2024, 2, 29, 12)}, "create_time has no time zone"),  # noqa: DTZ001  that is refused
+        ({"create_time": 1_700_000_000_000}, r"\$.create_time"),
+        ({"extra": {"colour": "red"}}, "extra cannot be added"),
+        ({"problems": (Problem(field="owner", reason="no", raw="1"),)}, "problems cannot be added"),
+    ],
+)
+async def test_a_field_that_the_client_would_not_find_is_refused(
+    rongcloud_emulator: InProcessEmulator, fields: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        rongcloud_emulator.add("g1", **fields)
+    async with rongcloud_emulator.client() as client:
+        assert await client.get("g1") is None
+
+
+@pytest.mark.parametrize(
+    ("group_id", "reason"), [("a b", "whitespace"), ("", "empty"), ("a" * 65, "65"), (5, "must be a str, not int")]
+)
+def test_an_id_that_the_client_refuses_is_refused(
+    rongcloud_emulator: InProcessEmulator, group_id: Any, reason: str
+) -> None:
+    with pytest.raises(InvalidGroupId, match=reason):
+        rongcloud_emulator.add(group_id)
 
 
 async def test_requests_tell_what_was_asked_also_in_vain(rongcloud_emulator: InProcessEmulator) -> None:

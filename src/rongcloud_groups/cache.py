@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from random import random
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 import msgspec
 
@@ -82,19 +83,32 @@ class Cache:
         self._missing_ttl = missing_ttl and positive("missing_ttl", missing_ttl)
         self._held = _store(at_least(1, "max_size", max_size), self._expiry, timer)
         self._asked: dict[str, object] = {}
+        self._books: WeakSet[Pending] = WeakSet()
         self._hits = self._misses = 0
 
     def invalidate(self, *group_ids: str) -> None:
-        """Forget these IDs: the next lookup asks the service. An answer that is on its way is not kept."""
+        """Forget these IDs: the next lookup asks the service.
+
+        An answer that is on its way is not kept. It goes to those who wait for it already; who comes later waits
+        for a request that leaves once it is there.
+        """
         for group_id in group_ids:
             self._asked.pop(group_id, None)
             with suppress(KeyError):
                 del self._held[group_id]
+        for book in self._books:
+            book.outdate(group_ids)
 
     def clear(self) -> None:
         """Forget all IDs; see `invalidate`."""
         self._asked.clear()
         self._held.clear()
+        for book in self._books:
+            book.outdate()
+
+    def watch(self, pending: Pending) -> None:
+        """Tell this book, as long as there is one, what is invalidated."""
+        self._books.add(pending)
 
     def info(self) -> CacheInfo:
         """What it did and holds."""
@@ -138,8 +152,8 @@ class Cache:
 class CachedPending:
     """The book of open IDs with a cache before it. It waits itself for each ID that was opened here.
 
-    Who joins an ID that is open already keeps nothing: its request may have left before the cache was told that the
-    group changed.
+    Who joins an ID that is open already keeps nothing: the cache may have been told that the group changed since that
+    was asked for.
 
     Args:
         cache: what is looked into first.
@@ -150,15 +164,17 @@ class CachedPending:
         self._cache = cache
         self._pending = pending
         self._openers: dict[str, Waiter] = {}
+        cache.watch(pending)
 
     def add(self, group_id: str, waiter: Waiter, *, fresh: bool) -> None:
         """Settle an ID that the cache holds, unless it is to be ``fresh``; let ``waiter`` wait for any other."""
         if not fresh and (remembered := self._cache.recall(group_id)) is not None:
             waiter.settle(group_id, remembered.profile)
             return
-        opens = group_id not in self._pending
+        opens = self._pending.begins(group_id)
         self._pending.add(group_id, waiter, bulk=False)
         if opens:
+            self._pending.leave(self, [group_id])  # what is in flight, if anything, is outdated
             self._openers[group_id] = waiter
             self._cache.asked(group_id, waiter)
             self._pending.add(group_id, self, bulk=False)

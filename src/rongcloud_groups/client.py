@@ -357,7 +357,8 @@ class GroupClient:
                 tasks.cancel_scope.cancel()
         except Exception as error:
             logger.exception("the client stopped")
-            problem = f"the client stopped: {error}"
+            cause = _innermost(error)
+            problem = f"the client stopped: {type(cause).__name__}: {cause}"
             raise
         finally:
             self._tasks = None
@@ -415,6 +416,12 @@ class GroupClient:
         if loop is not self._host.get_loop():
             raise ClientClosed("the client was opened in another event loop: open one client in each")
         return loop
+
+
+def _innermost(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _foreign(transport: "TransportSource") -> "ForeignTransport":

@@ -25,6 +25,7 @@ from rongcloud_groups.errors import (
     TransportError,
 )
 from rongcloud_groups.events import (
+    BatchAbandoned,
     BatchAnswered,
     BatchFailed,
     BatchSent,
@@ -227,13 +228,16 @@ class Dispatcher:
         self._flights.discard(flight)
         if self._guard is not None:
             self._guard.landed()
-        if not future.cancelled():
+        if future.cancelled():
+            self._abandoned(flight)
+        else:
             self._take_in(flight, future)
         self._stirred.set()
 
     def _take_in(self, flight: Flight, future: Future[Reply]) -> None:
         error = future.exception()
         if self._closed:
+            self._abandoned(flight)
             return
         try:
             if isinstance(error, RongCloudError):
@@ -242,6 +246,11 @@ class Dispatcher:
                 self._answered(flight, future.result())
         except Exception as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
             self._start(_raise, fault)
+
+    def _abandoned(self, flight: Flight) -> None:
+        if self._emit:
+            seconds = get_running_loop().time() - flight.sent_at
+            self._emit(BatchAbandoned(flight.request_id, flight.host, len(flight.batch), seconds))
 
     def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         assert self._tasks is not None  # noqa: S101  answers come only inside run()

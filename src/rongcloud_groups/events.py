@@ -46,6 +46,15 @@ class BatchFailed(Event, frozen=True):
     seconds: float
 
 
+class BatchAbandoned(Event, frozen=True):
+    """A request was given up on its way: nobody waits for its IDs any more, or the client is closed."""
+
+    request_id: str
+    host: str
+    group_ids: int
+    seconds: float
+
+
 class Retried(Event, frozen=True):
     """IDs went back to the front of their lane, to be asked again after ``delay``."""
 

@@ -1,8 +1,9 @@
 """RedisLimiter: processes of many machines share a budget through Redis or Valkey. Needs the extra ``redis``."""
 
-from asyncio import Lock, sleep, timeout
+from asyncio import AbstractEventLoop, Lock, TimerHandle, get_running_loop, sleep, timeout
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from math import ceil
 from random import random
 from time import monotonic
@@ -18,7 +19,7 @@ from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
 from rongcloud_groups.config import positive
-from rongcloud_groups.errors import ConfigError
+from rongcloud_groups.errors import ClientClosed, ConfigError
 from rongcloud_groups.events import logger
 from rongcloud_groups.limiter import LONGEST_PAUSE, MOST_LATE, PAUSE_JITTER, SILENCE, WAKE_UP_SLACK, LocalLimiter
 from rongcloud_groups.limiter_redis_scripts import CLOCK_ERROR, REFUSED, RESERVE
@@ -31,6 +32,8 @@ TIMEOUT = 0.1
 """Seconds that Redis has for an answer."""
 FIRST_TIMEOUT = 0.35
 """Seconds that Redis has for an answer where the connection may have to be opened first."""
+TICKS = 10
+"""Parts in which a time limit is counted; a stall of the event loop uses up one of them, however long it is."""
 PROBE_EVERY = 1.0
 """Seconds between two looks at whether Redis is back."""
 BUSY = 0.01
@@ -63,8 +66,10 @@ class RedisLimiter:
     limit, and is silent for 1.6 s again when Redis is back: the sum never exceeds the limit as long as ``share``
     times the number of processes is at most 1 and Redis is away for all of them.
 
+    Use it in one event loop; it keeps connections that belong to the loop of its first use.
+
     Args:
-        url: where Redis is: ``redis://…`` or ``rediss://…``, as redis-py reads it.
+        url: where Redis is: ``redis://HOST…`` or ``rediss://HOST…``, as redis-py reads it.
         app_key: the App Key whose budget it is.
         limit: requests/s that the service allows to all processes together; the same in each of them.
         share: the part of the limit for this process while Redis is away; 1 / the greatest number of processes.
@@ -81,8 +86,8 @@ class RedisLimiter:
         self._share = positive("share", share)
         if self._share > 1:
             raise ConfigError(f"share is {share!r}; give a number above 0 and not above 1")
+        self._where = _host_of(url)
         self._redis = _client(url)
-        self._where = urlsplit(url).netloc.rpartition("@")[2]  # without a password
         self.key = f"rongcloud-groups:{{{app_key}}}:budget"
         self._reserve_script = self._redis.register_script(RESERVE)
         self._refused_script = self._redis.register_script(REFUSED)
@@ -100,6 +105,7 @@ class RedisLimiter:
         self._granted_at = float("-inf")
         self._away = False
         self._silent_until = self._probe_at = float("-inf")
+        self._loop: AbstractEventLoop | None = None
 
     @property
     def rate(self) -> float:
@@ -107,7 +113,12 @@ class RedisLimiter:
         return self._local.rate if self._away else self._rate
 
     async def acquire(self) -> None:
-        """Wait until one request may leave."""
+        """Wait until one request may leave.
+
+        Raises:
+            ClientClosed: the limiter was first used in another event loop.
+        """
+        self._stay_in_one_loop()
         async with self._door:
             busy = monotonic() - self._granted_at <= BUSY
             while True:
@@ -117,7 +128,12 @@ class RedisLimiter:
                     return
 
     async def throttle(self, retry_after: float | None, age: float) -> float:
-        """Pause all processes, cut the rate once for all of them, and climb back on a cubic curve."""
+        """Pause all processes, cut the rate once for all of them, and climb back on a cubic curve.
+
+        Raises:
+            ClientClosed: the limiter was first used in another event loop.
+        """
+        self._stay_in_one_loop()
         refused_at = monotonic() - age
         async with self._refusals:
             if not self._away:
@@ -128,7 +144,12 @@ class RedisLimiter:
             return await self._local.throttle(retry_after, monotonic() - refused_at)
 
     async def aclose(self) -> None:
-        """Close the connections to Redis."""
+        """Close the connections to Redis.
+
+        Raises:
+            ClientClosed: the limiter was first used in another event loop.
+        """
+        self._stay_in_one_loop()
         await self._redis.aclose()
 
     async def __aenter__(self) -> Self:
@@ -142,6 +163,12 @@ class RedisLimiter:
     def __repr__(self) -> str:
         away = ", away" if self._away else ""
         return f"<RedisLimiter at {self._where}, {self._limit:g}, rate={self.rate:.1f}{away}>"
+
+    def _stay_in_one_loop(self) -> None:
+        loop = get_running_loop()
+        self._loop = self._loop or loop
+        if loop is not self._loop:
+            raise ClientClosed("the RedisLimiter was first used in another event loop: make one limiter in each")
 
     async def _from_redis(self, *, busy: bool) -> bool:
         """Wait for a slot; True where it came in time."""
@@ -158,19 +185,18 @@ class RedisLimiter:
             return False
 
     async def _reserve(self, *, busy: bool) -> None:
-        if not self._met:
+        while not self._met:
             await self._meet_redis()
         enough = max(LEAST_SLOTS, ceil(self._clock.round_trip * self._rate * self._share) + 1)
         wanted = self._slots_wanted + (1 if busy else -1)
         self._slots_wanted = max(1, min(wanted, enough, MOST_SLOTS))
-        await self._ask_redis(self._slots_wanted if busy or not self._claims else 0)
+        self._met = await self._ask_redis(self._slots_wanted if busy or not self._claims else 0)
 
     async def _meet_redis(self) -> None:
         """Open the connection with one call, too long to tell the time by, and read Redis's clock with another."""
         await self._ask_redis(0, FIRST_TIMEOUT)
         self._clock = RedisClock()
-        await self._ask_redis(0)
-        self._met = True
+        self._met = await self._ask_redis(0)
 
     def _until_claims(self) -> float:
         """Seconds until it is time to confirm them."""
@@ -178,8 +204,12 @@ class RedisLimiter:
             return 0.0
         return max(0.0, self._claims[0].time - self._clock.now() - 2 * self._clock.round_trip - WAKE_UP_SLACK)
 
-    async def _ask_redis(self, wanted: int, seconds: float = TIMEOUT) -> None:
-        """Take so many slots, confirm the claims of the last time, and tell what became of the slots before."""
+    async def _ask_redis(self, wanted: int, seconds: float = TIMEOUT) -> bool:
+        """Take so many slots, confirm the claims of the last time, and tell what became of the slots before.
+
+        Returns:
+            False where this process stood still meanwhile: then the answer cannot tell the time, and no slot is taken.
+        """
         claims, self._claims = self._claims, []
         used, self._used = self._used, []
         confirm = [len(claims), *(claim.name for claim in claims)]
@@ -188,12 +218,18 @@ class RedisLimiter:
         reply = await self._run(
             self._reserve_script, [self._limit, self._clock.round_trip, wanted, *confirm, *told], seconds
         )
+        answered_at = monotonic()
         now, self._paused_until, self._rate, confirmed, firm, first, *times = reply
-        self._clock.note(asked_at, monotonic(), now)
         slots = [Slot(int(first) + nth, time) for nth, time in enumerate(times)]
-        self._slots += claims[len(claims) - int(confirmed) :]  # those that it came too late for are the first ones
-        self._slots += slots[: int(firm)]
+        # The claims that it came too late for are the first ones.
+        granted = claims[len(claims) - int(confirmed) :] + slots[: int(firm)]
+        if answered_at - asked_at > seconds:
+            self._used += [(slot, NOT_AT_ALL) for slot in granted]
+            return False
+        self._clock.note(asked_at, answered_at, now)
+        self._slots += granted
         self._claims = slots[int(firm) :]
+        return True
 
     def _let_go(self, slot: Slot) -> bool:
         """Whether a request may leave now that has this slot; if not, it does not count."""
@@ -211,7 +247,7 @@ class RedisLimiter:
     async def _run(self, script: AsyncScript, arguments: Sequence[float | str], seconds: float) -> list[float]:
         # Not redis-py's own time limit: asyncio.wait_for, which it uses, can lose a cancellation before Python 3.12.
         try:
-            async with timeout(seconds):
+            async with time_limit(seconds):
                 return [float(value) for value in await script(keys=self._keys, args=arguments)]
         except TimeoutError:
             raise TimeoutError(f"no answer within {seconds:g} s") from None
@@ -285,12 +321,57 @@ class RedisClock:
         return monotonic() + self._ahead
 
 
-def _client(url: str) -> Redis:
-    if urlsplit(url).scheme not in {"redis", "rediss"}:
-        raise ConfigError("a Redis URL starts with redis:// or rediss://")
+@asynccontextmanager
+async def time_limit(seconds: float) -> AsyncIterator[None]:
+    """As `asyncio.timeout`, but a stall of the event loop is no delay of whoever is waited for.
+
+    Args:
+        seconds: how long the block may take, stalls beyond a tenth of it left out.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    loop = get_running_loop()
+    timer: TimerHandle
+    async with timeout(None) as limit:
+
+        def tick(left: int) -> None:
+            nonlocal timer
+            if left:
+                timer = loop.call_later(seconds / TICKS, tick, left - 1)
+            else:
+                limit.reschedule(loop.time())  # ends the wait in the next turn: what is there by now comes first
+
+        timer = loop.call_later(seconds / TICKS, tick, TICKS - 1)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+
+def _host_of(url: str) -> str:
+    """The host and port, without the user and the password."""
     try:
-        return Redis.from_url(
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"the Redis URL cannot be read: {error}") from None
+    if parts.scheme not in {"redis", "rediss"}:
+        raise ConfigError("a Redis URL starts with redis:// or rediss://")
+    if not parts.hostname:
+        raise ConfigError("the Redis URL names no host: write redis://HOST:PORT/DATABASE")
+    return parts.netloc.rpartition("@")[2]
+
+
+def _client(url: str) -> Redis:
+    try:
+        redis = Redis.from_url(
             url, protocol=2, socket_timeout=None, socket_connect_timeout=None, retry=Retry(NoBackoff(), 0)
         )
     except ValueError as error:
         raise ConfigError(f"the Redis URL cannot be read: {error}") from None
+    pool = redis.connection_pool
+    try:
+        pool.connection_class(**pool.connection_kwargs)  # redis-py looks at the options when it makes a connection
+    except (TypeError, AttributeError, RedisError) as error:
+        raise ConfigError(f"an option of the Redis URL cannot be used: {error}") from None
+    return redis

@@ -5,11 +5,12 @@ Needs the extra ``otel``, which brings the API alone; the app brings the SDK and
 Spans, made when what they stand for has ended:
 
 - ``rongcloud_groups.get`` and ``rongcloud_groups.get_many``, one a call, within the caller's span;
-- ``rongcloud_groups.batch``, one a request that was answered or failed. It serves many calls, so it is a root span.
+- ``rongcloud_groups.batch``, one a request, however it ended. It serves many calls, so it is a root span.
 
 Metrics:
 
-- ``http.client.request.duration`` (``s``): of each request; its count is that of the requests;
+- ``http.client.request.duration`` (``s``): of each request; its count is that of the requests. One that was given up,
+  as by a deadline that passed, has the ``error.type`` ``asyncio.exceptions.CancelledError``;
 - ``rongcloud_groups.budget.wait.duration`` (``s``): how long each request waited for its token;
 - ``rongcloud_groups.batch.size`` (``{group}``): how many IDs each request asked for, 50 at the most;
 - ``rongcloud_groups.retries`` (``{group}``): IDs that are asked for again;
@@ -21,6 +22,7 @@ error's message, which may hold one.
 """
 
 import time
+from asyncio import CancelledError
 from collections.abc import Mapping
 
 from opentelemetry.context import Context
@@ -30,6 +32,7 @@ from opentelemetry.util.types import AttributeValue
 
 from rongcloud_groups.errors import ServiceError
 from rongcloud_groups.events import (
+    BatchAbandoned,
     BatchAnswered,
     BatchFailed,
     BatchSent,
@@ -90,6 +93,8 @@ class OpenTelemetry:
                 self._batch_answered(event)
             case BatchFailed():
                 self._batch_failed(event)
+            case BatchAbandoned():
+                self._batch_abandoned(event)
             case Retried():
                 self._retries.add(event.group_ids)
             case Throttled():
@@ -115,6 +120,11 @@ class OpenTelemetry:
                 attributes["error.type"] = str(event.error.status)
         self._request_duration.record(event.seconds, attributes)
         self._span("batch", event.seconds, attributes | about | _request_id(event.request_id), kind=SpanKind.CLIENT)
+
+    def _batch_abandoned(self, event: BatchAbandoned) -> None:
+        attributes = _request(event.host) | {"error.type": _kind(CancelledError())}
+        self._request_duration.record(event.seconds, attributes)
+        self._span("batch", event.seconds, attributes | _request_id(event.request_id), kind=SpanKind.CLIENT)
 
     def _call_ended(self, event: CallEnded) -> None:
         attributes: dict[str, AttributeValue] = {f"{SCOPE}.call": event.call}

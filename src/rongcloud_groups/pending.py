@@ -2,7 +2,7 @@
 
 Each ID that anybody waits for has one `Entry`, whoever asked and however often. It waits in a lane, or is in
 flight in a `Batch`, or rests between two attempts; it leaves the book when it is settled, or when nobody waits
-for it any more.
+for it any more. Whoever comes when the answer in flight is outdated waits for the next request of its ID.
 """
 
 from collections import OrderedDict, deque
@@ -36,20 +36,30 @@ class Entry:
     """One open ID.
 
     Attributes:
+        waiters: who gets the answer of the request in flight or the next one.
+        latecomers: who gets the answer of the request after the one in flight, which is outdated.
         attempts: requests that were lost on it so far.
         bounced: requests with it that the server did not begin.
+        outdated: the answer in flight is.
     """
 
-    __slots__ = ("attempts", "batch", "bounced", "bulk", "group_id", "sealed", "waiters")
+    __slots__ = ("attempts", "batch", "bounced", "bulk", "group_id", "latecomers", "outdated", "sealed", "waiters")
 
     def __init__(self, group_id: str, *, bulk: bool) -> None:
         self.group_id = group_id
         self.bulk = bulk
         self.waiters: list[Waiter] = []
+        self.latecomers: list[Waiter] = []
+        self.outdated = False
         self.attempts = 0
         self.bounced = 0
         self.batch: Batch | None = None
         self.sealed: list[Entry] | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody waits for it."""
+        return bool(self.waiters or self.latecomers)
 
 
 class Batch:
@@ -111,8 +121,10 @@ class Pending:
         """How many IDs wait for a request now."""
         return self._waiting
 
-    def __contains__(self, group_id: str) -> bool:
-        return group_id in self._book
+    def begins(self, group_id: str) -> bool:
+        """Whether the next to wait for an ID begins a request of it, and does not join somebody else's."""
+        entry = self._book.get(group_id)
+        return entry is None or (entry.outdated and not entry.latecomers)
 
     @property
     def open(self) -> int:
@@ -120,28 +132,38 @@ class Pending:
         return len(self._book)
 
     def add(self, group_id: str, waiter: Waiter, *, bulk: bool) -> None:
-        """Let ``waiter`` wait for an ID; one that is open already is not asked for again."""
+        """Let ``waiter`` wait for an ID; one that is open already is asked for again only if it is outdated."""
         entry = self._book.get(group_id)
         if entry is None:
             entry = self._book[group_id] = Entry(group_id, bulk=bulk)
             self._lane_of(entry).entries[group_id] = entry
             self._waiting += 1
         else:
-            if not entry.waiters and entry.batch is not None:
+            if not entry.wanted and entry.batch is not None:
                 entry.batch.wanted += 1
             if entry.bulk and not bulk:
                 self._make_interactive(entry)
-        entry.waiters.append(waiter)
+        (entry.latecomers if entry.outdated else entry.waiters).append(waiter)
 
     def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
         """``waiter`` no longer waits for these IDs; what nobody waits for is dropped."""
         for group_id in group_ids:
             entry = self._book.get(group_id)
-            if entry is None or waiter not in entry.waiters:
+            if entry is None:
                 continue
-            entry.waiters.remove(waiter)
-            if not entry.waiters:
+            joined = next((those for those in (entry.waiters, entry.latecomers) if waiter in those), None)
+            if joined is None:
+                continue
+            joined.remove(waiter)
+            if not entry.wanted:
                 self._drop(entry)
+
+    def outdate(self, group_ids: Iterable[str] | None = None) -> None:
+        """What is in flight for these IDs, or for all, is too old for whoever comes from now on."""
+        for group_id in list(self._book) if group_ids is None else group_ids:
+            entry = self._book.get(group_id)
+            if entry is not None and entry.batch is not None:
+                entry.outdated = True
 
     def take(self) -> Batch | None:
         """The next batch, out of the lanes: interactive first, filled with bulk; None where nothing waits."""
@@ -181,6 +203,8 @@ class Pending:
             for waiter in entry.waiters:
                 waiter.settle(entry.group_id, outcome)
                 touched[waiter] = None
+            for waiter in entry.latecomers:
+                self.add(entry.group_id, waiter, bulk=entry.bulk)
         for waiter in touched:
             waiter.flush()
 
@@ -191,6 +215,9 @@ class Pending:
             entry.batch = None
             if self._book.get(entry.group_id) is not entry:
                 continue
+            entry.waiters += entry.latecomers
+            entry.latecomers = []
+            entry.outdated = False
             if entry.waiters:
                 resting.append(entry)
             else:
@@ -233,7 +260,7 @@ class Pending:
 
     def abort(self, error: RongCloudError) -> None:
         """Empty the book: everybody who waits gets the error."""
-        waiters = dict.fromkeys(waiter for entry in self._book.values() for waiter in entry.waiters)
+        waiters = dict.fromkeys(waiter for entry in self._book.values() for waiter in entry.waiters + entry.latecomers)
         for entry in list(self._book.values()):
             self._forget(entry)
         for waiter in waiters:

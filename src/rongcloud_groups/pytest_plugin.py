@@ -28,15 +28,19 @@ from typing import Any
 
 import anyio
 import httpx
+import msgspec
 
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.emulator import Service, Universe
 from rongcloud_groups.emulator.asked import Refused, group_ids_asked
 from rongcloud_groups.emulator.service import ROUTES
+from rongcloud_groups.fields import moment
 from rongcloud_groups.models import GroupProfile, Permissions
+from rongcloud_groups.protocol import validated_group_id
 
 URL = "https://rongcloud.test"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
 _HARMLESS = {None, "goaway", "slow-body"}
 """Faults of a connection that lose no answer."""
 
@@ -60,15 +64,18 @@ class InProcessEmulator:
 
         Args:
             group_id: its ID.
-            **fields: those of `GroupProfile` that it is to have.
+            **fields: those of `GroupProfile` that it is to have, but ``problems`` and ``extra``.
 
         Returns:
-            The profile that the client will find.
+            The profile that the client will find; the service cuts ``create_time`` to the millisecond.
 
         Raises:
+            InvalidGroupId: the client refuses this ID.
             TypeError: `GroupProfile` has no such field.
+            ValueError: a field is of another type than `GroupProfile` says, or ``create_time`` has no time zone, or
+                the field cannot be added.
         """
-        profile = GroupProfile(group_id=group_id, **fields)
+        profile = _as_found(GroupProfile(group_id=validated_group_id(group_id), **fields))
         self.service.universe.add(group_id, **_service_fields(profile))
         return profile
 
@@ -130,13 +137,28 @@ class _ServiceTransport(httpx.AsyncBaseTransport):
                 self._emulator.requests.append([])
 
 
+def _as_found(profile: GroupProfile) -> GroupProfile:
+    """The profile, checked, and with no more than the service keeps of it."""
+    for name in ("problems", "extra"):
+        if getattr(profile, name):
+            raise ValueError(f"{name} cannot be added: it is what the client makes of an answer that it cannot read")
+    values = msgspec.to_builtins(profile, builtin_types=(datetime,))
+    profile = msgspec.convert(values, GroupProfile)
+    time = profile.create_time
+    if time is None:
+        return profile
+    if time.tzinfo is None:
+        raise ValueError(f"create_time has no time zone: give one, such as {time!r} with tzinfo=UTC")
+    return msgspec.structs.replace(profile, create_time=moment((time - _EPOCH) // _MILLISECOND))
+
+
 def _service_fields(profile: GroupProfile) -> dict[str, Any]:
     """The fields under the service's names; what is None is left out."""
     time = profile.create_time
     return _given(
         groupName=profile.group_name,
         owner=profile.owner,
-        createTime=None if time is None else (time - _EPOCH) // timedelta(milliseconds=1),
+        createTime=None if time is None else (time - _EPOCH) // _MILLISECOND,
         memberCount=profile.member_count,
         groupProfile=_given(
             introduction=profile.introduction, announcement=profile.announcement, portraitUrl=profile.portrait_url
