@@ -277,7 +277,7 @@ async def test_groups_that_the_listing_gives_without_a_readable_id_are_counted(
     emulator.service.universe.add("two\nlines")
     emulator.service.universe.add("fine")
     ended = await sync("--all", "-o", "out.jsonl", env=variables, here=here)
-    assert "1 more groups of the listing have no group ID that can be looked up" in ended.stderr
+    assert "without an ID that can be looked up: 1" in ended.stderr
     assert names_in(here / "out.jsonl")[-1] == "fine"
 
 

@@ -33,7 +33,7 @@ def tell_report(options: Options, report: Report) -> None:
         f"{counts.missing:,} missing, {counts.failed:,} failed"
     )
     if report.unreadable:
-        tell(f"{report.unreadable:,} more groups of the listing have no group ID that can be looked up")
+        tell(f"besides, groups of the listing without an ID that can be looked up: {report.unreadable:,}")
     tell(f"{report.requests:,} requests in {report.seconds:.1f} s")
     if report.complete:
         tell(f"done: {options.path or 'stdout'}{f'; failed IDs: {failed_file}' if failed_file else ''}")
