@@ -263,9 +263,11 @@ def test_what_was_not_used_for_a_moment_is_made_good(redis: "Redis", run: Run, a
 def test_a_slot_soon_is_firm_and_one_later_a_claim(redis: "Redis", run: Run) -> None:
     in_use(redis, ahead=SOON - 1.5 * GAP)
     reserved = reserve(run, 5)
-    assert (reserved.firm, len(reserved.slots)) == (2, 5)
-    claims = range(reserved.first + 2, reserved.first + 5)
-    assert reserve(run, 0, confirm=claims).confirmed == 3
+    firm = sum(slot <= reserved.now + SOON for slot in reserved.slots)  # two, unless the machine is slow
+    assert (reserved.firm, len(reserved.slots)) == (firm, 5)
+    assert 2 <= firm < 5
+    claims = range(reserved.first + firm, reserved.first + 5)
+    assert reserve(run, 0, confirm=claims).confirmed == 5 - firm
     assert reserve(run, 0, confirm=claims).confirmed == 0
 
 
@@ -724,6 +726,8 @@ def test_words_carry_the_limit_and_share_and_other_options() -> None:
         ("redis://host?shares=0.25", "option of the Redis URL cannot be used: .*'shares'"),
         ("redis://host?ssl_cert_reqs=none", "option of the Redis URL cannot be used: .*'ssl_cert_reqs'"),
         ("rediss://host?ssl_cert_reqs=maybe", "option of the Redis URL cannot be used: .*maybe"),
+        ("redis://host?socket_timeout=1", "leave socket_timeout out of the Redis URL"),
+        ("redis://[::1", "the Redis URL cannot be read"),
         ("redis://host?retry=3", "option of the Redis URL cannot be used: .*update_supported_errors"),
         ("redis://", "redis://HOST:PORT/DATABASE"),
         ("redis:///0", "redis://HOST:PORT/DATABASE"),

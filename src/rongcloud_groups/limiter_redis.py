@@ -370,6 +370,8 @@ def _client(url: str) -> Redis:
     except ValueError as error:
         raise ConfigError(f"the Redis URL cannot be read: {error}") from None
     pool = redis.connection_pool
+    if pool.connection_kwargs.get("socket_timeout") is not None:
+        raise ConfigError(f"leave socket_timeout out of the Redis URL: an answer has {TIMEOUT:g} s")
     try:
         pool.connection_class(**pool.connection_kwargs)  # redis-py looks at the options when it makes a connection
     except (TypeError, AttributeError, RedisError) as error:

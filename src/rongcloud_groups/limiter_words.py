@@ -41,7 +41,10 @@ def _redis_limiter(url: str, app_key: str, limit: float) -> SharedLimiter:
         from rongcloud_groups.limiter_redis import DEFAULT_SHARE, RedisLimiter
     except ImportError:
         raise ConfigError("a limiter in Redis needs the extra: pip install 'rongcloud-groups[redis]'") from None
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ConfigError(f"the Redis URL cannot be read: {error}") from None
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     text = options.pop("share", str(DEFAULT_SHARE))
     try:
