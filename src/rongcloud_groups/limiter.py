@@ -26,9 +26,9 @@ LEAST_SHARE = 0.05
 """What refusals leave of the limit, however many there are."""
 RECOVERY = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
-SHARED_JITTER = 0.006
+SHARED_JITTER = 0.007
 """Seconds, as `PATH_JITTER`, between machines that share a clock; late processes are a sign that more is needed."""
-HOST_JITTER = 0.008
+HOST_JITTER = 0.01
 """Seconds, as `SHARED_JITTER`, between processes that compete for the same processors."""
 LATENESS_FADES = 3.0
 """Seconds in which what is remembered of a process's lateness falls by the factor e."""
