@@ -31,6 +31,15 @@ def here(tmp_path: Path) -> Path:
     return directory
 
 
+@pytest.fixture
+def unserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a command whose service does not answer."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment("http://127.0.0.1:9").items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
 async def test_a_file_of_ids_becomes_a_file_of_rows(variables: dict[str, str], here: Path) -> None:
     written(here / "ids.txt", *ids(300), *ids(20), "no good")
     ended = await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)
@@ -159,21 +168,14 @@ async def test_what_is_wrong_with_the_files_is_told_with_its_exit_code(
     ],
 )
 def test_what_is_wrong_with_the_arguments_is_told_before_anything_is_asked(
-    arguments: list[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], words: str, unserved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, value in environment("http://127.0.0.1:9").items():
-        monkeypatch.setenv(name, value)
-    written(tmp_path / "ids.txt", "g1")
+    written(unserved / "ids.txt", "g1")
     assert exit_code(["sync", *arguments]) == 2
     told = capsys.readouterr()
     assert told.out == ""
     assert words in told.err
-    assert files_in(tmp_path) == ["ids.txt"]
+    assert files_in(unserved) == ["ids.txt"]
 
 
 @pytest.mark.parametrize(
@@ -188,24 +190,17 @@ def test_what_is_wrong_with_the_arguments_is_told_before_anything_is_asked(
     ],
 )
 def test_no_file_is_replaced_that_somebody_else_needs(
-    arguments: list[str],
-    words: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    arguments: list[str], words: str, unserved: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name, value in environment("http://127.0.0.1:9").items():
-        monkeypatch.setenv(name, value)
-    written(tmp_path / "ids.csv", "group_id", "g1")
-    written(tmp_path / "some.jsonl", '{"group_id":"g1"}')
-    written(tmp_path / "out.csv.failed.jsonl", '{"group_id":"g1"}')
-    (tmp_path / "link.csv").symlink_to("ids.csv")
-    os.mkfifo(tmp_path / "pipe")
-    before = files_in(tmp_path)
+    written(unserved / "ids.csv", "group_id", "g1")
+    written(unserved / "some.jsonl", '{"group_id":"g1"}')
+    written(unserved / "out.csv.failed.jsonl", '{"group_id":"g1"}')
+    (unserved / "link.csv").symlink_to("ids.csv")
+    os.mkfifo(unserved / "pipe")
+    before = files_in(unserved)
     assert exit_code(["sync", *arguments]) == 2
     assert words in capsys.readouterr().err
-    assert files_in(tmp_path) == before
+    assert files_in(unserved) == before
 
 
 async def test_where_the_output_is_a_link_what_it_leads_to_is_replaced(variables: dict[str, str], here: Path) -> None:

@@ -204,15 +204,18 @@ async def test_no_signal_holds_a_group_id(signals: Signals, rongcloud_emulator: 
         assert word not in signals.text()
 
 
+class Sent(asyncio.Event):
+    """Set once a request has left."""
+
+    def note(self, event: Event) -> None:
+        if isinstance(event, BatchSent):
+            self.set()
+
+
 async def test_a_cancelled_call_is_told_as_such(signals: Signals, rongcloud_emulator: InProcessEmulator) -> None:
     rongcloud_emulator.fail_next("hang")
-    sent = asyncio.Event()
-
-    def note(event: Event) -> None:
-        if isinstance(event, BatchSent):
-            sent.set()
-
-    async with rongcloud_emulator.client(hooks=[signals.hook, note]) as client:
+    sent = Sent()
+    async with rongcloud_emulator.client(hooks=[signals.hook, sent.note]) as client:
         call = asyncio.create_task(client.get("g1"))
         await sent.wait()
         call.cancel()
@@ -226,13 +229,8 @@ async def test_a_request_that_is_given_up_on_its_way_is_told_as_such(
     signals: Signals, rongcloud_emulator: InProcessEmulator, how: str
 ) -> None:
     rongcloud_emulator.fail_next("hang")
-    sent = asyncio.Event()
-
-    def note(event: Event) -> None:
-        if isinstance(event, BatchSent):
-            sent.set()
-
-    async with rongcloud_emulator.client(hooks=[signals.hook, note]) as client:
+    sent = Sent()
+    async with rongcloud_emulator.client(hooks=[signals.hook, sent.note]) as client:
         call = asyncio.create_task(client.get("g1", deadline=0.05 if how == "deadline" else None))
         await sent.wait()
         if how == "cancelled":

@@ -424,13 +424,19 @@ def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_i
     assert second.outcomes == [("a", None)]
 
 
-def test_who_comes_when_the_answer_in_flight_is_outdated_waits_for_the_next_request() -> None:
-    pending, early = book(interactive="a")
+def outdated_with_a_latecomer(pending: Pending) -> tuple[Batch, "Recorder"]:
+    """A request in flight of the ID ``a``, and who came for it after it was outdated."""
     batch = taken(pending)
     pending.outdate(["a"])
     late = Recorder()
     late.open.add("a")
     pending.add("a", late, bulk=False)
+    return batch, late
+
+
+def test_who_comes_when_the_answer_in_flight_is_outdated_waits_for_the_next_request() -> None:
+    pending, early = book(interactive="a")
+    batch, late = outdated_with_a_latecomer(pending)
     pending.settle([(batch.entries[0], None)])
     assert (early.outcomes, late.outcomes) == ([("a", None)], [])
     assert taken(pending).group_ids == ["a"]
@@ -444,11 +450,7 @@ def test_what_waits_for_its_request_is_not_outdated() -> None:
 
 def test_an_outdated_request_that_is_made_again_serves_everybody() -> None:
     pending, early = book(interactive="a")
-    batch = taken(pending)
-    pending.outdate(["a"])
-    late = Recorder()
-    late.open.add("a")
-    pending.add("a", late, bulk=False)
+    batch, late = outdated_with_a_latecomer(pending)
     pending.put_back(pending.rest(batch.entries))
     pending.settle([(taken(pending).entries[0], None)])
     assert early.outcomes == late.outcomes == [("a", None)]

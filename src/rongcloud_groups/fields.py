@@ -101,8 +101,7 @@ class Fields:
 
     def integer(self, *keys: str) -> int | None:
         """The integer of at most 64 bits under the first of the keys that is there; text may hold it."""
-        present = next((key for key in keys if key in self._members), keys[0])
-        raw = bytes(self._members.get(present, b""))
+        present, raw = self._first(keys)
         value = self._integer(keys)
         if value is None or value in _INTEGERS:
             return value
@@ -131,8 +130,7 @@ class Fields:
 
     def moment(self, *keys: str) -> datetime | None:
         """The time under the first of the keys that is there, given in milliseconds since 1970."""
-        present = next((key for key in keys if key in self._members), keys[0])
-        raw = bytes(self._members.get(present, b""))
+        present, raw = self._first(keys)
         milliseconds = self._integer(keys)
         try:
             return None if milliseconds is None else moment(milliseconds)
@@ -172,6 +170,10 @@ class Fields:
             except UNREADABLE:
                 self._note(key, "cannot be read", bytes(raw))
         return values
+
+    def _first(self, keys: tuple[str, ...]) -> tuple[str, bytes]:
+        present = next((key for key in keys if key in self._members), keys[0])
+        return present, bytes(self._members.get(present, b""))
 
     def _taken(self, keys: tuple[str, ...]) -> tuple[str, bytes]:
         for key in keys:
