@@ -261,6 +261,43 @@ async def test_a_job_with_another_input_follows_one_that_was_complete(
     assert names_in(output) == list((await client.get_many(ids(40, "y"))).found)
 
 
+async def test_the_groups_of_two_apps_are_not_mixed(emulator: Emulator, tmp_path: Path) -> None:
+    source = file_source(written(tmp_path / "ids.txt", *ids(3000)))
+    output = tmp_path / "out.jsonl"
+    async with client_of(emulator, rate=20) as client:
+        job = job_of(client, source, output)
+        running = asyncio.create_task(job.run())
+        await until(lambda: client.stats().requests)
+        job.stop()
+        assert not (await running).complete
+    refused = f"out.jsonl has the groups of another App Key .{emulator.app_key}, not second-app"
+    async with Emulator(app_key="second-app") as second, client_of(second) as client:
+        with pytest.raises(ResumeError, match=refused):
+            await job_of(client, source, output).run()
+        assert not client.stats().requests
+        report = await job_of(client, source, output, restart=True).run()
+        assert report.complete
+        assert report.resumed_from == 0
+
+
+async def test_another_app_has_the_same_ids_looked_up_after_a_job_that_was_killed_at_its_end(
+    emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = file_source(written(tmp_path / "ids.txt", *ids(30)))
+
+    async def killed(_: Job) -> None:
+        raise KeyboardInterrupt
+
+    async with client_of(emulator) as client:
+        with monkeypatch.context() as patched:
+            patched.setattr(Job, "_publish", killed)
+            with pytest.raises(KeyboardInterrupt):
+                await job_of(client, source, tmp_path / "out.jsonl").run()
+    async with Emulator(app_key="second-app") as second, client_of(second) as client:
+        assert (await job_of(client, source, tmp_path / "out.jsonl").run()).requests == 1
+        assert client.stats().requests == 1
+
+
 async def test_only_what_failed_is_noted_and_a_later_run_without_failures_removes_the_note(
     client: GroupClient, emulator: Emulator, tmp_path: Path
 ) -> None:

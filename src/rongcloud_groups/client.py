@@ -201,6 +201,11 @@ class GroupClient:
             raise error
 
     @property
+    def app_key(self) -> str:
+        """The App Key that requests are signed for."""
+        return self._credentials.app_key
+
+    @property
     def cache(self) -> Cache:
         """The client's cache.
 
@@ -341,7 +346,7 @@ class GroupClient:
         if not hasattr(self, "_closing"):  # an option was refused, and a traceback shows its variables
             return "<GroupClient, not made>"
         state = "open" if self._tasks is not None else "not open"
-        return f"<GroupClient {self._credentials.app_key!r} at {self._links.host}, {state}>"
+        return f"<GroupClient {self.app_key!r} at {self._links.host}, {state}>"
 
     async def _run(self, opened: Event) -> None:
         """The client's own task: enter and exit may happen in two others."""

@@ -65,6 +65,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
         complete: the rows are all there; what is left is to put the files in their place.
         listing: where the IDs come from the listing.
         output_format: of a file that can have several; None in a checkpoint of version 0.1.0.
+        app_key: whose groups the rows are; None in a checkpoint of version 0.1.0.
     """
 
     version: int = CHECKPOINT_VERSION
@@ -80,6 +81,7 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     complete: bool = False
     listing: ListingPlace | None = None
     output_format: str | None = None
+    app_key: str | None = None
 
 
 class ResumeError(ConfigError):

@@ -25,6 +25,9 @@ from rongcloud_groups.protocol import BATCH_LIMIT, consequence
 
 READ_AHEAD_SECONDS: Final = 2.0
 """How long the budget needs for the open IDs at the most: what a stopped job still waits for."""
+MOST_OPEN: Final = 64 * BATCH_LIMIT
+"""IDs at the most that have no outcome yet, whatever the budget: as many as a client has in flight by default. While
+rows are written, answers wait in memory."""
 MOST_HELD: Final = 16_000
 """IDs at the most between the oldest one without an outcome and the newest one that was asked for."""
 BLOCKS_READ_AHEAD: Final = 20
@@ -133,7 +136,8 @@ class Job:
         self._requests_before = 0
         self._started: float | None = None
         self._written_at = self._committed_at = 0.0
-        self._read_ahead = max(BATCH_LIMIT, int(READ_AHEAD_SECONDS * client.stats().rate) * BATCH_LIMIT)
+        in_time = int(READ_AHEAD_SECONDS * client.stats().rate) * BATCH_LIMIT
+        self._read_ahead = min(max(BATCH_LIMIT, in_time), MOST_OPEN)
 
     async def run(self) -> Report:
         """Do the job, or what is left of it.
@@ -201,7 +205,11 @@ class Job:
 
     def _is_same_input(self, saved: Checkpoint) -> bool:
         """Whether this job is the one that was killed when all but its last step was done, for sure."""
-        return self._source.rereadable and (saved.kind, saved.fingerprint) == (self._source.kind, self._fingerprint)
+        same_ids = (saved.kind, saved.fingerprint) == (self._source.kind, self._fingerprint)
+        return self._source.rereadable and same_ids and self._is_same_app(saved)
+
+    def _is_same_app(self, saved: Checkpoint) -> bool:
+        return saved.app_key in {None, self._client.app_key}
 
     def _check_that_resumable(self) -> None:
         saved = self._saved
@@ -211,6 +219,11 @@ class Job:
             raise ResumeError(
                 f"an unfinished run of {self._sink.name} has another input ({saved.kind}, not {self._source.kind}); "
                 "give the same one, or --restart"
+            )
+        if not self._is_same_app(saved):
+            raise ResumeError(
+                f"an unfinished run of {self._sink.name} has the groups of another App Key ({saved.app_key}, not "
+                f"{self._client.app_key}); use that one, or --restart"
             )
         if saved.fingerprint != self._fingerprint:
             raise other_input(self._source.name)
@@ -374,6 +387,7 @@ class Job:
             + (self._saved.requests if self._saved else 0),
             complete=complete,
             listing=None if listing is None else listing.place,
+            app_key=self._client.app_key,
         )
         return await anyio.to_thread.run_sync(self._make_durable, checkpoint, listing)
 

@@ -5,7 +5,8 @@ from typing import Final, Self
 
 import msgspec
 
-_CACHE_KIB: Final = 2048
+_CACHE_KIB: Final = 512
+"""IDs come in any order, so of a large tree no cache holds the next page; a larger one only fills later."""
 _INSERT: Final = "INSERT OR IGNORE INTO seen SELECT value FROM json_each(?) RETURNING group_id"
 _INSERT_ONE: Final = "INSERT OR IGNORE INTO seen VALUES (?)"
 

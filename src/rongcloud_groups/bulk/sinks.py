@@ -4,9 +4,9 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Final, Literal, Protocol, get_args
 
 import msgspec
 
@@ -16,6 +16,7 @@ from rongcloud_groups.bulk.rows import COLUMNS, flat_row, json_row
 from rongcloud_groups.errors import ConfigError, RongCloudError
 from rongcloud_groups.models import GroupProfile
 
+ROWS_IN_A_TEXT: Final = 100
 Format = Literal["jsonl", "csv", "sqlite", "parquet"]
 
 _FORMATS: dict[str, Format] = {
@@ -157,7 +158,8 @@ class TextSink:
 
     def write(self, rows: Sequence[Any]) -> None:
         """Append rows."""
-        self._file.write(self._rows.text(rows))
+        for few in _few_at_a_time(rows):
+            self._file.write(self._rows.text(few))
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Make the rows durable, then the checkpoint."""
@@ -205,7 +207,8 @@ class StdoutSink:
         Raises:
             BrokenPipeError: the reader has gone.
         """
-        _write_to_stdout(self._rows.text(rows))
+        for few in _few_at_a_time(rows):
+            _write_to_stdout(self._rows.text(few))
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Nothing is held back."""
@@ -218,6 +221,11 @@ class StdoutSink:
 
     def close(self) -> None:
         """It stays open."""
+
+
+def _few_at_a_time(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """So few that their text needs no large piece of memory, which the allocator would keep when it is free again."""
+    return (rows[first : first + ROWS_IN_A_TEXT] for first in range(0, len(rows), ROWS_IN_A_TEXT))
 
 
 def _write_to_stdout(content: bytes) -> None:
