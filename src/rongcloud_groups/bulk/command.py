@@ -20,10 +20,10 @@ from rongcloud_groups.bulk.options import Options, Reporting
 from rongcloud_groups.bulk.progress import Display, Style, display, print_json
 from rongcloud_groups.bulk.sinks import Format, Sink, open_sink
 from rongcloud_groups.bulk.words import tell_estimate, tell_failure, tell_report
-from rongcloud_groups.cli.ends import ExitCode, Flag, complain, run
+from rongcloud_groups.cli.ends import ExitCode, Flag, code_of, complain, run, words_for
 from rongcloud_groups.cli.text import one_line
 from rongcloud_groups.client import GroupClient
-from rongcloud_groups.errors import AuthenticationError, ConfigError, RongCloudError, ServiceNotEnabled
+from rongcloud_groups.errors import ConfigError, RongCloudError
 
 STOPPED: Final = 5
 """The exit code of a job that ``--max-time`` stopped."""
@@ -114,7 +114,7 @@ async def _with_words(options: Options, *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        code = _code_of(error)
+        code = code_of(error)
         words = _words_for(error)
         if options.speaks_json:
             print_json({"message_type": "error", "message": words, "exit_code": code})
@@ -212,14 +212,4 @@ async def _stop_in_time(job: Job, seconds: float, stopped_by: list[int]) -> None
 def _words_for(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return one_line(f"cannot write {error.filename}: {error.strerror}")
-    return one_line(str(error)) or type(error).__name__
-
-
-def _code_of(error: Exception) -> int:
-    match error:
-        case ConfigError():
-            return ExitCode.USAGE
-        case AuthenticationError() | ServiceNotEnabled():
-            return ExitCode.NOT_ACCEPTED
-        case _:
-            return ExitCode.ERROR
+    return words_for(error, debug=False)

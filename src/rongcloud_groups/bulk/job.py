@@ -158,14 +158,11 @@ class Job:
 
     async def _run(self) -> Report:
         saved = self._saved = None if self._restart else await anyio.to_thread.run_sync(self._sink.load)
-        try:
+        if saved is None or not saved.complete:
             await self._look_through()
-        finally:
-            if saved is not None and saved.complete:
-                await self._publish()
-        if saved is not None and saved.complete:
-            if self._is_same_input(saved):
-                return self._report(saved)
+        elif await self._finished(saved):
+            return self._report(saved)
+        else:
             self._saved = None
         self._check_that_resumable()
         try:
@@ -197,6 +194,14 @@ class Job:
             stats.requests - self._requests_before,
             stats.rate,
         )
+
+    async def _finished(self, saved: Checkpoint) -> bool:
+        """Put the files of a complete run in their place; whether that run was this very job."""
+        try:
+            await self._look_through()
+        finally:
+            await self._publish()
+        return self._is_same_input(saved)
 
     async def _look_through(self) -> None:
         """Read all of a file before anything is asked: what is wrong with it is told at once."""

@@ -53,8 +53,8 @@ def run(work: Callable[[], int], *, debug: bool) -> int:
         except Exception as error:  # noqa: BLE001  the command's last word on whatever it was
             if debug:
                 traceback.print_exception(error)
-            complain(_words_for(error, debug=debug))
-            return _code_of(error)
+            complain(words_for(error, debug=debug))
+            return code_of(error)
         return code
 
 
@@ -103,7 +103,8 @@ def _terminable() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _code_of(error: Exception) -> ExitCode:
+def code_of(error: Exception) -> ExitCode:
+    """The exit code that an error ends a command with."""
     match error:
         case ConfigError():
             return ExitCode.USAGE
@@ -113,7 +114,8 @@ def _code_of(error: Exception) -> ExitCode:
             return ExitCode.ERROR
 
 
-def _words_for(error: Exception, *, debug: bool) -> str:
+def words_for(error: Exception, *, debug: bool) -> str:
+    """What a command says of an error."""
     if isinstance(error, ConfigError):
         return str(error)
     if isinstance(error, RongCloudError | OSError):
