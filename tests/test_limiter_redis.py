@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import cycle
 from pathlib import Path
 from time import monotonic
 from typing import Any, NamedTuple
@@ -41,6 +42,32 @@ from rongcloud_groups.limiter_words import limiter_from_words
 
 GAP = slot_gap(100, 100, behind=math.inf)
 SECOND = 1 + SHARED_JITTER
+
+
+NOT_AT_ALL = -1.0
+
+
+class Call(NamedTuple):
+    """One call of the script for slots, and how late the requests leave that it grants slots for.
+
+    Those of a process that is killed after that leave as late as they may, and nobody tells when.
+    """
+
+    process: int
+    wanted: int
+    lead: float
+    killed: bool
+    late: list[float]
+
+
+calls = st.builds(
+    Call,
+    process=st.integers(0, 1),
+    wanted=st.sampled_from([0, 1, 1, 1, 2, 8]),
+    lead=st.sampled_from([0.0, 0.02, 0.1]),
+    killed=st.sampled_from([False] * 5 + [True]),
+    late=st.lists(st.sampled_from([0.0] * 16 + [0.004, MOST_LATE] + [NOT_AT_ALL] * 4), min_size=1, max_size=5),
+)
 
 
 class Server:
@@ -114,6 +141,10 @@ Run = Callable[..., list[float]]
 
 @pytest.fixture
 def run(redis: "Redis") -> Run:
+    return scripts_for(redis)
+
+
+def scripts_for(redis: "Redis") -> Run:
     """Run one of the scripts for the budget ``app``."""
 
     def run(script: str, *arguments: float) -> list[float]:
@@ -123,11 +154,17 @@ def run(redis: "Redis") -> Run:
 
 
 def reserve(
-    run: Run, wanted: int = 1, *, lead: float = 0.0, confirm: Sequence[int] = (), used: dict[int, float] | None = None
+    run: Run,
+    wanted: int = 1,
+    *,
+    limit: int = 100,
+    lead: float = 0.0,
+    confirm: Sequence[int] = (),
+    used: dict[int, float] | None = None,
 ) -> Reserved:
     told = [value for slot in (used or {}).items() for value in slot]
     now, paused_until, rate, confirmed, firm, first, *slots = run(
-        RESERVE, 100, lead, wanted, len(confirm), *confirm, *told
+        RESERVE, limit, lead, wanted, len(confirm), *confirm, *told
     )
     return Reserved(now, paused_until, rate, int(confirmed), int(firm), int(first), slots)
 
@@ -289,6 +326,42 @@ def test_no_more_is_remembered_than_counts(redis: "Redis", run: Run) -> None:
         redis.hset("app", "next_slot", redis_time(redis))
         redis.zunionstore("app:sent", {"app:sent": 0.0})  # all of them long ago
     assert redis.zcard("app:sent") == REMEMBERED
+
+
+@settings(max_examples=100, deadline=None)
+@given(script=st.lists(calls, min_size=5, max_size=60), limit=st.sampled_from([3, 20, 40]))
+def test_whoever_takes_slots_and_whatever_becomes_of_them_no_second_has_more_than_the_limit(
+    server: Server, script: list[Call], limit: int
+) -> None:
+    with Redis.from_url(server.url) as redis:
+        redis.flushall()
+        in_use(redis)
+        left = sorted(left_in(scripts_for(redis), script, limit))
+    assert all(later - earlier >= SECOND - 1e-4 for earlier, later in zip(left, left[limit:], strict=False))
+
+
+def left_in(run: Run, script: list[Call], limit: int) -> Iterator[float]:
+    """When requests left, by two processes that are killed now and then and replaced by new ones."""
+    claims: dict[int, dict[int, float]] = {}
+    untold: dict[int, dict[int, float]] = {}
+    for call in script:
+        claimed = claims.pop(call.process, {})
+        told = untold.pop(call.process, {})
+        reserved = reserve(run, call.wanted, limit=limit, lead=call.lead, confirm=list(claimed), used=told)
+        slots = dict(enumerate(reserved.slots, reserved.first))
+        confirmed = list(claimed)[len(claimed) - reserved.confirmed :]
+        firm = list(slots)[: reserved.firm]
+        granted = {name: (claimed | slots)[name] for name in confirmed + firm}
+        used = {
+            name: NOT_AT_ALL if late == NOT_AT_ALL else slot + late
+            for (name, slot), late in zip(
+                granted.items(), cycle([MOST_LATE] if call.killed else call.late), strict=False
+            )
+        }
+        yield from (left_at for left_at in used.values() if left_at != NOT_AT_ALL)
+        if not call.killed:
+            untold[call.process] = used
+            claims[call.process] = {name: slot for name, slot in slots.items() if name not in granted}
 
 
 def test_nobody_reserves_far_ahead_what_others_could_use(redis: "Redis", run: Run) -> None:
