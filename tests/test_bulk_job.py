@@ -219,20 +219,25 @@ async def test_a_finished_output_is_replaced_only_when_the_next_run_is_complete(
     assert len(names_in(output)) > 1500
 
 
+async def killed_at_its_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a job to its last checkpoint, and no file is put in its place."""
+
+    async def killed(_: Job) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Job, "_publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            await job.run()
+
+
 @pytest.mark.parametrize("name", OUTPUTS)
 async def test_a_complete_job_killed_before_its_files_were_in_place_is_put_in_place(
     name: str, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = file_source(written(tmp_path / "ids.txt", *ids(300), "no good"))
-
-    async def killed(_: Job) -> None:
-        raise KeyboardInterrupt
-
     output = tmp_path / name
-    with monkeypatch.context() as patched:
-        patched.setattr(Job, "_publish", killed)
-        with pytest.raises(KeyboardInterrupt):
-            await job_of(client, source, output).run()
+    await killed_at_its_end(job_of(client, source, output), monkeypatch)
     requests = client.stats().requests
     report = await job_of(client, source, output).run()
     assert client.stats().requests == requests
@@ -247,15 +252,8 @@ async def test_a_job_with_another_input_follows_one_that_was_complete(
     first: IterableSource | None, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = first or file_source(written(tmp_path / "ids.txt", *ids(30)))
-
-    async def killed(_: Job) -> None:
-        raise KeyboardInterrupt
-
     output = tmp_path / "out.jsonl"
-    with monkeypatch.context() as patched:
-        patched.setattr(Job, "_publish", killed)
-        with pytest.raises(KeyboardInterrupt):
-            await job_of(client, before, output).run()
+    await killed_at_its_end(job_of(client, before, output), monkeypatch)
     report = await job_of(client, file_source(written(tmp_path / "ids.txt", *ids(40, "y"))), output).run()
     assert report.counts.records == 40
     assert names_in(output) == list((await client.get_many(ids(40, "y"))).found)
@@ -284,15 +282,8 @@ async def test_another_app_has_the_same_ids_looked_up_after_a_job_that_was_kille
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = file_source(written(tmp_path / "ids.txt", *ids(30)))
-
-    async def killed(_: Job) -> None:
-        raise KeyboardInterrupt
-
     async with client_of(emulator) as client:
-        with monkeypatch.context() as patched:
-            patched.setattr(Job, "_publish", killed)
-            with pytest.raises(KeyboardInterrupt):
-                await job_of(client, source, tmp_path / "out.jsonl").run()
+        await killed_at_its_end(job_of(client, source, tmp_path / "out.jsonl"), monkeypatch)
     async with Emulator(app_key="second-app") as second, client_of(second) as client:
         assert (await job_of(client, source, tmp_path / "out.jsonl").run()).requests == 1
         assert client.stats().requests == 1

@@ -36,15 +36,12 @@ from rongcloud_groups.limiter import (
     Throttle,
     slot_gap,
 )
-from rongcloud_groups.limiter_redis import FIRST_TIMEOUT, TIMEOUT, RedisClock, RedisLimiter, time_limit
+from rongcloud_groups.limiter_redis import FIRST_TIMEOUT, NOT_AT_ALL, TIMEOUT, RedisClock, RedisLimiter, time_limit
 from rongcloud_groups.limiter_redis_scripts import HORIZON, REFUSED, RESERVE, SOON
 from rongcloud_groups.limiter_words import limiter_from_words
 
 GAP = slot_gap(100, 100, behind=math.inf)
 SECOND = 1 + SHARED_JITTER
-
-
-NOT_AT_ALL = -1.0
 
 
 class Call(NamedTuple):
