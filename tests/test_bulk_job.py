@@ -1,6 +1,5 @@
 import asyncio
 import json
-import shutil
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -577,6 +576,16 @@ def shorten(output: Path) -> None:
     Path(f"{output}.partial").write_bytes(b"")
 
 
+def half_a_row(output: Path) -> None:
+    with Path(f"{output}.partial").open("ab") as file:
+        file.write(b"half a r")
+
+
+def version_0_1_0(output: Path) -> None:
+    path = Path(f"{output}.checkpoint")
+    path.write_bytes(path.read_bytes().replace(b'"output_format": "parquet"', b'"output_format": null'))
+
+
 def newer_version(output: Path) -> None:
     path = Path(f"{output}.checkpoint")
     path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 2', 1))
@@ -601,21 +610,38 @@ async def test_a_checkpoint_that_does_not_fit_is_told(
     assert (await job_of(client, IterableSource(ids(2000)), output, restart=True).run()).complete
 
 
-async def test_parts_that_are_lost_are_told(client: GroupClient, tmp_path: Path) -> None:
-    output = tmp_path / "out.parquet"
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
+async def test_rows_that_no_checkpoint_counts_are_cut_off(name: str, client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / name
     await run_until(client, output, ids(2000), 1000)
-    next((tmp_path / "out.parquet.parts").iterdir()).unlink()
-    with pytest.raises(ResumeError, match="lacks parts"):
-        await job_of(client, IterableSource(ids(2000)), output).run()
-
-
-async def test_parts_that_no_checkpoint_counts_are_left_out(client: GroupClient, tmp_path: Path) -> None:
-    output = tmp_path / "out.parquet"
-    await run_until(client, output, ids(2000), 1000)
-    parts = tmp_path / "out.parquet.parts"
-    shutil.copyfile(parts / "00000000.parquet", parts / "00000099.parquet")
+    half_a_row(output)
     await job_of(client, IterableSource(ids(2000)), output).run()
     assert names_in(output) == list((await client.get_many(ids(2000))).found)
+
+
+async def test_a_parquet_file_that_could_not_be_put_together_is_by_the_next_run(
+    client: GroupClient, tmp_path: Path
+) -> None:
+    source = file_source(written(tmp_path / "ids.txt", *ids(2000)))
+    output = tmp_path / "out.parquet"
+    in_the_way = tmp_path / "out.parquet.new"
+    in_the_way.mkdir()
+    with pytest.raises(OSError, match=r"out\.parquet\.new"):
+        await job_of(client, source, output).run()
+    in_the_way.rmdir()
+    requests = client.stats().requests
+    assert (await job_of(client, source, output).run()).complete
+    assert client.stats().requests == requests
+    assert names_in(output) == list((await client.get_many(ids(2000))).found)
+    assert files_in(tmp_path) == ["ids.txt", "out.parquet"]
+
+
+async def test_an_unfinished_parquet_file_of_version_0_1_0_is_refused(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.parquet"
+    await run_until(client, output, ids(2000), 1000)
+    version_0_1_0(output)
+    with pytest.raises(ResumeError, match=r"version 0\.1\.0's"):
+        await job_of(client, IterableSource(ids(2000)), output).run()
 
 
 async def test_the_row_groups_of_parquet_have_10000_rows(client: GroupClient, tmp_path: Path) -> None:

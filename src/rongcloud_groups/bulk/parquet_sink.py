@@ -1,6 +1,5 @@
-"""Rows in a Parquet file, by way of parts: a Parquet file is readable only once it is closed."""
+"""Rows in a Parquet file, by way of an Arrow file: a Parquet file is readable only once it is closed."""
 
-import shutil
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,12 +11,12 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile, ResumeError
 from rongcloud_groups.bulk.disk import naming, sync_directory, sync_file
+from rongcloud_groups.bulk.files import PartialFile
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
 
 ROWS_IN_A_GROUP: Final = 10_000
-ROWS_IN_A_PART: Final = 5_000
 ROWS_READ_AT_ONCE: Final = 1_000
 _SELECTED_BY: Final = ["group_id", "owner", "create_time", "member_count"]
 """The columns with statistics in the file's footer, which grows in memory while it is written: not the long texts."""
@@ -26,146 +25,140 @@ SCHEMA: Final = pa.schema(
     [pa.field(column, _TYPES.get(column, pa.string()), nullable=column != "group_id") for column in COLUMNS],
     metadata={"rongcloud_groups.row_schema_version": str(ROW_SCHEMA_VERSION)},
 )
+# Arrow's own threads would each keep memory of theirs.
+_COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+_IN_THIS_THREAD: Final = pa.ipc.IpcReadOptions(use_threads=False)
 
 
 class ParquetSink:
     """A Parquet file with row groups of 10,000.
 
-    While the job runs, each commit adds a part, a small Parquet file, to the directory ``PATH.parts``. At the end
-    the parts are merged, so that the file does not depend on where a run was killed.
+    While the job runs, its rows are appended to ``PATH.partial`` in the format of Arrow. At the end they are written in
+    row groups, so that the file does not depend on where a run was killed.
 
     Args:
         path: the output.
     """
 
-    seconds_between_commits = 4.0
+    seconds_between_commits = 1.0
 
     def __init__(self, path: Path) -> None:
         self.name = str(path)
         self.path: Path | None = path
         self._output = path
-        self._directory = path.with_name(f"{path.name}.parts")
-        self._merged = path.with_name(f"{path.name}.partial")
+        self._rows = PartialFile(path)
+        self._new = path.with_name(f"{path.name}.new")
         self._checkpoint = CheckpointFile(path, "parquet")
-        self._parts = 0
-        self._waiting: list[pa.Table] = []
 
     def load(self) -> Checkpoint | None:
         """The checkpoint of an unfinished run, or None."""
-        return self._checkpoint.load()
+        saved = self._checkpoint.load()
+        if saved is not None and saved.output_format is None:
+            raise ResumeError(f"the unfinished run of {self.name} is version 0.1.0's; finish with that, or --restart")
+        return saved
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
-        """Open the directory of parts, and remove those that no checkpoint counts."""
-        try:
-            if self._output.is_dir():
-                raise IsADirectoryError(21, "it is a directory")
-            self._directory.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"cannot write {self.name}: {error.strerror}") from None
-        if saved is None:
-            if keep:
-                self._check_output()
-            self._checkpoint.remove()
-        self._parts = 0 if saved is None else saved.sink_size
-        for part in self._directory.iterdir():
-            if part.name not in {self._part(number).name for number in range(self._parts)}:
-                part.unlink()
-        if not all(self._part(number).exists() for number in range(self._parts)):
-            raise ResumeError(f"{self._directory} lacks parts that its checkpoint counts; --restart begins afresh")
-        if saved is None and keep and self._output.exists():
-            shutil.copyfile(self._output, self._part(0))
-            self._parts = 1
+        """Open the file of rows, at a checkpoint or afresh."""
+        if saved is not None:
+            self._rows.begin(saved.sink_size)
+            return
+        kept = self._finished_output() if keep else None
+        self._rows.begin(None)
+        self._checkpoint.remove()
+        if kept is not None:
+            with kept:
+                for batch in kept.iter_batches(ROWS_READ_AT_ONCE, use_threads=False):
+                    self._append(batch.cast(SCHEMA))
 
     def encode(self, profile: GroupProfile) -> FlatRow:
         """The row."""
         return flat_row(profile)
 
     def write(self, rows: Sequence[Any]) -> None:
-        """Collect rows; many enough become a part."""
-        self._waiting.append(_table(rows))
-        if sum(table.num_rows for table in self._waiting) >= ROWS_IN_A_PART:
-            self._write_part()
+        """Append rows."""
+        self._append(_batch(rows))
 
     def commit(self, checkpoint: Checkpoint) -> None:
-        """Write the rows as a part, durably, then the checkpoint."""
-        if self._waiting:
-            self._write_part()
-        sync_directory(self._directory)
-        self._checkpoint.save(msgspec.structs.replace(checkpoint, sink_size=self._parts))
+        """Make the rows durable, then the checkpoint."""
+        self._checkpoint.save(msgspec.structs.replace(checkpoint, sink_size=self._rows.sync()))
 
     def publish(self) -> None:
-        """Merge the parts, row group by row group."""
-        if self._directory.exists():
-            parts = sorted(self._directory.glob("*.parquet"))
+        """Write the row groups, and give the file its name."""
+        self._rows.close()
+        if self._rows.partial.exists():
             with (
-                naming(self._merged),
-                pq.ParquetWriter(self._merged, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
+                naming(self._new),
+                pa.OSFile(str(self._rows.partial)) as rows,
+                pq.ParquetWriter(self._new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
             ):
-                _merge(parts, writer)
-            sync_file(self._merged)
-            self._merged.replace(self._output)
+                _write_groups(_batches(rows), writer)
+            sync_file(self._new)
+            self._new.replace(self._output)
             sync_directory(self._output.parent)
 
     def forget(self) -> None:
-        """Remove the checkpoint, then the parts."""
+        """Remove the checkpoint, then the file of rows."""
         self._checkpoint.remove()
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._rows.discard()
 
     def close(self) -> None:
-        """Nothing is open between two calls."""
+        """Close the file of rows."""
+        self._rows.close()
 
-    def _check_output(self) -> None:
-        """Refuse to add to a file that rows cannot be read from."""
+    def _append(self, batch: pa.RecordBatch) -> None:
+        """Append a stream of its own: a run that goes on need not know where the last one's stream ended."""
+        stream = pa.BufferOutputStream()
+        with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
+            writer.write_batch(batch)
+        self._rows.write(stream.getvalue())
+
+    def _finished_output(self) -> pq.ParquetFile | None:
+        """The output that an earlier run finished.
+
+        Raises:
+            ConfigError: rows cannot be read from it.
+        """
+        if not self._output.exists():
+            return None
         try:
-            columns = pq.read_schema(self._output).names if self._output.exists() else list(COLUMNS)
+            file = pq.ParquetFile(self._output, pre_buffer=False)
         except (pa.ArrowInvalid, OSError) as error:
             raise ConfigError(f"cannot add to {self.name}: {error}") from None
-        if columns != list(COLUMNS):
+        if file.schema_arrow.names != list(COLUMNS):
+            file.close()
             raise ConfigError(f"cannot add to {self.name}: it has other columns than {', '.join(COLUMNS)}")
-
-    def _part(self, number: int) -> Path:
-        return self._directory / f"{number:08}.parquet"
-
-    def _write_part(self) -> None:
-        part = self._part(self._parts)
-        with naming(part):
-            pq.write_table(pa.concat_tables(self._waiting), part, compression="zstd", write_statistics=False)
-            sync_file(part)
-        self._waiting = []
-        self._parts += 1
+        return file
 
 
-def _table(rows: Sequence[Any]) -> pa.Table:
+def _batch(rows: Sequence[Any]) -> pa.RecordBatch:
     columns: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
     columns["create_time"] = [_moment(text) for text in columns["create_time"]]
     arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
-    return pa.Table.from_arrays(arrays, schema=SCHEMA)
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _merge(parts: Sequence[Path], writer: pq.ParquetWriter) -> None:
-    """Write the rows of the parts in groups of `ROWS_IN_A_GROUP`, the last one with what is left."""
-    group: list[pa.Table] = []
+def _batches(file: pa.NativeFile) -> Iterator[pa.RecordBatch]:
+    """The rows of all streams in a file."""
+    size = file.size()
+    while file.tell() < size:
+        yield from pa.ipc.open_stream(file, options=_IN_THIS_THREAD)
+
+
+def _write_groups(batches: Iterator[pa.RecordBatch], writer: pq.ParquetWriter) -> None:
+    """Write the rows in groups of `ROWS_IN_A_GROUP`, the last one with what is left."""
+    group: list[pa.RecordBatch] = []
     missing = ROWS_IN_A_GROUP
-    for table in _tables(parts):
-        group.append(table.slice(0, missing))
-        if table.num_rows < missing:
-            missing -= table.num_rows
-            continue
-        writer.write_table(pa.concat_tables(group))
-        group = [table.slice(missing)]
-        missing = ROWS_IN_A_GROUP - group[0].num_rows
+    for batch in batches:
+        rest = batch
+        while rest.num_rows >= missing:
+            writer.write_table(pa.Table.from_batches([*group, rest.slice(0, missing)]))
+            group, rest, missing = [], rest.slice(missing), ROWS_IN_A_GROUP
+            pa.default_memory_pool().release_unused()
+        group.append(rest)
+        missing -= rest.num_rows
     if missing < ROWS_IN_A_GROUP:
-        writer.write_table(pa.concat_tables(group))
-
-
-def _tables(parts: Sequence[Path]) -> Iterator[pa.Table]:
-    """The rows of the parts, few at a time, so that memory does not depend on where the parts end."""
-    for part in parts:
-        with pq.ParquetFile(part, pre_buffer=False) as file:
-            for batch in file.iter_batches(ROWS_READ_AT_ONCE, use_threads=False):
-                yield pa.Table.from_batches([batch]).cast(SCHEMA)
-        pa.default_memory_pool().release_unused()
+        writer.write_table(pa.Table.from_batches(group))
