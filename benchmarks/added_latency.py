@@ -28,6 +28,7 @@ from rongcloud_groups.emulator.serve import Address
 from rongcloud_groups.events import BatchSent
 from rongcloud_groups.origin import Origin
 from rongcloud_groups.protocol import batch_request
+from rongcloud_groups.stamp import new_stamp
 
 MOST_ADDED = 0.0003
 MOST_BEHIND_SLOW = 0.080
@@ -64,8 +65,7 @@ async def bare_requests(address: Address) -> AsyncIterator[Ask]:
 
 def signed(address: Address) -> Request:
     credentials = Credentials(address.app_key, Secret(address.app_secret))
-    now = time.time_ns() // 1_000_000
-    return batch_request(RONGCLOUD, credentials, ["g1"], nonce="bare", timestamp_ms=now, request_id="bare")
+    return batch_request(RONGCLOUD, credentials, ["g1"], new_stamp())
 
 
 async def seconds(ask: Ask) -> float:

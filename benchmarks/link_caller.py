@@ -15,6 +15,7 @@ from rongcloud_groups.dialects import dialect
 from rongcloud_groups.emulator.serve import Address
 from rongcloud_groups.httpx_transport import HTTP2Transport
 from rongcloud_groups.protocol import batch_request
+from rongcloud_groups.stamp import new_stamp
 
 Side = Literal["httpx", "rongcloud_groups"]
 CLOSING_TIME = 2.0
@@ -36,9 +37,7 @@ class Caller:
             dialect("rongcloud"),
             Credentials(address.app_key, Secret(address.app_secret)),
             [f"g{number}" for number in range(50)],
-            nonce="benchmark",
-            timestamp_ms=time.time_ns() // 1_000_000,
-            request_id="benchmark",
+            new_stamp(),
         )
         self._url = httpx.URL(url + signed.path)
         self._headers = signed.headers

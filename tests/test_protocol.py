@@ -23,8 +23,9 @@ from rongcloud_groups.models import (
     Problem,
     RolePerm,
 )
+from rongcloud_groups.stamp import Stamp
 
-ASK: dict[str, Any] = {"nonce": "nonce1", "timestamp_ms": 1_700_000_000_000, "request_id": "r1"}
+STAMP = Stamp("nonce1", 1_700_000_000_000, "r1")
 
 
 class AppKey:
@@ -122,7 +123,7 @@ def test_a_secret_that_is_not_unicode_raises_nothing_that_could_show_it() -> Non
 
 
 def test_a_form_request_repeats_the_key() -> None:
-    request = protocol.batch_request(RONGCLOUD, AppKey(), ["g1", "g2"], **ASK)
+    request = protocol.batch_request(RONGCLOUD, AppKey(), ["g1", "g2"], STAMP)
 
     assert request.path == "/entrust/group/profile/query.json"
     assert request.body == b"groupIds=g1&groupIds=g2"
@@ -141,14 +142,14 @@ def test_a_form_request_repeats_the_key() -> None:
 def test_a_form_request_carries_any_id_unharmed() -> None:
     group_ids = ["a&groupIds=b", "c=d", "e+f", "g%20h", "群组", "😀", "plain"]
 
-    body = protocol.batch_request(RONGCLOUD, AppKey(), group_ids, **ASK).body
+    body = protocol.batch_request(RONGCLOUD, AppKey(), group_ids, STAMP).body
 
     assert body.isascii()
     assert parse_qs(body.decode(), strict_parsing=True) == {"groupIds": group_ids}
 
 
 def test_a_json_request_lists_the_ids() -> None:
-    request = protocol.batch_request(NEXCONN, AppKey(), ("g1", '群"'), **ASK)
+    request = protocol.batch_request(NEXCONN, AppKey(), ("g1", '群"'), STAMP)
 
     assert request.path == "/v4/group-channel/profile/list"
     assert json.loads(request.body) == {"channelIds": ["g1", '群"']}
@@ -165,7 +166,7 @@ def test_a_json_request_lists_the_ids() -> None:
 def test_a_listing_request_names_page_size_and_order(
     page_token: str | None, order: Literal[0, 1], expected: dict[str, list[str]]
 ) -> None:
-    request = protocol.listing_request(RONGCLOUD, AppKey(), page_token=page_token, size=1000, order=order, **ASK)
+    request = protocol.listing_request(RONGCLOUD, AppKey(), STAMP, page_token=page_token, size=1000, order=order)
 
     assert request.path == "/entrust/group/query.json"
     assert parse_qs(request.body.decode(), strict_parsing=True) == expected
@@ -173,7 +174,7 @@ def test_a_listing_request_names_page_size_and_order(
 
 
 def test_a_listing_request_in_json_has_numbers() -> None:
-    request = protocol.listing_request(NEXCONN, AppKey(), page_token="t", size=50, order=0, **ASK)
+    request = protocol.listing_request(NEXCONN, AppKey(), STAMP, page_token="t", size=50, order=0)
 
     assert request.path == "/v4/group-channel/list"
     assert json.loads(request.body) == {"pageSize": 50, "order": 0, "pageToken": "t"}

@@ -15,6 +15,7 @@ from rongcloud_groups.decoding import answer_reader, lenient_profile, profile_re
 from rongcloud_groups.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, RolePerm
+from rongcloud_groups.stamp import Stamp
 
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
 EPOCH, MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
@@ -292,10 +293,10 @@ def test_any_ids_arrive_as_they_were(group_ids: list[str]) -> None:
         def signature(self, nonce: str, timestamp_ms: int) -> str:
             return protocol.sign("secret1", nonce, timestamp_ms)
 
-    ask: dict[str, Any] = {"nonce": "n", "timestamp_ms": 1, "request_id": "r1"}
+    stamp = Stamp("n", 1, "r1")
 
-    form = protocol.batch_request(RONGCLOUD, AppKey(), group_ids, **ask).body
-    as_json = protocol.batch_request(NEXCONN, AppKey(), group_ids, **ask).body
+    form = protocol.batch_request(RONGCLOUD, AppKey(), group_ids, stamp).body
+    as_json = protocol.batch_request(NEXCONN, AppKey(), group_ids, stamp).body
 
     assert parse_qs(form.decode("ascii"), keep_blank_values=True) == {"groupIds": group_ids}
     assert json.loads(as_json) == {"channelIds": group_ids}

@@ -3,7 +3,6 @@
 It costs one request, or two where the first speaks against the dialect or the host.
 """
 
-import secrets
 import ssl
 import time
 from asyncio import get_running_loop
@@ -40,6 +39,7 @@ from rongcloud_groups.limiter import Limiter, LocalLimiter
 from rongcloud_groups.limiter_words import limiter_from_words
 from rongcloud_groups.origin import Origin
 from rongcloud_groups.protocol import batch_request, read_batch
+from rongcloud_groups.stamp import new_stamp
 
 MOST_REQUESTS: Final = 2
 
@@ -217,15 +217,8 @@ class _Checking:
     async def _asked(self, connection: Connection, dialect: Dialect) -> _Answer:
         await self._limiter.acquire()
         self._requests += 1
-        request_id = secrets.token_hex(16)
-        request = batch_request(
-            dialect,
-            self._credentials,
-            [_GROUP_ID],
-            nonce=secrets.token_hex(8),
-            timestamp_ms=time.time_ns() // 1_000_000,
-            request_id=request_id,
-        )
+        stamp = new_stamp()
+        request = batch_request(dialect, self._credentials, [_GROUP_ID], stamp)
         sent_at = get_running_loop().time()
         try:
             reply = await connection.send(request, self._attempt_timeout)
@@ -234,7 +227,7 @@ class _Checking:
         round_trip = get_running_loop().time() - sent_at
         offset = _clock_offset(reply.headers, time.time() - round_trip / 2)
         try:
-            read_batch(dialect, reply, [_GROUP_ID], request_id)
+            read_batch(dialect, reply, [_GROUP_ID], stamp.request_id)
         except RongCloudError as error:
             return _Answer(dialect, error, round_trip, offset)
         return _Answer(dialect, None, round_trip, offset)

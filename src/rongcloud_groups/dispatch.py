@@ -1,8 +1,6 @@
 """The dispatcher: a ready link, a token, fifty IDs, sent in one step; then what the answer means."""
 
 import logging
-import secrets
-import time
 from asyncio import Event, Future, Lock, get_running_loop
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -42,6 +40,7 @@ from rongcloud_groups.links import Link, Links
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.pending import Batch, Entry, Pending
 from rongcloud_groups.protocol import batch_request, consequence, read_batch
+from rongcloud_groups.stamp import new_stamp
 
 FIRST_BACK_OFF = 0.1
 LONGEST_BACK_OFF = 5.0
@@ -204,24 +203,17 @@ class Dispatcher:
         self._send(link, batch)
 
     def _send(self, link: Link, batch: Batch) -> None:
-        request_id = secrets.token_hex(16)
-        request = batch_request(
-            self._dialect,
-            self._credentials,
-            batch.group_ids,
-            nonce=secrets.token_hex(8),
-            timestamp_ms=time.time_ns() // 1_000_000,
-            request_id=request_id,
-        )
+        stamp = new_stamp()
+        request = batch_request(self._dialect, self._credentials, batch.group_ids, stamp)
         future = link.send(request, self._attempt_timeout)
         host = self._links.host_of(link.host)
-        flight = Flight(batch, link, host, future, request_id, get_running_loop().time())
+        flight = Flight(batch, link, host, future, stamp.request_id, get_running_loop().time())
         batch.abandoned = future.cancel
         self._flights.add(flight)
         self.requests += 1
         self.group_ids_sent += len(batch)
         if self._emit:
-            self._emit(BatchSent(request_id, host, len(batch)))
+            self._emit(BatchSent(stamp.request_id, host, len(batch)))
         future.add_done_callback(partial(self._landed, flight))
 
     def _landed(self, flight: Flight, future: Future[Reply]) -> None:

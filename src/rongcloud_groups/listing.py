@@ -1,7 +1,5 @@
 """The listing of an app's groups: a sequential cursor with a budget of its own."""
 
-import secrets
-import time
 from asyncio import CancelledError, Future, get_running_loop
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, Final
@@ -24,6 +22,7 @@ from rongcloud_groups.limiter import LocalLimiter
 from rongcloud_groups.links import Link, Links
 from rongcloud_groups.models import ListedGroup
 from rongcloud_groups.protocol import ListingPage, consequence, listing_request, read_listing
+from rongcloud_groups.stamp import new_stamp
 
 LISTING_RATE: Final = 100.0
 """Requests/s of the listing call, apart from the batch call's, as the service documents it."""
@@ -114,20 +113,13 @@ class ListingRequests:
 
     async def _attempt(self, token: str | None) -> ListingPage:
         link = await self._link_with_token()
-        request_id = secrets.token_hex(16)
+        stamp = new_stamp()
         request = listing_request(
-            self._dialect,
-            self._credentials,
-            page_token=token,
-            size=PAGE_SIZE,
-            order=_OLDEST_FIRST,
-            nonce=secrets.token_hex(8),
-            timestamp_ms=time.time_ns() // 1_000_000,
-            request_id=request_id,
+            self._dialect, self._credentials, stamp, page_token=token, size=PAGE_SIZE, order=_OLDEST_FIRST
         )
         try:
             reply = await link.send(request, self._attempt_timeout)
-            page = read_listing(self._dialect, reply, request_id)
+            page = read_listing(self._dialect, reply, stamp.request_id)
         except ServerError as error:
             self._links.distrust(link, str(error))
             raise

@@ -32,6 +32,7 @@ from rongcloud_groups.errors import (
 )
 from rongcloud_groups.fields import UNREADABLE
 from rongcloud_groups.models import GroupProfile, ListedGroup
+from rongcloud_groups.stamp import Stamp
 
 BATCH_LIMIT: Final = 50
 """The most group IDs in one request, as the service documents it."""
@@ -129,63 +130,45 @@ def sign(app_secret: str, nonce: str, timestamp_ms: int) -> str:
     return hashlib.sha1(text, usedforsecurity=False).hexdigest()
 
 
-def batch_request(
-    dialect: Dialect, credentials: Signer, group_ids: Sequence[str], *, nonce: str, timestamp_ms: int, request_id: str
-) -> Request:
+def batch_request(dialect: Dialect, credentials: Signer, group_ids: Sequence[str], stamp: Stamp) -> Request:
     """The request for the profiles of some groups.
 
     Args:
         dialect: how to ask.
         credentials: what signs it.
         group_ids: 1 to `BATCH_LIMIT` validated IDs.
-        nonce: at most 18 characters, new for each attempt.
-        timestamp_ms: now, in milliseconds since 1970.
-        request_id: at most 36 characters; the service's support asks for it.
+        stamp: of this attempt.
     """
     body = _encoded(dialect, {dialect.group_ids_key: group_ids})
-    headers = _headers(dialect, credentials, nonce, timestamp_ms, request_id)
-    return Request(dialect.batch_path, headers, body)
+    return Request(dialect.batch_path, _headers(dialect, credentials, stamp), body)
 
 
 def listing_request(
-    dialect: Dialect,
-    credentials: Signer,
-    *,
-    page_token: str | None,
-    size: int,
-    order: Literal[0, 1],
-    nonce: str,
-    timestamp_ms: int,
-    request_id: str,
+    dialect: Dialect, credentials: Signer, stamp: Stamp, *, page_token: str | None, size: int, order: Literal[0, 1]
 ) -> Request:
     """The request for one page of the listing of an app's groups.
 
     Args:
         dialect: how to ask.
         credentials: what signs it.
+        stamp: of this attempt.
         page_token: `ListingPage.next_page_token` of the page before; None for the first.
         size: groups on a page, at most 1,000.
         order: 0 oldest first, 1 newest first.
-        nonce: at most 18 characters, new for each attempt.
-        timestamp_ms: now, in milliseconds since 1970.
-        request_id: at most 36 characters; the service's support asks for it.
     """
     parameters: dict[str, str | int] = {dialect.page_size_key: size, "order": order}
     if page_token is not None:
         parameters["pageToken"] = page_token
-    headers = _headers(dialect, credentials, nonce, timestamp_ms, request_id)
-    return Request(dialect.listing_path, headers, _encoded(dialect, parameters))
+    return Request(dialect.listing_path, _headers(dialect, credentials, stamp), _encoded(dialect, parameters))
 
 
-def _headers(
-    dialect: Dialect, credentials: Signer, nonce: str, timestamp_ms: int, request_id: str
-) -> list[tuple[str, str]]:
+def _headers(dialect: Dialect, credentials: Signer, stamp: Stamp) -> list[tuple[str, str]]:
     return [
         ("app-key", credentials.app_key),
-        ("nonce", nonce),
-        ("timestamp", str(timestamp_ms)),
-        ("signature", credentials.signature(nonce, timestamp_ms)),
-        ("x-request-id", request_id),
+        ("nonce", stamp.nonce),
+        ("timestamp", str(stamp.timestamp_ms)),
+        ("signature", credentials.signature(stamp.nonce, stamp.timestamp_ms)),
+        ("x-request-id", stamp.request_id),
         ("content-type", dialect.content_type),
         ("accept-encoding", "gzip"),
         ("user-agent", "rongcloud-groups"),
