@@ -30,9 +30,9 @@ def written(path: Path, *lines: str) -> Path:
     return path
 
 
-def client_of(emulator: Emulator, rate: float = 2000.0) -> GroupClient:
+def client_of(emulator: Emulator, rate: float = 2000.0, **options: Any) -> GroupClient:
     return GroupClient(
-        emulator.app_key, emulator.app_secret, base_urls=emulator.url, verify=trusting(emulator), rate=rate
+        emulator.app_key, emulator.app_secret, base_urls=emulator.url, verify=trusting(emulator), rate=rate, **options
     )
 
 

@@ -49,6 +49,9 @@ async def test_a_file_of_ids_becomes_a_file_of_rows(variables: dict[str, str], h
     assert first == f"321 IDs, 20 of them duplicates: {found} found, {300 - found} missing, 1 failed"
     assert second.startswith("6 requests in ")
     assert third == "done: out.jsonl; failed IDs: out.jsonl.failed.jsonl"
+    written(here / "id.txt", "g1")
+    ended = await sync("id.txt", "-o", "out.csv", env=variables, here=here)
+    assert ended.stderr.startswith("1 ID, 0 of them duplicates: 1 found, 0 missing, 0 failed\n1 request in ")
 
 
 async def test_without_failures_the_exit_code_is_0_and_missing_groups_count_only_if_asked(

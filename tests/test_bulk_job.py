@@ -39,6 +39,7 @@ from rongcloud_groups.bulk.files import PartialFile
 from rongcloud_groups.bulk.parquet_sink import SCHEMA
 from rongcloud_groups.bulk.rows import flat_row
 from rongcloud_groups.emulator import Emulator, Faults, Universe
+from rongcloud_groups.events import Event
 
 OUTPUTS = ("out.jsonl", "out.csv", "out.db", "out.parquet")
 
@@ -608,6 +609,18 @@ async def test_a_checkpoint_that_does_not_fit_is_told(
     with pytest.raises(ResumeError, match=words):
         await job_of(client, IterableSource(ids(2000)), output).run()
     assert (await job_of(client, IterableSource(ids(2000)), output, restart=True).run()).complete
+
+
+async def test_a_job_has_as_many_requests_under_way_as_its_client_may(emulator: Emulator, tmp_path: Path) -> None:
+    emulator.service.latency = 1.0
+    in_flight: list[int] = []
+
+    def look(_: Event) -> None:
+        in_flight.append(roomy.stats().in_flight)
+
+    async with client_of(emulator, max_in_flight=90, hooks=[look]) as roomy:
+        await job_of(roomy, IterableSource(ids(5000)), tmp_path / "out.jsonl").run()
+    assert max(in_flight) == 90
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])

@@ -206,6 +206,11 @@ class GroupClient:
         return self._credentials.app_key
 
     @property
+    def max_in_flight(self) -> int:
+        """Requests under way at the most."""
+        return self._max_in_flight
+
+    @property
     def cache(self) -> Cache:
         """The client's cache.
 

@@ -25,9 +25,6 @@ from rongcloud_groups.protocol import BATCH_LIMIT, consequence
 
 READ_AHEAD_SECONDS: Final = 2.0
 """How long the budget needs for the open IDs at the most: what a stopped job still waits for."""
-MOST_OPEN: Final = 64 * BATCH_LIMIT
-"""IDs at the most that have no outcome yet, whatever the budget: as many as a client has in flight by default. While
-rows are written, answers wait in memory."""
 MOST_HELD: Final = 16_000
 """IDs at the most between the oldest one without an outcome and the newest one that was asked for."""
 BLOCKS_READ_AHEAD: Final = 20
@@ -136,8 +133,9 @@ class Job:
         self._requests_before = 0
         self._started: float | None = None
         self._written_at = self._committed_at = 0.0
-        in_time = int(READ_AHEAD_SECONDS * client.stats().rate) * BATCH_LIMIT
-        self._read_ahead = min(max(BATCH_LIMIT, in_time), MOST_OPEN)
+        in_time = int(READ_AHEAD_SECONDS * client.stats().rate)
+        # No more than can be in flight, however much the budget lets through: answers wait while rows are written.
+        self._read_ahead = max(1, min(in_time, client.max_in_flight)) * BATCH_LIMIT
 
     async def run(self) -> Report:
         """Do the job, or what is left of it.

@@ -158,8 +158,8 @@ class TextSink:
 
     def write(self, rows: Sequence[Any]) -> None:
         """Append rows."""
-        for few in _few_at_a_time(rows):
-            self._file.write(self._rows.text(few))
+        for text in _texts(self._rows, rows):
+            self._file.write(text)
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Make the rows durable, then the checkpoint."""
@@ -207,8 +207,8 @@ class StdoutSink:
         Raises:
             BrokenPipeError: the reader has gone.
         """
-        for few in _few_at_a_time(rows):
-            _write_to_stdout(self._rows.text(few))
+        for text in _texts(self._rows, rows):
+            _write_to_stdout(text)
 
     def commit(self, checkpoint: Checkpoint) -> None:
         """Nothing is held back."""
@@ -221,11 +221,6 @@ class StdoutSink:
 
     def close(self) -> None:
         """It stays open."""
-
-
-def _few_at_a_time(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """So few that their text needs no large piece of memory, which the allocator would keep when it is free again."""
-    return (rows[first : first + ROWS_IN_A_TEXT] for first in range(0, len(rows), ROWS_IN_A_TEXT))
 
 
 def _write_to_stdout(content: bytes) -> None:
@@ -259,6 +254,11 @@ class _Csv:
             # A reader takes a carriage return for a line end, but not every Python's writer quotes a cell for it.
             (write_quoted if any("\r" in cell for cell in row if isinstance(cell, str)) else write)(row)
         return text.getvalue().encode()
+
+
+def _texts(row_format: _JsonLines | _Csv, rows: Sequence[Any]) -> Iterator[bytes]:
+    """The rows, so few in a text that it needs no large piece of memory, which the allocator would keep."""
+    return (row_format.text(rows[first : first + ROWS_IN_A_TEXT]) for first in range(0, len(rows), ROWS_IN_A_TEXT))
 
 
 def _row_format(name: Format) -> _JsonLines | _Csv:

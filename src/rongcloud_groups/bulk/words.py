@@ -29,12 +29,12 @@ def tell_report(options: Options, report: Report) -> None:
         return
     counts = report.counts
     tell(
-        f"{counts.records:,} IDs, {counts.duplicates:,} of them duplicates: {counts.found:,} found, "
+        f"{_number_of(counts.records, 'ID')}, {counts.duplicates:,} of them duplicates: {counts.found:,} found, "
         f"{counts.missing:,} missing, {counts.failed:,} failed"
     )
     if report.unreadable:
         tell(f"besides, groups of the listing without an ID that can be looked up: {report.unreadable:,}")
-    tell(f"{report.requests:,} requests in {report.seconds:.1f} s")
+    tell(f"{_number_of(report.requests, 'request')} in {report.seconds:.1f} s")
     if report.complete:
         tell(f"done: {options.path or 'stdout'}{f'; failed IDs: {failed_file}' if failed_file else ''}")
     elif options.path is None:
@@ -67,6 +67,11 @@ def tell_estimate(options: Options, estimate: Estimate) -> None:
     if estimate.records is None:
         tell("how many groups the app has is known only at the end of its listing")
     else:
-        tell(f"{estimate.records:,} IDs, {estimate.duplicates:,} of them duplicates, {estimate.invalid:,} invalid")
-        tell(f"{estimate.requests:,} requests, {estimate.seconds:,.0f} s at the least")
+        ids = _number_of(estimate.records, "ID")
+        tell(f"{ids}, {estimate.duplicates:,} of them duplicates, {estimate.invalid:,} invalid")
+        tell(f"{_number_of(estimate.requests, 'request')}, {estimate.seconds:,.0f} s at the least")
     tell(estimate.credentials)
+
+
+def _number_of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
