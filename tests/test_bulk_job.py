@@ -518,7 +518,7 @@ async def test_rows_are_added_to_an_output_without_its_last_line_end(
     assert names_in(output) == ["x1", "x3"]
 
 
-@pytest.mark.parametrize("other", [None, pa.table({"a": [1]})])
+@pytest.mark.parametrize("other", [None, pa.table({"a": [1]}), pa.table({column: ["many"] for column in COLUMNS})])
 async def test_rows_are_not_added_to_what_is_no_such_parquet_file(
     other: Any, client: GroupClient, tmp_path: Path
 ) -> None:
@@ -531,7 +531,7 @@ async def test_rows_are_not_added_to_what_is_no_such_parquet_file(
     with pytest.raises(ConfigError, match=r"cannot add to .*out\.parquet"):
         await job_of(client, IterableSource(["x3"]), output, keep=True).run()
     assert output.read_bytes() == before
-    assert not (tmp_path / "out.parquet.checkpoint").exists()
+    assert files_in(tmp_path) == ["out.parquet"]
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

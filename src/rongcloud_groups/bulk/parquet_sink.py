@@ -67,8 +67,7 @@ class ParquetSink:
         self._checkpoint.remove()
         if kept is not None:
             with kept:
-                for batch in kept.iter_batches(ROWS_READ_AT_ONCE, use_threads=False):
-                    self._append(batch.cast(SCHEMA))
+                self._append_all(kept)
 
     def encode(self, profile: GroupProfile) -> FlatRow:
         """The row."""
@@ -111,6 +110,14 @@ class ParquetSink:
         with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
             writer.write_batch(batch)
         self._rows.write(stream.getvalue())
+
+    def _append_all(self, kept: pq.ParquetFile) -> None:
+        try:
+            for batch in kept.iter_batches(ROWS_READ_AT_ONCE, use_threads=False):
+                self._append(batch.cast(SCHEMA))
+        except pa.ArrowException as error:
+            self._rows.discard()
+            raise ConfigError(f"cannot add to {self.name}: {error}") from None
 
     def _finished_output(self) -> pq.ParquetFile | None:
         """The output that an earlier run finished.
