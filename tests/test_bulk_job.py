@@ -41,6 +41,8 @@ from rongcloud_groups.bulk.rows import flat_row
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 from rongcloud_groups.events import Event
 
+ALL_TEXT = pa.table({column: ["many"] for column in COLUMNS})
+NO_GROUP_ID = pa.table({field.name: pa.array([None], field.type) for field in SCHEMA})
 OUTPUTS = ("out.jsonl", "out.csv", "out.db", "out.parquet")
 
 
@@ -245,6 +247,65 @@ async def test_a_complete_job_killed_before_its_files_were_in_place_is_put_in_pl
     assert names_in(output) == list((await client.get_many(ids(300))).found)
     assert [failed["group_id"] for failed in failures_in(output)] == ["no good"]
     assert len(files_in(tmp_path)) == 3
+
+
+async def killed_as_it_begins(job: Job, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a job until it has opened so many of its files."""
+    opened = 0
+    begin = PartialFile.begin
+
+    def open_and_die(file: PartialFile, size: int | None, *, keep: bool = False) -> None:
+        nonlocal opened
+        begin(file, size, keep=keep)
+        opened += 1
+        if opened == files:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(PartialFile, "begin", open_and_die)
+        with pytest.raises(KeyboardInterrupt):
+            await job.run()
+
+
+@pytest.mark.parametrize(
+    ("name", "files"),
+    [("out.db", 1), *((name, files) for name in ("out.jsonl", "out.csv", "out.parquet") for files in (1, 2))],
+)
+async def test_a_job_killed_as_it_began_anew_loses_nothing(
+    name: str, files: int, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = file_source(written(tmp_path / "ids.txt", *ids(300), "no good"))
+    output = tmp_path / name
+    await killed_at_its_end(job_of(client, source, output), monkeypatch)
+    await killed_as_it_begins(job_of(client, source, output, restart=True), files, monkeypatch)
+    assert (await job_of(client, source, output).run()).complete
+    assert names_in(output) == list((await client.get_many(ids(300))).found)
+    assert [failed["group_id"] for failed in failures_in(output)] == ["no good"]
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
+async def test_a_complete_job_whose_rows_were_lost_is_told(
+    name: str, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = file_source(written(tmp_path / "ids.txt", *ids(300)))
+    output = tmp_path / name
+    await killed_at_its_end(job_of(client, source, output), monkeypatch)
+    shorten(output)
+    with pytest.raises(ResumeError, match="shorter than its checkpoint"):
+        await job_of(client, source, output).run()
+    assert not output.exists()
+
+
+async def test_a_complete_parquet_job_whose_rows_are_damaged_is_told(
+    client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = file_source(written(tmp_path / "ids.txt", *ids(300)))
+    output = tmp_path / "out.parquet"
+    await killed_at_its_end(job_of(client, source, output), monkeypatch)
+    damage(output)
+    with pytest.raises(ResumeError, match=r"out\.parquet\.partial is damaged .*--restart"):
+        await job_of(client, source, output).run()
+    assert not output.exists()
 
 
 @pytest.mark.parametrize("first", [IterableSource(ids(30)), None])
@@ -518,7 +579,9 @@ async def test_rows_are_added_to_an_output_without_its_last_line_end(
     assert names_in(output) == ["x1", "x3"]
 
 
-@pytest.mark.parametrize("other", [None, pa.table({"a": [1]}), pa.table({column: ["many"] for column in COLUMNS})])
+@pytest.mark.parametrize(
+    "other", [None, pa.table({"a": [1]}), pa.table({column: ["many"] for column in COLUMNS}), NO_GROUP_ID]
+)
 async def test_rows_are_not_added_to_what_is_no_such_parquet_file(
     other: Any, client: GroupClient, tmp_path: Path
 ) -> None:
@@ -575,6 +638,11 @@ def spoil_checkpoint(output: Path) -> None:
 
 def shorten(output: Path) -> None:
     Path(f"{output}.partial").write_bytes(b"")
+
+
+def damage(output: Path) -> None:
+    partial = Path(f"{output}.partial")
+    partial.write_bytes(bytes(partial.stat().st_size))
 
 
 def half_a_row(output: Path) -> None:

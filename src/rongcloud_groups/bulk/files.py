@@ -4,13 +4,13 @@ import os
 import shutil
 from pathlib import Path
 
-from rongcloud_groups.bulk.checkpoint import ResumeError
+from rongcloud_groups.bulk.checkpoint import Checkpoint, ResumeError
 from rongcloud_groups.bulk.disk import naming, sync_directory
 from rongcloud_groups.errors import ConfigError
 
 
 class PartialFile:
-    """Appended to as ``NAME.partial``, cut back to a known size on resume, renamed to ``NAME`` at the end.
+    """Appended to as ``NAME.partial``, cut back to a known size on resume, renamed to ``NAME`` or removed at the end.
 
     Args:
         path: the final name.
@@ -42,12 +42,20 @@ class PartialFile:
         if size is None:
             os.ftruncate(self._descriptor, 0)
             self.size = self._copy_of_final(self._descriptor) if keep else 0
-        elif os.fstat(self._descriptor).st_size < size:
-            raise ResumeError(f"{self.partial} is shorter than its checkpoint says; --restart begins afresh")
         else:
+            self._check_size(size)
             os.ftruncate(self._descriptor, size)
             self.size = size
         os.lseek(self._descriptor, self.size, os.SEEK_SET)
+
+    def check_complete(self, saved: Checkpoint | None) -> None:
+        """Before the rows of a complete run are put in their place: see that they are all there.
+
+        Raises:
+            ResumeError: they are not.
+        """
+        if saved is not None and saved.complete and self.partial.exists():
+            self._check_size(saved.sink_size)
 
     def write(self, content: bytes) -> None:
         """Append; what is written is durable after `sync`."""
@@ -91,6 +99,10 @@ class PartialFile:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+    def _check_size(self, size: int) -> None:
+        if self.partial.stat().st_size < size:
+            raise ResumeError(f"{self.partial} is shorter than its checkpoint says; --restart begins afresh")
 
     def _copy_of_final(self, descriptor: int) -> int:
         if not self.path.exists():

@@ -54,7 +54,11 @@ class ParquetSink:
         """The checkpoint of an unfinished run, or None."""
         saved = self._checkpoint.load()
         if saved is not None and saved.output_format is None:
-            raise ResumeError(f"the unfinished run of {self.name} is version 0.1.0's; finish with that, or --restart")
+            raise ResumeError(
+                f"the unfinished run of {self.name} is version 0.1.0's; finish with that, or --restart and remove "
+                f"{self.name}.parts"
+            )
+        self._rows.check_complete(saved)
         return saved
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
@@ -63,8 +67,8 @@ class ParquetSink:
             self._rows.begin(saved.sink_size)
             return
         kept = self._finished_output() if keep else None
-        self._rows.begin(None)
         self._checkpoint.remove()
+        self._rows.begin(None)
         if kept is not None:
             with kept:
                 self._append_all(kept)
@@ -90,15 +94,15 @@ class ParquetSink:
                 pa.OSFile(str(self._rows.partial)) as rows,
                 pq.ParquetWriter(self._new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
             ):
-                _write_groups(_batches(rows), writer)
+                _write_groups(self._batches(rows), writer)
             sync_file(self._new)
             self._new.replace(self._output)
             sync_directory(self._output.parent)
 
     def forget(self) -> None:
-        """Remove the checkpoint, then the file of rows."""
-        self._checkpoint.remove()
+        """Remove the file of rows, then the checkpoint: without the one, the other says that all is done."""
         self._rows.discard()
+        self._checkpoint.remove()
 
     def close(self) -> None:
         """Close the file of rows."""
@@ -109,15 +113,26 @@ class ParquetSink:
         stream = pa.BufferOutputStream()
         with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
             writer.write_batch(batch)
-        self._rows.write(stream.getvalue())
+        self._rows.write(stream.getvalue().to_pybytes())
 
     def _append_all(self, kept: pq.ParquetFile) -> None:
         try:
             for batch in kept.iter_batches(ROWS_READ_AT_ONCE, use_threads=False):
                 self._append(batch.cast(SCHEMA))
-        except pa.ArrowException as error:
+        except (pa.ArrowException, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
             self._rows.discard()
             raise ConfigError(f"cannot add to {self.name}: {error}") from None
+
+    def _batches(self, file: pa.NativeFile) -> Iterator[pa.RecordBatch]:
+        """The rows of all streams in the file of rows."""
+        size = file.size()
+        try:
+            while file.tell() < size:
+                yield from pa.ipc.open_stream(file, options=_IN_THIS_THREAD)
+        except (pa.ArrowException, OSError) as error:
+            raise ResumeError(f"{self._rows.partial} is damaged ({error}); --restart begins afresh") from None
 
     def _finished_output(self) -> pq.ParquetFile | None:
         """The output that an earlier run finished.
@@ -146,13 +161,6 @@ def _batch(rows: Sequence[Any]) -> pa.RecordBatch:
 
 def _moment(text: str | None) -> datetime | None:
     return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _batches(file: pa.NativeFile) -> Iterator[pa.RecordBatch]:
-    """The rows of all streams in a file."""
-    size = file.size()
-    while file.tell() < size:
-        yield from pa.ipc.open_stream(file, options=_IN_THIS_THREAD)
 
 
 def _write_groups(batches: Iterator[pa.RecordBatch], writer: pq.ParquetWriter) -> None:

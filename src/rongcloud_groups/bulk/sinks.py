@@ -146,13 +146,15 @@ class TextSink:
 
     def load(self) -> Checkpoint | None:
         """The checkpoint of an unfinished run, or None."""
-        return self._checkpoint.load()
+        saved = self._checkpoint.load()
+        self._file.check_complete(saved)
+        return saved
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
         """Open the output."""
-        self._file.begin(None if saved is None else saved.sink_size, keep=keep)
         if saved is None:
             self._checkpoint.remove()
+        self._file.begin(None if saved is None else saved.sink_size, keep=keep)
         if not self._file.size:
             self._file.write(self._rows.header)
 

@@ -76,6 +76,7 @@ class SqliteSink:
         if saved is None:
             self._forget_checkpoint()
             self._note("journal_mode", journal_mode)
+            self._commit()
 
     def encode(self, profile: GroupProfile) -> FlatRow:
         """The row."""
@@ -88,8 +89,7 @@ class SqliteSink:
     def commit(self, checkpoint: Checkpoint) -> None:
         """Commit the rows and the checkpoint together."""
         self._note("checkpoint", encoded(checkpoint).decode())
-        self._work(lambda database: database.execute("COMMIT"))
-        self._work(lambda database: database.execute("BEGIN IMMEDIATE"))  # keeps a second job out
+        self._commit()
 
     def publish(self) -> None:
         """The rows are in their place already."""
@@ -116,6 +116,10 @@ class SqliteSink:
     def _connected(self) -> sqlite3.Connection:
         self._database = sqlite3.connect(self.name, timeout=0.5, isolation_level=None, check_same_thread=False)
         return self._database
+
+    def _commit(self) -> None:
+        self._work(lambda database: database.execute("COMMIT"))
+        self._work(lambda database: database.execute("BEGIN IMMEDIATE"))  # keeps a second job out
 
     def _note(self, name: str, value: str) -> None:
         statement = "INSERT INTO _sync VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
