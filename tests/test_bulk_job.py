@@ -221,6 +221,38 @@ async def test_a_finished_output_is_replaced_only_when_the_next_run_is_complete(
     assert len(names_in(output)) > 1500
 
 
+def spoil_checkpoint(output: Path) -> None:
+    Path(f"{output}.checkpoint").write_bytes(b"{")
+
+
+def shorten(output: Path) -> None:
+    Path(f"{output}.partial").write_bytes(b"")
+
+
+def remove(output: Path) -> None:
+    Path(f"{output}.partial").unlink()
+
+
+def damage(output: Path) -> None:
+    partial = Path(f"{output}.partial")
+    partial.write_bytes(bytes(partial.stat().st_size))
+
+
+def half_a_row(output: Path) -> None:
+    with Path(f"{output}.partial").open("ab") as file:
+        file.write(b"half a r")
+
+
+def version_0_1_0(output: Path) -> None:
+    path = Path(f"{output}.checkpoint")
+    path.write_bytes(path.read_bytes().replace(b'"output_format": "parquet"', b'"output_format": null'))
+
+
+def newer_version(output: Path) -> None:
+    path = Path(f"{output}.checkpoint")
+    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 2', 1))
+
+
 async def killed_at_its_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a job to its last checkpoint, and no file is put in its place."""
 
@@ -284,16 +316,23 @@ async def test_a_job_killed_as_it_began_anew_loses_nothing(
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
+@pytest.mark.parametrize(("lose", "words"), [(shorten, "shorter than its checkpoint"), (remove, "is gone")])
 async def test_a_complete_job_whose_rows_were_lost_is_told(
-    name: str, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lose: Callable[[Path], None],
+    words: str,
+    name: str,
+    client: GroupClient,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     source = file_source(written(tmp_path / "ids.txt", *ids(300)))
     output = tmp_path / name
     await killed_at_its_end(job_of(client, source, output), monkeypatch)
-    shorten(output)
-    with pytest.raises(ResumeError, match="shorter than its checkpoint"):
+    lose(output)
+    with pytest.raises(ResumeError, match=words):
         await job_of(client, source, output).run()
     assert not output.exists()
+    assert (await job_of(client, source, output, restart=True).run()).complete
 
 
 async def test_a_complete_parquet_job_whose_rows_are_damaged_is_told(
@@ -630,34 +669,6 @@ async def test_an_output_that_cannot_be_written_is_told_before_anything_is_asked
         with pytest.raises(ConfigError, match=r"cannot (write|read)"):
             await job_of(client, IterableSource(ids(10)), output).run()
     assert client.stats().requests == 0
-
-
-def spoil_checkpoint(output: Path) -> None:
-    Path(f"{output}.checkpoint").write_bytes(b"{")
-
-
-def shorten(output: Path) -> None:
-    Path(f"{output}.partial").write_bytes(b"")
-
-
-def damage(output: Path) -> None:
-    partial = Path(f"{output}.partial")
-    partial.write_bytes(bytes(partial.stat().st_size))
-
-
-def half_a_row(output: Path) -> None:
-    with Path(f"{output}.partial").open("ab") as file:
-        file.write(b"half a r")
-
-
-def version_0_1_0(output: Path) -> None:
-    path = Path(f"{output}.checkpoint")
-    path.write_bytes(path.read_bytes().replace(b'"output_format": "parquet"', b'"output_format": null'))
-
-
-def newer_version(output: Path) -> None:
-    path = Path(f"{output}.checkpoint")
-    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 2', 1))
 
 
 @pytest.mark.parametrize(

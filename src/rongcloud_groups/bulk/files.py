@@ -54,8 +54,12 @@ class PartialFile:
         Raises:
             ResumeError: they are not.
         """
-        if saved is not None and saved.complete and self.partial.exists():
+        if saved is None or not saved.complete:
+            return
+        if self.partial.exists():
             self._check_size(saved.sink_size)
+        elif not self.path.exists():
+            raise ResumeError(f"{self.partial} is gone, and its checkpoint is not; --restart begins afresh")
 
     def write(self, content: bytes) -> None:
         """Append; what is written is durable after `sync`."""
