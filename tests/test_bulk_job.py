@@ -363,11 +363,7 @@ async def test_the_groups_of_two_apps_are_not_mixed(emulator: Emulator, tmp_path
     source = file_source(written(tmp_path / "ids.txt", *ids(3000)))
     output = tmp_path / "out.jsonl"
     async with client_of(emulator, rate=20) as client:
-        job = job_of(client, source, output)
-        running = asyncio.create_task(job.run())
-        await until(lambda: client.stats().requests)
-        job.stop()
-        assert not (await running).complete
+        await stop_when(job_of(client, source, output), lambda: client.stats().requests > 0)
     refused = f"out.jsonl has the groups of another App Key .{emulator.app_key}, not second-app"
     async with Emulator(app_key="second-app") as second, client_of(second) as client:
         with pytest.raises(ResumeError, match=refused):
@@ -598,10 +594,7 @@ async def test_an_unfinished_run_in_another_format_is_refused(emulator: Emulator
     output = tmp_path / "out"
     async with client_of(emulator, rate=20) as client:
         job = Job(client, IterableSource(ids(3000)), open_sink(output, "jsonl"), FailuresFile(output))
-        running = asyncio.create_task(job.run())
-        await until(lambda: client.stats().requests)
-        job.stop()
-        await running
+        await stop_when(job, lambda: client.stats().requests > 0)
         for other in ("csv", "parquet"):
             with pytest.raises(ResumeError, match=f"wrote jsonl, not {other}; give the same format, or --restart"):
                 await Job(client, IterableSource(ids(3000)), open_sink(output, other), FailuresFile(output)).run()
@@ -618,9 +611,7 @@ async def test_rows_are_added_to_an_output_without_its_last_line_end(
     assert names_in(output) == ["x1", "x3"]
 
 
-@pytest.mark.parametrize(
-    "other", [None, pa.table({"a": [1]}), pa.table({column: ["many"] for column in COLUMNS}), NO_GROUP_ID]
-)
+@pytest.mark.parametrize("other", [None, pa.table({"a": [1]}), ALL_TEXT, NO_GROUP_ID])
 async def test_rows_are_not_added_to_what_is_no_such_parquet_file(
     other: Any, client: GroupClient, tmp_path: Path
 ) -> None:

@@ -71,7 +71,8 @@ class ParquetSink:
         self._rows.begin(None)
         if kept is not None:
             with kept:
-                self._append_all(kept)
+                for batch in self._rows_of(kept):
+                    self._append(batch)
 
     def encode(self, profile: GroupProfile) -> FlatRow:
         """The row."""
@@ -115,13 +116,12 @@ class ParquetSink:
             writer.write_batch(batch)
         self._rows.write(stream.getvalue().to_pybytes())
 
-    def _append_all(self, kept: pq.ParquetFile) -> None:
+    def _rows_of(self, kept: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
+        """The rows of a finished output, few at a time."""
         try:
             for batch in kept.iter_batches(ROWS_READ_AT_ONCE, use_threads=False):
-                self._append(batch.cast(SCHEMA))
+                yield batch.cast(SCHEMA)
         except (pa.ArrowException, ValueError, OSError) as error:
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
             self._rows.discard()
             raise ConfigError(f"cannot add to {self.name}: {error}") from None
 
