@@ -20,15 +20,15 @@ from child_processes import emulator, raw_server, trusting
 from measured import print_table, result_path, write_results
 
 from rongcloud_groups import Event, GroupClient, Hook
+from rongcloud_groups._http import Origin
+from rongcloud_groups._protocol.api import batch_request
+from rongcloud_groups._protocol.dialects import RONGCLOUD
+from rongcloud_groups._protocol.signing import new_stamp
+from rongcloud_groups._transport.connect import connect, tls_context
+from rongcloud_groups._transport.interface import Request
 from rongcloud_groups.config import Credentials, Secret
-from rongcloud_groups.connect import connect, tls_context
-from rongcloud_groups.connection import Request
-from rongcloud_groups.dialects import RONGCLOUD
 from rongcloud_groups.emulator.serve import Address
 from rongcloud_groups.events import BatchSent
-from rongcloud_groups.origin import Origin
-from rongcloud_groups.protocol import batch_request
-from rongcloud_groups.stamp import new_stamp
 
 MOST_ADDED = 0.0003
 MOST_BEHIND_SLOW = 0.080

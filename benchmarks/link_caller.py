@@ -10,12 +10,12 @@ import anyio
 import httpx
 from child_processes import trusting
 
+from rongcloud_groups._protocol.api import batch_request
+from rongcloud_groups._protocol.dialects import dialect
+from rongcloud_groups._protocol.signing import new_stamp
 from rongcloud_groups.config import Credentials, Secret
-from rongcloud_groups.dialects import dialect
 from rongcloud_groups.emulator.serve import Address
 from rongcloud_groups.httpx_transport import HTTP2Transport
-from rongcloud_groups.protocol import batch_request
-from rongcloud_groups.stamp import new_stamp
 
 Side = Literal["httpx", "rongcloud_groups"]
 CLOSING_TIME = 2.0

@@ -17,7 +17,7 @@ from conftest import trusting
 from rongcloud_groups import GroupClient, GroupProfile
 from rongcloud_groups.bulk import COLUMNS, FailuresFile, Job, Source, open_sink
 from rongcloud_groups.bulk.rows import flat_row
-from rongcloud_groups.bulk.sinks import Sink
+from rongcloud_groups.bulk.sinks.text import Sink
 from rongcloud_groups.emulator import Emulator
 
 

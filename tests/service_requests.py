@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rongcloud_groups.emulator import Service
-from rongcloud_groups.emulator.wire import Answer
+from rongcloud_groups.emulator.responses import Answer
 
 V1_BATCH = "/entrust/group/profile/query.json"
 V1_LISTING = "/entrust/group/query.json"

@@ -10,10 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rongcloud_groups.bulk import InputFormat, IterableSource, ResumeError, SourceError, file_source, input_format
-from rongcloud_groups.bulk.input_formats import LONGEST_LINE, ids_in
 from rongcloud_groups.bulk.reading import blocks_of, looked_through
-from rongcloud_groups.bulk.seen import SeenIds
-from rongcloud_groups.bulk.sources import Source
+from rongcloud_groups.bulk.seen_ids import SeenIds
+from rongcloud_groups.bulk.sources.files import Source
+from rongcloud_groups.bulk.sources.formats import LONGEST_LINE, ids_in
 
 TEXT = InputFormat("text", "")
 

@@ -36,8 +36,8 @@ from rongcloud_groups.bulk import (
 )
 from rongcloud_groups.bulk import job as job_module
 from rongcloud_groups.bulk.files import PartialFile
-from rongcloud_groups.bulk.parquet_sink import SCHEMA
 from rongcloud_groups.bulk.rows import flat_row
+from rongcloud_groups.bulk.sinks.parquet import SCHEMA
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 from rongcloud_groups.events import Event
 
@@ -854,7 +854,7 @@ def test_an_output_without_a_format_is_refused(path: Path | None, file_format: A
 
 
 def test_parquet_without_its_extra_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "rongcloud_groups.bulk.parquet_sink", raising=False)
+    monkeypatch.delitem(sys.modules, "rongcloud_groups.bulk.sinks.parquet", raising=False)
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(ConfigError, match=r"rongcloud-groups\[parquet\]"):
         open_sink(Path("x.parquet"))

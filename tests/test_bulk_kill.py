@@ -22,9 +22,9 @@ NAMES = [*ids(700), "no good", *ids(1500), *ids(300), "bad,too", *ids(3000, "群
 
 def run_command(arguments: list[str], variables: dict[str, str], log: str) -> None:
     """In a process of its own: what the command runs, with more frequent checkpoints."""
-    from rongcloud_groups.bulk.parquet_sink import ParquetSink
-    from rongcloud_groups.bulk.sinks import TextSink
-    from rongcloud_groups.bulk.sqlite_sink import SqliteSink
+    from rongcloud_groups.bulk.sinks.parquet import ParquetSink
+    from rongcloud_groups.bulk.sinks.sqlite import SqliteSink
+    from rongcloud_groups.bulk.sinks.text import TextSink
     from rongcloud_groups.cli.app import exit_code
 
     os.environ.update(variables)
@@ -46,7 +46,7 @@ def forked() -> multiprocessing.context.ForkServerContext:
     """Starts processes that have everything imported already, so that a kill does not hit the imports alone."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["rongcloud_groups.cli.app", "rongcloud_groups.bulk.command", "rongcloud_groups.bulk.parquet_sink"]
+        ["rongcloud_groups.cli.app", "rongcloud_groups.cli.sync", "rongcloud_groups.bulk.sinks.parquet"]
     )
     return context
 

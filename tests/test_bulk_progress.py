@@ -5,8 +5,8 @@ import pytest
 
 from rongcloud_groups.bulk import Counts, Progress
 from rongcloud_groups.bulk import progress as progress_module
-from rongcloud_groups.bulk.options import seconds_of
-from rongcloud_groups.bulk.progress import BarDisplay, JsonDisplay, NoDisplay, PlainDisplay, Speed, Style, display
+from rongcloud_groups.cli.progress import BarDisplay, JsonDisplay, NoDisplay, PlainDisplay, Speed, Style, display
+from rongcloud_groups.cli.sync_options import seconds_of
 
 
 def after(seconds: float, records: int, total: int | None = 100_000, resumed_from: int = 0) -> Progress:

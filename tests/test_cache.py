@@ -10,9 +10,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from virtual_time import at, now, virtual_time
 
 from rongcloud_groups import Cache, CacheInfo, ConfigError, DeadlineExceeded, GroupClient, GroupProfile, ParameterError
+from rongcloud_groups._dispatch.pending import Batch, Pending
 from rongcloud_groups.cache import CachedPending
 from rongcloud_groups.lookup import Outcome
-from rongcloud_groups.pending import Batch, Pending
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
 GROUPS = [f"g{number}" for number in range(200)]

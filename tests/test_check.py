@@ -11,9 +11,9 @@ import pytest
 from command_line import APP_SECRET, Ended, environment, run
 
 from rongcloud_groups import ConfigError
-from rongcloud_groups.check import Checkup, check
+from rongcloud_groups._protocol.dialects import DIALECTS
 from rongcloud_groups.config import REGIONS
-from rongcloud_groups.dialects import DIALECTS
+from rongcloud_groups.diagnostics import Checkup, check
 from rongcloud_groups.emulator import Emulator, Faults
 
 VERSION = {"rongcloud": 1, "nexconn": 4}

@@ -15,10 +15,9 @@ from command_line import APP_SECRET, COMMAND, TIMEOUT, environment, run, run_on_
 from rich.cells import cell_len
 
 from rongcloud_groups import GroupProfile, ServerError
-from rongcloud_groups.cli import ends
 from rongcloud_groups.cli.app import exit_code
+from rongcloud_groups.cli.console import one_line
 from rongcloud_groups.cli.emulator_process import emulator_process
-from rongcloud_groups.cli.text import one_line
 from rongcloud_groups.emulator import Emulator
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -336,9 +335,9 @@ def test_an_unexpected_error_is_one_line_and_a_traceback_only_when_asked_for(
     def work() -> int:
         raise KeyError("a bug\nof two lines")
 
-    assert ends.run(work, debug=False) == 1
+    assert exit.run(work, debug=False) == 1
     assert capsys.readouterr().err.count("\n") == 1
-    assert ends.run(work, debug=True) == 1
+    assert exit.run(work, debug=True) == 1
     assert "Traceback" in capsys.readouterr().err
     logging.getLogger("rongcloud_groups").setLevel(logging.NOTSET)
 
@@ -347,7 +346,7 @@ def test_another_error_of_the_service_ends_with_1(capsys: pytest.CaptureFixture[
     def work() -> int:
         raise ServerError(1000, 500, "no\x1b[2J use")
 
-    assert ends.run(work, debug=False) == 1
+    assert exit.run(work, debug=False) == 1
     assert capsys.readouterr().err == "rongcloud-groups: error: no\ufffd[2J use (code 1000, HTTP 500)\n"
 
 

@@ -18,7 +18,7 @@ from rongcloud_groups import (
     ServiceError,
     ServiceNotEnabled,
 )
-from rongcloud_groups.dialects import DIALECTS
+from rongcloud_groups._protocol.dialects import DIALECTS
 from rongcloud_groups.emulator import Emulator, Universe
 from rongcloud_groups.events import BatchAnswered, Event
 
@@ -502,7 +502,7 @@ async def test_a_fault_inside_while_an_answer_is_read_ends_the_client_and_nobody
 
     client = GroupClient(emulator.app_key, emulator.app_secret, base_urls=emulator.url, verify=trusting(emulator))
     await client.__aenter__()
-    monkeypatch.setattr("rongcloud_groups.dispatch.read_batch", faulty)
+    monkeypatch.setattr("rongcloud_groups._dispatch.dispatcher.read_batch", faulty)
     with pytest.raises(ClientClosed, match=r"^the client stopped: RuntimeError: a fault of our own$"):
         await client.get("g1")
     with pytest.raises(ExceptionGroup) as ended:

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 import pytest
 from h2_peer import QUERY, authority, client_context, opened, server_context, serving
 
-from rongcloud_groups.connect import connect, tls_context
+from rongcloud_groups._http import Origin
+from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups.errors import TransportError
-from rongcloud_groups.origin import Origin
 
 
 class Silent(asyncio.Protocol):
@@ -95,7 +95,7 @@ async def test_an_address_that_refuses_or_is_silent_is_passed_over(first: str, m
 
 
 async def test_the_slower_of_two_addresses_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rongcloud_groups.connect._ATTEMPT_DELAY", 0)
+    monkeypatch.setattr("rongcloud_groups._transport.connect._ATTEMPT_DELAY", 0)
     async with serving() as server:
 
         async def resolved(_host: str, port: int, **_options: object) -> list[tuple[object, ...]]:

@@ -10,11 +10,11 @@ import pytest
 from command_line import COMMAND, TIMEOUT, Ended, OnTerminal, environment, run, run_on_terminal
 
 from rongcloud_groups import GroupProfile, InvalidGroupId, RongCloudError, TransportError
+from rongcloud_groups._protocol.api import validated_group_id
 from rongcloud_groups.cli import demo
 from rongcloud_groups.cli.app import exit_code
 from rongcloud_groups.cli.demo_ids import DISTINCT, INVALID, LINES, demo_ids
 from rongcloud_groups.cli.demo_outcome import Outcome
-from rongcloud_groups.protocol import validated_group_id
 
 NUMBER = re.compile(r"^(\w[\w ]+?)  +([\d,.]+)  ", re.MULTILINE)
 

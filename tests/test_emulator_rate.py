@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rongcloud_groups.emulator import OtherConsumer, RateCheck, worst_second
-from rongcloud_groups.emulator.rate import Window
+from rongcloud_groups.emulator.rate_limit import Window
 
 # Multiples of 1/64 s: exact in floating point, so that a window's edge is a window's edge.
 times = st.lists(st.integers(0, 64 * 5).map(lambda tick: tick / 64), max_size=120).map(sorted)

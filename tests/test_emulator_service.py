@@ -120,7 +120,7 @@ def test_a_nonce_may_come_once_where_the_service_minds() -> None:
 
 
 def test_the_nonces_that_are_remembered_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rongcloud_groups.emulator.asked._NONCES_KEPT", 2)
+    monkeypatch.setattr("rongcloud_groups.emulator.requests._NONCES_KEPT", 2)
     minding = service(refuse_reused_nonce=True)
     codes = [ask(minding, ["a"], headers=signed(nonce=nonce)).code for nonce in ("1", "2", "3", "2", "1")]
     assert codes == [200, 200, 200, 1004, 200]

@@ -11,10 +11,10 @@ import respx
 from virtual_time import at, now, settle, virtual_time
 
 from rongcloud_groups import GroupClient, RongCloudError, TransportError
-from rongcloud_groups.connection import Request
+from rongcloud_groups._http import Origin
+from rongcloud_groups._transport.httpx_adapter import TransportConnection
+from rongcloud_groups._transport.interface import Request
 from rongcloud_groups.emulator import Service, asgi_app
-from rongcloud_groups.foreign import TransportConnection
-from rongcloud_groups.origin import Origin
 
 PATH = "/entrust/group/profile/query.json"
 Handler = Callable[[httpx.Request], Awaitable[httpx.Response]]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from virtual_time import now, run, settle, virtual_time
 
 from rongcloud_groups import GroupClient
-from rongcloud_groups.guard import CreditGuard
+from rongcloud_groups.limiters.credit_guard import CreditGuard
 
 FORWARD_AND_BACK = st.tuples(st.floats(0.0, 1.5), st.floats(0.0, 1.5), st.booleans())
 

@@ -16,8 +16,8 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from rongcloud_groups import http2_messages
-from rongcloud_groups.connection import Reply, Request
+from rongcloud_groups._transport.http2 import headers as http2_messages
+from rongcloud_groups._transport.interface import Reply, Request
 from rongcloud_groups.errors import TransportError
 
 STREAMS = SettingsFrame.MAX_CONCURRENT_STREAMS

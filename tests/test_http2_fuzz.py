@@ -20,10 +20,10 @@ from hyperframe.frame import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rongcloud_groups.connection import Reply
+from rongcloud_groups._transport.http2.connection import HTTP2Connection
+from rongcloud_groups._transport.http2.frames import FinalData, FrameCutter
+from rongcloud_groups._transport.interface import Reply
 from rongcloud_groups.errors import TransportError
-from rongcloud_groups.http2 import HTTP2Connection
-from rongcloud_groups.http2_frames import FinalData, FrameCutter
 
 
 class RecordingTransport(asyncio.Transport):

@@ -9,7 +9,7 @@ from h2_peer import QUERY, authority, client_context, opened
 from hypercorn.asyncio import serve
 from hypercorn.config import Config, Sockets
 
-from rongcloud_groups.origin import Origin
+from rongcloud_groups._http import Origin
 
 Message = MutableMapping[str, Any]
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest_asyncio
 
 from rongcloud_groups import Event, GroupClient
+from rongcloud_groups._dispatch.pending import BULK_SHARE
 from rongcloud_groups.emulator import Emulator
 from rongcloud_groups.events import BatchSent
-from rongcloud_groups.pending import BULK_SHARE
 
 
 @pytest_asyncio.fixture

@@ -19,15 +19,24 @@ from hypothesis import strategies as st
 
 from rongcloud_groups import ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiter import HOST_JITTER, MOST_LATE, PAUSE, REMEMBERED, SILENCE, WAKE_UP_SLACK, Window, slot_gap
-from rongcloud_groups.limiter_host import HEADER, LARGEST_DAMAGE, MARK, MOST_RESERVED, Budget, HostLimiter
-from rongcloud_groups.limiter_words import limiter_from_words
+from rongcloud_groups.limiters.host import HEADER, LARGEST_DAMAGE, MARK, MOST_RESERVED, Budget, HostLimiter
+from rongcloud_groups.limiters.local import (
+    HOST_JITTER,
+    MOST_LATE,
+    PAUSE,
+    REMEMBERED,
+    SILENCE,
+    WAKE_UP_SLACK,
+    Window,
+    slot_gap,
+)
+from rongcloud_groups.limiters.url import limiter_from_words
 
 GAP = slot_gap(100, 100, behind=math.inf)
 GRANTS_UNTIL_TOLD = """
 import asyncio, json, sys
 from time import monotonic
-from rongcloud_groups.limiter_host import HostLimiter
+from rongcloud_groups.limiters.host import HostLimiter
 
 async def main():
     limiter = HostLimiter(sys.argv[1], float(sys.argv[2]))
@@ -451,7 +460,7 @@ def test_a_limit_that_is_no_positive_number_is_refused(path: Path, limit: float)
 
 
 def test_without_locks_it_says_what_to_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rongcloud_groups.limiter_host.fcntl", None)
+    monkeypatch.setattr("rongcloud_groups.limiters.host.fcntl", None)
     with pytest.raises(ConfigError, match="RedisLimiter"):
         HostLimiter(path)
 

@@ -24,7 +24,7 @@ from redis.exceptions import ConnectionError as RedisUnreachable
 
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiter import (
+from rongcloud_groups.limiters.local import (
     CATCH_UP,
     CUT,
     MOST_LATE,
@@ -36,9 +36,9 @@ from rongcloud_groups.limiter import (
     Throttle,
     slot_gap,
 )
-from rongcloud_groups.limiter_redis import FIRST_TIMEOUT, NOT_AT_ALL, TIMEOUT, RedisClock, RedisLimiter, time_limit
-from rongcloud_groups.limiter_redis_scripts import HORIZON, REFUSED, RESERVE, SOON
-from rongcloud_groups.limiter_words import limiter_from_words
+from rongcloud_groups.limiters.redis import FIRST_TIMEOUT, NOT_AT_ALL, TIMEOUT, RedisClock, RedisLimiter, time_limit
+from rongcloud_groups.limiters.scripts import HORIZON, REFUSED, RESERVE, SOON
+from rongcloud_groups.limiters.url import limiter_from_words
 
 GAP = slot_gap(100, 100, behind=math.inf)
 SECOND = 1 + SHARED_JITTER
@@ -828,6 +828,6 @@ def test_options_of_tls_are_those_of_a_rediss_url(options: str) -> None:
 
 
 def test_without_redis_py_the_words_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "rongcloud_groups.limiter_redis", None)
+    monkeypatch.setitem(sys.modules, "rongcloud_groups.limiters.redis", None)
     with pytest.raises(ConfigError, match=r"rongcloud-groups\[redis\]"):
         limiter_from_words("redis://host", app_key="app", limit=100)

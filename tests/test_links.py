@@ -7,10 +7,10 @@ import pytest
 from virtual_time import at, now, settle, virtual_time
 
 from rongcloud_groups import TransportError
-from rongcloud_groups.connection import Reply, Request
+from rongcloud_groups._http import Origin
+from rongcloud_groups._transport.interface import Reply, Request
+from rongcloud_groups._transport.pool import MOST_LINKS, Link, Links
 from rongcloud_groups.events import ConnectFailed, Emitter, Event, HostSwitched, LinkOpened, LinkRetired
-from rongcloud_groups.links import MOST_LINKS, Link, Links
-from rongcloud_groups.origin import Origin
 
 REQUEST = Request("/", [], b"")
 REPLY = Reply(200, {}, b"")

@@ -15,9 +15,9 @@ from rongcloud_groups import (
     ServerError,
     TransportError,
 )
+from rongcloud_groups._dispatch.listing import Listing
+from rongcloud_groups._protocol.api import ListingPage
 from rongcloud_groups.emulator import Emulator, Faults, Universe
-from rongcloud_groups.listing import Listing
-from rongcloud_groups.protocol import ListingPage
 
 
 @pytest_asyncio.fixture

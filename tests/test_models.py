@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rongcloud_groups.dialects import DIALECTS, dialect
+from rongcloud_groups._protocol.dialects import DIALECTS, dialect
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import (
     GroupProfile,

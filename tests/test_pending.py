@@ -8,9 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from virtual_time import settle, virtual_time
 
 from rongcloud_groups import GroupProfile, RongCloudError
+from rongcloud_groups._dispatch.pending import BULK_SHARE, Batch, Entry, Pending
+from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups.lookup import Outcome
-from rongcloud_groups.pending import BULK_SHARE, Batch, Entry, Pending
-from rongcloud_groups.stream import Stream
 
 LIMIT = 4
 GROUP_IDS = [f"g{number}" for number in range(7)]

@@ -9,10 +9,12 @@ from urllib.parse import parse_qs
 import msgspec
 import pytest
 
-from rongcloud_groups import errors, protocol
-from rongcloud_groups.answers import MAX_BODY
-from rongcloud_groups.connection import Reply
-from rongcloud_groups.dialects import NEXCONN, RONGCLOUD, Dialect
+from rongcloud_groups import errors
+from rongcloud_groups._protocol import api as protocol
+from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
+from rongcloud_groups._protocol.responses import MAX_BODY
+from rongcloud_groups._protocol.signing import Stamp
+from rongcloud_groups._transport.interface import Reply
 from rongcloud_groups.models import (
     GroupProfile,
     InvitePerm,
@@ -23,7 +25,6 @@ from rongcloud_groups.models import (
     Problem,
     RolePerm,
 )
-from rongcloud_groups.stamp import Stamp
 
 STAMP = Stamp("nonce1", 1_700_000_000_000, "r1")
 

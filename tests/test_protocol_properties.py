@@ -9,13 +9,13 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from rongcloud_groups import protocol
-from rongcloud_groups.connection import Reply
-from rongcloud_groups.decoding import answer_reader, lenient_profile, profile_reader
-from rongcloud_groups.dialects import NEXCONN, RONGCLOUD, Dialect
+from rongcloud_groups._protocol import api as protocol
+from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
+from rongcloud_groups._protocol.signing import Stamp
+from rongcloud_groups._protocol.strict import answer_reader, lenient_profile, profile_reader
+from rongcloud_groups._transport.interface import Reply
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, RolePerm
-from rongcloud_groups.stamp import Stamp
 
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
 EPOCH, MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
@@ -161,7 +161,7 @@ def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
 
     assert answer_reader(RONGCLOUD)(body) == [profile]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rongcloud_groups.decoding.lenient_profile", None)
+        patch.setattr("rongcloud_groups._protocol.strict.lenient_profile", None)
         assert profile_reader(RONGCLOUD)(entry) == profile
 
 

@@ -19,7 +19,7 @@ from rongcloud_groups.errors import (
     TransportError,
 )
 from rongcloud_groups.events import Event, Hook, Stats
-from rongcloud_groups.limiter import Limiter, LocalLimiter
+from rongcloud_groups.limiters.local import Limiter, LocalLimiter
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, Problem, RolePerm
 

@@ -9,11 +9,11 @@ from weakref import WeakSet
 
 import msgspec
 
+from rongcloud_groups._dispatch.pending import Pending, Waiter
 from rongcloud_groups.config import at_least, positive
 from rongcloud_groups.errors import ConfigError, RongCloudError
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.models import GroupProfile
-from rongcloud_groups.pending import Pending, Waiter
 
 if TYPE_CHECKING:
     from cachetools import TLRUCache

@@ -4,7 +4,7 @@ import socket
 import ssl
 from typing import Final
 
-from rongcloud_groups.answers import NO_SUCH_API
+from rongcloud_groups._protocol.responses import NO_SUCH_API
 from rongcloud_groups.errors import (
     AuthenticationError,
     RateLimited,

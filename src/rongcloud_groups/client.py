@@ -11,6 +11,16 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from rongcloud_groups._dispatch.dispatcher import Dispatcher
+from rongcloud_groups._dispatch.listing import Listing, ListingRequests
+from rongcloud_groups._dispatch.pending import Pending, Waiter
+from rongcloud_groups._dispatch.stream import Stream
+from rongcloud_groups._dispatch.waiters import ManyWaiter, OneWaiter, several
+from rongcloud_groups._http import Origin
+from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
+from rongcloud_groups._protocol.dialects import dialect as dialect_named
+from rongcloud_groups._transport.interface import Connection
+from rongcloud_groups._transport.pool import Links
 from rongcloud_groups.cache import Cache, CachedPending
 from rongcloud_groups.calls import told
 from rongcloud_groups.config import (
@@ -21,26 +31,16 @@ from rongcloud_groups.config import (
     positive,
     resolved_base_urls,
 )
-from rongcloud_groups.connection import Connection
-from rongcloud_groups.dialects import dialect as dialect_named
-from rongcloud_groups.dispatch import Dispatcher
 from rongcloud_groups.errors import ClientClosed, ConfigError, DeadlineExceeded
 from rongcloud_groups.events import Emitter, Hook, Stats, logger
-from rongcloud_groups.guard import CreditGuard
-from rongcloud_groups.limiter import Limiter, LocalLimiter
-from rongcloud_groups.limiter_words import SharedLimiter, limiter_from_words
-from rongcloud_groups.links import Links
-from rongcloud_groups.listing import Listing, ListingRequests
+from rongcloud_groups.limiters.credit_guard import CreditGuard
+from rongcloud_groups.limiters.local import Limiter, LocalLimiter
+from rongcloud_groups.limiters.url import SharedLimiter, limiter_from_words
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
-from rongcloud_groups.origin import Origin
-from rongcloud_groups.pending import Pending, Waiter
-from rongcloud_groups.protocol import BATCH_LIMIT, validated_group_id
-from rongcloud_groups.stream import Stream
-from rongcloud_groups.waiters import ManyWaiter, OneWaiter, several
 
 if TYPE_CHECKING:  # it brings httpx, whose import takes as long as everything else here
-    from rongcloud_groups.foreign import ForeignTransport, TransportSource
+    from rongcloud_groups._transport.httpx_adapter import ForeignTransport, TransportSource
 
 IDS_IN_A_STEP = 1000
 """How many IDs one call takes up before other tasks have a turn; a multiple of a batch."""
@@ -177,7 +177,7 @@ class GroupClient:
         if self._host is not None:
             raise ClientClosed("a client is opened once; make another one")
         if self._foreign is None:
-            from rongcloud_groups.connect import tls_context  # brings HTTP/2, which takes a while
+            from rongcloud_groups._transport.connect import tls_context  # brings HTTP/2, which takes a while
 
             if any(origin.scheme == "https" for origin in self._origins):
                 self._ssl_context = tls_context(self._verify, http2=self._http2)
@@ -381,7 +381,7 @@ class GroupClient:
     async def _connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
         if self._foreign is not None:
             return self._foreign.connection(origin, self._max_in_flight, on_change)
-        from rongcloud_groups.connect import connect
+        from rongcloud_groups._transport.connect import connect
 
         return await connect(
             origin,
@@ -435,7 +435,7 @@ def _innermost(error: Exception) -> Exception:
 
 
 def _foreign(transport: "TransportSource") -> "ForeignTransport":
-    from rongcloud_groups.foreign import ForeignTransport
+    from rongcloud_groups._transport.httpx_adapter import ForeignTransport
 
     return ForeignTransport(transport)
 

@@ -6,9 +6,9 @@ from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rongcloud_groups._http import Origin
+from rongcloud_groups._protocol.api import sign
 from rongcloud_groups.errors import ConfigError
-from rongcloud_groups.origin import Origin
-from rongcloud_groups.protocol import sign
 
 REGIONS: Mapping[str, tuple[str, str]] = {
     "beijing": ("https://api.rong-api.com", "https://api-b.rong-api.com"),

@@ -6,12 +6,12 @@ from typing import Final
 
 import httpx
 
-from rongcloud_groups.connect import connect, tls_context
-from rongcloud_groups.connection import Reply, Request
+from rongcloud_groups._http import Origin
+from rongcloud_groups._transport.connect import connect, tls_context
+from rongcloud_groups._transport.http1 import HTTP1Connection
+from rongcloud_groups._transport.http2.connection import HTTP2Connection
+from rongcloud_groups._transport.interface import Reply, Request
 from rongcloud_groups.errors import TransportError
-from rongcloud_groups.http1 import HTTP1Connection
-from rongcloud_groups.http2 import HTTP2Connection
-from rongcloud_groups.origin import Origin
 
 _MAX_SENDINGS: Final = 10
 _OWN_FIELDS: Final = {"host", "connection", "content-length", "transfer-encoding"}

@@ -30,13 +30,13 @@ import anyio
 import httpx
 import msgspec
 
+from rongcloud_groups._protocol.api import validated_group_id
+from rongcloud_groups._protocol.lenient import moment
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.emulator import Service, Universe
-from rongcloud_groups.emulator.asked import Refused, group_ids_asked
+from rongcloud_groups.emulator.requests import Refused, group_ids_asked
 from rongcloud_groups.emulator.service import ROUTES
-from rongcloud_groups.fields import moment
 from rongcloud_groups.models import GroupProfile, Permissions
-from rongcloud_groups.protocol import validated_group_id
 
 URL = "https://rongcloud.test"
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -1,12 +1,11 @@
 """Bulk sync: any number of IDs into a file or a database, resumable to the last checkpoint."""
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts, ResumeError
-from rongcloud_groups.bulk.failures import Failure, Failures, FailuresFile, FailuresTold
-from rongcloud_groups.bulk.input_formats import InputFormat, SourceError
+from rongcloud_groups.bulk.failed_ids import Failure, Failures, FailuresFile, FailuresTold
 from rongcloud_groups.bulk.job import Job, Progress, Report, ServiceGone
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION
-from rongcloud_groups.bulk.sinks import Format, OutputError, Sink, open_sink
-from rongcloud_groups.bulk.sources import (
+from rongcloud_groups.bulk.sinks.text import Format, OutputError, Sink, open_sink
+from rongcloud_groups.bulk.sources.files import (
     FileSource,
     IterableSource,
     ListingSource,
@@ -15,6 +14,7 @@ from rongcloud_groups.bulk.sources import (
     file_source,
     input_format,
 )
+from rongcloud_groups.bulk.sources.formats import InputFormat, SourceError
 
 __all__ = [
     "COLUMNS",

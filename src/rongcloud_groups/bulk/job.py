@@ -10,18 +10,18 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec import Struct
 
+from rongcloud_groups._protocol.api import BATCH_LIMIT, consequence
+from rongcloud_groups.bulk.blocks import Block, InputOrder
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts, ResumeError
-from rongcloud_groups.bulk.failures import Failure, Failures, failure
-from rongcloud_groups.bulk.input_formats import SourceError
+from rongcloud_groups.bulk.failed_ids import Failure, Failures, failure
 from rongcloud_groups.bulk.lock import locked
-from rongcloud_groups.bulk.order import Block, InputOrder
 from rongcloud_groups.bulk.reading import blocks_of, looked_through, other_input
-from rongcloud_groups.bulk.sinks import OutputError, Sink
-from rongcloud_groups.bulk.sources import ListingSource, Source
+from rongcloud_groups.bulk.sinks.text import OutputError, Sink
+from rongcloud_groups.bulk.sources.files import ListingSource, Source
+from rongcloud_groups.bulk.sources.formats import SourceError
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.lookup import Lookup
-from rongcloud_groups.protocol import BATCH_LIMIT, consequence
 
 READ_AHEAD_SECONDS: Final = 2.0
 """How long the budget needs for the open IDs at the most: what a stopped job still waits for."""

@@ -4,11 +4,11 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from hashlib import blake2b
 
+from rongcloud_groups.bulk.blocks import Block
 from rongcloud_groups.bulk.checkpoint import ResumeError
-from rongcloud_groups.bulk.input_formats import SourceError
-from rongcloud_groups.bulk.order import Block
-from rongcloud_groups.bulk.seen import SeenIds
-from rongcloud_groups.bulk.sources import BLOCK, Source
+from rongcloud_groups.bulk.seen_ids import SeenIds
+from rongcloud_groups.bulk.sources.files import BLOCK, Source
+from rongcloud_groups.bulk.sources.formats import SourceError
 
 
 def other_input(name: str) -> ResumeError:

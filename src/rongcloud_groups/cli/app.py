@@ -8,7 +8,7 @@ from cyclopts import App, CycloptsError
 from rongcloud_groups.cli.check import check
 from rongcloud_groups.cli.demo import demo
 from rongcloud_groups.cli.emulate import emulate
-from rongcloud_groups.cli.ends import ExitCode, complain, no_traceback_at_exit
+from rongcloud_groups.cli.exit import ExitCode, complain, no_traceback_at_exit
 from rongcloud_groups.cli.get import get
 
 app = App(
@@ -26,7 +26,7 @@ app = App(
 app.command(get, sort_key=1)
 app.command(emulate, sort_key=2)
 app.command(demo, sort_key=3)
-app.command("rongcloud_groups.bulk.command:sync", name="sync", sort_key=4)
+app.command("rongcloud_groups.cli.sync:sync", name="sync", sort_key=4)
 app.command(check, sort_key=5)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import msgspec
 
-from rongcloud_groups.check import Checkup
-from rongcloud_groups.check import check as check_service
-from rongcloud_groups.cli.ends import ExitCode, Flag, run
-from rongcloud_groups.cli.text import one_line
+from rongcloud_groups.cli.console import one_line
+from rongcloud_groups.cli.exit import ExitCode, Flag, run
 from rongcloud_groups.config import options_from_environment
+from rongcloud_groups.diagnostics import Checkup
+from rongcloud_groups.diagnostics import check as check_service
 
 
 def check(*, json: Flag = False, debug: Flag = False) -> int:

@@ -17,13 +17,13 @@ from rongcloud_groups.cli.demo_display import display, print_summary
 from rongcloud_groups.cli.demo_ids import INVALID, demo_ids
 from rongcloud_groups.cli.demo_outcome import RATE, Outcome
 from rongcloud_groups.cli.emulator_process import emulator_process
-from rongcloud_groups.cli.ends import ExitCode, Flag, complain, run
+from rongcloud_groups.cli.exit import ExitCode, Flag, complain, run
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.models import GroupProfile
 
 if TYPE_CHECKING:  # it imports what an extra brings
-    from rongcloud_groups.emulator.record import Report
+    from rongcloud_groups.emulator.recorder import Report
     from rongcloud_groups.emulator.serve import Address
 
 _EMULATOR: Final = ("--latency=0.02", "--latency-tail=0.005", "--unknown=0.05", f"--limit={RATE}")
@@ -108,7 +108,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 async def _report_of(address: "Address", tls: ssl.SSLContext) -> "Report":
-    from rongcloud_groups.emulator.record import Report
+    from rongcloud_groups.emulator.recorder import Report
 
     async with httpx.AsyncClient(base_url=address.url, verify=tls, http2=True) as client:
         response = await client.get("/_emulator/report")

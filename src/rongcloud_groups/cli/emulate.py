@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from rongcloud_groups.cli.ends import ExitCode, Flag, run
+from rongcloud_groups.cli.exit import ExitCode, Flag, run
 from rongcloud_groups.errors import ConfigError
 
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from rongcloud_groups.cli.ends import ExitCode, Flag, complain, run
-from rongcloud_groups.cli.text import one_line
+from rongcloud_groups.cli.console import one_line
+from rongcloud_groups.cli.exit import ExitCode, Flag, complain, run
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError, TransportError
 from rongcloud_groups.lookup import Lookup

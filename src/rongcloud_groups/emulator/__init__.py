@@ -5,12 +5,12 @@ It shares no code with the client, so that it can judge it. Needs the extra ``em
 
 from rongcloud_groups.emulator.app import asgi_app
 from rongcloud_groups.emulator.faults import Faults, GoAway, StreamsDrop
-from rongcloud_groups.emulator.rate import OtherConsumer, RateCheck, worst_second
-from rongcloud_groups.emulator.record import Report
+from rongcloud_groups.emulator.groups import Universe
+from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, worst_second
+from rongcloud_groups.emulator.recorder import Report
 from rongcloud_groups.emulator.serve import serve
 from rongcloud_groups.emulator.server import Emulator
 from rongcloud_groups.emulator.service import Service
-from rongcloud_groups.emulator.universe import Universe
 
 __all__ = [
     "Emulator",

@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 
 from rongcloud_groups.emulator.faults import Faults
-from rongcloud_groups.emulator.rate import OtherConsumer
+from rongcloud_groups.emulator.groups import Universe
+from rongcloud_groups.emulator.rate_limit import OtherConsumer
 from rongcloud_groups.emulator.serve import Address, serve
 from rongcloud_groups.emulator.server import Emulator
 from rongcloud_groups.emulator.service import Service
-from rongcloud_groups.emulator.universe import Universe
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

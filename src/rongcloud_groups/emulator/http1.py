@@ -4,8 +4,8 @@ import time
 
 import h11
 
-from rongcloud_groups.emulator.carrier import Carrier, Host, pieces
-from rongcloud_groups.emulator.wire import Answer
+from rongcloud_groups.emulator.connection import Carrier, Host, pieces
+from rongcloud_groups.emulator.responses import Answer
 
 _CLOSES = ("goaway", "goaway-lower", "goaway-close")
 

@@ -20,8 +20,8 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from rongcloud_groups.emulator.carrier import Carrier, Host, pieces
-from rongcloud_groups.emulator.wire import Answer
+from rongcloud_groups.emulator.connection import Carrier, Host, pieces
+from rongcloud_groups.emulator.responses import Answer
 
 _WINDOW = 2**20
 _LINGER = 0.25  # seconds in which what the client sent before it saw the GOAWAY can still arrive

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from rongcloud_groups.emulator.record import Report
+from rongcloud_groups.emulator.recorder import Report
 from rongcloud_groups.emulator.server import Emulator
 
 

@@ -10,13 +10,13 @@ from typing import Any, Self
 import msgspec
 import trustme
 
-from rongcloud_groups.emulator.carrier import CONTROL_PREFIX, Carrier
+from rongcloud_groups.emulator.connection import CONTROL_PREFIX, Carrier
 from rongcloud_groups.emulator.faults import Faults
 from rongcloud_groups.emulator.http1 import Http1Carrier
 from rongcloud_groups.emulator.http2 import Http2Carrier
-from rongcloud_groups.emulator.record import Record, Report
+from rongcloud_groups.emulator.recorder import Record, Report
+from rongcloud_groups.emulator.responses import Answer
 from rongcloud_groups.emulator.service import Service
-from rongcloud_groups.emulator.wire import Answer
 
 _CLOSING_TIME = 0.5  # seconds that a client gets to close its side before the connection is cut
 

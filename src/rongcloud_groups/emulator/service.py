@@ -12,7 +12,10 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from rongcloud_groups.emulator.asked import (
+from rongcloud_groups.emulator.faults import CARRIED, Faults
+from rongcloud_groups.emulator.groups import Universe
+from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, Window
+from rongcloud_groups.emulator.requests import (
     STATUS,
     CredentialCheck,
     Refused,
@@ -22,10 +25,7 @@ from rongcloud_groups.emulator.asked import (
     page_token,
     retry_after_header,
 )
-from rongcloud_groups.emulator.faults import CARRIED, Faults
-from rongcloud_groups.emulator.rate import OtherConsumer, RateCheck, Window
-from rongcloud_groups.emulator.universe import Universe
-from rongcloud_groups.emulator.wire import Answer, Nested, Shape
+from rongcloud_groups.emulator.responses import Answer, Nested, Shape
 
 _BATCH_LIMIT = 50
 _JSON: Final = ("content-type", "application/json;charset=utf-8")

@@ -1,0 +1,1 @@
+"""Which IDs go into which request, and who gets the outcome."""

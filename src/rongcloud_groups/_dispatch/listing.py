@@ -1,0 +1,189 @@
+"""The listing of an app's groups: a sequential cursor with a budget of its own."""
+
+from asyncio import CancelledError, Future, get_running_loop
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+import anyio
+
+from rongcloud_groups._dispatch.dispatcher import MOST_BOUNCES, Dispatcher, back_off
+from rongcloud_groups._protocol.api import ListingPage, consequence, listing_request, read_listing
+from rongcloud_groups._protocol.dialects import Dialect
+from rongcloud_groups._protocol.signing import new_stamp
+from rongcloud_groups._transport.pool import Link, Links
+from rongcloud_groups.config import Credentials
+from rongcloud_groups.errors import (
+    ClientClosed,
+    DecodeError,
+    RateLimited,
+    RongCloudError,
+    ServerError,
+    ServiceError,
+    TransportError,
+)
+from rongcloud_groups.limiters.local import LocalLimiter
+from rongcloud_groups.models import ListedGroup
+
+LISTING_RATE: Final = 100.0
+"""Requests/s of the listing call, apart from the batch call's, as the service documents it."""
+PAGE_SIZE: Final = 1000
+"""The most groups on a page, as the service documents it."""
+_OLDEST_FIRST: Final = 0
+
+
+class ListingRequests:
+    """Asks for pages beside the batches: on the same links, with the same retries and failover.
+
+    Args:
+        links: where requests leave.
+        dispatcher: who else uses the links.
+        credentials: what signs requests.
+        dialect: which of the service's two interfaces is spoken.
+        start: runs a task until the client closes.
+        attempt_timeout: seconds that one request may take.
+        max_attempts: requests that may be lost on one page.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        dispatcher: Dispatcher,
+        credentials: Credentials,
+        dialect: Dialect,
+        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        *,
+        attempt_timeout: float,
+        max_attempts: int,
+    ) -> None:
+        self._links = links
+        self._dispatcher = dispatcher
+        self._credentials = credentials
+        self._dialect = dialect
+        self._start = start
+        self._attempt_timeout = attempt_timeout
+        self._max_attempts = max_attempts
+        self._limiter = LocalLimiter(LISTING_RATE)
+
+    async def page(self, token: str | None) -> ListingPage:
+        """One page, oldest groups first.
+
+        Args:
+            token: `ListingPage.next_page_token` of the page before; None for the first.
+
+        Raises:
+            RongCloudError: the page could not be had, or the client was closed.
+        """
+        answer: Future[ListingPage] = get_running_loop().create_future()
+        scope = anyio.CancelScope()
+
+        async def ask() -> None:
+            with scope:
+                try:
+                    page = await self._until_answered(token)
+                except RongCloudError as error:
+                    _settle(answer, error)
+                except CancelledError:
+                    _settle(answer, ClientClosed("the client was closed"))
+                    raise
+                else:
+                    _settle(answer, page)
+
+        self._start(ask)
+        try:
+            return await answer
+        finally:
+            scope.cancel()
+
+    async def _until_answered(self, token: str | None) -> ListingPage:
+        lost = bounced = 0
+        while True:
+            asked_at = get_running_loop().time()
+            try:
+                return await self._attempt(token)
+            except RateLimited as error:
+                await self._limiter.throttle(error.retry_after, get_running_loop().time() - asked_at)
+            except RongCloudError as error:
+                if isinstance(error, TransportError) and error.never_processed and bounced < MOST_BOUNCES:
+                    bounced += 1
+                else:
+                    lost += 1
+                if consequence(error) != "retry" or lost >= self._max_attempts:
+                    raise
+                await anyio.sleep(back_off(lost))
+
+    async def _attempt(self, token: str | None) -> ListingPage:
+        link = await self._link_with_token()
+        stamp = new_stamp()
+        request = listing_request(
+            self._dialect, self._credentials, stamp, page_token=token, size=PAGE_SIZE, order=_OLDEST_FIRST
+        )
+        try:
+            reply = await link.send(request, self._attempt_timeout)
+            page = read_listing(self._dialect, reply, stamp.request_id)
+        except ServerError as error:
+            self._links.distrust(link, str(error))
+            raise
+        except TransportError as error:
+            if not error.never_processed:
+                self._links.distrust(link, str(error))
+            raise
+        except ServiceError:
+            self._links.trust(link)
+            raise
+        self._links.trust(link)
+        return page
+
+    async def _link_with_token(self) -> Link:
+        while True:
+            await self._dispatcher.link_ready()
+            await self._limiter.acquire()
+            if link := self._links.pick():
+                return link
+
+
+class Listing:
+    """The groups of an app, oldest first: ``async for group in client.list_groups()``.
+
+    It can be iterated any number of times; each time asks the service anew.
+    """
+
+    def __init__(self, page: Callable[[str | None], Awaitable[ListingPage]]) -> None:
+        self._page = page
+
+    async def __aiter__(self) -> AsyncIterator[ListedGroup]:
+        """Each group in turn; a page is asked for when the one before is used up.
+
+        Raises:
+            RongCloudError: a page could not be had.
+        """
+        async for page in self.pages():
+            for group in page.groups:
+                yield group
+
+    async def pages(self, after: str | None = None) -> AsyncIterator[ListingPage]:
+        """Page by page, at most 1,000 groups each.
+
+        Args:
+            after: `ListingPage.next_page_token` of the last page that is known already; None to begin at the first.
+
+        Raises:
+            RongCloudError: a page could not be had.
+        """
+        token = after
+        while True:
+            page = await self._page(token)
+            yield page
+            if page.next_page_token is None:
+                return
+            if page.next_page_token == token:
+                raise DecodeError(f"the listing names the same page again as the next one: {token!r}")
+            token = page.next_page_token
+
+
+def _settle(answer: Future[ListingPage], outcome: ListingPage | RongCloudError) -> None:
+    if answer.done():
+        return
+    if isinstance(outcome, RongCloudError):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)

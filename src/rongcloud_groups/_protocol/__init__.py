@@ -1,0 +1,1 @@
+"""The service's protocol: no I/O and no clock."""

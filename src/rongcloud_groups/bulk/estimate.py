@@ -1,0 +1,68 @@
+"""What a job would take, and whether the credentials are accepted, before anything is written."""
+
+from math import ceil
+
+from msgspec import Struct
+
+from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
+from rongcloud_groups.bulk.seen_ids import SeenIds
+from rongcloud_groups.bulk.sources.files import ListingSource, Source
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.errors import InvalidGroupId
+
+
+class Estimate(Struct, frozen=True):
+    """What a job would take.
+
+    Attributes:
+        records: IDs in the input; None where only the listing knows.
+        duplicates: how many of them occur before.
+        invalid: distinct IDs that no request would carry.
+        requests: requests at the least.
+        seconds: at the rate of the client, at the least.
+        credentials: what trying them showed.
+    """
+
+    records: int | None
+    duplicates: int
+    invalid: int
+    requests: int
+    seconds: float
+    credentials: str
+
+
+async def estimate(client: GroupClient, source: Source) -> Estimate:
+    """Read the whole source, and try the credentials with one request.
+
+    Raises:
+        SourceError: the source cannot be read.
+        RongCloudError: the request failed.
+    """
+    if isinstance(source, ListingSource):
+        async for _ in source.records():
+            break
+        return Estimate(None, 0, 0, 0, 0.0, "credentials accepted")
+    records = distinct = invalid = 0
+    sample: str | None = None
+    with SeenIds() as seen:
+        async for ids in source.records():
+            records += len(ids)
+            new = seen.add(ids)
+            distinct += len(new)
+            valid = [group_id for group_id in new if _is_valid(group_id)]
+            invalid += len(new) - len(valid)
+            sample = sample or next(iter(valid), None)
+    requests = ceil((distinct - invalid) / BATCH_LIMIT)
+    credentials = "credentials not tried: there is no valid ID"
+    if sample is not None:
+        await client.get(sample)
+        credentials = "credentials accepted"
+    return Estimate(records, records - distinct, invalid, requests, requests / client.stats().rate, credentials)
+
+
+def _is_valid(group_id: str) -> bool:
+    try:
+        validated_group_id(group_id)
+    except InvalidGroupId:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Where group IDs come from."""

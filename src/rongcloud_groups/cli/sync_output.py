@@ -1,0 +1,77 @@
+"""What ``sync`` says on stderr when it ends."""
+
+from typing import Any
+
+import msgspec
+
+from rongcloud_groups.bulk.estimate import Estimate
+from rongcloud_groups.bulk.failed_ids import Failure
+from rongcloud_groups.bulk.job import Report
+from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
+from rongcloud_groups.cli.console import printable
+from rongcloud_groups.cli.progress import print_json, tell
+from rongcloud_groups.cli.sync_options import Options
+
+
+def tell_failure(options: Options, failure: Failure) -> None:
+    """Say that an ID failed, where no file keeps it."""
+    if options.speaks_json:
+        print_json({"message_type": "failed", **msgspec.structs.asdict(failure)})
+    else:
+        tell(printable(f"failed: {failure.group_id}: {failure.message}"))
+
+
+def tell_report(options: Options, report: Report) -> None:
+    """Say what was done, and what to do next."""
+    failed_file = str(options.failures_path) if options.path is not None and report.counts.failed else None
+    if options.speaks_json:
+        print_json(_summary(options, report, failed_file))
+        return
+    counts = report.counts
+    tell(
+        f"{_number_of(counts.records, 'ID')}, {counts.duplicates:,} of them duplicates: {counts.found:,} found, "
+        f"{counts.missing:,} missing, {counts.failed:,} failed"
+    )
+    if report.unreadable:
+        tell(f"besides, groups of the listing without an ID that can be looked up: {report.unreadable:,}")
+    tell(f"{_number_of(report.requests, 'request')} in {report.seconds:.1f} s")
+    if report.complete:
+        tell(f"done: {options.path or 'stdout'}{f'; failed IDs: {failed_file}' if failed_file else ''}")
+    elif options.path is None:
+        tell("stopped before the end")
+    else:
+        tell("stopped before the end; what was done is saved")
+        tell("run the same command again to go on")
+
+
+def _summary(options: Options, report: Report, failed_file: str | None) -> dict[str, Any]:
+    return {
+        "message_type": "summary",
+        "complete": report.complete,
+        **msgspec.structs.asdict(report.counts),
+        "resumed_from": report.resumed_from,
+        "seconds": round(report.seconds, 3),
+        "requests": report.requests,
+        "unreadable": report.unreadable,
+        "output": options.output,
+        "failed_file": failed_file,
+        "row_schema_version": ROW_SCHEMA_VERSION,
+    }
+
+
+def tell_estimate(options: Options, estimate: Estimate) -> None:
+    """Say what a job would take."""
+    if options.speaks_json:
+        print_json({"message_type": "estimate", **msgspec.structs.asdict(estimate)})
+        return
+    if estimate.records is None:
+        tell("how many groups the app has is known only at the end of its listing")
+    else:
+        ids = _number_of(estimate.records, "ID")
+        tell(f"{ids}, {estimate.duplicates:,} of them duplicates, {estimate.invalid:,} invalid")
+        tell(f"{_number_of(estimate.requests, 'request')}, {estimate.seconds:,.0f} s at the least")
+    tell(estimate.credentials)
+
+
+def _number_of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -1,0 +1,134 @@
+"""How groups look in an answer: RongCloud v1 and Nexconn v4."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from rongcloud_groups.emulator.groups import NESTED, Group, Part
+
+Nested = Literal["strings", "objects"]
+
+_encode = msgspec.json.encode
+
+_V4_NAMES = {"groupId": "channelId", "groupName": "name", "createTime": "createdAt"}
+_LISTED = {"groupId": "groupId", "groupName": "name", "owner": "owner", "createTime": "time"}
+
+
+class Answer(NamedTuple):
+    """One answer, and what is to go wrong while it is carried."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    body: bytes
+    code: int
+    """The service's code; 0 where the answer has none."""
+    group_ids: list[str]
+    """The IDs that were asked for; empty unless the request was a batch query that was let in."""
+    delay: float = 0.0
+    """Seconds to wait before it is sent."""
+    fault: str | None = None
+    """A name in `faults.CARRIED`, or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What one version of the service calls things.
+
+    Attributes:
+        version: 1 or 4.
+        nested: whether the nested parts are strings that hold JSON, or objects.
+        name_key: the group name's key in v1.
+        portrait_key: the portrait's key.
+        flat_texts: whether introduction and announcement stand beside the nested parts.
+        numbers_as_strings: whether times and counts are strings.
+        code_as_string: whether ``code`` is a string.
+    """
+
+    version: Literal[1, 4]
+    nested: Nested
+    name_key: Literal["groupName", "name"] = "groupName"
+    portrait_key: Literal["portraitUrl", "portrait_url"] = "portraitUrl"
+    flat_texts: bool = False
+    numbers_as_strings: bool = False
+    code_as_string: bool = False
+
+    def profile(self, group: Group) -> bytes:
+        """One profile as JSON; `group` is used up, its nested parts are left as they are."""
+        if self.flat_texts:
+            _lift_texts(group)
+        if self.portrait_key != "portraitUrl":
+            _rename_portrait(group, self.portrait_key)
+        if self.numbers_as_strings:
+            _numbers_to_strings(group)
+        if self.nested == "strings":
+            for name in NESTED:
+                part = group.get(name)
+                if isinstance(part, Part):
+                    group[name] = part.text
+                elif isinstance(part, dict):
+                    group[name] = _encode(part).decode()
+        if self.version == 4:  # noqa: PLR2004  the service's own version number
+            _rename(group, _V4_NAMES)
+        elif self.name_key != "groupName":
+            _rename(group, {"groupName": self.name_key})
+        return _encode(group)
+
+    def profiles(self, profiles: Iterable[bytes]) -> bytes:
+        """The body of a batch query's answer."""
+        return self._success(b'"profiles":[%b]' % b",".join(profiles))
+
+    def listing(self, groups: Iterable[Group], page_token: str | None) -> bytes:
+        """The body of a listing's answer; a `page_token` of None is left out."""
+        members = b'"groups":' + _encode([self._listed(group) for group in groups])
+        if page_token is not None:
+            members += b',"pageToken":' + _encode(page_token)
+        return self._success(members)
+
+    def _listed(self, group: Group) -> dict[str, Any]:
+        if self.numbers_as_strings:
+            _numbers_to_strings(group)
+        listed = {name: group[key] for key, name in _LISTED.items() if key in group}
+        profile = group.get("groupProfile")
+        if isinstance(profile, dict):
+            listed["groupProfile"] = _encode(profile).decode() if self.nested == "strings" else profile
+        if self.version == 4:  # noqa: PLR2004  the service's own version number
+            _rename(listed, {"groupId": "channelId", "time": "createdAt"})
+            if self.nested == "strings":  # so the page's example; the SDKs have an object under groupProfile
+                _rename(listed, {"groupProfile": "profile"})
+        return listed
+
+    def _success(self, members: bytes) -> bytes:
+        code = str(200 if self.version == 1 else 0)
+        code = f'"{code}"' if self.code_as_string else code
+        if self.version == 1:
+            return b'{"code":%b,%b}' % (code.encode(), members)
+        return b'{"code":%b,"result":{%b}}' % (code.encode(), members)
+
+
+def _rename(part: dict[str, Any], names: dict[str, str]) -> None:
+    for old, new in names.items():
+        if old in part:
+            part[new] = part.pop(old)
+
+
+def _rename_portrait(group: Group, key: str) -> None:
+    profile = group.get("groupProfile")
+    if isinstance(profile, dict):
+        group["groupProfile"] = renamed = dict(profile)
+        _rename(renamed, {"portraitUrl": key})
+
+
+def _lift_texts(group: Group) -> None:
+    profile = group.get("groupProfile")
+    if isinstance(profile, dict):
+        texts = ("introduction", "announcement")
+        group["groupProfile"] = {name: value for name, value in profile.items() if name not in texts}
+        group |= {name: value for name, value in profile.items() if name in texts}
+
+
+def _numbers_to_strings(group: Group) -> None:
+    for name in ("createTime", "memberCount"):
+        if isinstance(group.get(name), int):
+            group[name] = str(group[name])

@@ -1,0 +1,301 @@
+"""HostLimiter: the processes of one machine share a budget through a file."""
+
+import os
+import struct
+from array import array
+from asyncio import Lock, sleep
+from bisect import insort
+from collections.abc import Callable
+from math import inf, isfinite
+from pathlib import Path
+from stat import S_ISREG
+from time import monotonic
+from types import TracebackType
+from typing import Self, TypeVar
+
+from rongcloud_groups.config import positive
+from rongcloud_groups.errors import ConfigError
+from rongcloud_groups.events import logger
+from rongcloud_groups.limiters.local import (
+    HOST_JITTER,
+    LONGEST_PAUSE,
+    MOST_LATE,
+    REMEMBERED,
+    SILENCE,
+    WAKE_UP_SLACK,
+    Throttle,
+    Window,
+    remembered,
+    slot_gap,
+)
+
+try:
+    import fcntl
+except ImportError:  # pragma: no cover  Windows
+    fcntl = None  # type: ignore[assignment]
+
+HEADER = struct.Struct("<8s2q6d")
+MOST_RESERVED = 500
+"""Slots that are reserved at a time: more processes than that wait without one."""
+LONGEST_RECORD = HEADER.size + 8 * (REMEMBERED + MOST_RESERVED)
+MARK = b"rcslots2"
+LARGEST_DAMAGE = 16_384
+"""Bytes; a larger file is somebody's, not a damaged budget."""
+LOCK_RETRY = 0.0005
+"""Seconds until a lock that another process holds is tried again; it is held for microseconds."""
+FILE_RETRY = 0.1
+"""Seconds until a file that cannot be used is tried again."""
+
+_Result = TypeVar("_Result")
+
+
+class HostLimiter:
+    """A budget that all processes of one machine share, if each of them names the same file.
+
+    Each request gets a send time of its own, whichever process sends it, such that no second has more than the limit.
+    The file remembers when the latest ones left. It is created where there is none, and may be deleted at any time
+    (nothing leaves for 1.6 s then, as after a reboot). A process that dies leaves nothing locked. The file must be on
+    a local file system. Windows has no such locks: use `RedisLimiter` there.
+
+    Args:
+        path: the file.
+        limit: requests/s that the service allows to all of them together; the same in each process.
+
+    Raises:
+        ConfigError: the limit is not a positive number, or the file cannot be used.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], limit: float = 100.0) -> None:
+        if fcntl is None:
+            raise ConfigError("HostLimiter needs flock, which this system does not have; use RedisLimiter")
+        self._limit = self._rate = positive("rate", limit)
+        self._path = Path(path).expanduser().absolute()
+        self._door = Lock()
+        self._slot: float | None = None
+        self._complained = False
+        self._check_file()
+
+    @property
+    def rate(self) -> float:
+        """Requests/s that all processes together may send now, as far as this one knows."""
+        return self._rate
+
+    async def acquire(self) -> None:
+        """Wait until one request may leave."""
+        async with self._door:
+            while not await self._came_in_time():
+                pass
+
+    async def throttle(self, retry_after: float | None, age: float) -> float:
+        """Pause all processes, cut the rate once for all of them, and climb back on a cubic curve."""
+
+        def refused(budget: Budget, now: float) -> float:
+            budget.refused(now, budget.rate(now), retry_after, age)
+            self._rate = budget.rate(now)
+            return max(0.0, budget.paused_until - now)
+
+        return await self._in_turn(refused)
+
+    async def aclose(self) -> None:
+        """Nothing is open between two requests; this is here so that every shared limiter can be closed."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"HostLimiter({str(self._path)!r}, {self._limit:g}, rate={self._rate:.1f})"
+
+    async def _came_in_time(self) -> bool:
+        # A slot whose wait was cancelled is still here, for whoever comes next.
+        if self._slot is None:
+            reserved, left = await self._in_turn(self._reserve)
+            if left:
+                return True
+            self._slot = reserved
+        slot = self._slot
+        while (wait := slot - monotonic()) > 0:  # noqa: ASYNC110  a timer may be early
+            await sleep(wait)
+        self._slot = None
+        return await self._in_turn(lambda budget, now: budget.let_go(slot, now))
+
+    def _reserve(self, budget: "Budget", now: float) -> tuple[float, bool]:
+        """A slot, and whether a request leaves with it at once: to come back for that could take too long."""
+        self._rate = budget.rate(now)
+        slot = budget.reserve(now)
+        return slot, slot <= now and budget.let_go(slot, now)
+
+    async def _in_turn(self, step: Callable[["Budget", float], _Result]) -> _Result:
+        """Let ``step`` read and change the budget while no other process does."""
+        while True:
+            try:
+                result = self._under_lock(step)
+            except BlockingIOError:
+                await sleep(LOCK_RETRY)
+            except OSError as error:
+                self._complain(error)
+                await sleep(FILE_RETRY)
+            else:
+                self._complained = False
+                return result
+
+    def _under_lock(self, step: Callable[["Budget", float], _Result]) -> _Result:
+        file = self._open()  # each time anew: it may have been deleted, or this process forked
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            now = monotonic()
+            budget = Budget.read(os.pread(file, LONGEST_RECORD, 0), self._limit, now)
+            result = step(budget, now)
+            os.pwrite(file, budget.record(), 0)
+            return result
+        finally:
+            os.close(file)  # and with it the lock, as when the process dies
+
+    def _open(self) -> int:
+        return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+
+    def _check_file(self) -> None:
+        try:
+            file = self._open()
+        except OSError as error:
+            raise ConfigError(f"the budget file {self._path} cannot be used: {error.strerror}") from None
+        try:
+            status = os.fstat(file)
+        finally:
+            os.close(file)
+        if not S_ISREG(status.st_mode) or status.st_size > LARGEST_DAMAGE:
+            raise ConfigError(f"{self._path} is not a budget file: name a file that does not exist yet")
+
+    def _complain(self, error: OSError) -> None:
+        if not self._complained:
+            logger.warning("the budget file %s cannot be used (%s): nothing leaves until it can", self._path, error)
+        self._complained = True
+
+
+class Budget(Throttle):
+    """What the file holds; times are of the clock that all processes of a machine share since it was started.
+
+    Args:
+        limit: requests/s that the service allows.
+        next_slot: before it no more slots are given out.
+        sent: when the latest requests left, in order.
+        reserved: the slots that are not used yet, in order; one that is `MOST_LATE` never will be, and is forgotten.
+        late: by how much more than `WAKE_UP_SLACK` a process came late for its slot; the greatest such time, as far as
+            it is remembered.
+        late_at: when that was.
+        **throttle: see `Throttle`.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        next_slot: float,
+        sent: "array[float] | None" = None,
+        reserved: "array[float] | None" = None,
+        *,
+        late: float = 0.0,
+        late_at: float = 0.0,
+        **throttle: float,
+    ) -> None:
+        super().__init__(limit, **throttle)
+        self.next_slot = next_slot
+        self.sent = array("d") if sent is None else sent
+        self.reserved = array("d") if reserved is None else reserved
+        self.late = late
+        self.late_at = late_at
+        self._window = Window.of(limit)
+
+    @classmethod
+    def read(cls, record: bytes, limit: float, now: float) -> Self:
+        """The budget that a record holds; a silent one where it is damaged, or from before a reboot."""
+        if len(record) >= HEADER.size:
+            mark, sent, reserved, next_slot, late, late_at, paused_until, cut_at, cut_from = HEADER.unpack_from(record)
+            if (
+                mark == MARK
+                and 0 <= sent <= REMEMBERED
+                and 0 <= reserved <= MOST_RESERVED
+                and sent + reserved <= (len(record) - HEADER.size) // 8
+            ):
+                times = array("d", record[HEADER.size : HEADER.size + 8 * (sent + reserved)])
+                budget = cls(
+                    limit,
+                    next_slot,
+                    times[:sent],
+                    times[sent:],
+                    late=late,
+                    late_at=late_at,
+                    paused_until=paused_until,
+                    cut_at=cut_at,
+                    cut_from=min(cut_from, limit),
+                )
+                if budget.is_of_this_clock(now):
+                    return budget
+        return cls(limit, now + SILENCE)
+
+    def record(self) -> bytes:
+        """What the file is to hold."""
+        header = HEADER.pack(
+            MARK,
+            len(self.sent),
+            len(self.reserved),
+            self.next_slot,
+            self.late,
+            self.late_at,
+            self.paused_until,
+            self.cut_at,
+            self.cut_from,
+        )
+        return header + self.sent.tobytes() + self.reserved.tobytes()
+
+    def reserve(self, now: float) -> float:
+        """Take the next free slot."""
+        self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MOST_LATE))
+        opens = self._window_opens(now)
+        slot = max(now, self.next_slot, self.paused_until, opens)
+        insort(self.reserved, slot)
+        del self.reserved[MOST_RESERVED:]
+        self.next_slot = slot + slot_gap(self.rate(now), self.limit, slot - opens)
+        return slot
+
+    def let_go(self, slot: float, now: float) -> bool:
+        """Whether a request may leave now that has this slot; if not, its place is free again."""
+        try:
+            self.reserved.remove(slot)
+        except ValueError:  # the file is another one, or the slot was forgotten
+            return False
+        self._note_lateness(min(now - slot, MOST_LATE) - WAKE_UP_SLACK, now)
+        in_time = slot >= self.paused_until and now - slot <= MOST_LATE
+        if in_time:
+            insort(self.sent, now)
+            del self.sent[:-REMEMBERED]
+        return in_time
+
+    def is_of_this_clock(self, now: float) -> bool:
+        """Whether this can have been written since the machine was started."""
+        latest = now + 2 * LONGEST_PAUSE
+        numbers = (self.next_slot, self.late, self.late_at, self.paused_until, self.cut_at, self.cut_from)
+        return (
+            all(map(isfinite, numbers))
+            and self.next_slot <= latest
+            and self.paused_until <= latest
+            and -LONGEST_PAUSE <= self.cut_at <= now
+            and 0 <= self.late <= MOST_LATE
+            and 0 <= self.late_at <= now
+            and self.cut_from >= 0
+        )
+
+    def _window_opens(self, now: float) -> float:
+        requests = self._window.requests
+        latest = sorted([*self.sent[-requests:], *(slot + MOST_LATE for slot in self.reserved[-requests:])])
+        if len(latest) < requests:
+            return -inf
+        oldest = min(self.next_slot + MOST_LATE, latest[-requests])
+        return oldest + self._window.seconds + HOST_JITTER + remembered(self.late, now - self.late_at)
+
+    def _note_lateness(self, late: float, now: float) -> None:
+        if late > remembered(self.late, now - self.late_at):
+            self.late, self.late_at = late, now

@@ -1,0 +1,138 @@
+"""What Redis does for `RedisLimiter`, each in one atomic step on Redis's own clock; Redis 6.2 or later, Valkey.
+
+The budget of an App Key is three keys: a hash with the next free slot, how late a process came lately, and what
+refusals left of the rate (see `limiter.Throttle` and `limiter_host.Budget`, whose arithmetic this is); a sorted set
+with the latest slots and when their requests left, or will at the latest; a sorted set with the slots of those that are
+only claimed. A claim has to be confirmed before it is used, so that one whose owner died is known to be free. Times are
+seconds of Redis's clock, exact to a microsecond.
+"""
+
+from rongcloud_groups.limiters.local import (
+    CATCH_UP,
+    CUT,
+    LATENESS_FADES,
+    LEAST_SHARE,
+    LONGEST_PAUSE,
+    MOST_BEHIND,
+    MOST_LATE,
+    PAUSE,
+    RECOVERY,
+    REMEMBERED,
+    SHARED_JITTER,
+    SILENCE,
+    WAKE_UP_SLACK,
+)
+
+CLOCK_ERROR = 0.001
+"""Seconds by which a process may misjudge Redis's clock."""
+
+HORIZON = 1.0
+"""Seconds ahead of now within which a process takes more than one slot."""
+SOON = 0.03
+"""Seconds ahead of now, besides two round trips, within which a slot need not be claimed first."""
+
+_BUDGET = (
+    f"""
+local CUT, LEAST_SHARE, RECOVERY = {CUT}, {LEAST_SHARE}, {RECOVERY}
+local PAUSE, LONGEST_PAUSE, SILENCE = {PAUSE}, {LONGEST_PAUSE}, {SILENCE}
+local JITTER, MOST_LATE, LATENESS_FADES = {SHARED_JITTER}, {MOST_LATE}, {LATENESS_FADES}
+local CATCH_UP, MOST_BEHIND = {CATCH_UP}, {MOST_BEHIND}
+local REMEMBERED, HORIZON, SOON, WAKE_UP_SLACK = {REMEMBERED}, {HORIZON}, {SOON}, {WAKE_UP_SLACK}
+"""
+    """
+local time = redis.call('TIME')
+local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
+local limit = tonumber(ARGV[1])
+local budget = redis.call('HMGET', KEYS[1], 'next_slot', 'paused_until', 'cut_at', 'cut_from', 'number',
+  'late', 'late_at')
+local next_slot, paused_until = tonumber(budget[1] or ''), tonumber(budget[2] or '')
+local cut_at, cut_from = tonumber(budget[3] or ''), tonumber(budget[4] or '')
+local number = tonumber(budget[5] or '')
+local late, late_at = tonumber(budget[6] or '0'), tonumber(budget[7] or '0')
+-- None yet, or lost, or the clock was set back: nobody knows what left in the last second.
+if not (next_slot and paused_until and cut_at and cut_from and number)
+    or math.max(next_slot, paused_until) > now + 2 * LONGEST_PAUSE or cut_at > now then
+  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+  next_slot, paused_until, cut_at, cut_from, number = now + SILENCE, 0, 0, 0, math.floor(now * 1000000)
+end
+
+local function rate()
+  if cut_from == 0 then return limit end
+  local steepness = limit * (1 - CUT) / RECOVERY ^ 3
+  local back = (cut_from * (1 - CUT) / steepness) ^ (1 / 3)
+  local climbed = cut_from + steepness * (now - cut_at - back) ^ 3
+  return math.min(limit, math.max(climbed, limit * LEAST_SHARE))
+end
+
+local function lateness() return late * math.exp(math.min(0, late_at - now) / LATENESS_FADES) end
+
+local function exactly(number) return string.format('%.6f', number) end
+
+local function write()
+  redis.call('HSET', KEYS[1], 'next_slot', exactly(next_slot), 'paused_until', exactly(paused_until),
+    'cut_at', exactly(cut_at), 'cut_from', exactly(cut_from), 'number', string.format('%.0f', number),
+    'late', exactly(late), 'late_at', exactly(late_at))
+end
+"""
+)
+RESERVE = (
+    _BUDGET
+    + """
+local lead, wanted, to_confirm = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local sent, claimed = KEYS[2], KEYS[3]
+
+for _, slot in ipairs(redis.call('ZRANGEBYSCORE', claimed, '-inf', exactly(now - MOST_LATE))) do
+  redis.call('ZREM', claimed, slot)
+  redis.call('ZREM', sent, slot)
+end
+local confirmed = 0
+for index = 5, 4 + to_confirm do confirmed = confirmed + redis.call('ZREM', claimed, ARGV[index]) end
+-- Of slots that were used, when their requests left; -1 for one that was not used.
+for index = 5 + to_confirm, #ARGV, 2 do
+  local name, left_at = ARGV[index], tonumber(ARGV[index + 1])
+  local slot = tonumber(redis.call('ZSCORE', sent, name) or '-inf') - MOST_LATE
+  if left_at < 0 then redis.call('ZREM', sent, name)
+  else redis.call('ZADD', sent, 'XX', exactly(left_at), name) end
+  local came_late = math.min(left_at - slot, MOST_LATE) - WAKE_UP_SLACK
+  if slot > 0 and came_late > lateness() then late, late_at = came_late, now end
+end
+
+local parts = math.ceil(limit / REMEMBERED)
+local requests = math.max(1, math.floor(limit / parts))
+local window = math.max(1 / parts, 1 / limit) + JITTER + lateness()
+local slots, first, firm = {}, number, 0
+while #slots < wanted do
+  local oldest = redis.call('ZREVRANGE', sent, requests - 1, requests - 1, 'WITHSCORES')[2] or '-inf'
+  local opens = tonumber(oldest) + window
+  local slot = math.max(now + lead, next_slot, paused_until, opens)
+  if #slots > 0 and slot > now + HORIZON then break end
+  local name = string.format('%.0f', number)
+  table.insert(slots, exactly(slot))
+  redis.call('ZADD', sent, exactly(slot + MOST_LATE), name)
+  if slot <= now + 2 * lead + SOON then firm = firm + 1 else redis.call('ZADD', claimed, exactly(slot), name) end
+  local catches_up = rate() == limit and slot - opens <= MOST_BEHIND
+  number, next_slot = number + 1, slot + (catches_up and CATCH_UP / limit or 1 / rate())
+end
+redis.call('ZREMRANGEBYRANK', sent, 0, -REMEMBERED - 1)
+write()
+first = string.format('%.0f', first)
+return {exactly(now), exactly(paused_until), exactly(rate()), confirmed, firm, first, unpack(slots)}
+"""
+)
+REFUSED = (
+    _BUDGET
+    + """
+local age, jitter, retry_after = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+-- Slots reserved before the pause may be used in it by other processes; that they are refused is no news.
+if now - age >= math.max(cut_at, paused_until) then
+  local present = rate()
+  cut_from, cut_at = present < cut_from and present * (1 + CUT) / 2 or present, now
+  paused_until = math.max(paused_until, now + PAUSE + jitter)
+end
+if retry_after >= 0 then
+  paused_until = math.max(paused_until, now + math.min(retry_after, LONGEST_PAUSE) + jitter)
+end
+write()
+return {exactly(paused_until), exactly(math.max(0, paused_until - now)), exactly(rate())}
+"""
+)
