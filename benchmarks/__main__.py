@@ -3,9 +3,7 @@
 import argparse
 import subprocess
 import sys
-from pathlib import Path
 
-HERE = Path(__file__).parent
 QUESTIONS = {
     "batch_cost": "(a) processor and wall time of a batch of 50 IDs, beside the field",
     "field_budget": "(b) the budget at the server, beside the field",
@@ -31,13 +29,19 @@ def main() -> int:
     )
     parser.add_argument("questions", nargs="*", metavar="QUESTION", help="which to run")
     parser.add_argument("--quick", action="store_true", help="short runs, whose results go into files of their own")
-    options = parser.parse_args()
+    options, passed_on = parser.parse_known_args()
     if unknown := set(options.questions) - set(QUESTIONS):
         parser.error(f"no such question: {', '.join(sorted(unknown))}")
     broken = []
     for question in options.questions or QUESTIONS:
         print(f"\n== {QUESTIONS[question]}\n", flush=True)
-        command = [sys.executable, str(HERE / f"{question}.py"), *(["--quick"] if options.quick else [])]
+        command = [
+            sys.executable,
+            "-m",
+            f"benchmarks.questions.{question}",
+            *(["--quick"] if options.quick else []),
+            *passed_on,
+        ]
         if subprocess.run(command, check=False).returncode:  # noqa: S603  our own programs
             broken.append(question)
     print(f"\nfell short: {', '.join(broken)}" if broken else "\nall promises held")

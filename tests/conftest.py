@@ -1,13 +1,11 @@
 import signal
-from collections.abc import Callable
 from typing import Any
 
 import pytest
+from support.clients import ClientFor, trusting
 
 from rongcloud_groups import GroupClient
 from rongcloud_groups.emulator import Emulator
-
-ClientFor = Callable[..., GroupClient]
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -37,11 +35,3 @@ def client_for(dialect: str) -> ClientFor:
         return GroupClient(first.app_key, first.app_secret, **(defaults | options))
 
     return make
-
-
-def trusting(*emulators: Emulator) -> Any:
-    context = emulators[0].ssl_context
-    for emulator in emulators[1:]:
-        if emulator.ca_pem:
-            context.load_verify_locations(cadata=emulator.ca_pem.decode())
-    return context

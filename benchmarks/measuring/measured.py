@@ -1,0 +1,43 @@
+"""How the figures of both benchmarks are shown and kept."""
+
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import msgspec
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print rows under headings: the first and the last column to the left, what is between them to the right."""
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    last = len(headings) - 1
+    for row in [headings, ["-" * width for width in widths], *rows]:
+        cells = [
+            cell.ljust(width) if column in (0, last) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(cells).rstrip())
+
+
+def write_results(name: str, rows: object, *, quick: bool) -> Path:
+    """Write what was measured, and with what, as JSON; a quick run does not replace a full one."""
+    path = result_path(name, "json", quick=quick)
+    packages = ("httpx", "httpcore", "h2", "anyio", "aiolimiter", "msgspec")
+    content = {
+        "python": platform.python_version(),
+        "processors": os.cpu_count(),
+        "packages": {package: version(package) for package in packages},
+        "quick": quick,
+        "rows": rows,
+    }
+    path.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    return path
+
+
+def result_path(name: str, suffix: str, *, quick: bool) -> Path:
+    RESULTS.mkdir(exist_ok=True)
+    return RESULTS / f"{name}{'-quick' if quick else ''}.{suffix}"

@@ -1,0 +1,233 @@
+"""Does the client use the whole budget, and never more, as the server counts it?
+
+``python -m benchmarks budget [--quick] [--only WORD]`` prints one table, writes JSON and SVG into
+``benchmarks/results``, and exits with status 1 where a promise is broken.
+"""
+
+import argparse
+import asyncio
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from benchmarks.measuring.budget_run import LIMIT, Answers, Run, between
+from benchmarks.measuring.measured import print_table, result_path, write_results
+from benchmarks.plots.window_plot import arrivals_plot
+from benchmarks.servers.child_processes import directed_emulator, emulator, late_timers, proxied, seen, trusting
+
+from rongcloud_groups import GroupClient, Lookup
+from rongcloud_groups.emulator import Universe
+from rongcloud_groups.emulator.serve import Address
+
+LATENCY = ("--latency", "0.015", "--latency-tail", "0.002")
+AWAY = ("--delay", "0.005")
+STALLS = (*AWAY, "--stall", "0.3", "--stall-at", "1.5", "--stall-at", "3.5")
+FAULTS = ("goaway", "rst", "drop", "error-500", "garbage", "hang")
+FULL_RATE = 98
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One line of the table.
+
+    Attributes:
+        seconds: for how long IDs are asked for.
+        server: options of the emulator.
+        proxy: options of the proxy; without any there is none.
+        guard: the client's option.
+        requests_per_connection: likewise.
+        blocked_at: seconds after which the client's event loop stands still for 300 ms.
+        steady: whether the whole budget is promised to be used.
+        within_limit: whether the limit is promised to be kept.
+    """
+
+    name: str
+    seconds: float = 12
+    server: Sequence[str] = ()
+    proxy: Sequence[str] = ()
+    guard: bool = False
+    requests_per_connection: int = 80
+    blocked_at: Sequence[float] = ()
+    steady: bool = False
+    within_limit: bool = True
+
+
+SCENARIOS = (
+    Scenario(name="calm", seconds=30, steady=True),
+    Scenario(name="calm, guard", guard=True),
+    Scenario(name="cold start, 300 ms handshakes", server=["--fault", "handshake=0.3"], steady=True),
+    Scenario(name="GOAWAY every 100 requests", server=["--fault", "goaway=100"], steady=True),
+    Scenario(name="GOAWAY every 50 requests", server=["--fault", "goaway=50"]),  # before the client retires by itself
+    Scenario(
+        name="GOAWAY every 100 requests, no retirement",
+        server=["--fault", "goaway=100"],
+        requests_per_connection=1_000_000,
+    ),
+    Scenario(name="event loop blocked 3 times 300 ms", blocked_at=(1.2, 2.4, 3.6)),
+    Scenario(name="5 ms away, jitter 0-50 ms, guard", proxy=[*AWAY, "--jitter", "0.05"], guard=True),
+    Scenario(name="5 ms away, stalled 2 times 300 ms", proxy=STALLS, within_limit=False),
+    Scenario(name="5 ms away, stalled 2 times 300 ms, guard", proxy=STALLS, guard=True),
+)
+
+
+def run(scenario: Scenario, *, quick: bool) -> Run:
+    seconds = 5 if quick else scenario.seconds
+    with emulator(*LATENCY, *scenario.server) as address, proxied(address, scenario.proxy) as url:
+        client = GroupClient(
+            address.app_key,
+            address.app_secret,
+            base_urls=url,
+            verify=trusting(address),
+            guard=scenario.guard,
+            requests_per_connection=scenario.requests_per_connection,
+        )
+        failed = asyncio.run(look_up(client, seconds, scenario.blocked_at))
+        times, report = seen(address)
+    done = Run(scenario=scenario.name, arrivals=times, report=report, failed=failed)
+    if scenario.within_limit:
+        done.promise_limit()
+    if scenario.steady:
+        done.promise_sustained()
+    return done
+
+
+async def look_up(client: GroupClient, seconds: float, blocked_at: Sequence[float] = ()) -> int:
+    """Look up new IDs for so many seconds; return how many failed."""
+    for at in blocked_at:
+        asyncio.get_running_loop().call_later(at, time.sleep, 0.3)
+    failed = 0
+    async with client, client.stream(ids_for(seconds)) as parts:
+        async for part in parts:
+            failed += len(part.failed)
+    return failed
+
+
+def ids_for(seconds: float) -> Iterator[str]:
+    """New group IDs until so many seconds have passed."""
+    end = time.monotonic() + seconds
+    number = 0
+    while time.monotonic() < end:
+        yield f"g{number}"
+        number += 1
+
+
+def run_beside_another(name: str, *server: str, quick: bool) -> Run:
+    """Another consumer of the App Key takes 30 of the 100 requests/s for a while."""
+    begins, lasts, after = (2.0, 4.0, 12.0) if quick else (3.0, 10.0, 13.0)
+    other = ("--other", "30", "--other-begins", str(begins), "--other-lasts", str(lasts))
+    answers = Answers()
+    with directed_emulator("--latency", "0.015", *other, *server) as address:
+        failed = asyncio.run(look_up(watched_client(address, answers), begins + lasts + after))
+        times, report = seen(address)
+    done = Run(scenario=name, arrivals=times, report=report, failed=failed)
+    begin = done.arrivals[0] + begins
+    end = begin + lasts
+    good = between(answers.good, begin, end) / lasts
+    refused = between(answers.refused, begin, end) / lasts
+    full = (at - end for at in answers.good if at >= end and between(answers.good, at, at + 1) >= FULL_RATE)
+    full_after = next(full, float("inf"))
+    done.notes = f"beside it {good:.1f} good/s and {refused:.1f} refused/s; full rate {full_after:.1f} s after"
+    done.promise(good >= 55, f"{good:.1f} good answers/s beside another consumer")
+    done.promise(refused <= 3, f"{refused:.1f} refusals/s beside another consumer")
+    done.promise(full_after <= 10, f"full rate {full_after:.1f} s after another consumer left")
+    done.promise_limit()
+    return done
+
+
+def run_fault_mix(name: str, *, quick: bool) -> Run:
+    """Every twentieth request meets a fault; every ID ends where the universe has it."""
+    faults = [option for fault in FAULTS for option in ("--fault", f"{fault}={0.05 / len(FAULTS):.5f}")]
+    group_ids = [f"g{number}" for number in range(20_000 if quick else 100_000)]
+    answers = Answers()
+    with emulator(*LATENCY, *faults) as address:
+        client = watched_client(address, answers, attempt_timeout=1.0)
+        lookup = asyncio.run(look_up_all(client, group_ids))
+        times, report = seen(address)
+    done = Run(scenario=name, arrivals=times, report=report, failed=len(lookup.failed))
+    universe = Universe()
+    there = {group_id: universe.knows(group_id) for group_id in group_ids}
+    again = client.stats().group_ids_sent - len(group_ids)
+    done.notes = (
+        f"{sum(done.report.faults.values())} faults, {answers.lost_requests} requests lost to them with "
+        f"{answers.lost_ids / len(group_ids):.1%} of the IDs; {again / len(group_ids):.1%} asked again"
+    )
+    done.promise(list(lookup.found) == [each for each in group_ids if there[each]], "found is not what there is")
+    done.promise(lookup.missing == [each for each in group_ids if not there[each]], "missing is not what is not there")
+    done.promise(again <= answers.lost_ids, f"{again} IDs asked again, {answers.lost_ids} lost to faults")
+    done.promise_limit()
+    return done
+
+
+async def look_up_all(client: GroupClient, group_ids: Sequence[str]) -> Lookup:
+    async with client:
+        return await client.get_many(group_ids)
+
+
+def watched_client(address: Address, answers: Answers, *, attempt_timeout: float = 5.0) -> GroupClient:
+    return GroupClient(
+        address.app_key,
+        address.app_secret,
+        base_urls=address.url,
+        verify=trusting(address),
+        attempt_timeout=attempt_timeout,
+        hooks=[answers],
+    )
+
+
+def benchmarks() -> dict[str, Callable[..., Run]]:
+    """What there is to run, by name; each takes ``quick``."""
+    runs: dict[str, Callable[..., Run]] = {scenario.name: partial(run, scenario) for scenario in SCENARIOS}
+    name = "another consumer takes 30/s"
+    runs[name] = partial(run_beside_another, name)
+    name = "another consumer takes 30/s, refusals count"
+    runs[name] = partial(run_beside_another, name, "--count-refused")
+    name = "faults on 5 % of requests"
+    runs[name] = partial(run_fault_mix, name)
+    return runs
+
+
+def show(runs: Sequence[Run]) -> None:
+    columns = {
+        "scenario": "scenario",
+        "seconds": "seconds",
+        "requests": "requests",
+        "sustained": "sustained/s",
+        "worst_second": "worst second",
+        "refused": "refused",
+        "failed": "failed IDs",
+        "late_timers_percent": "late timers, %",
+        "notes": "notes",
+    }
+    print_table(list(columns.values()), [[str(done.figures()[key]) for key in columns] for done in runs])
+    for done in runs:
+        for promise in done.broken:
+            print(f"BROKEN  {done.scenario}: {promise}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few seconds each")
+    parser.add_argument("--only", default="", metavar="WORD", help="scenarios whose name has it; nothing is written")
+    options = parser.parse_args()
+    runs = []
+    for name, benchmark in benchmarks().items():
+        if options.only in name:
+            print(f"{name} …", file=sys.stderr, flush=True)
+            late: list[float] = []
+            with late_timers(late):
+                runs.append(benchmark(quick=options.quick))
+            runs[-1].late_timers = late[0]
+    show(runs)
+    if not options.only:
+        write_results("budget", [done.figures() for done in runs], quick=options.quick)
+        plot = arrivals_plot({done.scenario: done.arrivals for done in runs}, LIMIT)
+        result_path("budget", "svg", quick=options.quick).write_text(plot, encoding="utf-8")
+    return 1 if any(done.broken for done in runs) else 0
+
+
+if __name__ == "__main__":
+    gc.freeze()  # as a service does once it has started: a full collection of all that is imported takes 30 ms
+    sys.exit(main())

@@ -1,0 +1,249 @@
+"""Do processes that share a budget use the whole of it, and never more, as the server counts it?
+
+``python -m benchmarks shared_budget [--quick] [--only WORD]`` prints one table, writes JSON into
+``benchmarks/results``, and exits with status 1 where a promise is broken. It needs ``redis-server``.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.clients.shared_budget_workers import Worker, WorkerReport
+from benchmarks.measuring.measured import print_table, write_results
+from benchmarks.servers.child_processes import emulator, seen
+from benchmarks.servers.redis_process import RedisProcess
+
+from rongcloud_groups.emulator import worst_second
+from rongcloud_groups.emulator.serve import Address
+
+LIMIT = 100
+LEAST_TOGETHER = 98.5
+MOST_UNEVEN = 0.1
+MOST_REDIS_CALLS = 0.5
+LATENCY = ("--latency", "0.015", "--latency-tail", "0.002")
+WORKERS = 4
+START_UP = 4.0
+"""Seconds that the workers have to start, all of them at once on few processors."""
+SETTLED = 2.0
+"""Seconds after which the silence before the first request of a new budget is over."""
+BACK_WITHIN = 5.0
+"""Seconds in which the full rate is promised after Redis's return."""
+
+
+@dataclass(kw_only=True)
+class Run:
+    """One line of the table.
+
+    Attributes:
+        begin: when the workers began, on `time.monotonic`, as all times here.
+        end: when they stopped asking for new IDs.
+        arrivals: when the headers of each request came.
+        refused: requests that the server refused.
+        workers: what those said that lived to the end.
+        redis_calls: scripts that Redis ran; None where there is no Redis.
+        notes: figures that this scenario alone has.
+        broken: promises that did not hold.
+    """
+
+    scenario: str
+    begin: float
+    end: float
+    arrivals: list[float]
+    refused: int
+    workers: list[WorkerReport]
+    redis_calls: int | None = None
+    notes: str = ""
+    broken: list[str] = field(default_factory=list)
+
+    def together(self, start: float) -> float:
+        """Requests/s of all workers from then to the end."""
+        return sum(start <= time < self.end for time in self.arrivals) / (self.end - start)
+
+    @property
+    def uneven(self) -> float:
+        """How far the worker that is farthest from the mean is from it, as a part of it."""
+        counts = [sum(self.begin + SETTLED <= sent < self.end for sent in worker.sent) for worker in self.workers]
+        mean = sum(counts) / len(counts)
+        return max(abs(count - mean) for count in counts) / mean
+
+    @property
+    def calls_a_request(self) -> float | None:
+        return None if self.redis_calls is None else self.redis_calls / len(self.arrivals)
+
+    def promise(self, holds: bool, otherwise: str) -> None:  # noqa: FBT001  it reads as a condition
+        if not holds:
+            self.broken.append(otherwise)
+
+    def figures(self) -> dict[str, object]:
+        return {
+            "scenario": self.scenario,
+            "seconds": round(self.end - self.begin, 1),
+            "requests": len(self.arrivals),
+            "together": round(self.together(self.begin + SETTLED), 2),
+            "worst_second": worst_second(self.arrivals),
+            "worst_second_sent": worst_second(sent for worker in self.workers for sent in worker.sent),
+            "refused": self.refused,
+            "failed": sum(worker.failed for worker in self.workers),
+            "lost": sum(worker.lost for worker in self.workers),
+            "uneven": round(self.uneven, 3),
+            "calls_a_request": None if self.calls_a_request is None else round(self.calls_a_request, 3),
+            "notes": self.notes,
+            "broken": self.broken,
+        }
+
+
+class Bench:
+    """An emulator and the workers that ask it."""
+
+    def __init__(self, address: Address, limiter: str, seconds: float) -> None:
+        self.begin = time.monotonic() + START_UP
+        self.end = self.begin + seconds
+        self._address = address
+        self._limiter = limiter
+        self._workers: list[Worker] = []
+        self.killed = 0
+
+    def start(self, count: int = 1) -> None:
+        for _ in range(count):
+            self._workers.append(Worker.started(self._address, self._limiter, self.begin, self.end))
+
+    def kill_last(self) -> None:
+        """SIGKILL to the worker that was started last."""
+        self._workers.pop().kill()
+        self.killed += 1
+
+    def finish(self, scenario: str) -> Run:
+        workers = [worker.report() for worker in self._workers]
+        arrivals, report = seen(self._address)
+        run = Run(
+            scenario=scenario,
+            begin=self.begin,
+            end=self.end,
+            arrivals=arrivals,
+            refused=report.refused,
+            workers=workers,
+        )
+        run.promise(worst_second(arrivals) <= LIMIT, f"{worst_second(arrivals)} requests in one second")
+        for worker in workers:
+            run.promise(worker.failed == 0 and worker.lost == 0, f"{worker.failed} IDs failed, {worker.lost} lost")
+        return run
+
+
+def steady(limiter: str, redis: RedisProcess | None, *, quick: bool) -> Run:
+    """All workers are saturated."""
+    with emulator(*LATENCY) as address:
+        bench = Bench(address, limiter, 6 if quick else 12)
+        bench.start(WORKERS)
+        run = bench.finish(f"{name_of(limiter)}, {WORKERS} processes")
+    promise_full_use(run, redis)
+    return run
+
+
+def dying(limiter: str, redis: RedisProcess | None, *, quick: bool) -> Run:
+    """Beside the saturated workers, others start and are killed in the middle of their work."""
+    with emulator(*LATENCY) as address:
+        bench = Bench(address, limiter, 6 if quick else 12)
+        bench.start(WORKERS)
+        bench.start()
+        for nth in range(1 if quick else 3):
+            sleep_until(bench.begin + SETTLED + 1.0 + 3 * nth)
+            bench.kill_last()
+            bench.start()
+        sleep_until(bench.end - 0.5)
+        bench.kill_last()
+        run = bench.finish(f"{name_of(limiter)}, {WORKERS} and a fifth that dies")
+    run.notes = f"{bench.killed} killed"
+    promise_full_use(run, redis)
+    return run
+
+
+def without_redis(limiter: str, redis: RedisProcess, how: str, *, quick: bool) -> Run:
+    """Redis is away for some seconds in the middle."""
+    away = 3.0 if quick else 5.0
+    with emulator(*LATENCY) as address:
+        bench = Bench(address, limiter, SETTLED + 2 + away + BACK_WITHIN + (1 if quick else 4))
+        bench.start(WORKERS)
+        sleep_until(bench.begin + SETTLED + 2)
+        with redis.away(how):
+            sleep_until(bench.begin + SETTLED + 2 + away)
+        back = time.monotonic()
+        run = bench.finish(f"{name_of(limiter)} away for {away:.0f} s ({how})")
+    run.redis_calls = redis.script_calls()
+    meanwhile = sum(back - away + 2 <= time < back for time in run.arrivals) / (away - 2)
+    after = next((start - back for start in run.arrivals if start > back and full(run.arrivals, start)), float("inf"))
+    run.notes = f"{meanwhile:.0f}/s meanwhile, full rate {after:.1f} s after its return"
+    run.promise(after <= BACK_WITHIN, f"full rate only {after:.1f} s after Redis's return")
+    return run
+
+
+def full(arrivals: Sequence[float], start: float) -> bool:
+    """Whether the second from then on is used."""
+    return sum(start <= time < start + 1 for time in arrivals) >= LIMIT - 2
+
+
+def promise_full_use(run: Run, redis: RedisProcess | None) -> None:
+    together = run.together(run.begin + SETTLED)
+    run.promise(together >= LEAST_TOGETHER, f"{together:.2f} requests/s together")
+    run.promise(run.uneven <= MOST_UNEVEN, f"shares differ by {run.uneven:.0%}")
+    if redis is not None:
+        run.redis_calls = redis.script_calls()
+        calls = run.calls_a_request
+        run.promise(calls is not None and calls <= MOST_REDIS_CALLS, f"{calls:.2f} Redis calls a request")
+
+
+def runs(*, quick: bool, only: str) -> Iterator[Run]:
+    with tempfile.TemporaryDirectory() as directory:
+        for scenario in (steady, dying):
+            if only in f"file {scenario.__name__}":
+                yield scenario(f"file:{directory}/{scenario.__name__}", None, quick=quick)
+    for scenario in (steady, dying):
+        if only in f"redis {scenario.__name__}":
+            with fresh_redis() as redis:
+                yield scenario(words(redis), redis, quick=quick)
+    for how in ("SIGSTOP", "SIGKILL"):
+        if only in f"redis away {how}":
+            with fresh_redis() as redis:
+                yield without_redis(words(redis), redis, how, quick=quick)
+
+
+@contextmanager
+def fresh_redis() -> Iterator[RedisProcess]:
+    with tempfile.TemporaryDirectory() as directory, RedisProcess(Path(directory)) as redis:
+        yield redis
+
+
+def words(redis: RedisProcess) -> str:
+    return f"{redis.url}?share={1 / WORKERS}"
+
+
+def name_of(limiter: str) -> str:
+    return "HostLimiter" if limiter.startswith("file:") else "RedisLimiter"
+
+
+def sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.monotonic()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few seconds each")
+    parser.add_argument("--only", default="", metavar="WORD", help="the scenarios with this in their name")
+    options = parser.parse_args()
+    done = []
+    for run in runs(quick=options.quick, only=options.only):
+        done.append(run.figures())
+        print(f"{run.scenario}: {'; '.join(run.broken) or 'holds'}", file=sys.stderr, flush=True)
+    headings = list(done[0])
+    print_table(headings, [[str(cell) for cell in row.values()] for row in done])
+    if not options.only:
+        print(f"\nwritten to {write_results('shared_budget', done, quick=options.quick)}")
+    sys.exit(any(row["broken"] for row in done))
+
+
+if __name__ == "__main__":
+    main()

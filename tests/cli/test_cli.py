@@ -1,0 +1,451 @@
+import asyncio
+import json
+import logging
+import os
+import re
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from rich.cells import cell_len
+from support.command_line import APP_SECRET, COMMAND, TIMEOUT, environment, run, run_on_terminal, run_python
+
+from rongcloud_groups import GroupProfile, ServerError
+from rongcloud_groups.cli.app import exit_code
+from rongcloud_groups.cli.console import one_line
+from rongcloud_groups.cli.emulator_process import emulator_process
+from rongcloud_groups.cli.exit import run as run_work
+from rongcloud_groups.emulator import Emulator
+
+STYLE = re.compile(r"\x1b\[[0-9;]*m")
+GROUPS = (
+    {
+        "groupId": "g1",
+        "groupName": "Chess & Tea",
+        "owner": "user1",
+        "createTime": 1_700_000_000_000,
+        "memberCount": 7,
+        "groupProfile": {"introduction": "We meet every other Thursday and keep notes of what was decided there."},
+    },
+    {"groupId": "项目组-1", "groupName": "产品设计讨论组", "owner": "user2", "memberCount": 1234},
+    {"groupId": "team_3", "groupName": "週末攝影 🥾", "owner": "user3", "memberCount": 20},
+    {"groupId": "-dash"},
+    {"groupId": "odd", "groupName": "\x1b[2Jone\ntwo\u202e [bold]three[/bold]", "owner": ":smile:"},
+)
+
+
+@pytest.fixture(scope="module")
+def groups_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("groups") / "groups.jsonl"
+    path.write_text("".join(json.dumps(group) + "\n" for group in GROUPS), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def env(groups_file: Path) -> Iterator[dict[str, str]]:
+    with emulator_process(f"--groups={groups_file}") as address:
+        yield environment(address.url, address.ca_file)
+
+
+@pytest.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with Emulator(limit=None) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def emulator_env(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
+    ca_file = tmp_path / "ca.pem"
+    ca_file.write_bytes(emulator.ca_pem)
+    return environment(emulator.url, ca_file)
+
+
+@pytest.fixture
+def dialect_env(env: dict[str, str], dialect: str) -> dict[str, str]:
+    return env | {"RONGCLOUD_DIALECT": dialect}
+
+
+def profiles_in(stdout: str) -> list[GroupProfile]:
+    return [msgspec.json.decode(line, type=GroupProfile) for line in stdout.splitlines()]
+
+
+# get: what it prints
+
+
+def test_get_prints_one_line_of_json_a_profile_where_stdout_is_no_terminal(dialect_env: dict[str, str]) -> None:
+    ended = run("get", "team_3", "g1", "team_3", env=dialect_env)
+    assert (ended.code, ended.stderr) == (0, "")
+    assert [profile.group_id for profile in profiles_in(ended.stdout)] == ["team_3", "g1"]
+    assert profiles_in(ended.stdout)[1].member_count == 7
+
+
+def test_get_prints_a_table_on_a_terminal_with_wide_characters_in_line(dialect_env: dict[str, str]) -> None:
+    screen = run_on_terminal("get", "g1", "项目组-1", "team_3", env=dialect_env)
+    assert screen.code == 0
+    lines = STYLE.sub("", screen.screen).splitlines()
+    assert lines[0].split() == ["group_id", "name", "members", "owner", "created", "introduction"]
+    assert lines[1].split()[:8] == ["g1", "Chess", "&", "Tea", "7", "user1", "2023-11-14", "We"]
+    assert "…" in lines[1]
+    assert all(cell_len(line) <= 80 for line in lines)
+    owners = [
+        cell_len(line[: line.index(owner)])
+        for line, owner in zip(lines, ("owner", "user1", "user2", "user3"), strict=True)
+    ]
+    assert len(set(owners)) == 1
+
+
+def test_a_wider_terminal_shows_more_of_the_introduction(env: dict[str, str]) -> None:
+    wide = run_on_terminal("get", "g1", env=env, columns=160)
+    assert "We meet every other Thursday and keep notes of what was decided there." in wide.screen
+
+
+def test_the_table_shows_a_long_id_whole(env: dict[str, str], groups_file: Path) -> None:
+    long_id = "".join(f"{number:04}" for number in range(16))
+    with groups_file.with_name("long.jsonl").open("w", encoding="utf-8") as file:
+        file.write(json.dumps({"groupId": long_id, "groupName": "long"}))
+    with emulator_process(f"--groups={groups_file.with_name('long.jsonl')}") as address:
+        screen = run_on_terminal("get", long_id, env=env | environment(address.url, address.ca_file), columns=60)
+    column = [line.split(" ")[0] for line in STYLE.sub("", screen.screen).splitlines()[1:]]
+    assert "".join(column) == long_id
+
+
+def test_json_gives_lines_on_a_terminal_too(env: dict[str, str]) -> None:
+    screen = run_on_terminal("get", "--json", "g1", env=env)
+    assert profiles_in(screen.screen)[0].group_id == "g1"
+
+
+def test_no_color_leaves_the_table_without_colour(env: dict[str, str]) -> None:
+    assert STYLE.search(run_on_terminal("get", "g1", env=env).screen)
+    plain = run_on_terminal("get", "g1", env=env | {"NO_COLOR": "1"}).screen
+    assert set(STYLE.findall(plain)) <= {"\x1b[0m", "\x1b[1m"}  # bold is no colour
+
+
+def test_what_a_name_holds_is_shown_and_never_obeyed(env: dict[str, str]) -> None:
+    screen = run_on_terminal("get", "odd", env=env, columns=120).screen
+    assert "\x1b[2J" not in screen
+    assert "\u202e" not in screen
+    assert "[bold]" in screen
+    assert ":smile:" in screen
+
+
+def test_ids_come_from_stdin_as_well(dialect_env: dict[str, str]) -> None:
+    ended = run("get", "-", "team_3", env=dialect_env, stdin="\ufeffg1\r\n\n  项目组-1\n".encode())
+    assert (ended.code, ended.stderr) == (0, "")
+    assert [profile.group_id for profile in profiles_in(ended.stdout)] == ["team_3", "g1", "项目组-1"]
+
+
+def test_ids_typed_on_a_terminal_end_with_ctrl_d(env: dict[str, str]) -> None:
+    screen = run_on_terminal("get", "-", "--json", env=env, typed=b"g1\n\x04")
+    assert screen.code == 0
+    assert "Ctrl-D" in screen.screen
+    assert '"group_id":"g1"' in screen.screen
+
+
+def test_an_id_that_begins_with_a_dash_comes_after_two_dashes(env: dict[str, str]) -> None:
+    assert profiles_in(run("get", "--", "-dash", env=env).stdout)[0].group_id == "-dash"
+
+
+# get: what is missing and what failed
+
+
+def test_missing_ids_are_told_on_stderr_and_are_no_failure(dialect_env: dict[str, str]) -> None:
+    ended = run("get", "g1", "nobody", "项目组-9", env=dialect_env)
+    assert ended.code == 0
+    assert ended.stderr == "no such group: nobody\nno such group: 项目组-9\n"
+    assert len(profiles_in(ended.stdout)) == 1
+
+
+def test_nothing_found_prints_no_table(env: dict[str, str]) -> None:
+    assert run_on_terminal("get", "nobody", env=env).screen == "no such group: nobody\n"
+
+
+def test_an_invalid_id_fails_alone(dialect_env: dict[str, str]) -> None:
+    ended = run("get", "g1", "a,b", "-", env=dialect_env, stdin=b"\xff\n")
+    assert ended.code == 3
+    assert [profile.group_id for profile in profiles_in(ended.stdout)] == ["g1"]
+    first, second, last = ended.stderr.splitlines()
+    assert first == "failed: 'a,b' is not a group ID: it has a comma in it"
+    assert second.startswith(r"failed: '\udcff' is not a group ID")
+    assert last.startswith("rongcloud-groups: error: 2 of 3 IDs failed; the service takes 1 to 64 characters")
+
+
+def test_a_service_that_nobody_answers_for_fails_each_id_and_says_what_to_check() -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # taken, and not listening
+        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+        ended = run("get", "g1", "g2", env=environment(url))
+    assert (ended.code, ended.stdout) == (3, "")
+    assert re.search(r"^failed: g1: 127.0.0.1:\d+: connecting failed: connection refused$", ended.stderr, re.MULTILINE)
+    assert "failed: g2: " in ended.stderr
+    assert "check the network, RONGCLOUD_REGION and RONGCLOUD_BASE_URL" in ended.stderr
+
+
+async def test_a_service_that_goes_on_failing_is_worth_another_run(
+    emulator: Emulator, emulator_env: dict[str, str], dialect: str
+) -> None:
+    emulator.faults.share["error-500"] = 1.0
+    ended = await asyncio.to_thread(run, "get", "g1", env=emulator_env | {"RONGCLOUD_DIALECT": dialect})
+    assert ended.code == 3
+    assert "failed: g1: server internal error (code 1000, HTTP 500" in ended.stderr
+    assert "1 of 1 IDs failed; run it again for these" in ended.stderr
+
+
+# get: its configuration, its credentials
+
+
+def test_without_an_id_it_prints_help_and_reads_nothing(env: dict[str, str]) -> None:
+    piped = run("get", env=env)
+    assert (piped.code, piped.stdout) == (2, "")
+    assert "Usage: rongcloud-groups get" in piped.stderr
+    terminal = run_on_terminal("get", env=env)
+    assert terminal.code == 2
+    assert "Usage: rongcloud-groups get" in STYLE.sub("", terminal.screen)
+
+
+@pytest.mark.parametrize("name", ["RONGCLOUD_APP_KEY", "RONGCLOUD_APP_SECRET"])
+def test_a_missing_variable_is_named(name: str) -> None:
+    ended = run("get", "g1", env=environment("https://localhost", **{name: None}))
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("rongcloud-groups: error: ")
+    assert name in ended.stderr
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_region_that_does_not_exist_is_an_error_of_configuration() -> None:
+    ended = run("get", "g1", env=environment(RONGCLOUD_REGION="atlantis"))
+    assert ended.code == 2
+    assert "'atlantis' is not known; the regions are beijing" in ended.stderr
+
+
+def test_a_wrong_secret_ends_with_4_and_is_shown_nowhere(dialect_env: dict[str, str]) -> None:
+    wrong = dialect_env | {"RONGCLOUD_APP_SECRET": "the-wrong-secret"}
+    ended = run("get", "g1", env=wrong)
+    assert (ended.code, ended.stdout) == (4, "")
+    assert ended.stderr.startswith("rongcloud-groups: error: signature is invalid (code 1004, HTTP 401")
+    assert ended.stderr.count("\n") == 1
+    debugged = run("get", "--debug", "g1", env=wrong)
+    assert debugged.code == 4
+    assert "Traceback (most recent call last)" in debugged.stderr
+    assert "the-wrong-secret" not in ended.stderr + debugged.stderr
+
+
+async def test_a_service_that_is_not_enabled_ends_with_4(
+    emulator: Emulator, emulator_env: dict[str, str], dialect: str
+) -> None:
+    emulator.service.enabled = False
+    ended = await asyncio.to_thread(run, "get", "g1", env=emulator_env | {"RONGCLOUD_DIALECT": dialect})
+    assert ended.code == 4
+    assert "code 1009" in ended.stderr
+    assert "enable group profile hosting" in ended.stderr
+
+
+def test_debug_logs_what_the_client_does(env: dict[str, str]) -> None:
+    ended = run("get", "--debug", "g1", env=env)
+    assert ended.code == 0
+    assert "connected to 127.0.0.1" in ended.stderr
+    assert APP_SECRET not in ended.stderr
+
+
+# How it ends
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_ends_it_at_once(
+    emulator: Emulator, emulator_env: dict[str, str], number: signal.Signals, code: int
+) -> None:
+    emulator.faults.share["hang"] = 1.0
+    process = await _started("get", "g1", env=emulator_env)
+    await emulator.wait_for(1)
+    process.send_signal(number)
+    assert await _ended(process) == (code, "", "")
+
+
+async def test_sigterm_ends_what_a_shell_runs_in_the_background(
+    emulator: Emulator, emulator_env: dict[str, str]
+) -> None:
+    emulator.faults.share["hang"] = 1.0
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", f"trap '' INT; exec {COMMAND} get g1", env=emulator_env, stdout=-1, stderr=-1
+    )
+    await emulator.wait_for(1)
+    process.terminate()
+    assert await _ended(process) == (143, "", "")
+
+
+async def test_a_signal_ends_it_while_it_waits_for_stdin(env: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    # Unmeasured: where the signal comes while coverage holds its own lock, the process never ends.
+    env = {name: value for name, value in env.items() if not name.startswith("COV")}
+    process = await _started("get", "-", env=env, stdin=reader)
+    os.close(reader)
+    fill = asyncio.to_thread(os.write, writer, b"g1\n" * 100_000)  # more than a pipe holds: done once it reads
+    await asyncio.wait_for(fill, TIMEOUT)
+    process.send_signal(signal.SIGINT)
+    assert await _ended(process) == (130, "", "")
+    os.close(writer)
+
+
+def test_a_reader_that_went_away_ends_it_quietly(env: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = run("get", "g1", env=env, stdout=writer)
+    os.close(writer)
+    assert (ended.code, ended.stderr) == (141, "")
+
+
+def test_a_full_disk_is_one_line(env: dict[str, str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = run("get", "g1", env=env, stdout=full.fileno())
+    assert (ended.code, ended.stderr) == (1, "rongcloud-groups: error: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["frob"], 'Unknown command "frob"'),
+        (["get", "--jsn", "g1"], "Did you mean --json?"),
+        (["emulate", "--window", "monthly"], "sliding"),
+        (["emulate", "--port", "many"], "--port"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_and_ends_with_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(arguments) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == ""
+    assert words in stderr
+    assert stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["get", "--help"], ["emulate", "-h"], ["demo", "--help"]])
+def test_help_goes_to_stdout(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(arguments) == 0
+    stdout, stderr = capsys.readouterr()
+    assert "Usage: rongcloud-groups" in stdout
+    assert stderr == ""
+
+
+def test_an_unexpected_error_is_one_line_and_a_traceback_only_when_asked_for(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work() -> int:
+        raise KeyError("a bug\nof two lines")
+
+    assert run_work(work, debug=False) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert run_work(work, debug=True) == 1
+    assert "Traceback" in capsys.readouterr().err
+    logging.getLogger("rongcloud_groups").setLevel(logging.NOTSET)
+
+
+def test_another_error_of_the_service_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise ServerError(1000, 500, "no\x1b[2J use")
+
+    assert run_work(work, debug=False) == 1
+    assert capsys.readouterr().err == "rongcloud-groups: error: no\ufffd[2J use (code 1000, HTTP 500)\n"
+
+
+def test_ctrl_c_outside_of_a_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rongcloud_groups.cli.app.app", interrupted)
+    assert exit_code(["get"]) == 130
+
+
+def test_joined_emoji_stay_joined() -> None:
+    assert one_line("a  \N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET}\tb") == "a \N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET} b"
+
+
+# What is not installed
+
+
+def without(module: str, *arguments: str) -> str:
+    return (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv = ['rongcloud-groups', *{arguments!r}]\n"
+        "from rongcloud_groups.cli import main; main()"
+    )
+
+
+@pytest.mark.parametrize("module", ["cyclopts", "rich"])
+def test_without_its_extra_the_command_names_it(module: str) -> None:
+    ended = run_python(without(module, "get", "g1"), env=environment())
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert "pip install 'rongcloud-groups[cli]'" in ended.stderr
+
+
+def test_another_module_that_is_missing_is_not_taken_for_the_extra() -> None:
+    ended = run_python(without("rongcloud_groups.cli.get", "get", "g1"), env=environment())
+    assert ended.code == 1
+    assert "ModuleNotFoundError" in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["emulate", "demo"])
+def test_without_its_extra_the_emulator_names_it(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    ended = run_python(without("trustme", command), env=environment())
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.count("\n") == 1
+    assert "pip install 'rongcloud-groups[emulator]'" in ended.stderr
+
+
+# emulate
+
+
+async def test_emulate_prints_what_get_needs_and_a_report_at_the_end(groups_file: Path) -> None:
+    process = await _started(
+        "emulate", "--groups", str(groups_file), "--rate", "50", "--window", "bucket", "--fault", "slow-body=100%",
+        env=environment(),
+    )  # fmt: skip
+    assert process.stderr is not None
+    said = [(await process.stderr.readline()).decode().rstrip().partition("=") for _ in range(4)]
+    variables: dict[str, str | None] = {name: value for name, _, value in said}
+    url, ca_file = variables.pop("RONGCLOUD_BASE_URL"), variables.pop("SSL_CERT_FILE")
+    got = await asyncio.to_thread(run, "get", "g1", "nobody", env=environment(url, ca_file, **variables))
+    assert (got.code, got.stderr) == (0, "no such group: nobody\n")
+    process.send_signal(signal.SIGINT)
+    code, stdout, stderr = await _ended(process)
+    assert (code, stdout) == (0, "")
+    report = json.loads(stderr)
+    assert report["batch_requests"] == 1
+    assert report["faults"] == {"slow-body": 1}
+
+
+def test_emulate_says_which_port_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert exit_code(["emulate", "--port", str(port)]) == 1
+    stderr = capsys.readouterr().err
+    assert "in use" in stderr
+    assert str(port) in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_emulate_lists_the_faults_where_it_knows_none_of_that_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["emulate", "--fault", "gremlins=1%"]) == 2
+    stderr = capsys.readouterr().err
+    assert stderr.startswith("rongcloud-groups: error: 'gremlins=1%' is not a fault.")
+    assert "\n  rst=SHARE: the stream is reset" in stderr
+
+
+def test_emulate_names_the_line_that_is_no_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    groups = tmp_path / "groups.jsonl"
+    groups.write_text('{"groupId": "g1"}\n{"name": "no ID"}\n')
+    assert exit_code(["emulate", "--groups", str(groups)]) == 2
+    assert f"{groups}, line 2: groupId is missing" in capsys.readouterr().err
+
+
+async def _started(*arguments: str, env: dict[str, str], **options: Any) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(COMMAND, *arguments, env=env, stdout=-1, stderr=-1, **options)
+
+
+async def _ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+    stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT)
+    return process.returncode, stdout.decode(), stderr.decode()

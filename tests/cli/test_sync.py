@@ -1,0 +1,350 @@
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from support.bulk_jobs import environment_of, files_in, ids, names_in, rows_in, sync, sync_on, sync_on_terminal, written
+from support.command_line import COMMAND, environment, run
+
+from rongcloud_groups.cli.app import exit_code
+from rongcloud_groups.emulator import Emulator, Faults, Universe
+
+
+@pytest_asyncio.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with Emulator(limit=None, universe=Universe(unknown_share=0.1, listed=1500)) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def variables(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
+    return environment_of(emulator, tmp_path)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    directory = tmp_path / "here"
+    directory.mkdir()
+    return directory
+
+
+@pytest.fixture
+def unserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory of a command whose service does not answer."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in environment("http://127.0.0.1:9").items():
+        monkeypatch.setenv(name, value)
+    return tmp_path
+
+
+async def test_a_file_of_ids_becomes_a_file_of_rows(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(300), *ids(20), "no good")
+    ended = await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)
+    assert (ended.code, ended.stdout) == (3, "")
+    found = len(names_in(here / "out.jsonl"))
+    first, second, third = ended.stderr.splitlines()
+    assert first == f"321 IDs, 20 of them duplicates: {found} found, {300 - found} missing, 1 failed"
+    assert second.startswith("6 requests in ")
+    assert third == "done: out.jsonl; failed IDs: out.jsonl.failed.jsonl"
+    written(here / "id.txt", "g1")
+    ended = await sync("id.txt", "-o", "out.csv", env=variables, here=here)
+    assert ended.stderr.startswith("1 ID, 0 of them duplicates: 1 found, 0 missing, 0 failed\n1 request in ")
+
+
+async def test_without_failures_the_exit_code_is_0_and_missing_groups_count_only_if_asked(
+    variables: dict[str, str], here: Path
+) -> None:
+    written(here / "ids.txt", *ids(100))
+    assert (await sync("ids.txt", "-o", "out.csv", env=variables, here=here)).code == 0
+    assert (await sync("ids.txt", "-o", "out.csv", "--fail-on-missing", env=variables, here=here)).code == 3
+
+
+async def test_rows_go_to_stdout_and_everything_else_to_stderr(variables: dict[str, str], here: Path) -> None:
+    ended = await sync("-", "-o", "-", env=variables, here=here, stdin=b"x1\nno good\nx0\n")
+    assert [json.loads(line)["group_id"] for line in ended.stdout.splitlines()] == ["x1", "x0"]
+    assert ended.stderr.startswith("failed: no good: ")
+    assert ended.code == 3
+    ended = await sync(
+        "-", "-o", "-", "--format", "csv", "--column", "id", env=variables, here=here, stdin=b"n,id\n1,x1\n"
+    )
+    assert [line.split(",")[0] for line in ended.stdout.splitlines()] == ["group_id", "x1"]
+    ended = await sync("-", "-o", "-", "--field", "id", env=variables, here=here, stdin=b'{"id":"x1"}\n')
+    assert json.loads(ended.stdout)["group_id"] == "x1"
+
+
+async def test_all_groups_of_the_app_go_into_a_database(variables: dict[str, str], here: Path) -> None:
+    ended = await sync("--all", "-o", "out.sqlite", "--report", "json", env=variables, here=here)
+    assert ended.code == 0, ended.stderr
+    assert names_in((here / "out.sqlite").rename(here / "out.db")) == [f"g{number}" for number in range(1500)]
+    later = await sync("--all", "--since", "2100-01-01", "-o", "new.jsonl", env=variables, here=here)
+    assert later.code == 0
+    assert rows_in(here / "new.jsonl") == []
+
+
+async def test_failed_ids_are_retried_into_the_same_output(
+    variables: dict[str, str], emulator: Emulator, here: Path
+) -> None:
+    written(here / "ids.txt", *ids(60))
+    emulator.service.faults = Faults(poison={"x3"})
+    assert (await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)).code == 3
+    before = names_in(here / "out.jsonl")
+    emulator.service.faults = Faults()
+    ended = await sync("--retry-failed", "out.jsonl.failed.jsonl", "-o", "out.jsonl", env=variables, here=here)
+    assert ended.code == 0
+    assert names_in(here / "out.jsonl") == [*before, "x3"]
+    assert files_in(here) == ["ids.txt", "out.jsonl"]
+
+
+async def test_a_dry_run_counts_tries_the_credentials_and_writes_nothing(
+    variables: dict[str, str], emulator: Emulator, here: Path
+) -> None:
+    written(here / "ids.txt", *ids(120), "x1", "no good")
+    variables["RONGCLOUD_RATE"] = "2"
+    ended = await sync("ids.txt", "--dry-run", env=variables, here=here)
+    assert ended.code == 0
+    assert ended.stderr.splitlines() == [
+        "122 IDs, 1 of them duplicates, 1 invalid",
+        "3 requests, 2 s at the least",
+        "credentials accepted",
+    ]
+    assert emulator.report().batch_requests == 1
+    assert files_in(here) == ["ids.txt"]
+    ended = await sync("ids.txt", "--dry-run", "--report", "json", env=variables, here=here)
+    assert json.loads(ended.stderr)["requests"] == 3
+    ended = await sync("--all", "--dry-run", env=variables, here=here)
+    assert "credentials accepted" in ended.stderr
+    ended = await sync("-", "--dry-run", env=variables, here=here, stdin=b"no good\n")
+    assert "credentials not tried" in ended.stderr
+    emulator.service.locked = True
+    assert (await sync("ids.txt", "--dry-run", env=variables, here=here)).code == 4
+
+
+async def test_a_report_in_json_is_the_last_line_and_all_of_stderr_is_json(
+    variables: dict[str, str], here: Path
+) -> None:
+    written(here / "ids.txt", *ids(5000))
+    variables["RONGCLOUD_RATE"] = "50"
+    ended = await sync("ids.txt", "-o", "out.jsonl", "--report", "json", "--progress", "json", env=variables, here=here)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    assert {line["message_type"] for line in lines[:-1]} == {"status"}
+    assert 0 < lines[0]["records"] < 5000
+    assert lines[0]["total"] == 5000
+    summary = lines[-1]
+    assert summary["message_type"] == "summary"
+    assert (summary["complete"], summary["records"], summary["requests"]) == (True, 5000, 100)
+    assert (summary["output"], summary["row_schema_version"]) == ("out.jsonl", 1)
+
+
+@pytest.mark.parametrize("on", ["pipe", "terminal"])
+async def test_what_is_wrong_with_the_files_is_told_with_its_exit_code(
+    on: str, variables: dict[str, str], emulator: Emulator, here: Path
+) -> None:
+    (here / "latin.txt").write_bytes(b"g1\n\xff\n")
+    written(here / "ids.csv", "a,b", "1,2")
+    written(here / "ids.txt", "g1")
+    for arguments, words in (
+        (["latin.txt", "-o", "out.jsonl"], "latin.txt, line 2: not UTF-8"),
+        (["ids.csv", "-o", "out.jsonl"], "has no column 'group_id'; it has 'a', 'b'; choose one with --column"),
+        (["ids.txt", "-o", "nowhere/out.jsonl"], "cannot write nowhere/out.jsonl: No such file"),
+    ):
+        code, told = await sync_on(on, *arguments, env=variables, here=here)
+        assert code == 2
+        assert words in told
+        assert "Traceback" not in told
+    assert emulator.report().batch_requests == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ids.txt", "-o", "out.unknown"], "does not tell a format; give --format"),
+        (["ids.txt"], "give an output: -o FILE"),
+        (["absent.txt", "-o", "out.jsonl"], "cannot read absent.txt: No such file"),
+        (["ids.txt", "--all", "-o", "out.jsonl"], "give one of"),
+        (["ids.txt", "--since", "2024-01-01", "-o", "out.jsonl"], "--since goes with --all"),
+        (["ids.txt", "-o", "out.jsonl", "--max-time", "soon"], "--max-time 'soon' is not a time"),
+        (["ids.txt", "-o", "out.jsonl", "--format", "xml"], "--format"),
+        ([], "Usage"),
+    ],
+)
+def test_what_is_wrong_with_the_arguments_is_told_before_anything_is_asked(
+    arguments: list[str], words: str, unserved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(unserved / "ids.txt", "g1")
+    assert exit_code(["sync", *arguments]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert words in told.err
+    assert files_in(unserved) == ["ids.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["ids.csv", "-o", "ids.csv"], "ids.csv is the input and the output"),
+        (["link.csv", "-o", "ids.csv"], "link.csv is the input and the output"),
+        (["out.csv.failed.jsonl", "-o", "out.csv"], "retry them with --retry-failed"),
+        (["ids.csv", "-o", "pipe", "--format", "csv"], "it is no regular file; write to stdout"),
+        (["ids.csv", "-o", "/dev/null", "--format", "csv"], "it is no regular file; write to stdout"),
+        (["--retry-failed", "some.jsonl", "-o", "ids.csv"], "ids.csv exists, and some.jsonl is not its own list"),
+    ],
+)
+def test_no_file_is_replaced_that_somebody_else_needs(
+    arguments: list[str], words: str, unserved: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written(unserved / "ids.csv", "group_id", "g1")
+    written(unserved / "some.jsonl", '{"group_id":"g1"}')
+    written(unserved / "out.csv.failed.jsonl", '{"group_id":"g1"}')
+    (unserved / "link.csv").symlink_to("ids.csv")
+    os.mkfifo(unserved / "pipe")
+    before = files_in(unserved)
+    assert exit_code(["sync", *arguments]) == 2
+    assert words in capsys.readouterr().err
+    assert files_in(unserved) == before
+
+
+async def test_where_the_output_is_a_link_what_it_leads_to_is_replaced(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", "x1")
+    (here / "store").mkdir()
+    (here / "out.jsonl").symlink_to("store/rows.jsonl")
+    assert (await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)).code == 0
+    assert (here / "out.jsonl").is_symlink()
+    assert names_in(here / "store" / "rows.jsonl") == ["x1"]
+
+
+async def test_a_pipe_that_has_a_name_is_read_once(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(300))
+    for command in ("<(cat ids.txt)", "/dev/stdin < <(cat ids.txt)", "/dev/stdin < ids.txt"):
+        line = f'"{COMMAND}" sync -o out.jsonl {command}'
+        ended = await asyncio.to_thread(run, "-c", line, env=variables, command=("bash",), cwd=here)
+        assert ended.code == 0, ended.stderr
+        assert len(names_in(here / "out.jsonl")) > 200
+        (here / "out.jsonl").unlink()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+async def test_a_daemon_without_standard_streams_can_run_it(closed: str, variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", "x1", "x3")
+    line = f'"{COMMAND}" sync ids.txt -o out.jsonl {closed}'
+    ended = await asyncio.to_thread(run, "-c", line, env=variables, command=("bash",), cwd=here)
+    assert ended.code == 0, ended.stderr
+    assert "rror" not in ended.stderr
+    assert names_in(here / "out.jsonl") == ["x1", "x3"]
+
+
+async def test_a_job_goes_on_when_nobody_reads_how_far_it_is(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(300))
+    variables["RONGCLOUD_RATE"] = "4"
+    line = f'set -o pipefail; "{COMMAND}" sync ids.txt -o out.jsonl --progress json 2>&1 | head -n 1'
+    ended = await asyncio.to_thread(run, "-c", line, env=variables, command=("bash",), cwd=here)
+    assert ended.code == 0
+    assert json.loads(ended.stdout)["message_type"] == "status"
+    assert len(names_in(here / "out.jsonl")) > 200
+
+
+@pytest.mark.parametrize("arguments", [["-o", "-"], ["-o", "out.jsonl"], ["-o", "out.jsonl", "--max-time", "soon"]])
+async def test_with_a_report_in_json_all_of_stderr_is_json(
+    arguments: list[str], variables: dict[str, str], here: Path
+) -> None:
+    written(here / "ids.txt", "x1", "no good")
+    ended = await sync("ids.txt", *arguments, "--report", "json", env=variables, here=here)
+    lines = [json.loads(line) for line in ended.stderr.splitlines()]
+    kinds = [line["message_type"] for line in lines]
+    if arguments[-1] == "soon":
+        assert (kinds, lines[0]["exit_code"]) == (["error"], 2)
+    elif arguments[-1] == "-":
+        assert kinds == ["failed", "summary"]
+        assert (lines[0]["group_id"], lines[0]["error"]) == ("no good", "InvalidGroupId")
+    else:
+        assert kinds == ["summary"]
+
+
+async def test_an_id_cannot_speak_to_the_terminal(variables: dict[str, str], here: Path) -> None:
+    ended = await sync("-", "-o", "-", env=variables, here=here, stdin=b"g\x1b[31mred\n")
+    assert ended.code == 3
+    assert "g\N{REPLACEMENT CHARACTER}[31mred" in ended.stderr
+    assert "\x1b" not in ended.stderr
+
+
+async def test_groups_that_the_listing_gives_without_a_readable_id_are_counted(
+    variables: dict[str, str], emulator: Emulator, here: Path
+) -> None:
+    emulator.service.universe.add("two\nlines")
+    emulator.service.universe.add("fine")
+    ended = await sync("--all", "-o", "out.jsonl", env=variables, here=here)
+    assert "without an ID that can be looked up: 1" in ended.stderr
+    assert names_in(here / "out.jsonl")[-1] == "fine"
+
+
+async def test_an_error_in_json_says_its_exit_code(variables: dict[str, str], here: Path) -> None:
+    ended = await sync("absent.txt", "-o", "out.jsonl", "--report", "json", env=variables, here=here)
+    assert json.loads(ended.stderr) == {
+        "message_type": "error",
+        "message": "cannot read absent.txt: No such file or directory",
+        "exit_code": 2,
+    }
+
+
+async def test_a_traceback_is_shown_only_for_debugging(variables: dict[str, str], here: Path) -> None:
+    ended = await sync("absent.txt", "-o", "out.jsonl", "--debug", env=variables, here=here)
+    assert ended.code == 2
+    assert "Traceback" in ended.stderr
+
+
+async def test_missing_credentials_are_named(variables: dict[str, str], here: Path) -> None:
+    del variables["RONGCLOUD_APP_SECRET"]
+    written(here / "ids.txt", "g1")
+    ended = await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)
+    assert ended.code == 2
+    assert "RONGCLOUD_APP_SECRET" in ended.stderr
+
+
+async def test_an_app_that_is_not_accepted_is_exit_code_4(
+    variables: dict[str, str], emulator: Emulator, here: Path
+) -> None:
+    emulator.service.enabled = False
+    written(here / "ids.txt", *ids(100))
+    ended = await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)
+    assert ended.code == 4
+    assert "not enabled" in ended.stderr
+    assert "the same command goes on from there" in ended.stderr
+    emulator.service.enabled = True
+    assert (await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)).code == 0
+
+
+async def test_the_secret_is_nowhere(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(100))
+    ended = await sync("ids.txt", "-o", "out.jsonl", "--debug", env=variables, here=here)
+    assert variables["RONGCLOUD_APP_SECRET"] not in ended.stderr
+    assert variables["RONGCLOUD_APP_SECRET"] not in (here / "out.jsonl").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+async def test_a_terminal_shows_a_bar_that_fits_and_is_gone_in_the_end(
+    columns: int, variables: dict[str, str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    written(here / "ids.txt", *ids(4000))
+    variables["RONGCLOUD_RATE"] = "50"
+    shown = await sync_on_terminal("ids.txt", "-o", "out.jsonl", env=variables, columns=columns)
+    assert shown.code == 0
+    assert "of 4,000" in shown.screen
+    assert "IDs/s" in shown.screen
+    assert "budget" in shown.screen
+    assert shown.screen.splitlines()[-1].endswith("done: out.jsonl")
+
+
+async def test_a_terminal_without_colour_has_none(
+    variables: dict[str, str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    written(here / "ids.txt", *ids(2000))
+    variables |= {"RONGCLOUD_RATE": "40", "NO_COLOR": "1"}
+    shown = await sync_on_terminal("ids.txt", "-o", "out.jsonl", env=variables)
+    assert "of 2,000" in shown.screen
+    assert "\x1b[32m" not in shown.screen
+    shown = await sync_on_terminal("ids.txt", "-o", "out.jsonl", env=variables | {"TERM": "dumb"})
+    assert "\x1b" not in shown.screen

@@ -1,0 +1,199 @@
+import asyncio
+import json
+import resource
+import shutil
+import signal
+import subprocess
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from support.bulk_jobs import environment_of, ids, rows_in, sync, sync_on, until, written
+from support.command_line import COMMAND, run_on_terminal
+
+from rongcloud_groups.emulator import Emulator, Faults, Universe
+
+
+@pytest_asyncio.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with Emulator(limit=None, universe=Universe(unknown_share=0.1, listed=1500)) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def variables(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
+    return environment_of(emulator, tmp_path)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    directory = tmp_path / "here"
+    directory.mkdir()
+    return directory
+
+
+async def started(*arguments: str, env: dict[str, str], here: Path, **options: Any) -> Process:
+    return await asyncio.create_subprocess_exec(
+        COMMAND, "sync", *arguments, env=env, cwd=here, stdout=PIPE, stderr=PIPE, **options
+    )
+
+
+@pytest.mark.parametrize("on", ["pipe", "terminal"])
+async def test_an_input_that_changed_is_refused_until_restart(on: str, variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(3000))
+    variables["RONGCLOUD_RATE"] = "10"
+    code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", "--max-time", "0.3s", env=variables, here=here)
+    assert code == 5
+    assert "run the same command again to go on" in told
+    written(here / "ids.txt", *ids(3001))
+    variables["RONGCLOUD_RATE"] = "2000"
+    code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", env=variables, here=here)
+    assert code == 2
+    assert "is not the input that the unfinished run had" in told
+    assert "Traceback" not in told
+    assert (await sync_on(on, "ids.txt", "-o", "out.jsonl", "--restart", env=variables, here=here))[0] == 0
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_stops_the_job_after_what_is_under_way_and_it_goes_on(
+    number: signal.Signals, code: int, variables: dict[str, str], emulator: Emulator, here: Path
+) -> None:
+    written(here / "ids.txt", *ids(6000))
+    slow = variables | {"RONGCLOUD_RATE": "30"}
+    process = await started("ids.txt", "-o", "out.jsonl", "--report", "json", env=slow, here=here)
+    await until(lambda: emulator.report().batch_requests >= 5)
+    process.send_signal(number)
+    _, errors = await process.communicate()
+    summary = json.loads(errors.splitlines()[-1])
+    assert process.returncode == code
+    assert not summary["complete"]
+    done = summary["records"]
+    assert 0 < done < 6000
+    sent = emulator.report().batch_requests
+    assert sent == summary["requests"] == -(-done // 50)  # nothing was asked whose answer was not kept
+    ended = await sync("ids.txt", "-o", "out.jsonl", "--report", "json", env=variables, here=here)
+    assert json.loads(ended.stderr)["resumed_from"] == done
+    assert emulator.report().batch_requests == 120
+    assert ended.code == 0
+    reference = await sync("ids.txt", "-o", "undisturbed.jsonl", env=variables, here=here)
+    assert reference.code == 0
+    assert (here / "out.jsonl").read_bytes() == (here / "undisturbed.jsonl").read_bytes()
+
+
+async def test_a_second_signal_stops_at_once(variables: dict[str, str], emulator: Emulator, here: Path) -> None:
+    emulator.service.faults = Faults(share={"hang": 1.0})
+    written(here / "ids.txt", *ids(600))
+    process = await started("ids.txt", "-o", "out.jsonl", env=variables, here=here)
+    await until(lambda: emulator.report().requests)
+    while process.returncode is None:
+        process.send_signal(signal.SIGINT)
+        await asyncio.sleep(0.05)
+    assert process.returncode == 130
+
+
+async def test_a_signal_does_not_wait_for_a_quiet_stdin(
+    variables: dict[str, str], emulator: Emulator, here: Path
+) -> None:
+    process = await started("-", "-o", "out.jsonl", env=variables, here=here, stdin=PIPE)
+    assert process.stdin is not None
+    process.stdin.write(b"x1\nx2\n")
+    await until(lambda: emulator.report().requests)
+    process.send_signal(signal.SIGTERM)
+    await process.wait()
+    process.stdin.close()
+    assert process.returncode == 143
+
+
+async def test_a_reader_that_goes_away_ends_the_command_quietly(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(3000))
+    process = await started("ids.txt", "-o", "-", env=variables, here=here)
+    assert process.stdout is not None
+    await process.stdout.readline()
+    process.stdout._transport.close()  # type: ignore[attr-defined]
+    assert process.stderr is not None
+    errors = await process.stderr.read()
+    await process.wait()
+    assert (process.returncode, errors) == (141, b"")
+
+
+async def test_a_reader_that_goes_away_ends_the_command_quietly_on_a_terminal_too(
+    variables: dict[str, str], here: Path
+) -> None:
+    written(here / "ids.txt", *ids(3000))
+    pipeline = f'set -o pipefail; "{COMMAND}" sync ids.txt -o - | head -n 1 > first'
+    shown = await asyncio.to_thread(run_on_terminal, pipeline, env=variables, command=["bash", "-c"], cwd=here)
+    assert shown.code == 141
+    assert "rror" not in shown.screen
+    assert len((here / "first").read_bytes().splitlines()) == 1
+
+
+def _small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+
+
+async def test_an_output_that_takes_no_more_is_told_and_the_job_goes_on_later(
+    variables: dict[str, str], here: Path
+) -> None:
+    written(here / "ids.txt", *ids(3000))
+    for name in ("out.jsonl", "out.db"):
+        process = await started("ids.txt", "-o", name, env=variables, here=here, preexec_fn=_small_files)
+        _, errors = await process.communicate()
+        assert process.returncode == 1, errors
+        assert b"the same command goes on from there" in errors
+        assert errors.count(b"\n") == 1
+        assert name.encode() in errors
+        assert (await sync("ids.txt", "-o", name, env=variables, here=here)).code == 0
+    reference = await sync("ids.txt", "-o", "undisturbed.jsonl", env=variables, here=here)
+    assert reference.code == 0
+    assert (here / "out.jsonl").read_bytes() == (here / "undisturbed.jsonl").read_bytes()
+    assert rows_in(here / "out.db") == rows_in(here / "out.jsonl")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(disk)]
+    mounted = subprocess.run(mount, check=False, capture_output=True)  # noqa: S603  a tmpfs of the test's own
+    if mounted.returncode:
+        pytest.skip("a file system of its own takes the right to mount one")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)  # noqa: S603, S607  likewise
+
+
+def move_all(source: Path, target: Path) -> None:
+    for path in source.iterdir():
+        shutil.move(path, target)
+
+
+@pytest.mark.parametrize("on", ["pipe", "terminal"])
+async def test_a_disk_that_fills_up_is_told_and_the_job_goes_on_when_there_is_room(
+    on: str, variables: dict[str, str], here: Path, small_disk: Path
+) -> None:
+    written(here / "ids.txt", *ids(3000))
+    for name in ("out.jsonl", "out.csv", "out.db", "out.parquet"):
+        ballast = small_disk / "ballast"
+        ballast.write_bytes(bytes(700_000 if name != "out.parquet" else 1_000_000))
+        code, told = await sync_on(on, "ids.txt", "-o", str(small_disk / name), env=variables, here=here)
+        assert code in {1, 2}, told
+        assert "space" in told or "full" in told
+        assert name in told
+        assert "Traceback" not in told
+        ballast.unlink()
+        move_all(small_disk, here)
+        code, told = await sync_on(on, "ids.txt", "-o", name, env=variables, here=here)
+        assert code == 0, told
+        assert rows_in(here / name)
+    assert rows_in(here / "out.db") == rows_in(here / "out.jsonl")
+
+
+async def test_stdin_can_be_a_regular_file(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(10))
+    with (here / "ids.txt").open("rb") as stdin:
+        process = await started("-", "-o", "out.jsonl", env=variables, here=here, stdin=stdin)
+        await process.communicate()
+    assert process.returncode == 0
+    assert len(rows_in(here / "out.jsonl")) > 5

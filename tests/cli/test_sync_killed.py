@@ -1,0 +1,131 @@
+"""The job is killed with SIGKILL again and again, and ends as if nothing had happened."""
+
+import asyncio
+import multiprocessing
+import os
+import random
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from support.bulk_jobs import environment_of, failures_in, files_in, ids, names_in, rows_in, until, written
+
+from rongcloud_groups import ConfigError
+from rongcloud_groups.bulk import open_sink
+from rongcloud_groups.emulator import Emulator, Faults, Universe
+
+KILLS = 20
+NAMES = [*ids(700), "no good", *ids(1500), *ids(300), "bad,too", *ids(3000, "群"), "", "too long" * 9, *ids(500, "y")]
+
+
+def run_command(arguments: list[str], variables: dict[str, str], log: str) -> None:
+    """In a process of its own: what the command runs, with more frequent checkpoints."""
+    from rongcloud_groups.bulk.sinks.parquet import ParquetSink
+    from rongcloud_groups.bulk.sinks.sqlite import SqliteSink
+    from rongcloud_groups.bulk.sinks.text import TextSink
+    from rongcloud_groups.cli.app import exit_code
+
+    os.environ.update(variables)
+    sys.stderr = Path(log).open("a", encoding="utf-8")  # noqa: SIM115  open as long as the process
+    for sink in (TextSink, SqliteSink, ParquetSink):
+        sink.seconds_between_commits = 0.01
+    sys.exit(exit_code(["sync", *arguments]))
+
+
+@pytest_asyncio.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    faults = Faults(share={"error-500": 0.02, "rst": 0.02})
+    async with Emulator(limit=None, faults=faults, universe=Universe(listed=6000)) as emulator:
+        yield emulator
+
+
+@pytest.fixture(scope="module")
+def forked() -> multiprocessing.context.ForkServerContext:
+    """Starts processes that have everything imported already, so that a kill does not hit the imports alone."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(
+        ["rongcloud_groups.cli.app", "rongcloud_groups.cli.sync", "rongcloud_groups.bulk.sinks.parquet"]
+    )
+    return context
+
+
+async def asking_or_ended(process: multiprocessing.context.ForkServerProcess, emulator: Emulator) -> None:
+    """Until the process has sent some requests, as many as chance says."""
+    requests = random.randint(1, 8)
+    await until(lambda: len(emulator.record.arrivals) >= requests or not process.is_alive())
+
+
+async def ended(process: multiprocessing.context.ForkServerProcess) -> int | None:
+    await asyncio.to_thread(process.join)
+    return process.exitcode
+
+
+@pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.db", "out.parquet"])
+async def test_killed_at_random_moments_the_output_is_that_of_an_undisturbed_run(
+    name: str, emulator: Emulator, forked: multiprocessing.context.ForkServerContext, tmp_path: Path
+) -> None:
+    source = str(written(tmp_path / "ids.txt", *NAMES))
+    await killed_and_compared([source], name, emulator, forked, tmp_path)
+
+
+async def test_a_walk_through_the_listing_survives_being_killed(
+    emulator: Emulator, forked: multiprocessing.context.ForkServerContext, tmp_path: Path
+) -> None:
+    await killed_and_compared(["--all"], "out.jsonl", emulator, forked, tmp_path)
+    assert names_in(tmp_path / "out.jsonl") == [f"g{number}" for number in range(6000)]
+
+
+async def killed_and_compared(
+    arguments: list[str],
+    name: str,
+    emulator: Emulator,
+    forked: multiprocessing.context.ForkServerContext,
+    directory: Path,
+) -> None:
+    variables = environment_of(emulator, directory, rate=20)
+    log = str(directory / "log")
+    (directory / "undisturbed").mkdir()
+    expected = directory / "undisturbed" / name
+    fast = environment_of(emulator, directory)
+    whole = forked.Process(target=run_command, args=([*arguments, "-o", str(expected)], fast, log))
+    whole.start()
+    code = await ended(whole)
+
+    output = directory / name
+    done: list[int] = []  # after each kill
+    for _ in range(KILLS):
+        process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
+        emulator.record.clear()
+        process.start()
+        await asking_or_ended(process, emulator)
+        await asyncio.sleep(random.uniform(0, 0.05))  # between two requests, or in a commit
+        process.kill()
+        assert await ended(process) == -9
+        done.append(records_done(output))
+    assert len(set(done)) > KILLS // 5  # the kills fell all over the work, not only before it
+    variables = fast
+    process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
+    process.start()
+    assert await ended(process) == code, said_in(log)
+
+    assert rows_in(output) == rows_in(expected)
+    failed, expected_failed = (
+        [(line["group_id"], line["error"]) for line in failures_in(path)] for path in (output, expected)
+    )
+    assert failed == expected_failed
+    left = set(files_in(directory)) - {"ids.txt", "log", "ca.pem", "undisturbed"}
+    assert left <= {name, f"{name}.failed.jsonl"}
+
+
+def said_in(log: str) -> str:
+    return Path(log).read_text(encoding="utf-8")
+
+
+def records_done(output: Path) -> int:
+    try:
+        saved = open_sink(output).load()
+    except ConfigError:  # killed while the database was being made
+        return 0
+    return 0 if saved is None else saved.counts.records

@@ -1,0 +1,292 @@
+import asyncio
+import json
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command_line import APP_SECRET, Ended, environment, run
+
+from rongcloud_groups import ConfigError
+from rongcloud_groups._protocol.dialects import DIALECTS
+from rongcloud_groups.config import REGIONS
+from rongcloud_groups.diagnostics import Checkup, check
+from rongcloud_groups.emulator import Emulator, Faults
+
+VERSION = {"rongcloud": 1, "nexconn": 4}
+Check = Callable[..., Any]
+
+
+@pytest.fixture
+def other(dialect: str) -> str:
+    return DIALECTS[dialect].other.name
+
+
+@pytest.fixture
+def checked(dialect: str) -> Check:
+    async def checked(*emulators: Emulator, **options: Any) -> Checkup:
+        first = emulators[0]
+        defaults: dict[str, Any] = {
+            "base_urls": [emulator.url for emulator in emulators],
+            "dialect": dialect,
+            "verify": first.ssl_context,
+        }
+        return await check(first.app_key, first.app_secret, **(defaults | options))
+
+    return checked
+
+
+def closed_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"https://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def advice_of(checkup: Checkup) -> str:
+    (problem,) = checkup.problems
+    assert not checkup.ok
+    return problem.advice
+
+
+@pytest.mark.parametrize(("http2", "version"), [(True, "HTTP/2"), (False, "HTTP/1.1")])
+async def test_a_service_that_answers_costs_one_request_and_tells_all(
+    checked: Check, dialect: str, version: str, *, http2: bool
+) -> None:
+    async with Emulator(http2=http2, latency=0.05) as emulator:
+        checkup = await checked(emulator)
+        assert emulator.report().requests == {DIALECTS[dialect].batch_path: 1}
+    assert checkup.ok
+    assert checkup.problems == []
+    assert (checkup.dialect, checkup.answering_dialect) == (dialect, dialect)
+    assert (checkup.host, checkup.region) == (emulator.url.removeprefix("https://"), None)
+    assert checkup.http_version == version
+    assert 0.05 <= checkup.round_trip < 5
+    assert abs(checkup.clock_offset) < 5
+
+
+async def test_a_group_that_may_not_be_asked_for_shows_that_the_credentials_are_right(checked: Check) -> None:
+    async with Emulator(unknown="refused", faults=Faults(poison_prefix="rongcloud-groups")) as emulator:
+        checkup = await checked(emulator)
+    assert checkup.ok
+    assert checkup.problems == []
+
+
+async def test_plain_http_serves_for_a_test_server(checked: Check) -> None:
+    async with Emulator(tls=False) as emulator:
+        assert (await checked(emulator)).ok
+
+
+async def test_the_host_of_a_region_is_named_by_it(checked: Check, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Emulator() as emulator:
+        monkeypatch.setitem(REGIONS, "atlantis", (emulator.url, closed_port()))
+        checkup = await checked(emulator, base_urls=None, region="atlantis")
+    assert (checkup.ok, checkup.region) == (True, "atlantis")
+
+
+@pytest.mark.parametrize(
+    ("of_the_service", "problem", "advice"),
+    [
+        ({"app_secret": "another"}, "signature is invalid (code 1004, HTTP 401", "check RONGCLOUD_APP_SECRET"),
+        ({"app_key": "another"}, "invalid App-Key (code 1001", "check RONGCLOUD_APP_KEY and RONGCLOUD_APP_SECRET"),
+        ({"locked": True}, "code 1006", "console shows its state"),
+        ({"enabled": False}, "code 1009, HTTP 430", "enable group profile hosting"),
+        ({"versions": frozenset()}, "api not found (code 404", "in neither dialect: check RONGCLOUD_REGION"),
+        ({"faults": Faults(share={"429": 1.0})}, "code 1008", "something else uses the App Key"),
+        ({"faults": Faults(share={"error-500": 1.0})}, "code 1000", "check again later"),
+        ({"faults": Faults(share={"html-403": 1.0})}, "HTTP 403", "give the service's support"),
+        ({"faults": Faults(share={"html": 1.0})}, "not an answer of the service", "something else than the service"),
+        ({"faults": Faults(share={"rst": 1.0})}, "reset", "what stands between"),
+    ],
+)
+async def test_what_is_wrong_is_told_with_what_to_change_after_two_requests_at_most(
+    of_the_service: dict[str, Any], problem: str, advice: str, dialect: str
+) -> None:
+    async with Emulator(**{"app_key": "key", "app_secret": "secret"} | of_the_service) as emulator:
+        checkup = await check("key", "secret", base_urls=emulator.url, dialect=dialect, verify=emulator.ssl_context)
+        assert sum(emulator.report().requests.values()) <= 2
+    assert advice in advice_of(checkup)
+    assert problem in checkup.problems[0].problem
+    assert advice not in checkup.problems[0].problem
+
+
+@pytest.mark.parametrize("shape", [False, True], ids=["404", "answers in the other shape"])
+async def test_the_other_dialect_is_named_where_it_works(
+    checked: Check, dialect: str, other: str, *, shape: bool
+) -> None:
+    of_the_service = {"answers_in": VERSION[other]} if shape else {"versions": frozenset({VERSION[other]})}
+    async with Emulator(**of_the_service) as emulator:
+        checkup = await checked(emulator)
+        assert len(emulator.report().requests) == 2
+    assert (checkup.dialect, checkup.answering_dialect) == (dialect, other)
+    assert f"set dialect='{other}' (RONGCLOUD_DIALECT={other})" in advice_of(checkup)
+
+
+async def test_the_other_dialect_may_be_right_and_the_secret_wrong(checked: Check, other: str) -> None:
+    async with Emulator(versions=frozenset({VERSION[other]}), app_secret="right") as emulator:
+        emulator.service.app_secret = "another"
+        checkup = await checked(emulator)
+    assert checkup.answering_dialect == other
+    assert [other in checkup.problems[0].advice, "RONGCLOUD_APP_SECRET" in checkup.problems[1].advice] == [True, True]
+
+
+@pytest.mark.parametrize(("server", "words"), [(-3600, "s ahead of the server's"), (3600, "s behind the server's")])
+async def test_a_clock_that_is_off_is_told_and_named_where_the_signature_is_refused(
+    checked: Check, server: int, words: str
+) -> None:
+    async with Emulator(wall_clock=lambda: time.time() + server) as tolerant:
+        checkup = await checked(tolerant)
+    assert checkup.ok
+    assert abs(checkup.clock_offset + server) < 5
+    assert words in checkup.problems[0].problem
+    async with Emulator(wall_clock=lambda: time.time() + server, clock_tolerance=60) as strict:
+        assert words in advice_of(await checked(strict))
+
+
+@asynccontextmanager
+async def answering(answer: bytes) -> AsyncIterator[str]:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1)
+        writer.write(answer)
+        if answer:
+            writer.close()
+        else:
+            writer.transport.abort()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+
+
+async def test_without_a_date_nothing_is_said_of_the_clock() -> None:
+    body = b'{"code":200,"profiles":[]}'
+    async with answering(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)) as host:
+        checkup = await check("key", "secret", base_urls=f"http://{host}")
+    assert checkup.ok
+    assert checkup.clock_offset is None
+
+
+async def test_a_backup_that_answers_makes_up_for_a_primary_that_refuses(checked: Check) -> None:
+    primary = closed_port()
+    async with Emulator() as backup:
+        checkup = await checked(backup, base_urls=[primary, backup.url])
+    assert checkup.ok
+    assert checkup.host == backup.url.removeprefix("https://")
+    assert [problem.problem for problem in checkup.problems] == [
+        f"{primary.removeprefix('https://')}: connecting failed: connection refused"
+    ]
+
+
+async def test_a_backup_is_asked_where_the_primary_fails(checked: Check) -> None:
+    async with Emulator(faults=Faults(share={"error-500": 1.0})) as primary, Emulator() as backup:
+        context = primary.ssl_context
+        context.load_verify_locations(cadata=backup.ca_pem.decode())
+        checkup = await checked(primary, backup, verify=context)
+        assert (primary.report().batch_requests, backup.report().batch_requests) == (1, 1)
+    assert checkup.ok
+    assert checkup.host == backup.url.removeprefix("https://")
+    assert "code 1000" in checkup.problems[0].problem
+
+
+@pytest.mark.parametrize(
+    ("url", "problem", "advice"),
+    [
+        ("https://no-such-host.invalid", "name resolution failed", "name resolution on this machine"),
+        (closed_port(), "connection refused", "firewall"),
+    ],
+    ids=["no such host", "nobody listens"],
+)
+async def test_a_host_out_of_reach_is_told(url: str, problem: str, advice: str) -> None:
+    checkup = await check("key", "secret", base_urls=url)
+    assert problem in checkup.problems[0].problem
+    assert advice in advice_of(checkup)
+    assert (checkup.host, checkup.round_trip, checkup.answering_dialect) == (None, None, None)
+
+
+async def test_a_certificate_that_is_not_trusted_is_told() -> None:
+    async with Emulator() as emulator, Emulator() as another:
+        checkup = await check("key", "secret", base_urls=emulator.url, verify=another.ssl_context)
+    assert "SSL_CERT_FILE" in advice_of(checkup)
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+async def test_a_port_without_tls_is_told(answer: bytes) -> None:
+    async with answering(answer) as host:
+        checkup = await check("key", "secret", base_urls=f"https://{host}")
+    assert "port and its scheme" in advice_of(checkup)
+
+
+async def test_it_draws_on_the_shared_budget(tmp_path: Path) -> None:
+    async with Emulator(tls=False) as emulator:
+        limiter = f"file:{tmp_path / 'budget'}"
+        assert (await check(emulator.app_key, emulator.app_secret, base_urls=emulator.url, limiter=limiter)).ok
+    assert (tmp_path / "budget").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    "options", [{"dialect": "v4"}, {"rate": 0}, {"limiter": "paper"}, {"attempt_timeout": 0}, {"region": "atlantis"}]
+)
+async def test_settings_that_cannot_be_used_are_errors(options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        await check("key", "secret", **options)
+
+
+# The command
+
+
+async def command(emulator: Emulator, path: Path, *arguments: str, **changes: str | None) -> Ended:
+    ca_file = path / "ca.pem"
+    ca_file.write_bytes(emulator.ca_pem)
+    env = environment(emulator.url, ca_file, **changes)
+    return await asyncio.to_thread(run, "check", *arguments, env=env)
+
+
+async def test_the_command_says_what_answers_and_ends_with_0(tmp_path: Path, dialect: str) -> None:
+    async with Emulator() as emulator:
+        ended = await command(emulator, tmp_path, RONGCLOUD_DIALECT=dialect)
+    assert (ended.code, ended.stderr) == (0, "")
+    lines = dict(line.split(":", 1) for line in ended.stdout.splitlines())
+    assert lines["host"].strip() == emulator.url.removeprefix("https://")
+    assert lines["HTTP"].strip() == "HTTP/2"
+    assert lines["dialect"].strip() == dialect
+    assert lines["round trip"].endswith(" ms")
+    assert "problem" not in lines
+
+
+async def test_the_command_says_what_to_change_and_ends_with_4(tmp_path: Path, dialect: str, other: str) -> None:
+    async with Emulator(versions=frozenset({VERSION[other]})) as emulator:
+        ended = await command(emulator, tmp_path, RONGCLOUD_DIALECT=dialect)
+    assert (ended.code, ended.stderr) == (4, "")
+    assert f"{other} answers, {dialect} is set" in ended.stdout
+    assert f"RONGCLOUD_DIALECT={other}" in ended.stdout
+
+
+async def test_where_something_else_answers_it_says_only_which_dialect_is_set(tmp_path: Path) -> None:
+    async with Emulator(faults=Faults(share={"html": 1.0})) as emulator:
+        ended = await command(emulator, tmp_path)
+    assert ended.code == 4
+    assert "dialect:    rongcloud is set\n" in ended.stdout
+
+
+async def test_json_is_one_object_without_the_secret(tmp_path: Path) -> None:
+    async with Emulator(enabled=False) as emulator:
+        ended = await command(emulator, tmp_path, "--json")
+    assert (ended.code, ended.stderr) == (4, "")
+    checkup = json.loads(ended.stdout)
+    assert (checkup["ok"], checkup["answering_dialect"]) == (False, "rongcloud")
+    assert "enable group profile hosting" in checkup["problems"][0]["advice"]
+    assert APP_SECRET not in ended.stdout
+
+
+def test_without_an_answer_it_shows_nothing_of_one() -> None:
+    ended = run("check", env=environment(closed_port()))
+    assert (ended.code, ended.stderr) == (4, "")
+    assert "connection refused" in ended.stdout
+    assert "dialect:" not in ended.stdout
+    assert ended.stdout.endswith("Lookups cannot succeed like this.\n")
+
+
+def test_a_missing_variable_ends_with_2() -> None:
+    ended = run("check", env=environment(RONGCLOUD_APP_KEY=None))
+    assert (ended.code, ended.stdout) == (2, "")
+    assert "RONGCLOUD_APP_KEY" in ended.stderr

@@ -1,0 +1,476 @@
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+import anyio
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from support.virtual_time import settle, virtual_time
+
+from rongcloud_groups import GroupProfile, RongCloudError
+from rongcloud_groups._dispatch.pending import BULK_SHARE, Batch, Entry, Pending
+from rongcloud_groups._dispatch.stream import Stream
+from rongcloud_groups.lookup import Outcome
+
+LIMIT = 4
+GROUP_IDS = [f"g{number}" for number in range(7)]
+
+
+class Recorder:
+    """A waiter that holds the book to its word: each ID it waits for is settled once, or aborted."""
+
+    def __init__(self) -> None:
+        self.open: set[str] = set()
+        self.late: set[str] = set()
+        self.outcomes: list[tuple[str, Outcome]] = []
+        self.unflushed = 0
+        self.errors: list[RongCloudError] = []
+
+    def settle(self, group_id: str, outcome: Outcome) -> None:
+        self.open.remove(group_id)
+        self.outcomes.append((group_id, outcome))
+        self.unflushed += 1
+
+    def flush(self) -> None:
+        self.unflushed = 0
+
+    def abort(self, error: RongCloudError) -> None:
+        assert self.open
+        self.open.clear()
+        self.errors.append(error)
+
+
+class Flight:
+    def __init__(self, batch: Batch) -> None:
+        self.batch = batch
+        self.abandoned = 0
+        batch.abandoned = self.abandon
+
+    def abandon(self) -> None:
+        self.abandoned += 1
+
+
+class Book(RuleBasedStateMachine):
+    """`Pending` beside a model that knows for each open ID where it is, who wants it, and in which lane."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending = Pending(LIMIT)
+        self.waiters = [Recorder() for _ in range(3)]
+        self.waits: set[str] = set()
+        self.halves: list[list[str]] = []
+        self.flying: dict[str, Entry] = {}
+        self.resting: dict[str, Entry] = {}
+        self.bulk: set[str] = set()
+        self.outdated: set[str] = set()
+        self.flights: list[Flight] = []
+        self.groups: list[list[Entry]] = []
+        self.stale: list[Flight] = []
+        self.contested = 0
+        self.found = self.missing = self.failed = 0
+
+    def open_ids(self) -> set[str]:
+        return self.waits | self.flying.keys() | self.resting.keys()
+
+    def wanted(self, group_id: str) -> bool:
+        return any(group_id in waiter.open for waiter in self.waiters)
+
+    def forget(self, group_id: str) -> None:
+        self.waits.discard(group_id)
+        self.bulk.discard(group_id)
+        self.nobody_is_late(group_id)
+        self.flying.pop(group_id, None)
+        self.resting.pop(group_id, None)
+        self.halves = [kept for half in self.halves if (kept := [each for each in half if each != group_id])]
+
+    def nobody_is_late(self, group_id: str) -> None:
+        self.outdated.discard(group_id)
+        for waiter in self.waiters:
+            waiter.late.discard(group_id)
+
+    @rule(group_ids=st.sets(st.sampled_from(GROUP_IDS), min_size=1), waiter=st.integers(0, 2), bulk=st.booleans())
+    def add(self, group_ids: set[str], waiter: int, *, bulk: bool) -> None:
+        for group_id in sorted(group_ids - self.waiters[waiter].open):
+            self.waiters[waiter].open.add(group_id)
+            if group_id in self.outdated:
+                self.waiters[waiter].late.add(group_id)
+            self.pending.add(group_id, self.waiters[waiter], bulk=bulk)
+            if group_id not in self.open_ids():
+                self.waits.add(group_id)
+                if bulk:
+                    self.bulk.add(group_id)
+            elif not bulk:
+                together = next((half for half in self.halves if group_id in half), [group_id])
+                self.bulk.difference_update(together)
+
+    @rule(group_ids=st.sets(st.sampled_from(GROUP_IDS), min_size=1, max_size=3), waiter=st.integers(0, 2))
+    def leave(self, group_ids: set[str], waiter: int) -> None:
+        self.waiters[waiter].open -= group_ids
+        self.waiters[waiter].late -= group_ids
+        self.pending.leave(self.waiters[waiter], group_ids)
+        for group_id in (self.waits | self.resting.keys()) & group_ids:
+            if not self.wanted(group_id):
+                self.forget(group_id)
+        for flight in list(self.flights):
+            nobody = not any(self.wanted(group_id) for group_id in flight.batch.group_ids)
+            assert flight.abandoned == nobody
+            if nobody:
+                self.flights.remove(flight)
+                self.stale.append(flight)
+                for group_id in flight.batch.group_ids:
+                    self.forget(group_id)
+
+    @rule(group_ids=st.none() | st.sets(st.sampled_from(GROUP_IDS), min_size=1))
+    def outdate(self, group_ids: set[str] | None) -> None:
+        self.pending.outdate(group_ids)
+        self.outdated |= self.flying.keys() & (GROUP_IDS if group_ids is None else group_ids)
+
+    @rule()
+    def take(self) -> None:
+        lanes = [self.waits - self.bulk, self.waits & self.bulk]
+        if all(lanes):
+            self.contested += 1
+            if self.contested % BULK_SHARE == 0:
+                lanes.reverse()
+        batch = self.pending.take()
+        assert (batch is None) == (not self.waits)
+        if batch is None:
+            return
+        assert set(batch.group_ids) <= self.waits
+        assert len(batch) == len(set(batch.group_ids)) <= LIMIT
+        first = lanes[0] or lanes[1]
+        sealed = {group_id for half in self.halves for group_id in half}
+        if first & sealed:
+            assert batch.group_ids in [half for half in self.halves if set(half) <= first]
+            self.halves.remove(batch.group_ids)
+        else:
+            assert not sealed & set(batch.group_ids)
+            assert len(batch) == min(LIMIT, len(self.waits - sealed))
+            of_the_first = min(LIMIT, len(first))
+            assert set(batch.group_ids[:of_the_first]) <= first
+        self.waits -= set(batch.group_ids)
+        self.flying |= {entry.group_id: entry for entry in batch.entries}
+        self.flights.append(Flight(batch))
+
+    @precondition(lambda self: self.flights)
+    @rule(
+        data=st.data(),
+        outcome=st.sampled_from([None, GroupProfile(group_id="any"), RongCloudError("no")]),
+        after=st.sampled_from(["put back", "put back halves", "rest"]),
+    )
+    def answer(self, data: st.DataObject, outcome: Outcome, after: str) -> None:
+        flight = self.flights.pop(data.draw(st.integers(0, len(self.flights) - 1)))
+        readable = data.draw(st.integers(0, len(flight.batch)))
+        self.settle(flight.batch.entries[:readable], outcome)
+        rest = flight.batch.entries[readable:]
+        for entry in rest:
+            del self.flying[entry.group_id]
+            self.nobody_is_late(entry.group_id)
+            if self.wanted(entry.group_id):
+                self.resting[entry.group_id] = entry
+            else:
+                self.forget(entry.group_id)
+        group = self.pending.rest(rest)
+        assert group == [entry for entry in rest if entry.group_id in self.resting]
+        if after == "rest":
+            self.groups.append(group)
+        else:
+            self.put(group, halves=after == "put back halves")
+
+    def settle(self, entries: list[Entry], outcome: Outcome) -> None:
+        if outcome is None:
+            self.missing += len(entries)
+        elif isinstance(outcome, RongCloudError):
+            self.failed += len(entries)
+        else:
+            self.found += len(entries)
+        self.pending.settle((entry, outcome) for entry in entries)
+        for group_id in [entry.group_id for entry in entries]:
+            late, bulk = [waiter for waiter in self.waiters if group_id in waiter.late], group_id in self.bulk
+            assert [waiter for waiter in self.waiters if group_id in waiter.open] == late
+            self.forget(group_id)
+            if late:
+                self.waits.add(group_id)
+                self.bulk |= {group_id} if bulk else set()
+
+    @precondition(lambda self: self.groups)
+    @rule(halves=st.booleans())
+    def put_back(self, *, halves: bool) -> None:
+        self.put(self.groups.pop(0), halves=halves)
+
+    def put(self, group: list[Entry], *, halves: bool) -> None:
+        back = [entry.group_id for entry in group if self.resting.get(entry.group_id) is entry]
+        if halves:
+            self.pending.put_back_halves(group)
+            middle = (len(back) + 1) // 2
+            for half in (back[:middle], back[middle:]):
+                if half:
+                    self.halves.append(half)
+                if any(group_id not in self.bulk for group_id in half):
+                    self.bulk.difference_update(half)
+        else:
+            self.pending.put_back(group)
+        for group_id in back:
+            del self.resting[group_id]
+            self.waits.add(group_id)
+
+    @precondition(lambda self: self.stale)
+    @rule(after=st.sampled_from(["settle", "put back", "put back halves"]))
+    def answer_too_late(self, after: str) -> None:
+        entries = self.stale.pop(0).batch.entries
+        if after == "settle":
+            self.pending.settle((entry, None) for entry in entries)
+        elif after == "put back":
+            self.pending.put_back(self.pending.rest(entries))
+        else:
+            self.pending.put_back_halves(self.pending.rest(entries))
+
+    @precondition(lambda self: self.halves and len(self.waits) > LIMIT)
+    @rule()
+    def settle_what_waits(self) -> None:
+        self.settle(list(self.pending.waiting()), RongCloudError("no host"))
+
+    @precondition(lambda self: len(self.flights) > 1 and self.resting)
+    @rule()
+    def abort(self) -> None:
+        error = RongCloudError("the end")
+        waiting = [waiter for waiter in self.waiters if waiter.open]
+        told_before = [len(waiter.errors) for waiter in waiting]
+        self.pending.abort(error)
+        assert [len(waiter.errors) for waiter in waiting] == [told + 1 for told in told_before]
+        for group_id in self.open_ids():
+            self.forget(group_id)
+        self.stale += self.flights
+        self.flights.clear()
+
+    @invariant()
+    def each_open_id_is_in_exactly_one_place(self) -> None:
+        waiting = [entry.group_id for entry in self.pending.waiting()]
+        assert sorted(waiting) == sorted(self.waits)
+        assert len(self.pending) == len(self.waits)
+        assert self.pending.open == len(self.open_ids())
+        for group_id in GROUP_IDS:
+            late = any(group_id in waiter.late for waiter in self.waiters)
+            joins = group_id in self.open_ids() and (late or group_id not in self.outdated)
+            assert self.pending.begins(group_id) == (not joins)
+            assert self.pending.waits(group_id) == (group_id in self.waits)
+
+    @invariant()
+    def nobody_waits_for_what_is_not_open(self) -> None:
+        for waiter in self.waiters:
+            assert waiter.open <= self.open_ids()
+            assert waiter.unflushed == 0
+
+    @invariant()
+    def a_batch_is_abandoned_at_most_once(self) -> None:
+        assert all(flight.abandoned == 0 for flight in self.flights)
+        assert all(flight.abandoned <= 1 for flight in self.stale)
+
+    @invariant()
+    def the_counts_are_exact(self) -> None:
+        assert (self.pending.found, self.pending.missing, self.pending.failed) == (
+            self.found,
+            self.missing,
+            self.failed,
+        )
+
+    def teardown(self) -> None:
+        while self.groups:
+            self.put(self.groups.pop(), halves=False)
+        while self.flights or self.waits:
+            for flight in self.flights:
+                self.settle(flight.batch.entries, None)
+            self.flights.clear()
+            self.take()
+        assert not any(waiter.open for waiter in self.waiters)
+        assert self.pending.open == len(self.pending) == 0
+        assert self.pending.take() is None
+
+
+TestBook = Book.TestCase
+TestBook.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+
+
+def book(*, interactive: Iterable[str] = (), bulk: Iterable[str] = (), limit: int = LIMIT) -> tuple[Pending, Recorder]:
+    pending, waiter = Pending(limit), Recorder()
+    for group_ids, is_bulk in ((interactive, False), (bulk, True)):
+        for group_id in group_ids:
+            waiter.open.add(group_id)
+            pending.add(group_id, waiter, bulk=is_bulk)
+    return pending, waiter
+
+
+def taken(pending: Pending) -> Batch:
+    batch = pending.take()
+    assert batch is not None
+    return batch
+
+
+def all_taken(pending: Pending) -> list[str]:
+    batches = []
+    while (batch := pending.take()) is not None:
+        batches.append("".join(batch.group_ids))
+    return batches
+
+
+def test_ids_leave_in_the_order_in_which_they_came_and_bulk_fills_the_batch() -> None:
+    pending, _ = book(interactive="abcdef", bulk="uvwxyz")
+    assert all_taken(pending) == ["abcd", "efuv", "wxyz"]
+
+
+def test_every_tenth_batch_is_the_bulk_lanes_while_both_lanes_hold_something() -> None:
+    interactive, bulk = [f"i{number}" for number in range(40)], [f"b{number}" for number in range(40)]
+    pending, _ = book(interactive=interactive, bulk=bulk, limit=1)
+    lanes = "".join(taken(pending).group_ids[0][0] for _ in range(80))
+    assert lanes == "iiiiiiiiib" * 4 + "iiii" + "b" * 36
+
+
+def test_what_is_put_back_goes_first_and_in_its_old_order() -> None:
+    pending, _ = book(interactive="abcdef")
+    pending.put_back(pending.rest(taken(pending).entries))
+    assert all_taken(pending) == ["abcd", "ef"]
+
+
+def test_halves_go_by_themselves_and_before_the_rest_of_their_lane() -> None:
+    pending, _ = book(interactive="abcdef", bulk="z")
+    pending.put_back_halves(pending.rest(taken(pending).entries))
+    assert all_taken(pending) == ["ab", "cd", "efz"]
+
+
+def test_halving_again_ends_in_single_ids_before_the_other_half() -> None:
+    pending, _ = book(interactive="abcd")
+    for _ in range(2):
+        pending.put_back_halves(pending.rest(taken(pending).entries))
+    assert all_taken(pending) == ["a", "b", "cd"]
+
+
+def test_a_half_with_an_interactive_id_is_interactive() -> None:
+    pending, waiter = book(bulk="abcd")
+    batch = taken(pending)
+    pending.add("d", Recorder(), bulk=False)
+    waiter.open.add("x")
+    pending.add("x", waiter, bulk=False)
+    pending.put_back_halves(pending.rest(batch.entries))
+    assert all_taken(pending) == ["cd", "x", "ab"]
+
+
+def test_asking_interactively_for_an_id_of_a_bulk_half_brings_the_half_forward() -> None:
+    pending, _ = book(bulk="abcd")
+    pending.put_back_halves(pending.rest(taken(pending).entries))
+    pending.add("d", Recorder(), bulk=False)
+    assert all_taken(pending) == ["cd", "ab"]
+
+
+def test_asking_interactively_for_a_bulk_id_brings_it_forward() -> None:
+    pending, _ = book(interactive="ab", bulk="uvwxyz")
+    pending.add("y", Recorder(), bulk=False)
+    assert all_taken(pending) == ["abyu", "vwxz"]
+
+
+def test_an_id_upgraded_in_flight_comes_back_to_the_interactive_lane() -> None:
+    pending, _ = book(bulk="abcdef")
+    batch = taken(pending)
+    pending.add("c", Recorder(), bulk=False)
+    pending.put_back(pending.rest(batch.entries))
+    assert taken(pending).group_ids == ["c", "a", "b", "d"]
+
+
+def test_an_id_asked_for_by_two_is_asked_once_and_settles_both() -> None:
+    pending, first = book(interactive="a")
+    second = Recorder()
+    second.open.add("a")
+    pending.add("a", second, bulk=True)
+    batch = taken(pending)
+    assert batch.group_ids == ["a"]
+    pending.settle([(batch.entries[0], None)])
+    assert first.outcomes == second.outcomes == [("a", None)]
+
+
+def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_asked_for_again() -> None:
+    pending, waiter = book(interactive="ab")
+    flight = Flight(taken(pending))
+    pending.leave(waiter, ["a"])
+    assert flight.abandoned == 0
+    pending.leave(waiter, ["b"])
+    assert flight.abandoned == 1
+    assert pending.open == 0
+    pending.add("a", Recorder(), bulk=False)
+    assert taken(pending).group_ids == ["a"]
+
+
+def test_joining_an_id_in_flight_that_was_left_keeps_its_batch() -> None:
+    pending, waiter = book(interactive="ab")
+    flight = Flight(taken(pending))
+    pending.leave(waiter, ["a"])
+    other = Recorder()
+    pending.add("a", other, bulk=False)
+    pending.leave(waiter, ["b"])
+    assert flight.abandoned == 0
+    assert len(pending) == 0
+    pending.leave(other, ["a"])
+    assert flight.abandoned == 1
+
+
+def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_id_alone() -> None:
+    pending, first = book(interactive="a")
+    batch = taken(pending)
+    pending.leave(first, ["a"])
+    second = Recorder()
+    second.open.add("a")
+    pending.add("a", second, bulk=False)
+    pending.put_back(pending.rest(batch.entries))
+    again = taken(pending)
+    pending.settle((entry, None) for entry in again.entries)
+    assert second.outcomes == [("a", None)]
+
+
+def outdated_with_a_latecomer(pending: Pending) -> tuple[Batch, "Recorder"]:
+    """A request in flight of the ID ``a``, and who came for it after it was outdated."""
+    batch = taken(pending)
+    pending.outdate(["a"])
+    late = Recorder()
+    late.open.add("a")
+    pending.add("a", late, bulk=False)
+    return batch, late
+
+
+def test_who_comes_when_the_answer_in_flight_is_outdated_waits_for_the_next_request() -> None:
+    pending, early = book(interactive="a")
+    batch, late = outdated_with_a_latecomer(pending)
+    pending.settle([(batch.entries[0], None)])
+    assert (early.outcomes, late.outcomes) == ([("a", None)], [])
+    assert taken(pending).group_ids == ["a"]
+
+
+def test_what_waits_for_its_request_is_not_outdated() -> None:
+    pending, _ = book(interactive="a")
+    pending.outdate()
+    assert not pending.begins("a")
+
+
+def test_an_outdated_request_that_is_made_again_serves_everybody() -> None:
+    pending, early = book(interactive="a")
+    batch, late = outdated_with_a_latecomer(pending)
+    pending.put_back(pending.rest(batch.entries))
+    pending.settle([(taken(pending).entries[0], None)])
+    assert early.outcomes == late.outcomes == [("a", None)]
+    assert pending.open == 0
+
+
+@virtual_time
+async def test_a_stream_that_is_left_leaves_nothing_in_the_book() -> None:
+    pending = Pending(LIMIT)
+    source = (f"g{number}" for number in range(100))
+
+    def start(feed: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        tasks.start_soon(feed)
+
+    async with (
+        anyio.create_task_group() as tasks,
+        Stream(source, pending=pending, stir=lambda: None, start=start, window=8, bulk=True) as parts,
+    ):
+        await settle()
+        assert len(pending) == 8
+        pending.settle((entry, None) for entry in taken(pending).entries)
+        assert len((await anext(parts)).missing) == LIMIT
+    assert pending.open == 0

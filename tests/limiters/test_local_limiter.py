@@ -1,0 +1,238 @@
+import asyncio
+from collections.abc import Sequence
+from math import ceil, inf
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.virtual_time import at, now, run, stall, virtual_time
+
+from rongcloud_groups import ConfigError, LocalLimiter
+from rongcloud_groups.limiters.local import PAUSE, PAUSE_JITTER
+
+LIMITS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 33.3, 99.0, 100.0, 250.0, 1000.0]
+
+
+class Door:
+    """Takes tokens one after the other, as the client does, and notes when."""
+
+    def __init__(self, limiter: LocalLimiter) -> None:
+        self.limiter = limiter
+        self.granted: list[float] = []
+
+    async def open_until(self, end: float, stalls: Sequence[tuple[float, float]] = ()) -> None:
+        """Take tokens until ``end``; before the token at or after each given time the loop stalls for so long."""
+        due = sorted(stalls)
+        while now() < end:
+            if due and now() >= due[0][0]:
+                stall(due.pop(0)[1])
+            await self.limiter.acquire()
+            self.granted.append(now())
+
+
+async def grants_of(limit: float, seconds: float, stalls: Sequence[tuple[float, float]] = ()) -> list[float]:
+    door = Door(LocalLimiter(limit))
+    await door.open_until(seconds, stalls)
+    return door.granted
+
+
+def most_in_one_second(times: Sequence[float]) -> int:
+    worst = first = 0
+    for last, end in enumerate(times):
+        while end - times[first] >= 1.0:
+            first += 1
+        worst = max(worst, last - first + 1)
+    return worst
+
+
+@pytest.mark.parametrize("lateness", [1e-6, 0.001, 0.0019, 0.02])
+@pytest.mark.parametrize("limit", LIMITS)
+def test_no_second_holds_more_grants_than_the_limit(limit: float, lateness: float) -> None:
+    granted = run(grants_of(limit, max(10.0, 5 / limit)), lateness=lateness)
+    assert most_in_one_second(granted) <= ceil(limit)
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_timers_a_millisecond_late_leave_98_9_percent_of_the_limit(limit: float) -> None:
+    granted = run(grants_of(limit, max(20.0, 50 / limit)), lateness=0.001)
+    assert (len(granted) - 1) / (granted[-1] - granted[0]) >= 0.989 * limit
+
+
+@given(
+    limit=st.sampled_from(LIMITS),
+    lateness=st.floats(1e-6, 0.01),
+    stalls=st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 2.0)), max_size=20),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_stalled_loop_makes_no_burst(limit: float, lateness: float, stalls: list[tuple[float, float]]) -> None:
+    granted = run(grants_of(limit, 6.0, stalls), lateness=lateness)
+    assert most_in_one_second(granted) <= ceil(limit)
+
+
+@virtual_time
+async def test_the_first_grant_comes_at_once_and_idle_time_saves_up_no_burst() -> None:
+    door = Door(LocalLimiter(100))
+    await door.open_until(0.001)
+    assert door.granted[0] == 0.0
+    await at(10.0)
+    await door.open_until(12.0)
+    assert most_in_one_second(door.granted) <= 100
+    assert door.granted[2] == pytest.approx(10.0, abs=1e-5)
+
+
+@virtual_time
+async def test_a_cancelled_wait_takes_no_token() -> None:
+    limiter = LocalLimiter(1)
+    await limiter.acquire()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(limiter.acquire(), 0.2)
+    await limiter.acquire()
+    assert now() < 1.02
+
+
+@virtual_time
+async def test_a_refusal_pauses_and_cuts_the_rate_once() -> None:
+    limiter = LocalLimiter(100)
+    await limiter.acquire()
+    pause = await limiter.throttle(None, age=0.01)
+    assert PAUSE <= pause <= PAUSE + PAUSE_JITTER
+    assert limiter.rate == pytest.approx(85)
+    await limiter.acquire()
+    assert pause <= now() <= pause + 2 / 85
+
+
+@virtual_time
+async def test_a_refusal_holds_back_whoever_waits_for_a_token_already() -> None:
+    limiter = LocalLimiter(100)
+    await limiter.acquire()
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0)
+    pause = await limiter.throttle(None, age=0.0)
+    await waiting
+    assert now() >= pause
+
+
+@virtual_time
+async def test_a_burst_of_refusals_is_one_cut() -> None:
+    limiter = LocalLimiter(100)
+    await at(5.0)
+    await limiter.throttle(None, age=0.02)
+    for since in (0.0, 0.01, 0.05, 0.2):
+        await at(5.0 + since)
+        await limiter.throttle(None, age=since + 0.03)
+    assert limiter.rate == pytest.approx(85)
+    await at(6.0)
+    await limiter.throttle(None, age=0.1)
+    assert limiter.rate < 85 * 0.85 + 0.1
+
+
+@virtual_time
+async def test_old_news_does_not_lengthen_the_pause() -> None:
+    limiter = LocalLimiter(100)
+    await limiter.throttle(None, age=0.0)
+    await at(0.15)
+    assert await limiter.throttle(None, age=0.3) <= PAUSE + PAUSE_JITTER - 0.15
+    await at(3.0)
+    assert await limiter.throttle(None, age=3.1) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "least", "most"), [(0.0, 0.2, 0.25), (2.0, 2.0, 2.05), (60.0, 60.0, 60.05), (inf, 60.0, 60.05)]
+)
+@virtual_time
+async def test_retry_after_is_honoured_up_to_a_minute(retry_after: float, least: float, most: float) -> None:
+    limiter = LocalLimiter(100)
+    assert least <= await limiter.throttle(retry_after, age=0.0) <= most
+    await limiter.acquire()
+    assert least <= now() <= most + 2 / 85
+
+
+@virtual_time
+async def test_old_news_with_a_retry_after_pauses_without_a_cut() -> None:
+    limiter = LocalLimiter(100)
+    await limiter.throttle(None, age=0.0)
+    await at(0.1)
+    assert await limiter.throttle(3.0, age=0.5) >= 3.0
+    assert limiter.rate == pytest.approx(85)
+
+
+@pytest.mark.parametrize("limit", [5.0, 20.0, 100.0, 1000.0])
+@pytest.mark.parametrize("refusals", [1, 2, 5, 9, 40])
+@virtual_time
+async def test_the_rate_has_a_floor_and_climbs_back_within_ten_seconds(refusals: int, limit: float) -> None:
+    limiter = LocalLimiter(limit)
+    for _ in range(refusals):
+        await asyncio.sleep(0.01)
+        await limiter.throttle(None, age=0.0)
+    assert limit * 0.05 <= limiter.rate <= max(limit * 0.85**refusals, limit * 0.05) * 1.0001
+    refused_at = now()
+    rates = []
+    while now() < refused_at + 10.0:
+        await asyncio.sleep(0.2)
+        await limiter.acquire()
+        rates.append(limiter.rate)
+    assert rates == sorted(rates)
+    assert limiter.rate == limit
+
+
+@virtual_time
+async def test_the_climb_is_slow_near_the_rate_that_was_refused() -> None:
+    limiter = LocalLimiter(100)
+    await limiter.throttle(None, age=0.0)
+    rates = {}
+    for seconds in (0.5, 1.0, 2.0, 3.0, 3.9, 4.1):
+        await at(seconds)
+        await limiter.acquire()
+        rates[seconds] = limiter.rate
+    assert rates[1.0] - rates[0.5] > rates[3.9] - rates[3.0]
+    assert rates[3.9] < 100
+    assert rates[4.1] == 100
+
+
+@given(
+    limit=st.sampled_from(LIMITS),
+    lateness=st.floats(1e-6, 0.01),
+    refusals=st.lists(
+        st.tuples(st.floats(0.0, 8.0), st.none() | st.floats(0.0, 2.0), st.floats(0.0, 1.0)), min_size=1, max_size=12
+    ),
+)
+@settings(max_examples=100, deadline=None)
+def test_no_second_holds_more_grants_than_the_limit_while_the_rate_changes(
+    limit: float, lateness: float, refusals: list[tuple[float, float | None, float]]
+) -> None:
+    async def refused_at_times() -> list[float]:
+        limiter = LocalLimiter(limit)
+        door = Door(limiter)
+        taking = asyncio.create_task(door.open_until(20.0))
+        for time, retry_after, age in sorted(refusals, key=lambda refusal: refusal[0]):
+            await at(time)
+            await limiter.throttle(retry_after, age)
+        await taking
+        return door.granted
+
+    assert most_in_one_second(run(refused_at_times(), lateness=lateness)) <= ceil(limit)
+
+
+@virtual_time
+async def test_a_low_limit_holds_when_a_wait_for_a_token_outlasts_the_pause() -> None:
+    limiter = LocalLimiter(2)
+    door = Door(limiter)
+    taking = asyncio.create_task(door.open_until(5.0))
+    await at(0.1)
+    await limiter.throttle(None, age=0.0)
+    await taking
+    assert most_in_one_second(door.granted) <= 2
+
+
+@pytest.mark.parametrize("limit", [0, -1, float("nan"), inf, True, "100", None])
+def test_a_limit_that_is_no_positive_number_is_refused(limit: object) -> None:
+    with pytest.raises(ConfigError, match=r"rate is .*give a positive number"):
+        LocalLimiter(limit)  # type: ignore[arg-type]
+
+
+@virtual_time
+async def test_its_repr_tells_the_limit_and_the_rate() -> None:
+    limiter = LocalLimiter(100)
+    await limiter.throttle(None, age=0.0)
+    assert repr(limiter) == "LocalLimiter(100, rate=85.0)"

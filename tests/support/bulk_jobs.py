@@ -1,0 +1,114 @@
+"""What the tests of bulk sync share."""
+
+import asyncio
+import csv
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from support.clients import trusting
+from support.command_line import Ended, OnTerminal, environment, run, run_on_terminal
+
+from rongcloud_groups import GroupClient, GroupProfile
+from rongcloud_groups.bulk import COLUMNS, FailuresFile, Job, Source, open_sink
+from rongcloud_groups.bulk.rows import flat_row
+from rongcloud_groups.bulk.sinks.text import Sink
+from rongcloud_groups.emulator import Emulator
+
+
+def ids(count: int, prefix: str = "x") -> list[str]:
+    return [f"{prefix}{number}" for number in range(count)]
+
+
+def written(path: Path, *lines: str) -> Path:
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def client_of(emulator: Emulator, rate: float = 2000.0, **options: Any) -> GroupClient:
+    return GroupClient(
+        emulator.app_key, emulator.app_secret, base_urls=emulator.url, verify=trusting(emulator), rate=rate, **options
+    )
+
+
+def job_of(client: GroupClient, source: Source, output: Path, *, restart: bool = False, keep: bool = False) -> Job:
+    sink: Sink = open_sink(output)
+    sink.seconds_between_commits = 0.02
+    return Job(client, source, sink, FailuresFile(output), restart=restart, keep=keep)
+
+
+def environment_of(emulator: Emulator, directory: Path, rate: float = 2000.0) -> dict[str, str]:
+    """The environment variables of a command that talks to an emulator."""
+    ca_file = directory / "ca.pem"
+    ca_file.write_bytes(emulator.ca_pem)
+    return environment(emulator.url, ca_file, RONGCLOUD_RATE=str(rate))
+
+
+def rows_in(path: Path) -> list[tuple[Any, ...]]:
+    """The rows in their order, in the columns of the schema."""
+    match path.suffix:
+        case ".jsonl":
+            lines = path.read_bytes().splitlines()
+            return [tuple(flat_row(msgspec.json.decode(line, type=GroupProfile))) for line in lines]
+        case ".csv":
+            with path.open(newline="", encoding="utf-8") as file:
+                header, *rows = csv.reader(file)
+            assert tuple(header) == COLUMNS
+            members = COLUMNS.index("member_count")
+            return [
+                tuple(int(cell) if cell and place == members else cell or None for place, cell in enumerate(row))
+                for row in rows
+            ]
+        case ".db":
+            with closing(sqlite3.connect(path)) as database:
+                return database.execute("SELECT * FROM groups ORDER BY rowid").fetchall()
+        case _:
+            rows = pq.read_table(path).to_pylist()
+            for row in rows:
+                if row["create_time"] is None:
+                    continue
+                row["create_time"] = row["create_time"].isoformat(timespec="microseconds").replace("+00:00", "Z")
+            return [tuple(row.values()) for row in rows]
+
+
+def names_in(path: Path) -> list[str]:
+    return [row[0] for row in rows_in(path)]
+
+
+async def sync(*arguments: str, env: dict[str, str], here: Path, stdin: bytes = b"") -> Ended:
+    return await asyncio.to_thread(run, "sync", *arguments, env=env, cwd=here, stdin=stdin)
+
+
+async def sync_on_terminal(
+    *arguments: str, env: dict[str, str], columns: int = 80, here: Path | None = None
+) -> OnTerminal:
+    return await asyncio.to_thread(run_on_terminal, "sync", *arguments, env=env, columns=columns, cwd=here)
+
+
+async def sync_on(on: str, *arguments: str, env: dict[str, str], here: Path) -> tuple[int, str]:
+    """The exit code, and what was told: on stderr in a pipe, or on a terminal."""
+    if on == "terminal":
+        return await sync_on_terminal(*arguments, env=env, columns=200, here=here)
+    code, stdout, told = await sync(*arguments, env=env, here=here)
+    assert stdout == ""
+    return code, told
+
+
+def failures_in(output: Path) -> list[dict[str, Any]]:
+    """What is noted of failed IDs, in its order."""
+    note = Path(f"{output}.failed.jsonl")
+    return [json.loads(line) for line in note.read_bytes().splitlines()] if note.exists() else []
+
+
+def files_in(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  what is waited for sets no event
+        await asyncio.sleep(0.001)
