@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, Json  # type: ignore[import-n
 from pydantic.alias_generators import to_camel  # type: ignore[import-not-found,unused-ignore]  # likewise
 
 from rongcloud_groups import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, RolePerm
+from rongcloud_groups._http import Reply
 from rongcloud_groups._protocol.api import read_batch
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
-from rongcloud_groups._transport.interface import Reply
 
 GROUP_IDS = [f"group-{number:06}" for number in range(50)]
 NESTED = ("groupProfile", "groupExtProfile", "permissions")

@@ -6,11 +6,10 @@ from typing import Final
 
 import httpx
 
-from rongcloud_groups._http import Origin
+from rongcloud_groups._http import Origin, Reply, Request
 from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups._transport.http1 import HTTP1Connection
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
-from rongcloud_groups._transport.interface import Reply, Request
 from rongcloud_groups.errors import TransportError
 
 _MAX_SENDINGS: Final = 10

@@ -20,12 +20,11 @@ from benchmarks.plots.bar_plot import bar_plot
 from benchmarks.servers.child_processes import emulator, raw_server, trusting
 
 from rongcloud_groups import Event, GroupClient, Hook
-from rongcloud_groups._http import Origin
+from rongcloud_groups._http import Origin, Request
 from rongcloud_groups._protocol.api import batch_request
 from rongcloud_groups._protocol.dialects import RONGCLOUD
 from rongcloud_groups._protocol.signing import new_stamp
 from rongcloud_groups._transport.connect import connect, tls_context
-from rongcloud_groups._transport.interface import Request
 from rongcloud_groups.config import Credentials, Secret
 from rongcloud_groups.emulator.serve import Address
 from rongcloud_groups.events import BatchSent

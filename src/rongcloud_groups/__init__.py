@@ -19,7 +19,8 @@ from rongcloud_groups.errors import (
     TransportError,
 )
 from rongcloud_groups.events import Event, Hook, Stats
-from rongcloud_groups.limiters.local import Limiter, LocalLimiter
+from rongcloud_groups.limiters.interface import Limiter
+from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, Problem, RolePerm
 

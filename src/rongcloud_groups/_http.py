@@ -1,6 +1,7 @@
-"""Scheme, host and port of a base URL."""
+"""Plain values of HTTP: where a request goes, the request, its reply."""
 
 import re
+from collections.abc import Mapping
 from typing import Final, NamedTuple, Self
 from urllib.parse import SplitResult, urlsplit
 
@@ -71,3 +72,22 @@ def _in_ascii(host: str) -> str:
     if host and not _HOST.fullmatch(host):
         raise ValueError(host)
     return host
+
+
+class Request(NamedTuple):
+    """One POST, signed and encoded."""
+
+    path: str
+    headers: list[tuple[str, str]]
+    """Lower-case names, without ``host`` and ``content-length``; the values may hold a signature, never a secret."""
+    body: bytes
+
+
+class Reply(NamedTuple):
+    """One whole answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    """Lower-case names; of a repeated one, the last."""
+    body: bytes
+    """As it came: a ``content-encoding`` is still to be undone."""

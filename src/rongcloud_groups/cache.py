@@ -4,19 +4,19 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from random import random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from weakref import WeakSet
 
 import msgspec
 
-from rongcloud_groups._dispatch.pending import Pending, Waiter
-from rongcloud_groups.config import at_least, positive
+from rongcloud_groups._validation import at_least, positive
 from rongcloud_groups.errors import ConfigError, RongCloudError
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.models import GroupProfile
 
 if TYPE_CHECKING:
     from cachetools import TLRUCache
+
 
 MISSING_TTL = 10.0
 """Seconds for which a missing group is kept, where nothing else is said: it may be created any moment."""
@@ -42,6 +42,10 @@ class CacheInfo(msgspec.Struct, frozen=True):
     misses: int
     size: int
     max_size: int
+
+
+class _Book(Protocol):
+    def outdate(self, group_ids: Iterable[str] | None = None) -> None: ...
 
 
 class Cache:
@@ -83,7 +87,7 @@ class Cache:
         self._missing_ttl = missing_ttl and positive("missing_ttl", missing_ttl)
         self._held = _store(at_least(1, "max_size", max_size), self._expiry, timer)
         self._asked: dict[str, object] = {}
-        self._books: WeakSet[Pending] = WeakSet()
+        self._books: WeakSet[_Book] = WeakSet()
         self._hits = self._misses = 0
 
     def invalidate(self, *group_ids: str) -> None:
@@ -106,7 +110,7 @@ class Cache:
         for book in self._books:
             book.outdate()
 
-    def watch(self, pending: Pending) -> None:
+    def watch(self, pending: _Book) -> None:
         """Tell this book, as long as there is one, what is invalidated."""
         self._books.add(pending)
 
@@ -147,59 +151,6 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"Cache(ttl={self._ttl:g}, missing_ttl={self._missing_ttl:g}, size={len(self._held)})"
-
-
-class CachedPending:
-    """The book of open IDs with a cache before it. It waits itself for each ID that was opened here.
-
-    Who joins an ID that is open already keeps nothing: the cache may have been told that the group changed since that
-    was asked for.
-
-    Args:
-        cache: what is looked into first.
-        pending: the book.
-    """
-
-    def __init__(self, cache: Cache, pending: Pending) -> None:
-        self._cache = cache
-        self._pending = pending
-        self._openers: dict[str, Waiter] = {}
-        cache.watch(pending)
-
-    def add(self, group_id: str, waiter: Waiter, *, fresh: bool) -> None:
-        """Settle an ID that the cache holds, unless it is to be ``fresh``; let ``waiter`` wait for any other."""
-        if not fresh and (remembered := self._cache.recall(group_id)) is not None:
-            waiter.settle(group_id, remembered.profile)
-            return
-        opens = self._pending.begins(group_id)
-        self._pending.add(group_id, waiter, bulk=False)
-        if opens:
-            self._pending.leave(self, [group_id])  # what is in flight, if anything, is outdated
-            self._openers[group_id] = waiter
-            self._cache.asked(group_id, waiter)
-            self._pending.add(group_id, self, bulk=False)
-
-    def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
-        """``waiter`` no longer waits for these IDs."""
-        for group_id in group_ids:
-            if self._openers.get(group_id) is waiter:
-                del self._openers[group_id]
-                self._cache.given_up(group_id, waiter)
-                self._pending.leave(self, [group_id])
-            self._pending.leave(waiter, [group_id])
-
-    def settle(self, group_id: str, outcome: Outcome) -> None:
-        """An ID that was opened here has its outcome."""
-        self._cache.answered(group_id, self._openers.pop(group_id), outcome)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def abort(self, error: RongCloudError) -> None:  # noqa: ARG002  none is kept
-        """There will be no outcome."""
-        for group_id, opener in self._openers.items():
-            self._cache.given_up(group_id, opener)
-        self._openers.clear()
 
 
 def _store(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
+from rongcloud_groups._dispatch.cached import CachedPending
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.listing import Listing, ListingRequests
 from rongcloud_groups._dispatch.pending import Pending, Waiter
@@ -21,20 +22,15 @@ from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
 from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups._transport.pool import Links
-from rongcloud_groups.cache import Cache, CachedPending
+from rongcloud_groups._validation import at_least, positive
+from rongcloud_groups.cache import Cache
 from rongcloud_groups.calls import told
-from rongcloud_groups.config import (
-    Credentials,
-    Secret,
-    at_least,
-    options_from_environment,
-    positive,
-    resolved_base_urls,
-)
+from rongcloud_groups.config import Credentials, Secret, options_from_environment, resolved_base_urls
 from rongcloud_groups.errors import ClientClosed, ConfigError, DeadlineExceeded
 from rongcloud_groups.events import Emitter, Hook, Stats, logger
 from rongcloud_groups.limiters.credit_guard import CreditGuard
-from rongcloud_groups.limiters.local import Limiter, LocalLimiter
+from rongcloud_groups.limiters.interface import Limiter
+from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.limiters.url import SharedLimiter, limiter_from_words
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile

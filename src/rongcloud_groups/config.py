@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -95,9 +94,6 @@ def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> li
     return origins
 
 
-# No function below holds the environment in a variable: a traceback that shows variables would show the secret.
-
-
 def options_from_environment() -> dict[str, Any]:
     """The arguments of `GroupClient` that the process's environment sets.
 
@@ -144,25 +140,3 @@ def _secret_in_file() -> Secret:
     if not secret:
         raise ConfigError(f"RONGCLOUD_APP_SECRET_FILE: {path} is empty")
     return secret
-
-
-def positive(name: str, value: float) -> float:
-    """The value, if it is a positive, finite number.
-
-    Raises:
-        ConfigError: it is not; the message names the option.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
-        raise ConfigError(f"{name} is {value!r}; give a positive number")
-    return float(value)
-
-
-def at_least(least: int, name: str, value: int) -> int:
-    """The value, if it is a whole number and not below ``least``.
-
-    Raises:
-        ConfigError: it is not; the message names the option.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ConfigError(f"{name} is {value!r}; give a whole number, {least} or more")
-    return value

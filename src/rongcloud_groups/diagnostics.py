@@ -19,6 +19,7 @@ from rongcloud_groups._protocol.responses import NO_SUCH_API, http_date
 from rongcloud_groups._protocol.signing import new_stamp
 from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups._transport.interface import Connection
+from rongcloud_groups._validation import positive
 from rongcloud_groups.check_advice import (
     CLOCK_TOLERANCE,
     UNKNOWN_APP_KEY,
@@ -28,7 +29,7 @@ from rongcloud_groups.check_advice import (
     is_bad_signature,
     what_happened,
 )
-from rongcloud_groups.config import REGIONS, Credentials, Secret, positive, resolved_base_urls
+from rongcloud_groups.config import REGIONS, Credentials, Secret, resolved_base_urls
 from rongcloud_groups.errors import (
     ConfigError,
     DecodeError,
@@ -38,7 +39,8 @@ from rongcloud_groups.errors import (
     ServiceError,
     TransportError,
 )
-from rongcloud_groups.limiters.local import Limiter, LocalLimiter
+from rongcloud_groups.limiters.interface import Limiter
+from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.limiters.url import limiter_from_words
 
 MOST_REQUESTS: Final = 2

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from support.bulk_jobs import written
 
 from rongcloud_groups.bulk import InputFormat, IterableSource, ResumeError, SourceError, file_source, input_format
-from rongcloud_groups.bulk.reading import blocks_of, looked_through
+from rongcloud_groups.bulk.blocks import blocks_of, looked_through
 from rongcloud_groups.bulk.seen_ids import SeenIds
-from rongcloud_groups.bulk.sources.files import Source
 from rongcloud_groups.bulk.sources.formats import LONGEST_LINE, ids_in
+from rongcloud_groups.bulk.sources.interface import Source
 
 TEXT = InputFormat("text", "")
 

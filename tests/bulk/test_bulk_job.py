@@ -30,9 +30,9 @@ from rongcloud_groups.bulk import (
     ResumeError,
     ServiceGone,
     SourceError,
+    blocks,
     file_source,
     open_sink,
-    reading,
 )
 from rongcloud_groups.bulk import job as job_module
 from rongcloud_groups.bulk.files import PartialFile
@@ -196,7 +196,7 @@ async def test_a_file_that_changes_while_it_is_read_is_told(
     client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "ids.txt", *ids(2000))
-    look_through = reading.looked_through
+    look_through = blocks.looked_through
 
     async def and_then_change(source: Any) -> tuple[int, str]:
         seen = await look_through(source)

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.virtual_time import at, now, virtual_time
 
 from rongcloud_groups import Cache, CacheInfo, ConfigError, DeadlineExceeded, GroupClient, GroupProfile, ParameterError
+from rongcloud_groups._dispatch.cached import CachedPending
 from rongcloud_groups._dispatch.pending import Batch, Pending
-from rongcloud_groups.cache import CachedPending
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 

@@ -3,6 +3,7 @@ import inspect
 import pickle
 import subprocess
 import sys
+from importlib import import_module
 from importlib.resources import files
 from types import ModuleType
 from typing import Any
@@ -199,5 +200,28 @@ print(*sorted(name for name in sys.modules if name.startswith("rongcloud_groups.
     )
     packages, modules = finished.stdout.splitlines()
     assert set(packages.split()) <= {"rongcloud_groups", "httpcore", "h11", "hpack", "hyperframe", "certifi"}
-    for extra in ("cli", "emulator", "limiter_redis"):
+    for extra in ("cli", "emulator", "limiters.redis"):
         assert f"rongcloud_groups.{extra}" not in modules.split()
+
+
+DOCUMENTED_PATHS = {
+    "rongcloud_groups": rongcloud_groups.__all__,
+    "rongcloud_groups.bulk": ["Job", "Report", "ResumeError", "SourceError", "file_source", "open_sink"],
+    "rongcloud_groups.emulator": ["Emulator", "Faults", "Service", "Universe", "serve"],
+    "rongcloud_groups.errors": [type(error).__name__ for error, _ in ERRORS],
+    "rongcloud_groups.events": ["BatchSent", "CallEnded", "Event", "Hook", "Stats", "Throttled", "TokenWaited"],
+    "rongcloud_groups.limiters": ["HostLimiter", "Limiter", "LocalLimiter", "RedisLimiter"],
+    "rongcloud_groups.models": ["GroupProfile", "ListedGroup", "Permissions", "Problem"],
+    "rongcloud_groups.otel": ["OpenTelemetry"],
+    "rongcloud_groups.pytest_plugin": ["InProcessEmulator"],
+}
+
+
+@pytest.mark.parametrize(("path", "name"), [(path, name) for path, names in DOCUMENTED_PATHS.items() for name in names])
+def test_a_documented_import_path_leads_to_its_name(path: str, name: str) -> None:
+    assert hasattr(import_module(path), name)
+
+
+def test_a_limiter_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="has no attribute 'NoLimiter'"):
+        import_module("rongcloud_groups.limiters").NoLimiter  # noqa: B018  the access is the test

@@ -209,9 +209,11 @@ def test_the_library_is_measured_whole_where_its_coverage_is_wanted(tmp_path: Pa
     (tmp_path / "test_it.py").write_text("def test_it(rongcloud_emulator): rongcloud_emulator.add('g1')")
     output = pytest_in(tmp_path, "--cov=rongcloud_groups", "--cov-report=term")
     assert "1 passed" in output, output
-    measured = {line.split()[0].rpartition("/")[2]: line.split()[-1] for line in output.splitlines() if "%" in line}
-    assert measured["__init__.py"] == "100%"
-    assert measured["events.py"] != "0%"
+    measured = {
+        "/".join(line.split()[0].split("/")[-2:]): line.split()[-1] for line in output.splitlines() if "%" in line
+    }
+    assert measured["rongcloud_groups/__init__.py"] == "100%"
+    assert measured["rongcloud_groups/events.py"] != "0%"
 
 
 def test_without_the_extra_the_fixture_says_what_to_install(tmp_path: Path) -> None:

@@ -20,16 +20,9 @@ from hypothesis import strategies as st
 from rongcloud_groups import ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
 from rongcloud_groups.limiters.host import HEADER, LARGEST_DAMAGE, MARK, MOST_RESERVED, Budget, HostLimiter
-from rongcloud_groups.limiters.local import (
-    HOST_JITTER,
-    MOST_LATE,
-    PAUSE,
-    REMEMBERED,
-    SILENCE,
-    WAKE_UP_SLACK,
-    Window,
-    slot_gap,
-)
+from rongcloud_groups.limiters.local import WAKE_UP_SLACK
+from rongcloud_groups.limiters.schedule import HOST_JITTER, MOST_LATE, REMEMBERED, SILENCE, Window, slot_gap
+from rongcloud_groups.limiters.throttle import PAUSE
 from rongcloud_groups.limiters.url import limiter_from_words
 
 GAP = slot_gap(100, 100, behind=math.inf)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.virtual_time import at, now, run, stall, virtual_time
 
 from rongcloud_groups import ConfigError, LocalLimiter
-from rongcloud_groups.limiters.local import PAUSE, PAUSE_JITTER
+from rongcloud_groups.limiters.throttle import PAUSE, PAUSE_JITTER
 
 LIMITS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 33.3, 99.0, 100.0, 250.0, 1000.0]
 

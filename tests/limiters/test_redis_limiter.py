@@ -24,20 +24,11 @@ from redis.exceptions import ConnectionError as RedisUnreachable
 
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiters.local import (
-    CATCH_UP,
-    CUT,
-    MOST_LATE,
-    PAUSE,
-    REMEMBERED,
-    SHARED_JITTER,
-    SILENCE,
-    WAKE_UP_SLACK,
-    Throttle,
-    slot_gap,
-)
+from rongcloud_groups.limiters.local import WAKE_UP_SLACK
 from rongcloud_groups.limiters.redis import FIRST_TIMEOUT, NOT_AT_ALL, TIMEOUT, RedisClock, RedisLimiter, time_limit
+from rongcloud_groups.limiters.schedule import CATCH_UP, MOST_LATE, REMEMBERED, SHARED_JITTER, SILENCE, slot_gap
 from rongcloud_groups.limiters.scripts import HORIZON, REFUSED, RESERVE, SOON
+from rongcloud_groups.limiters.throttle import CUT, PAUSE, Throttle
 from rongcloud_groups.limiters.url import limiter_from_words
 
 GAP = slot_gap(100, 100, behind=math.inf)

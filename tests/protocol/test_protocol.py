@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from rongcloud_groups import errors
+from rongcloud_groups._http import Reply
 from rongcloud_groups._protocol import api as protocol
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.responses import MAX_BODY
 from rongcloud_groups._protocol.signing import Stamp
-from rongcloud_groups._transport.interface import Reply
 from rongcloud_groups.models import (
     GroupProfile,
     InvitePerm,

@@ -9,11 +9,11 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from rongcloud_groups._http import Reply
 from rongcloud_groups._protocol import api as protocol
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.signing import Stamp
 from rongcloud_groups._protocol.strict import answer_reader, lenient_profile, profile_reader
-from rongcloud_groups._transport.interface import Reply
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, RolePerm
 

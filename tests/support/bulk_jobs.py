@@ -17,7 +17,7 @@ from support.command_line import Ended, OnTerminal, environment, run, run_on_ter
 from rongcloud_groups import GroupClient, GroupProfile
 from rongcloud_groups.bulk import COLUMNS, FailuresFile, Job, Source, open_sink
 from rongcloud_groups.bulk.rows import flat_row
-from rongcloud_groups.bulk.sinks.text import Sink
+from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.emulator import Emulator
 
 

@@ -21,10 +21,10 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from rongcloud_groups._http import Origin
+from rongcloud_groups._http import Origin, Reply, Request
 from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
-from rongcloud_groups._transport.interface import Connection, Reply, Request
+from rongcloud_groups._transport.interface import Connection
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HIGHEST_STREAM_ID = 2**31 - 1

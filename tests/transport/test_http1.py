@@ -5,11 +5,10 @@ from contextlib import asynccontextmanager
 import pytest
 from support.h2_peer import QUERY, client_context, opened, server_context
 
-from rongcloud_groups._http import Origin
+from rongcloud_groups._http import Origin, Reply, Request
 from rongcloud_groups._transport import http1
 from rongcloud_groups._transport.connect import connect
 from rongcloud_groups._transport.http1 import HTTP1Connection
-from rongcloud_groups._transport.interface import Reply, Request
 from rongcloud_groups.errors import TransportError
 
 Handler = Callable[["Server", asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

@@ -16,8 +16,8 @@ from hyperframe.frame import (
 )
 from support.h2_peer import HIGHEST_STREAM_ID, QUERY, Peer, Received, by_path, serving
 
+from rongcloud_groups._http import Reply, Request
 from rongcloud_groups._transport.http2 import headers as http2_messages
-from rongcloud_groups._transport.interface import Reply, Request
 from rongcloud_groups.errors import TransportError
 
 STREAMS = SettingsFrame.MAX_CONCURRENT_STREAMS

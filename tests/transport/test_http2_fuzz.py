@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.h2_peer import QUERY
 
+from rongcloud_groups._http import Reply
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
 from rongcloud_groups._transport.http2.frames import FinalData, FrameCutter
-from rongcloud_groups._transport.interface import Reply
 from rongcloud_groups.errors import TransportError
 
 

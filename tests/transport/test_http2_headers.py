@@ -2,8 +2,8 @@ from hpack import Decoder, HeaderTuple, NeverIndexedHeaderTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rongcloud_groups._http import Request
 from rongcloud_groups._transport.http2.headers import PreparedEncoder, RequestFields
-from rongcloud_groups._transport.interface import Request
 
 names = st.sampled_from([b"app-key", b"nonce", b"content-length", b":authority", b":path", b"accept-encoding", b"x"])
 values = st.binary(max_size=40) | st.sampled_from(

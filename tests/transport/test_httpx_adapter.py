@@ -11,9 +11,8 @@ import respx
 from support.virtual_time import at, now, settle, virtual_time
 
 from rongcloud_groups import GroupClient, RongCloudError, TransportError
-from rongcloud_groups._http import Origin
+from rongcloud_groups._http import Origin, Request
 from rongcloud_groups._transport.httpx_adapter import TransportConnection
-from rongcloud_groups._transport.interface import Request
 from rongcloud_groups.emulator import Service, asgi_app
 
 PATH = "/entrust/group/profile/query.json"

@@ -7,8 +7,7 @@ import pytest
 from support.virtual_time import at, now, settle, virtual_time
 
 from rongcloud_groups import TransportError
-from rongcloud_groups._http import Origin
-from rongcloud_groups._transport.interface import Reply, Request
+from rongcloud_groups._http import Origin, Reply, Request
 from rongcloud_groups._transport.pool import MOST_LINKS, Link, Links
 from rongcloud_groups.events import ConnectFailed, Emitter, Event, HostSwitched, LinkOpened, LinkRetired
 

@@ -11,10 +11,10 @@ import anyio
 from anyio.abc import TaskGroup
 
 from rongcloud_groups._dispatch.pending import Batch, Entry, Pending
+from rongcloud_groups._http import Reply
 from rongcloud_groups._protocol.api import batch_request, consequence, read_batch
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.signing import new_stamp
-from rongcloud_groups._transport.interface import Reply
 from rongcloud_groups._transport.pool import Link, Links
 from rongcloud_groups.config import Credentials
 from rongcloud_groups.errors import (
@@ -39,7 +39,7 @@ from rongcloud_groups.events import (
     logger,
 )
 from rongcloud_groups.limiters.credit_guard import CreditGuard
-from rongcloud_groups.limiters.local import Limiter
+from rongcloud_groups.limiters.interface import Limiter
 from rongcloud_groups.lookup import Outcome
 
 FIRST_BACK_OFF = 0.1

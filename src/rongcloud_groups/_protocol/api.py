@@ -14,12 +14,12 @@ from urllib.parse import quote_plus
 import msgspec
 from msgspec import Raw
 
+from rongcloud_groups._http import Reply, Request
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.lenient import UNREADABLE
 from rongcloud_groups._protocol.responses import NO_SUCH_API, plain_body, successful_answer
 from rongcloud_groups._protocol.signing import Stamp
 from rongcloud_groups._protocol.strict import answer_reader, listed_group, profile_reader
-from rongcloud_groups._transport.interface import Reply, Request
 from rongcloud_groups.errors import (
     AuthenticationError,
     ConfigError,

@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
+from rongcloud_groups._http import Reply
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
 from rongcloud_groups._protocol.lenient import UNREADABLE, read_members
-from rongcloud_groups._transport.interface import Reply
 from rongcloud_groups.errors import (
     AuthenticationError,
     ConfigError,

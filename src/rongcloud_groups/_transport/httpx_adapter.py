@@ -6,8 +6,7 @@ from collections.abc import Callable
 
 import httpx
 
-from rongcloud_groups._http import Origin
-from rongcloud_groups._transport.interface import Reply, Request
+from rongcloud_groups._http import Origin, Reply, Request
 from rongcloud_groups.errors import ConfigError, TransportError
 
 TransportSource = httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]

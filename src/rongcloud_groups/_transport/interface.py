@@ -1,27 +1,9 @@
 """What the dispatcher needs of a connection, whichever protocol it speaks."""
 
 from asyncio import Future
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
-
-class Request(NamedTuple):
-    """One POST, signed and encoded."""
-
-    path: str
-    headers: list[tuple[str, str]]
-    """Lower-case names, without ``host`` and ``content-length``; the values may hold a signature, never a secret."""
-    body: bytes
-
-
-class Reply(NamedTuple):
-    """One whole answer."""
-
-    status: int
-    headers: Mapping[str, str]
-    """Lower-case names; of a repeated one, the last."""
-    body: bytes
-    """As it came: a ``content-encoding`` is still to be undone."""
+from rongcloud_groups._http import Reply, Request
 
 
 class Connection(Protocol):

@@ -8,8 +8,8 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from rongcloud_groups._http import Origin
-from rongcloud_groups._transport.interface import Connection, Reply, Request
+from rongcloud_groups._http import Origin, Reply, Request
+from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.events import ConnectFailed, Emitter, HostSwitched, LinkOpened, LinkRetired, logger
 

@@ -1,20 +1,17 @@
 """Bulk sync: any number of IDs into a file or a database, resumable to the last checkpoint."""
 
-from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts, ResumeError
+from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
+from rongcloud_groups.bulk.errors import OutputError, ResumeError, ServiceGone, SourceError
 from rongcloud_groups.bulk.failed_ids import Failure, Failures, FailuresFile, FailuresTold
-from rongcloud_groups.bulk.job import Job, Progress, Report, ServiceGone
+from rongcloud_groups.bulk.job import Job, Progress, Report
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION
-from rongcloud_groups.bulk.sinks.text import Format, OutputError, Sink, open_sink
-from rongcloud_groups.bulk.sources.files import (
-    FileSource,
-    IterableSource,
-    ListingSource,
-    Source,
-    StdinSource,
-    file_source,
-    input_format,
-)
-from rongcloud_groups.bulk.sources.formats import InputFormat, SourceError
+from rongcloud_groups.bulk.sinks.interface import Format, Sink
+from rongcloud_groups.bulk.sinks.open import open_sink
+from rongcloud_groups.bulk.sources.files import FileSource, StdinSource, file_source, input_format
+from rongcloud_groups.bulk.sources.formats import InputFormat
+from rongcloud_groups.bulk.sources.interface import Source
+from rongcloud_groups.bulk.sources.iterable import IterableSource
+from rongcloud_groups.bulk.sources.listing import ListingSource
 
 __all__ = [
     "COLUMNS",

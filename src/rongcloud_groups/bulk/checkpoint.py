@@ -7,9 +7,9 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from rongcloud_groups.bulk.disk import naming, sync_directory
+from rongcloud_groups.bulk.errors import ResumeError
+from rongcloud_groups.bulk.files import naming, sync_directory
 from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
-from rongcloud_groups.errors import ConfigError
 
 CHECKPOINT_VERSION: Final = 1
 
@@ -82,10 +82,6 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     listing: ListingPlace | None = None
     output_format: str | None = None
     app_key: str | None = None
-
-
-class ResumeError(ConfigError):
-    """There is an unfinished run for this output, and it cannot be gone on with; the message says why."""
 
 
 _DECODER: Final = msgspec.json.Decoder(Checkpoint)

@@ -6,7 +6,8 @@ from msgspec import Struct
 
 from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.bulk.seen_ids import SeenIds
-from rongcloud_groups.bulk.sources.files import ListingSource, Source
+from rongcloud_groups.bulk.sources.interface import Source
+from rongcloud_groups.bulk.sources.listing import ListingSource
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId
 

@@ -1,11 +1,13 @@
-"""A file that is written under another name until it is whole."""
+"""Files that are written under another name until they are whole, made durable, and locked."""
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from rongcloud_groups.bulk.checkpoint import Checkpoint, ResumeError
-from rongcloud_groups.bulk.disk import naming, sync_directory
+from rongcloud_groups.bulk.errors import ResumeError
 from rongcloud_groups.errors import ConfigError
 
 
@@ -48,16 +50,17 @@ class PartialFile:
             self.size = size
         os.lseek(self._descriptor, self.size, os.SEEK_SET)
 
-    def check_complete(self, saved: Checkpoint | None) -> None:
-        """Before the rows of a complete run are put in their place: see that they are all there.
+    def check_complete(self, size: int) -> None:
+        """Check that the rows of a complete run are all there, before they are published.
+
+        Args:
+            size: bytes that the checkpoint counts.
 
         Raises:
             ResumeError: they are not.
         """
-        if saved is None or not saved.complete:
-            return
         if self.partial.exists():
-            self._check_size(saved.sink_size)
+            self._check_size(size)
         elif not self.path.exists():
             raise ResumeError(f"{self.partial} is gone, and its checkpoint is not; --restart begins afresh")
 
@@ -117,3 +120,69 @@ class PartialFile:
         if size and os.pread(descriptor, 1, size - 1) != b"\n":  # an editor may have left it so
             size += os.pwrite(descriptor, b"\n", size)
         return size
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the operating system name the file that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+
+
+def sync_file(path: Path) -> None:
+    """Make what a file holds durable."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def sync_directory(path: Path) -> None:
+    """Make renames in a directory durable."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(output: Path | None) -> Iterator[None]:
+    """Keep out other jobs with the same output, from before its checkpoint is read until all is in its place.
+
+    The lock is the file ``OUT.lock``. One that a killed process left behind is taken over.
+
+    Args:
+        output: the job's output; None where there is nothing to keep others from.
+
+    Raises:
+        ConfigError: another process has the lock, or the file cannot be written.
+    """
+    if output is None:
+        yield
+        return
+    path = output.with_name(f"{output.name}.lock")
+    descriptor = _taken(path, output)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _taken(path: Path, output: Path) -> int:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise ConfigError(f"cannot write {output}: {error.strerror}") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            raise ConfigError(f"another process is writing {output}") from None
+        if os.fstat(descriptor).st_nlink:
+            return descriptor
+        os.close(descriptor)  # the process that had it has removed it meanwhile

@@ -11,35 +11,41 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from msgspec import Struct
 
 from rongcloud_groups._protocol.api import BATCH_LIMIT, consequence
-from rongcloud_groups.bulk.blocks import Block, InputOrder
-from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts, ResumeError
+from rongcloud_groups.bulk.blocks import Block, InputOrder, blocks_of, looked_through, other_input
+from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
+from rongcloud_groups.bulk.errors import OutputError, ResumeError, ServiceGone, SourceError
 from rongcloud_groups.bulk.failed_ids import Failure, Failures, failure
-from rongcloud_groups.bulk.lock import locked
-from rongcloud_groups.bulk.reading import blocks_of, looked_through, other_input
-from rongcloud_groups.bulk.sinks.text import OutputError, Sink
-from rongcloud_groups.bulk.sources.files import ListingSource, Source
-from rongcloud_groups.bulk.sources.formats import SourceError
+from rongcloud_groups.bulk.files import locked
+from rongcloud_groups.bulk.sinks.interface import Sink
+from rongcloud_groups.bulk.sources.interface import Source
+from rongcloud_groups.bulk.sources.listing import ListingSource
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.lookup import Lookup
 
 READ_AHEAD_SECONDS: Final = 2.0
 """How long the budget needs for the open IDs at the most: what a stopped job still waits for."""
+
+
 MOST_HELD: Final = 16_000
 """IDs at the most between the oldest one without an outcome and the newest one that was asked for."""
+
+
 BLOCKS_READ_AHEAD: Final = 20
+
+
 SECONDS_BETWEEN_WRITES: Final = 0.25
+
+
 IDS_IN_A_WRITE: Final = 1000
+
+
 OUTAGE: Final = 1000
 """IDs without an answer, one after the other, that mean that there is no service."""
 
 
 MOST_DOUBTFUL: Final = 3000
 """IDs that are kept back at the most while some of them are not answered."""
-
-
-class ServiceGone(RongCloudError):  # noqa: N818  an error by its base; the name says what happened
-    """Nothing was answered for many IDs in a row. They are not counted as failed: a later run asks for them again."""
 
 
 class Progress(Struct, frozen=True):

@@ -4,12 +4,14 @@ import sys
 from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError
+from rich.console import Console
 
 from rongcloud_groups.cli.check import check
 from rongcloud_groups.cli.demo import demo
 from rongcloud_groups.cli.emulate import emulate
-from rongcloud_groups.cli.exit import ExitCode, complain, no_traceback_at_exit
+from rongcloud_groups.cli.exit import ExitCode, ShowHelp, complain, no_traceback_at_exit
 from rongcloud_groups.cli.get import get
+from rongcloud_groups.cli.sync import sync
 
 app = App(
     "rongcloud-groups",
@@ -26,7 +28,7 @@ app = App(
 app.command(get, sort_key=1)
 app.command(emulate, sort_key=2)
 app.command(demo, sort_key=3)
-app.command("rongcloud_groups.cli.sync:sync", name="sync", sort_key=4)
+app.command(sync, sort_key=4)
 app.command(check, sort_key=5)
 
 
@@ -40,6 +42,9 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         return int(app(sys.argv[1:] if arguments is None else arguments) or ExitCode.DONE)
     except CycloptsError as error:
         complain(f"{error} See rongcloud-groups --help.")
+        return ExitCode.USAGE
+    except ShowHelp as of:
+        app.help_print([str(of)], console=Console(stderr=True))
         return ExitCode.USAGE
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED

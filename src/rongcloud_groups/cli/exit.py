@@ -31,6 +31,10 @@ class ExitCode(IntEnum):
     PIPE_CLOSED = 141  # as a shell shows a program that SIGPIPE ended
 
 
+class ShowHelp(Exception):  # noqa: N818  a way to end, not an error
+    """A command was called without what it needs: print its help to stderr and exit with `ExitCode.USAGE`."""
+
+
 def run(work: Callable[[], int], *, debug: bool) -> int:
     """Do a command's work.
 

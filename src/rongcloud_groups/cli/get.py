@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rongcloud_groups.cli.console import one_line
-from rongcloud_groups.cli.exit import ExitCode, Flag, complain, run
+from rongcloud_groups.cli.exit import ExitCode, Flag, ShowHelp, complain, run
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError, TransportError
 from rongcloud_groups.lookup import Lookup
@@ -38,10 +38,7 @@ def get(
         debug: Log what happens, and show the traceback of an error.
     """
     if not group_ids and not stdin:
-        from rongcloud_groups.cli.app import app
-
-        app.help_print(["get"], console=Console(stderr=True))
-        return ExitCode.USAGE
+        raise ShowHelp("get")
     return run(lambda: _get(group_ids, stdin=stdin, json_lines=json or not sys.stdout.isatty()), debug=debug)
 
 

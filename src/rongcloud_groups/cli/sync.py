@@ -11,14 +11,14 @@ from typing import Annotated, Final
 
 import anyio
 from cyclopts import Parameter
-from rich.console import Console
 
 from rongcloud_groups.bulk.estimate import estimate
 from rongcloud_groups.bulk.failed_ids import Failures, FailuresFile, FailuresTold
 from rongcloud_groups.bulk.job import Job, Report
-from rongcloud_groups.bulk.sinks.text import Format, Sink, open_sink
+from rongcloud_groups.bulk.sinks.interface import Format, Sink
+from rongcloud_groups.bulk.sinks.open import open_sink
 from rongcloud_groups.cli.console import one_line
-from rongcloud_groups.cli.exit import ExitCode, Flag, code_of, complain, run, words_for
+from rongcloud_groups.cli.exit import ExitCode, Flag, ShowHelp, code_of, complain, run, words_for
 from rongcloud_groups.cli.progress import Display, Style, display, print_json
 from rongcloud_groups.cli.sync_options import Options, Reporting
 from rongcloud_groups.cli.sync_output import tell_estimate, tell_failure, tell_report
@@ -78,10 +78,7 @@ def sync(
         debug: Log what happens, and show the traceback of an error.
     """
     if ids is None and not all_groups and retry_failed is None:
-        from rongcloud_groups.cli.app import app
-
-        app.help_print(["sync"], console=Console(stderr=True))
-        return ExitCode.USAGE
+        raise ShowHelp("sync")
 
     def work() -> int:
         options = Options(

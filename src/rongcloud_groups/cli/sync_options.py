@@ -7,15 +7,10 @@ from typing import Literal
 
 from msgspec import Struct
 
-from rongcloud_groups.bulk.sinks.text import Format
-from rongcloud_groups.bulk.sources.files import (
-    FileSource,
-    ListingSource,
-    Source,
-    StdinSource,
-    file_source,
-    input_format,
-)
+from rongcloud_groups.bulk.sinks.interface import Format
+from rongcloud_groups.bulk.sources.files import FileSource, StdinSource, file_source, input_format
+from rongcloud_groups.bulk.sources.interface import Source
+from rongcloud_groups.bulk.sources.listing import ListingSource
 from rongcloud_groups.cli.progress import Style
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import ConfigError

@@ -13,21 +13,12 @@ from time import monotonic
 from types import TracebackType
 from typing import Self, TypeVar
 
-from rongcloud_groups.config import positive
+from rongcloud_groups._validation import positive
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import logger
-from rongcloud_groups.limiters.local import (
-    HOST_JITTER,
-    LONGEST_PAUSE,
-    MOST_LATE,
-    REMEMBERED,
-    SILENCE,
-    WAKE_UP_SLACK,
-    Throttle,
-    Window,
-    remembered,
-    slot_gap,
-)
+from rongcloud_groups.limiters.local import WAKE_UP_SLACK
+from rongcloud_groups.limiters.schedule import HOST_JITTER, MOST_LATE, REMEMBERED, SILENCE, Window, remembered, slot_gap
+from rongcloud_groups.limiters.throttle import LONGEST_PAUSE, Throttle
 
 try:
     import fcntl

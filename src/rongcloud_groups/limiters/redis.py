@@ -18,11 +18,13 @@ from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import RedisError
 
-from rongcloud_groups.config import positive
+from rongcloud_groups._validation import positive
 from rongcloud_groups.errors import ClientClosed, ConfigError
 from rongcloud_groups.events import logger
-from rongcloud_groups.limiters.local import LONGEST_PAUSE, MOST_LATE, PAUSE_JITTER, SILENCE, WAKE_UP_SLACK, LocalLimiter
+from rongcloud_groups.limiters.local import WAKE_UP_SLACK, LocalLimiter
+from rongcloud_groups.limiters.schedule import MOST_LATE, SILENCE
 from rongcloud_groups.limiters.scripts import CLOCK_ERROR, REFUSED, RESERVE
+from rongcloud_groups.limiters.throttle import LONGEST_PAUSE, PAUSE_JITTER
 
 DEFAULT_SHARE = 0.05
 """Of the budget, for each process while Redis is away: right for twenty processes or fewer."""

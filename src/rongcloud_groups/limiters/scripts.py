@@ -7,21 +7,17 @@ only claimed. A claim has to be confirmed before it is used, so that one whose o
 seconds of Redis's clock, exact to a microsecond.
 """
 
-from rongcloud_groups.limiters.local import (
+from rongcloud_groups.limiters.local import WAKE_UP_SLACK
+from rongcloud_groups.limiters.schedule import (
     CATCH_UP,
-    CUT,
     LATENESS_FADES,
-    LEAST_SHARE,
-    LONGEST_PAUSE,
     MOST_BEHIND,
     MOST_LATE,
-    PAUSE,
-    RECOVERY,
     REMEMBERED,
     SHARED_JITTER,
     SILENCE,
-    WAKE_UP_SLACK,
 )
+from rongcloud_groups.limiters.throttle import CUT, LEAST_SHARE, LONGEST_PAUSE, PAUSE, RECOVERY
 
 CLOCK_ERROR = 0.001
 """Seconds by which a process may misjudge Redis's clock."""

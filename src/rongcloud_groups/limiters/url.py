@@ -5,7 +5,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.limiters.host import HostLimiter
-from rongcloud_groups.limiters.local import Limiter
+from rongcloud_groups.limiters.interface import Limiter
 
 
 class SharedLimiter(Limiter, Protocol):

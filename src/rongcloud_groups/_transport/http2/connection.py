@@ -19,6 +19,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
+from rongcloud_groups._http import Reply, Request
 from rongcloud_groups._transport.http2.frames import FinalData, FrameCutter
 from rongcloud_groups._transport.http2.headers import (
     MAX_HEADER_LIST_SIZE,
@@ -28,7 +29,6 @@ from rongcloud_groups._transport.http2.headers import (
     RequestFields,
 )
 from rongcloud_groups._transport.http2.keepalive import SilenceWatch
-from rongcloud_groups._transport.interface import Reply, Request
 from rongcloud_groups.errors import TransportError
 
 PING_AFTER: Final = 1.0

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 
-from rongcloud_groups._transport.interface import Reply, Request
+from rongcloud_groups._http import Reply, Request
 
 MAX_BODY_SIZE: Final = 16 * 1024 * 1024
 """Bytes of one response body, as it comes over the wire."""

@@ -9,9 +9,9 @@ import msgspec
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile, ResumeError
-from rongcloud_groups.bulk.disk import naming, sync_directory, sync_file
-from rongcloud_groups.bulk.files import PartialFile
+from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
+from rongcloud_groups.bulk.errors import ResumeError
+from rongcloud_groups.bulk.files import PartialFile, naming, sync_directory, sync_file
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
@@ -58,7 +58,8 @@ class ParquetSink:
                 f"the unfinished run of {self.name} is version 0.1.0's; finish with that, or --restart and remove "
                 f"{self.name}.parts"
             )
-        self._rows.check_complete(saved)
+        if saved is not None and saved.complete:
+            self._rows.check_complete(saved.sink_size)
         return saved
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:

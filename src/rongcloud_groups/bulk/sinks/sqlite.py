@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint, decoded, encoded
+from rongcloud_groups.bulk.errors import OutputError
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
-from rongcloud_groups.bulk.sinks.text import OutputError
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
 

@@ -1,4 +1,4 @@
-"""Where rows go: JSON lines, CSV, stdout; SQLite and Parquet have a file of their own."""
+"""JSON lines and CSV, into a file or to stdout."""
 
 import csv
 import io
@@ -6,124 +6,17 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol, get_args
+from typing import Any, Final
 
 import msgspec
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
 from rongcloud_groups.bulk.files import PartialFile
 from rongcloud_groups.bulk.rows import COLUMNS, flat_row, json_row
-from rongcloud_groups.errors import ConfigError, RongCloudError
+from rongcloud_groups.bulk.sinks.interface import Format
 from rongcloud_groups.models import GroupProfile
 
 ROWS_IN_A_TEXT: Final = 100
-Format = Literal["jsonl", "csv", "sqlite", "parquet"]
-
-_FORMATS: dict[str, Format] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".sqlite": "sqlite",
-    ".sqlite3": "sqlite",
-    ".db": "sqlite",
-    ".parquet": "parquet",
-}
-
-
-class OutputError(RongCloudError):
-    """The output cannot take more rows; what was committed is safe."""
-
-
-class Sink(Protocol):
-    """Takes rows in the order of the input, and can go on where an earlier run was killed.
-
-    All methods but `encode` may block; a `Job` calls them in a worker thread, one at a time.
-
-    Attributes:
-        name: what messages call it.
-        path: the output; None where it is stdout.
-        seconds_between_commits: how often it is worth while.
-    """
-
-    name: str
-    path: Path | None
-    seconds_between_commits: float
-
-    def load(self) -> Checkpoint | None:
-        """The checkpoint of an unfinished run, or None."""
-        ...
-
-    def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
-        """Open the output: at a checkpoint, or afresh; ``keep`` adds to the rows that a finished output has."""
-        ...
-
-    def encode(self, profile: GroupProfile) -> Any:
-        """The row that `write` takes."""
-        ...
-
-    def write(self, rows: Sequence[Any]) -> None:
-        """Add rows; they are durable after `commit`."""
-        ...
-
-    def commit(self, checkpoint: Checkpoint) -> None:
-        """Make all rows so far durable, and then the checkpoint that counts them."""
-        ...
-
-    def publish(self) -> None:
-        """Put the complete output in its place; done a second time, nothing happens."""
-        ...
-
-    def forget(self) -> None:
-        """Remove the checkpoint of what is published."""
-        ...
-
-    def close(self) -> None:
-        """Let go of the output."""
-        ...
-
-
-def format_of(path: Path | None, given: Format | None = None) -> Format:
-    """The format: the one given, or that of the file's name.
-
-    Raises:
-        ConfigError: the name does not tell.
-    """
-    if given is not None:
-        return given
-    if path is None:
-        return "jsonl"
-    try:
-        return _FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise ConfigError(
-            f"the name {path.name!r} does not tell a format; give --format {'|'.join(get_args(Format))}"
-        ) from None
-
-
-def open_sink(path: Path | None, file_format: Format | None = None) -> Sink:
-    """The sink for a file, or for stdout where ``path`` is None.
-
-    Raises:
-        ConfigError: no format, one that stdout cannot take, or a missing extra.
-    """
-    chosen = format_of(path, file_format)
-    if path is None:
-        if chosen not in {"jsonl", "csv"}:
-            raise ConfigError(f"{chosen} cannot go to stdout; give a file with -o")
-        return StdoutSink(chosen)
-    if chosen == "sqlite":
-        from rongcloud_groups.bulk.sinks.sqlite import SqliteSink
-
-        return SqliteSink(path)
-    if chosen == "parquet":
-        try:
-            from rongcloud_groups.bulk.sinks.parquet import ParquetSink
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "pyarrow":
-                raise
-            raise ConfigError("Parquet needs an extra: pip install 'rongcloud-groups[parquet]'") from None
-        return ParquetSink(path)
-    return TextSink(path, chosen)
 
 
 class TextSink:
@@ -147,7 +40,8 @@ class TextSink:
     def load(self) -> Checkpoint | None:
         """The checkpoint of an unfinished run, or None."""
         saved = self._checkpoint.load()
-        self._file.check_complete(saved)
+        if saved is not None and saved.complete:
+            self._file.check_complete(saved.sink_size)
         return saved
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:

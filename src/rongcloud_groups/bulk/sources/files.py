@@ -1,45 +1,17 @@
-"""Where group IDs come from."""
+"""Files, and standard input."""
 
 import sys
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from datetime import datetime
+from collections.abc import AsyncGenerator, AsyncIterator
 from io import RawIOBase
-from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Final, Literal, Protocol
+from typing import BinaryIO, Final, Literal
 
 import anyio
 
-from rongcloud_groups._dispatch.listing import Listing
-from rongcloud_groups.bulk.checkpoint import ListingPlace
-from rongcloud_groups.bulk.files import PartialFile
-from rongcloud_groups.bulk.sources.formats import InputFormat, SourceError, ids_in
+from rongcloud_groups.bulk.errors import SourceError
+from rongcloud_groups.bulk.sources.formats import InputFormat, ids_in
 
-BLOCK: Final = 100
-"""Records that are taken up at a time; a job stops, writes and goes on between blocks."""
 _CHUNK: Final = 64 * 1024
-
-
-class Source(Protocol):
-    """Gives group IDs, in an order that is the same each time.
-
-    Attributes:
-        name: what messages call it.
-        kind: what must be the same when an unfinished job is gone on with.
-        rereadable: whether it can be read twice, so that it is looked through before anything is asked.
-    """
-
-    name: str
-    kind: str
-    rereadable: bool
-
-    def records(self) -> AsyncGenerator[list[str]]:
-        """The IDs, some at a time; duplicates and invalid ones as they come.
-
-        Raises:
-            SourceError: the input cannot be read; the message names the line.
-        """
-        ...
 
 
 class FileSource:
@@ -102,99 +74,6 @@ async def _chunks_of(file: BinaryIO | RawIOBase) -> AsyncIterator[bytes]:
         if not (chunk := file.read(_CHUNK)):
             return
         yield chunk
-
-
-class IterableSource:
-    """The IDs of any iterable or asynchronous iterable.
-
-    To go on with an unfinished job, give the same IDs in the same order again.
-
-    Args:
-        group_ids: the IDs.
-        name: what messages call it.
-    """
-
-    kind = "iterable"
-    rereadable = False
-
-    def __init__(self, group_ids: Iterable[str] | AsyncIterable[str], name: str = "the IDs") -> None:
-        self.name = name
-        self._group_ids = group_ids
-
-    async def records(self) -> AsyncGenerator[list[str]]:
-        """The IDs: of an asynchronous iterable one by one, as they come."""
-        if isinstance(self._group_ids, AsyncIterable):
-            async for group_id in self._group_ids:
-                yield [group_id]
-        else:
-            group_ids = iter(self._group_ids)
-            while some := list(islice(group_ids, BLOCK)):
-                yield some
-
-
-class ListingSource:
-    """All groups of the app, oldest first, as the listing gives them.
-
-    The IDs are noted in ``OUT.listed`` on the way, so that a resumed job sees the same ones in the same order.
-
-    Args:
-        listing: `GroupClient.list_groups`.
-        since: leave out groups that were created before; those whose time the listing does not tell stay.
-        output: the job's output, beside which the IDs are noted; None where nothing can be resumed.
-    """
-
-    name = "the listing"
-    rereadable = False
-
-    def __init__(self, listing: Listing, *, since: datetime | None = None, output: Path | None = None) -> None:
-        self.kind = "listing" if since is None else f"listing since {since.isoformat()}"
-        self._listing = listing
-        self._since = since
-        self._noted = None if output is None else PartialFile(output.with_name(f"{output.name}.listed"))
-        self.place = ListingPlace()
-
-    def begin(self, place: ListingPlace | None) -> None:
-        """Open the list: at a checkpoint, or afresh."""
-        self.place = place or ListingPlace()
-        if self._noted is not None:
-            self._noted.begin(None if place is None else place.size)
-
-    def make_durable(self) -> None:
-        """Make the list as durable as `place` says."""
-        if self._noted is not None:
-            self._noted.sync()
-
-    def close(self) -> None:
-        """Leave the list as it is."""
-        if self._noted is not None:
-            self._noted.close()
-
-    def forget(self) -> None:
-        """Remove the list."""
-        if self._noted is not None:
-            self._noted.discard()
-
-    async def records(self) -> AsyncGenerator[list[str]]:
-        """The IDs noted by an earlier run, then those of the pages to come."""
-        if self._noted is not None and self.place.size:
-            with self._noted.partial.open("rb") as noted:
-                while lines := noted.readlines(_CHUNK):
-                    yield [line.decode().removesuffix("\n") for line in lines]
-        if self.place.ended:
-            return
-        async for page in self._listing.pages(after=self.place.token):
-            wanted = [group.group_id for group in page.groups if self._is_wanted(group.create_time)]
-            ids = [group_id for group_id in wanted if "\n" not in group_id]  # the list has a line for each
-            unreadable = self.place.unreadable + page.unreadable + len(wanted) - len(ids)
-            if self._noted is not None:
-                self._noted.write("".join(f"{group_id}\n" for group_id in ids).encode())
-            size = 0 if self._noted is None else self._noted.size
-            token = page.next_page_token
-            self.place = ListingPlace(size, token, ended=token is None, unreadable=unreadable)
-            yield ids
-
-    def _is_wanted(self, created: datetime | None) -> bool:
-        return self._since is None or created is None or created >= self._since
 
 
 def file_source(path: Path, *, column: str | None = None, field: str | None = None) -> FileSource:

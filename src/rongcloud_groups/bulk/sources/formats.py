@@ -6,14 +6,10 @@ from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from rongcloud_groups.errors import ConfigError
+from rongcloud_groups.bulk.errors import SourceError
 
 LONGEST_LINE: Final = 1024 * 1024
 """Bytes of one line, or of one CSV row, at the most."""
-
-
-class SourceError(ConfigError):
-    """The input cannot be read; the message names it, and the line where there is one."""
 
 
 class InputFormat(NamedTuple):

@@ -1,0 +1,19 @@
+"""The errors of a bulk job."""
+
+from rongcloud_groups.errors import ConfigError, RongCloudError
+
+
+class ResumeError(ConfigError):
+    """There is an unfinished run for this output, and it cannot be gone on with; the message says why."""
+
+
+class SourceError(ConfigError):
+    """The input cannot be read; the message names it, and the line where there is one."""
+
+
+class OutputError(RongCloudError):
+    """The output cannot take more rows; what was committed is safe."""
+
+
+class ServiceGone(RongCloudError):  # noqa: N818  an error by its base; the name says what happened
+    """Nothing was answered for many IDs in a row. They are not counted as failed: a later run asks for them again."""

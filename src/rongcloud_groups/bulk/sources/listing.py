@@ -1,0 +1,77 @@
+"""All groups of the app."""
+
+from collections.abc import AsyncGenerator
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from rongcloud_groups._dispatch.listing import Listing
+from rongcloud_groups.bulk.checkpoint import ListingPlace
+from rongcloud_groups.bulk.files import PartialFile
+
+_CHUNK: Final = 64 * 1024
+
+
+class ListingSource:
+    """All groups of the app, oldest first, as the listing gives them.
+
+    The IDs are noted in ``OUT.listed`` on the way, so that a resumed job sees the same ones in the same order.
+
+    Args:
+        listing: `GroupClient.list_groups`.
+        since: leave out groups that were created before; those whose time the listing does not tell stay.
+        output: the job's output, beside which the IDs are noted; None where nothing can be resumed.
+    """
+
+    name = "the listing"
+    rereadable = False
+
+    def __init__(self, listing: Listing, *, since: datetime | None = None, output: Path | None = None) -> None:
+        self.kind = "listing" if since is None else f"listing since {since.isoformat()}"
+        self._listing = listing
+        self._since = since
+        self._noted = None if output is None else PartialFile(output.with_name(f"{output.name}.listed"))
+        self.place = ListingPlace()
+
+    def begin(self, place: ListingPlace | None) -> None:
+        """Open the list: at a checkpoint, or afresh."""
+        self.place = place or ListingPlace()
+        if self._noted is not None:
+            self._noted.begin(None if place is None else place.size)
+
+    def make_durable(self) -> None:
+        """Make the list as durable as `place` says."""
+        if self._noted is not None:
+            self._noted.sync()
+
+    def close(self) -> None:
+        """Leave the list as it is."""
+        if self._noted is not None:
+            self._noted.close()
+
+    def forget(self) -> None:
+        """Remove the list."""
+        if self._noted is not None:
+            self._noted.discard()
+
+    async def records(self) -> AsyncGenerator[list[str]]:
+        """The IDs noted by an earlier run, then those of the pages to come."""
+        if self._noted is not None and self.place.size:
+            with self._noted.partial.open("rb") as noted:
+                while lines := noted.readlines(_CHUNK):
+                    yield [line.decode().removesuffix("\n") for line in lines]
+        if self.place.ended:
+            return
+        async for page in self._listing.pages(after=self.place.token):
+            wanted = [group.group_id for group in page.groups if self._is_wanted(group.create_time)]
+            ids = [group_id for group_id in wanted if "\n" not in group_id]  # the list has a line for each
+            unreadable = self.place.unreadable + page.unreadable + len(wanted) - len(ids)
+            if self._noted is not None:
+                self._noted.write("".join(f"{group_id}\n" for group_id in ids).encode())
+            size = 0 if self._noted is None else self._noted.size
+            token = page.next_page_token
+            self.place = ListingPlace(size, token, ended=token is None, unreadable=unreadable)
+            yield ids
+
+    def _is_wanted(self, created: datetime | None) -> bool:
+        return self._since is None or created is None or created >= self._since

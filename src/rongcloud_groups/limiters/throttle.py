@@ -1,0 +1,72 @@
+"""Pause, cut and recover after the service refused a request."""
+
+from math import cbrt
+from random import random
+
+PAUSE = 0.2
+"""Seconds without a request after a refusal that does not say how long to wait."""
+
+
+PAUSE_JITTER = 0.05
+"""Seconds at the most that are added to a pause, so that processes do not come back together."""
+
+
+LONGEST_PAUSE = 60.0
+"""Seconds; a longer ``Retry-After`` is not believed."""
+
+
+CUT = 0.85
+"""What a refusal leaves of the rate."""
+
+
+LEAST_SHARE = 0.05
+"""What refusals leave of the limit, however many there are."""
+
+
+RECOVERY = 4.0
+"""Seconds that the climb back from a cut at the full limit takes."""
+
+
+class Throttle:
+    """What refusals leave of a limit: a pause, one cut for all requests that had left by then, a cubic climb back.
+
+    Times are seconds on one clock, whichever it is.
+
+    Args:
+        limit: requests/s that the service allows.
+        paused_until: when the last pause ends.
+        cut_at: when the rate was cut last.
+        cut_from: the rate that the climb aims at first, in requests/s; 0 where there was no cut.
+    """
+
+    def __init__(
+        self, limit: float, *, paused_until: float = 0.0, cut_at: float = -LONGEST_PAUSE, cut_from: float = 0.0
+    ) -> None:
+        self.limit = limit
+        self.paused_until = paused_until
+        self.cut_at = cut_at
+        self.cut_from = cut_from
+
+    def rate(self, now: float) -> float:
+        """Requests/s: quick to rise after a cut, slow near where it was refused, then quicker and quicker."""
+        if not self.cut_from:
+            return self.limit
+        steepness = self.limit * (1 - CUT) / RECOVERY**3
+        back = cbrt(self.cut_from * (1 - CUT) / steepness)
+        rate = self.cut_from + steepness * (now - self.cut_at - back) ** 3
+        return min(self.limit, max(rate, self.limit * LEAST_SHARE))
+
+    def refused(self, now: float, rate: float, retry_after: float | None, age: float) -> bool:
+        """Take in a refusal at so many requests/s, see `Limiter.throttle`; True where it cuts the rate."""
+        news = now - age >= self.cut_at
+        if news:
+            # Refused on the way back: the true share has shrunk, so aim lower (RFC 9438, section 4.7).
+            self.cut_from = rate * (1 + CUT) / 2 if rate < self.cut_from else rate
+            self.cut_at = now
+            self._pause_until(now + PAUSE)
+        if retry_after is not None:
+            self._pause_until(now + min(retry_after, LONGEST_PAUSE))
+        return news
+
+    def _pause_until(self, end: float) -> None:
+        self.paused_until = max(self.paused_until, end + random() * PAUSE_JITTER)
