@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, Json  # type: ignore[import-n
 from pydantic.alias_generators import to_camel  # type: ignore[import-not-found,unused-ignore]  # likewise
 
 from rongcloud_groups import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, RolePerm
-from rongcloud_groups._http import Reply
+from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.api import read_batch
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 
@@ -44,7 +44,7 @@ def body_in(dialect: DialectName) -> bytes:
 
 
 def ours(dialect: Dialect, body: bytes) -> dict[str, GroupProfile]:
-    return read_batch(dialect, Reply(200, {"content-type": "application/json"}, body), GROUP_IDS, None).found
+    return read_batch(dialect, Response(200, {"content-type": "application/json"}, body), GROUP_IDS, None).found
 
 
 # Plain dicts: nothing is checked, times and permissions stay numbers

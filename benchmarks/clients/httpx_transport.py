@@ -6,7 +6,7 @@ from typing import Final
 
 import httpx
 
-from rongcloud_groups._http import Origin, Reply, Request
+from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups._transport.http1 import HTTP1Connection
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
@@ -59,7 +59,7 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
             await asyncio.wait([self._opening])
         await asyncio.gather(*(connection.aclose() for connection in self._connections))
 
-    async def _carry(self, carried: Request, request: httpx.Request) -> tuple[Reply, str]:
+    async def _carry(self, carried: Request, request: httpx.Request) -> tuple[Response, str]:
         limits = request.extensions.get("timeout", {})
         sendings = 0
         while True:

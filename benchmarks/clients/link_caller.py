@@ -13,7 +13,7 @@ from benchmarks.servers.child_processes import trusting
 
 from rongcloud_groups._protocol.api import batch_request
 from rongcloud_groups._protocol.dialects import dialect
-from rongcloud_groups._protocol.signing import new_stamp
+from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups.config import Credentials, Secret
 from rongcloud_groups.emulator.serve import Address
 
@@ -37,7 +37,7 @@ class Caller:
             dialect("rongcloud"),
             Credentials(address.app_key, Secret(address.app_secret)),
             [f"g{number}" for number in range(50)],
-            new_stamp(),
+            new_nonce(),
         )
         self._url = httpx.URL(url + signed.path)
         self._headers = signed.headers

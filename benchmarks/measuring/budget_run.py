@@ -93,7 +93,7 @@ class Answers:
                 self.refused.append(time.monotonic())
             case BatchFailed():
                 self.lost_requests += 1
-                self.lost_ids += event.group_ids
+                self.lost_ids += event.id_count
             case _:
                 pass
 

@@ -23,7 +23,7 @@ from rongcloud_groups import Event, GroupClient, Hook
 from rongcloud_groups._http import Origin, Request
 from rongcloud_groups._protocol.api import batch_request
 from rongcloud_groups._protocol.dialects import RONGCLOUD
-from rongcloud_groups._protocol.signing import new_stamp
+from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups.config import Credentials, Secret
 from rongcloud_groups.emulator.serve import Address
@@ -64,7 +64,7 @@ async def bare_requests(address: Address) -> AsyncIterator[Ask]:
 
 def signed(address: Address) -> Request:
     credentials = Credentials(address.app_key, Secret(address.app_secret))
-    return batch_request(RONGCLOUD, credentials, ["g1"], new_stamp())
+    return batch_request(RONGCLOUD, credentials, ["g1"], new_nonce())
 
 
 async def seconds(ask: Ask) -> float:

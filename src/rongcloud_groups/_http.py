@@ -83,7 +83,7 @@ class Request(NamedTuple):
     body: bytes
 
 
-class Reply(NamedTuple):
+class Response(NamedTuple):
     """One whole answer."""
 
     status: int

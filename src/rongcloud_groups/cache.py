@@ -22,7 +22,7 @@ MISSING_TTL = 10.0
 """Seconds for which a missing group is kept, where nothing else is said: it may be created any moment."""
 
 
-class Remembered(msgspec.Struct, frozen=True):
+class CachedAnswer(msgspec.Struct, frozen=True):
     """An answer that a cache holds; ``profile`` is None where the service has no such group."""
 
     profile: GroupProfile | None
@@ -45,7 +45,7 @@ class CacheInfo(msgspec.Struct, frozen=True):
 
 
 class _Book(Protocol):
-    def outdate(self, group_ids: Iterable[str] | None = None) -> None: ...
+    def mark_stale(self, group_ids: Iterable[str] | None = None) -> None: ...
 
 
 class Cache:
@@ -101,14 +101,14 @@ class Cache:
             with suppress(KeyError):
                 del self._held[group_id]
         for book in self._books:
-            book.outdate(group_ids)
+            book.mark_stale(group_ids)
 
     def clear(self) -> None:
         """Forget all IDs; see `invalidate`."""
         self._asked.clear()
         self._held.clear()
         for book in self._books:
-            book.outdate()
+            book.mark_stale()
 
     def watch(self, pending: _Book) -> None:
         """Tell this book, as long as there is one, what is invalidated."""
@@ -119,7 +119,7 @@ class Cache:
         self._held.expire()
         return CacheInfo(self._hits, self._misses, len(self._held), int(self._held.maxsize))
 
-    def recall(self, group_id: str) -> Remembered | None:
+    def lookup(self, group_id: str) -> CachedAnswer | None:
         """The answer it holds for an ID, or None."""
         try:
             remembered = self._held[group_id]
@@ -138,14 +138,14 @@ class Cache:
         if self._asked.get(group_id) is asker:
             del self._asked[group_id]
             if not isinstance(outcome, RongCloudError):
-                self._held[group_id] = Remembered(outcome)
+                self._held[group_id] = CachedAnswer(outcome)
 
     def given_up(self, group_id: str, asker: object) -> None:
         """``asker`` will not see the outcome."""
         if self._asked.get(group_id) is asker:
             del self._asked[group_id]
 
-    def _expiry(self, _: str, remembered: Remembered, now: float) -> float:
+    def _expiry(self, _: str, remembered: CachedAnswer, now: float) -> float:
         seconds = self._missing_ttl if remembered.profile is None else self._ttl
         return now + seconds * (1 - self._jitter * random())
 
@@ -154,8 +154,8 @@ class Cache:
 
 
 def _store(
-    max_size: int, expiry: Callable[[str, Remembered, float], float], timer: Callable[[], float]
-) -> "TLRUCache[str, Remembered, float]":
+    max_size: int, expiry: Callable[[str, CachedAnswer, float], float], timer: Callable[[], float]
+) -> "TLRUCache[str, CachedAnswer, float]":
     try:
         from cachetools import TLRUCache
     except ImportError:

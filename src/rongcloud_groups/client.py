@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Self
 import anyio
 from anyio.abc import TaskGroup
 
-from rongcloud_groups._dispatch.cached import CachedPending
+from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.listing import Listing, ListingRequests
-from rongcloud_groups._dispatch.pending import Pending, Waiter
+from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
 from rongcloud_groups._dispatch.stream import Stream
-from rongcloud_groups._dispatch.waiters import ManyWaiter, OneWaiter, several
+from rongcloud_groups._dispatch.waiters import GetManyWaiter, GetWaiter, reject_single_str
 from rongcloud_groups._http import Origin
 from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
@@ -31,12 +31,12 @@ from rongcloud_groups.events import Emitter, Hook, Stats, logger
 from rongcloud_groups.limiters.credit_guard import CreditGuard
 from rongcloud_groups.limiters.interface import Limiter
 from rongcloud_groups.limiters.local import LocalLimiter
-from rongcloud_groups.limiters.url import SharedLimiter, limiter_from_words
+from rongcloud_groups.limiters.url import SharedLimiter, limiter_from_url
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 
 if TYPE_CHECKING:  # it brings httpx, whose import takes as long as everything else here
-    from rongcloud_groups._transport.httpx_adapter import ForeignTransport, TransportSource
+    from rongcloud_groups._transport.httpx_adapter import HttpxTransports, TransportSource
 
 IDS_IN_A_STEP = 1000
 """How many IDs one call takes up before other tasks have a turn; a multiple of a batch."""
@@ -108,14 +108,14 @@ class GroupClient:
         self._verify = verify
         self._foreign = None if transport is None else _foreign(transport)
         self._emit = Emitter(hooks)
-        self._pending = Pending(BATCH_LIMIT)
+        self._pending = PendingQueue(BATCH_LIMIT)
         self._cache = cache
-        self._cached = None if cache is None else CachedPending(cache, self._pending)
+        self._cached = None if cache is None else CacheFront(cache, self._pending)
         self._own_limiter: SharedLimiter | None = None
         if limiter is None:
             limiter = LocalLimiter(rate)
         elif isinstance(limiter, str):
-            limiter = self._own_limiter = limiter_from_words(limiter, app_key=app_key, limit=rate)
+            limiter = self._own_limiter = limiter_from_url(limiter, app_key=app_key, limit=rate)
         self._limiter = limiter
         requests_per_connection = at_least(2, "requests_per_connection", requests_per_connection)
         self._links = Links(
@@ -239,9 +239,9 @@ class GroupClient:
     async def _get(self, group_id: str, deadline: float | None, *, fresh: bool) -> GroupProfile | None:
         group_id = validated_group_id(group_id)
         seconds = _seconds(deadline, otherwise=self._deadline)
-        waiter = OneWaiter(self._open_loop().create_future())
+        waiter = GetWaiter(self._open_loop().create_future())
         self._add(group_id, waiter, bulk=False, fresh=fresh)
-        self._dispatcher.stir()
+        self._dispatcher.wake()
         try:
             async with asyncio.timeout(None if seconds == inf else seconds):
                 return await waiter.future
@@ -277,10 +277,10 @@ class GroupClient:
 
     async def _get_many(self, group_ids: Iterable[str], deadline: float | None, *, bulk: bool, fresh: bool) -> Lookup:
         seconds = _seconds(deadline, otherwise=self._deadline)
-        waiter = ManyWaiter(self._open_loop().create_future())
+        waiter = GetManyWaiter(self._open_loop().create_future())
         try:
             with anyio.move_on_after(seconds):
-                await self._add_all(several(group_ids), waiter, bulk=bulk, fresh=fresh)
+                await self._add_all(reject_single_str(group_ids), waiter, bulk=bulk, fresh=fresh)
                 await waiter.future
                 return waiter.lookup()
             for group_id in waiter.open_ids():
@@ -304,9 +304,9 @@ class GroupClient:
         """
         self._open_loop()
         return Stream(
-            several(group_ids) if isinstance(group_ids, Iterable) else group_ids,
+            reject_single_str(group_ids) if isinstance(group_ids, Iterable) else group_ids,
             pending=self._pending,
-            stir=self._dispatcher.stir,
+            wake=self._dispatcher.wake,
             start=self._start,
             window=2 * BATCH_LIMIT * self._max_in_flight,
             bulk=bulk,
@@ -388,15 +388,15 @@ class GroupClient:
             on_change=on_change,
         )
 
-    async def _add_all(self, group_ids: Iterable[object], waiter: ManyWaiter, *, bulk: bool, fresh: bool) -> None:
+    async def _add_all(self, group_ids: Iterable[object], waiter: GetManyWaiter, *, bulk: bool, fresh: bool) -> None:
         for count, group_id in enumerate(group_ids, start=1):
             valid = waiter.admit(group_id)
             if valid is not None:
                 self._add(valid, waiter, bulk=bulk, fresh=fresh)
             if count % IDS_IN_A_STEP == 0:
-                self._dispatcher.stir()
+                self._dispatcher.wake()
                 await asyncio.sleep(0)
-        self._dispatcher.stir()
+        self._dispatcher.wake()
         waiter.admitted()
 
     def _add(self, group_id: str, waiter: Waiter, *, bulk: bool, fresh: bool) -> None:
@@ -430,10 +430,10 @@ def _innermost(error: Exception) -> Exception:
     return error
 
 
-def _foreign(transport: "TransportSource") -> "ForeignTransport":
-    from rongcloud_groups._transport.httpx_adapter import ForeignTransport
+def _foreign(transport: "TransportSource") -> "HttpxTransports":
+    from rongcloud_groups._transport.httpx_adapter import HttpxTransports
 
-    return ForeignTransport(transport)
+    return HttpxTransports(transport)
 
 
 def _seconds(deadline: float | None, *, otherwise: float) -> float:

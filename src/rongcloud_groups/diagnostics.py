@@ -16,7 +16,7 @@ from rongcloud_groups._protocol.api import batch_request, read_batch
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
 from rongcloud_groups._protocol.responses import NO_SUCH_API, http_date
-from rongcloud_groups._protocol.signing import new_stamp
+from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups._validation import positive
@@ -41,14 +41,14 @@ from rongcloud_groups.errors import (
 )
 from rongcloud_groups.limiters.interface import Limiter
 from rongcloud_groups.limiters.local import LocalLimiter
-from rongcloud_groups.limiters.url import limiter_from_words
+from rongcloud_groups.limiters.url import limiter_from_url
 
 MOST_REQUESTS: Final = 2
 
 _GROUP_ID: Final = "rongcloud-groups-check"
 
 
-class Problem(Struct, frozen=True):
+class Finding(Struct, frozen=True):
     """Something to change.
 
     Attributes:
@@ -60,7 +60,7 @@ class Problem(Struct, frozen=True):
     advice: str
 
 
-class Checkup(Struct, frozen=True, kw_only=True):
+class Diagnosis(Struct, frozen=True, kw_only=True):
     """What was seen; what no answer told is None.
 
     Attributes:
@@ -83,7 +83,7 @@ class Checkup(Struct, frozen=True, kw_only=True):
     http_version: str | None = None
     round_trip: float | None = None
     clock_offset: float | None = None
-    problems: list[Problem]
+    problems: list[Finding]
 
 
 async def check(
@@ -97,7 +97,7 @@ async def check(
     limiter: str | None = None,
     attempt_timeout: float = 5.0,
     verify: ssl.SSLContext | None = None,
-) -> Checkup:
+) -> Diagnosis:
     """Ask the service for one group, and tell what answers.
 
     The arguments are those of `GroupClient`.
@@ -107,7 +107,7 @@ async def check(
     """
     credentials = Credentials(app_key, app_secret if isinstance(app_secret, Secret) else Secret(app_secret))
     urls = resolved_base_urls(region, base_urls)
-    shared = None if limiter is None else limiter_from_words(limiter, app_key=app_key, limit=rate)
+    shared = None if limiter is None else limiter_from_url(limiter, app_key=app_key, limit=rate)
     checking = _Checking(
         credentials,
         dialect_named(dialect),
@@ -138,10 +138,10 @@ class _Answer(NamedTuple):
     @property
     def tells_dialect(self) -> bool:
         """Whether what answered is the service, in the dialect that it was asked in."""
-        return not self.speaks_against_dialect and not self.speaks_against_host
+        return not self.is_wrong_dialect and not self.speaks_against_host
 
     @property
-    def speaks_against_dialect(self) -> bool:
+    def is_wrong_dialect(self) -> bool:
         error = self.error
         if isinstance(error, ServiceError):
             return bool({NO_SUCH_API, UNKNOWN_APP_KEY} & {error.code, error.status})
@@ -169,15 +169,15 @@ class _Checking:
         self._ssl_context = ssl_context
         self._attempt_timeout = attempt_timeout
         self._requests = 0
-        self._problems: list[Problem] = []
+        self._problems: list[Finding] = []
 
-    async def checkup(self, urls: Sequence[Origin]) -> Checkup:
+    async def checkup(self, urls: Sequence[Origin]) -> Diagnosis:
         seen = self._told(None, None, None)
         for url in urls:
             try:
                 connection = await self._connected(url)
             except TransportError as error:
-                self._problems.append(Problem(str(error), advice_to_connect(error)))
+                self._problems.append(Finding(str(error), advice_to_connect(error)))
                 continue
             try:
                 answer = await self._in_either_dialect(connection)
@@ -201,26 +201,26 @@ class _Checking:
     async def _in_either_dialect(self, connection: Connection) -> _Answer:
         """The answer in the dialect that is set; in the other one, where that is understood instead."""
         answer = await self._asked(connection, self._dialect)
-        if answer.speaks_against_dialect and self._requests < MOST_REQUESTS and connection.open_slots:
+        if answer.is_wrong_dialect and self._requests < MOST_REQUESTS and connection.open_slots:
             other = await self._asked(connection, self._dialect.other)
             if other.tells_dialect:
                 assert answer.error is not None  # noqa: S101  it speaks against something
                 self._problems.append(
-                    Problem(
+                    Finding(
                         what_happened(answer.error),
                         f"the service answers in the other dialect: set {other.dialect.switch}",
                     )
                 )
                 answer = other
         if answer.error is not None and not answer.accepted:
-            self._problems.append(Problem(what_happened(answer.error), advice(answer.error, answer.clock_offset)))
+            self._problems.append(Finding(what_happened(answer.error), advice(answer.error, answer.clock_offset)))
         return answer
 
     async def _asked(self, connection: Connection, dialect: Dialect) -> _Answer:
         await self._limiter.acquire()
         self._requests += 1
-        stamp = new_stamp()
-        request = batch_request(dialect, self._credentials, [_GROUP_ID], stamp)
+        nonce = new_nonce()
+        request = batch_request(dialect, self._credentials, [_GROUP_ID], nonce)
         sent_at = get_running_loop().time()
         try:
             reply = await connection.send(request, self._attempt_timeout)
@@ -229,18 +229,18 @@ class _Checking:
         round_trip = get_running_loop().time() - sent_at
         offset = _clock_offset(reply.headers, time.time() - round_trip / 2)
         try:
-            read_batch(dialect, reply, [_GROUP_ID], stamp.request_id)
+            read_batch(dialect, reply, [_GROUP_ID], nonce.request_id)
         except RongCloudError as error:
             return _Answer(dialect, error, round_trip, offset)
         return _Answer(dialect, None, round_trip, offset)
 
-    def _told(self, url: Origin | None, connection: Connection | None, answer: _Answer | None) -> Checkup:
+    def _told(self, url: Origin | None, connection: Connection | None, answer: _Answer | None) -> Diagnosis:
         if url is None or connection is None or answer is None or answer.round_trip is None:
-            return Checkup(ok=False, dialect=self._dialect.name, problems=self._problems)
+            return Diagnosis(ok=False, dialect=self._dialect.name, problems=self._problems)
         offset = answer.clock_offset
         if offset is not None and abs(offset) > CLOCK_TOLERANCE and not is_bad_signature(answer.error):
-            self._problems.append(Problem(clock_words(offset), "set it, before the service refuses its timestamps"))
-        return Checkup(
+            self._problems.append(Finding(clock_words(offset), "set it, before the service refuses its timestamps"))
+        return Diagnosis(
             ok=answer.accepted and answer.dialect is self._dialect,
             dialect=self._dialect.name,
             answering_dialect=answer.dialect.name if answer.tells_dialect else None,

@@ -23,7 +23,7 @@ class BatchSent(Event, frozen=True):
 
     request_id: str
     host: str
-    group_ids: int
+    id_count: int
 
 
 class BatchAnswered(Event, frozen=True):
@@ -41,7 +41,7 @@ class BatchFailed(Event, frozen=True):
 
     request_id: str
     host: str
-    group_ids: int
+    id_count: int
     error: Exception
     seconds: float
 
@@ -51,21 +51,21 @@ class BatchAbandoned(Event, frozen=True):
 
     request_id: str
     host: str
-    group_ids: int
+    id_count: int
     seconds: float
 
 
 class Retried(Event, frozen=True):
     """IDs went back to the front of their lane, to be asked again after ``delay``."""
 
-    group_ids: int
+    id_count: int
     delay: float
 
 
 class BatchSplit(Event, frozen=True):
     """The service refused a parameter of this batch: it went back as two halves."""
 
-    group_ids: int
+    id_count: int
 
 
 class CallEnded(Event, frozen=True):
@@ -82,7 +82,7 @@ class CallEnded(Event, frozen=True):
     error: BaseException | None
 
 
-class LinkOpened(Event, frozen=True):
+class ConnectionOpened(Event, frozen=True):
     """A connection is up."""
 
     host: str
@@ -90,7 +90,7 @@ class LinkOpened(Event, frozen=True):
     seconds: float
 
 
-class LinkRetired(Event, frozen=True):
+class ConnectionRetired(Event, frozen=True):
     """A connection takes no more requests."""
 
     host: str

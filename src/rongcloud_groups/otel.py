@@ -88,7 +88,7 @@ class OpenTelemetry:
             case TokenWaited():
                 self._budget_wait.record(event.seconds)
             case BatchSent():
-                self._batch_size.record(event.group_ids, _server(event.host))
+                self._batch_size.record(event.id_count, _server(event.host))
             case BatchAnswered():
                 self._batch_answered(event)
             case BatchFailed():
@@ -96,7 +96,7 @@ class OpenTelemetry:
             case BatchAbandoned():
                 self._batch_abandoned(event)
             case Retried():
-                self._retries.add(event.group_ids)
+                self._retries.add(event.id_count)
             case Throttled():
                 self._throttles.add(1)
             case CallEnded():
@@ -112,7 +112,7 @@ class OpenTelemetry:
 
     def _batch_failed(self, event: BatchFailed) -> None:
         attributes = _request(event.host) | {"error.type": _kind(event.error)}
-        about: dict[str, AttributeValue] = {f"{SCOPE}.failed": event.group_ids}
+        about: dict[str, AttributeValue] = {f"{SCOPE}.failed": event.id_count}
         if isinstance(event.error, ServiceError):
             attributes["http.response.status_code"] = event.error.status
             about[f"{SCOPE}.code"] = event.error.code

@@ -31,10 +31,10 @@ import httpx
 import msgspec
 
 from rongcloud_groups._protocol.api import validated_group_id
-from rongcloud_groups._protocol.lenient import moment
+from rongcloud_groups._protocol.lenient import datetime_from_ms
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.emulator import Service, Universe
-from rongcloud_groups.emulator.requests import Refused, group_ids_asked
+from rongcloud_groups.emulator.requests import ServiceRefusal, parse_group_ids
 from rongcloud_groups.emulator.service import ROUTES
 from rongcloud_groups.models import GroupProfile, Permissions
 
@@ -132,8 +132,8 @@ class _ServiceTransport(httpx.AsyncBaseTransport):
         route = ROUTES.get(path)
         if route is not None and route.kind == "batch":
             try:
-                self._emulator.requests.append(group_ids_asked(route.version, headers, body))
-            except Refused:
+                self._emulator.requests.append(parse_group_ids(route.version, headers, body))
+            except ServiceRefusal:
                 self._emulator.requests.append([])
 
 
@@ -149,7 +149,7 @@ def _as_found(profile: GroupProfile) -> GroupProfile:
         return profile
     if time.tzinfo is None:
         raise ValueError(f"create_time has no time zone: give one, such as {time!r} with tzinfo=UTC")
-    return msgspec.structs.replace(profile, create_time=moment((time - _EPOCH) // _MILLISECOND))
+    return msgspec.structs.replace(profile, create_time=datetime_from_ms((time - _EPOCH) // _MILLISECOND))
 
 
 def _service_fields(profile: GroupProfile) -> dict[str, Any]:

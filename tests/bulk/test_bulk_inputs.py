@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from support.bulk_jobs import written
 
 from rongcloud_groups.bulk import InputFormat, IterableSource, ResumeError, SourceError, file_source, input_format
-from rongcloud_groups.bulk.blocks import blocks_of, looked_through
+from rongcloud_groups.bulk.blocks import read_blocks, scan
 from rongcloud_groups.bulk.seen_ids import SeenIds
-from rongcloud_groups.bulk.sources.formats import LONGEST_LINE, ids_in
+from rongcloud_groups.bulk.sources.formats import MAX_LINE, ids_in
 from rongcloud_groups.bulk.sources.interface import Source
 
 TEXT = InputFormat("text", "")
@@ -87,11 +87,11 @@ async def test_a_whole_number_in_json_is_an_id() -> None:
     ("content", "how", "words"),
     [
         (b"g1\ng2\n\xff\xfe\n", TEXT, "ids, line 3: not UTF-8 (byte 0xff)"),
-        (b"x" * (LONGEST_LINE + 9), TEXT, "line 1: longer than"),
+        (b"x" * (MAX_LINE + 9), TEXT, "line 1: longer than"),
         (b"a,b\n1,2\n", InputFormat("csv", "id"), "ids has no column 'id'; it has 'a', 'b'; choose one with --column"),
         (b"", InputFormat("csv", "id"), "ids is empty; it needs a header line"),
         (b'id,b\ng1,"open\n', InputFormat("csv", "id"), "line 2: unexpected end of data"),
-        (b'id,b\ng1,"open\n' + b"more\n" * LONGEST_LINE, InputFormat("csv", "id"), "line 2: a quote is opened"),
+        (b'id,b\ng1,"open\n' + b"more\n" * MAX_LINE, InputFormat("csv", "id"), "line 2: a quote is opened"),
         (b'{"id":"g1"}\n{"id":', InputFormat("jsonl", "id"), "line 2: not JSON"),
         (b'{"a":1}', InputFormat("jsonl", "id"), "line 1: no field 'id'; it has 'a'"),
         (b"{}", InputFormat("jsonl", "id"), "line 1: no field 'id'"),
@@ -144,34 +144,34 @@ async def test_iterables_of_both_kinds_are_sources() -> None:
 @pytest.mark.parametrize("wrong", [5, b"g1", None, "\ud800"])
 async def test_what_is_no_text_is_no_id(wrong: object) -> None:
     with pytest.raises(SourceError, match="so it is no group ID"):
-        await looked_through(IterableSource(["g1", wrong]))  # type: ignore[list-item]
+        await scan(IterableSource(["g1", wrong]))  # type: ignore[list-item]
 
 
 async def test_a_file_that_can_be_read_twice_has_the_same_digest_twice(tmp_path: Path) -> None:
     source = file_source(written(tmp_path / "ids.txt", *map(str, range(1234))))
-    assert await looked_through(source) == await looked_through(source)
-    assert (await looked_through(source))[0] == 1234
+    assert await scan(source) == await scan(source)
+    assert (await scan(source))[0] == 1234
 
 
 @given(names=st.lists(st.text("abc", max_size=3)), done=st.integers(0, 400))
 async def test_blocks_have_each_distinct_id_once_wherever_a_run_goes_on(names: list[str], done: int) -> None:
-    whole = [block async for block in blocks_of(IterableSource(names), done=0, digest="")]
+    whole = [block async for block in read_blocks(IterableSource(names), done=0, digest="")]
     assert [group_id for block in whole for group_id in block.group_ids] == list(dict.fromkeys(names))
     assert sum(block.records for block in whole) == len(names)
     before = whole[: done % (len(whole) + 1)]
     if before:
         records = sum(block.records for block in before)
-        rest = [block async for block in blocks_of(IterableSource(names), done=records, digest=before[-1].digest)]
+        rest = [block async for block in read_blocks(IterableSource(names), done=records, digest=before[-1].digest)]
         assert [b.group_ids for b in before] + [b.group_ids for b in rest] == [b.group_ids for b in whole]
         assert [b.digest for b in rest] == [b.digest for b in whole[len(before) :]]
 
 
 async def test_another_beginning_of_the_input_is_noticed() -> None:
     names = [f"g{number}" for number in range(300)]
-    [first, *_] = [block async for block in blocks_of(IterableSource(names), done=0, digest="")]
+    [first, *_] = [block async for block in read_blocks(IterableSource(names), done=0, digest="")]
     for other in (["x", *names], names[:50], [*names[:99], "changed", *names[100:]]):
         with pytest.raises(ResumeError, match="not the input"):
-            [block async for block in blocks_of(IterableSource(other), done=first.records, digest=first.digest)]
+            [block async for block in read_blocks(IterableSource(other), done=first.records, digest=first.digest)]
 
 
 @given(st.lists(st.lists(st.text(st.characters(exclude_categories=["Cs"])))))

@@ -20,15 +20,15 @@ from rongcloud_groups.bulk import (
     COLUMNS,
     Checkpoint,
     Counts,
+    FailedIdsFile,
+    FailedIdsPrinter,
     Failure,
-    FailuresFile,
-    FailuresTold,
     IterableSource,
     Job,
     ListingSource,
     OutputError,
     ResumeError,
-    ServiceGone,
+    ServiceUnavailable,
     SourceError,
     blocks,
     file_source,
@@ -196,14 +196,14 @@ async def test_a_file_that_changes_while_it_is_read_is_told(
     client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "ids.txt", *ids(2000))
-    look_through = blocks.looked_through
+    look_through = blocks.scan
 
     async def and_then_change(source: Any) -> tuple[int, str]:
         seen = await look_through(source)
         written(path, *ids(1999), "changed")
         return seen
 
-    monkeypatch.setattr(job_module, "looked_through", and_then_change)
+    monkeypatch.setattr(job_module, "scan", and_then_change)
     with pytest.raises(SourceError, match="changed while it was read"):
         await job_of(client, file_source(path), tmp_path / "out.jsonl").run()
     assert not (tmp_path / "out.jsonl").exists()
@@ -434,7 +434,7 @@ async def test_a_service_that_is_gone_ends_the_job_and_no_id_counts_as_failed(
     emulator.service.faults = Faults(at=dict.fromkeys(range(22, 500), "error-500"))
     async with client_of(emulator, rate=300) as client:
         client._dispatcher._max_attempts = 2
-        with pytest.raises(ServiceGone, match="nothing is answered any more"):
+        with pytest.raises(ServiceUnavailable, match="nothing is answered any more"):
             await job_of(client, IterableSource(ids(3000)), output).run()
         saved = open_sink(output).load()
         assert saved is not None
@@ -450,7 +450,7 @@ async def test_a_service_that_never_answers_leaves_the_old_output_alone(emulator
     emulator.service.faults = Faults(share={"error-500": 1.0})
     async with client_of(emulator) as client:
         client._dispatcher._max_attempts = 2
-        with pytest.raises(ServiceGone, match="nothing is answered at all"):
+        with pytest.raises(ServiceUnavailable, match="nothing is answered at all"):
             await job_of(client, IterableSource(ids(30)), output).run()
     assert output.read_text() == "{}\n"
 
@@ -593,11 +593,11 @@ async def test_a_lock_that_a_killed_process_left_is_taken_over(client: GroupClie
 async def test_an_unfinished_run_in_another_format_is_refused(emulator: Emulator, tmp_path: Path) -> None:
     output = tmp_path / "out"
     async with client_of(emulator, rate=20) as client:
-        job = Job(client, IterableSource(ids(3000)), open_sink(output, "jsonl"), FailuresFile(output))
+        job = Job(client, IterableSource(ids(3000)), open_sink(output, "jsonl"), FailedIdsFile(output))
         await stop_when(job, lambda: client.stats().requests > 0)
         for other in ("csv", "parquet"):
             with pytest.raises(ResumeError, match=f"wrote jsonl, not {other}; give the same format, or --restart"):
-                await Job(client, IterableSource(ids(3000)), open_sink(output, other), FailuresFile(output)).run()
+                await Job(client, IterableSource(ids(3000)), open_sink(output, other), FailedIdsFile(output)).run()
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv"])
@@ -832,7 +832,9 @@ async def test_stdout_takes_rows_and_failures_are_told(
 ) -> None:
     told: list[Failure] = []
     for file_format in ("jsonl", "csv"):
-        job = Job(client, IterableSource(["x1", "no good"]), open_sink(None, file_format), FailuresTold(told.append))
+        job = Job(
+            client, IterableSource(["x1", "no good"]), open_sink(None, file_format), FailedIdsPrinter(told.append)
+        )
         assert (await job.run()).complete
     rows = capfdbinary.readouterr().out.splitlines()
     assert msgspec.json.decode(rows[0], type=GroupProfile) == await client.get("x1")
@@ -868,4 +870,4 @@ async def test_progress_says_how_far_the_job_is(client: GroupClient, tmp_path: P
     progress = job.progress()
     assert (progress.counts.records, progress.total, progress.resumed_from) == (120, 120, 0)
     assert progress.requests == 3
-    assert FailuresFile(tmp_path / "out.jsonl").path.name == "out.jsonl.failed.jsonl"
+    assert FailedIdsFile(tmp_path / "out.jsonl").path.name == "out.jsonl.failed.jsonl"

@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.virtual_time import at, now, virtual_time
 
 from rongcloud_groups import Cache, CacheInfo, ConfigError, DeadlineExceeded, GroupClient, GroupProfile, ParameterError
-from rongcloud_groups._dispatch.cached import CachedPending
-from rongcloud_groups._dispatch.pending import Batch, Pending
+from rongcloud_groups._dispatch.cached import CacheFront
+from rongcloud_groups._dispatch.pending import Batch, PendingQueue
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
@@ -337,8 +337,8 @@ class CachedLookups(RuleBasedStateMachine):
     def begin(self) -> None:
         self.clock = 0.0
         self.cache = Cache(ttl=self.TTL, jitter=0.3, timer=lambda: self.clock)
-        self.pending = Pending(2)
-        self.book = CachedPending(self.cache, self.pending)
+        self.pending = PendingQueue(2)
+        self.book = CacheFront(self.cache, self.pending)
         self.versions = {"g1": 0, "g2": 0}
         self.waiting: list[tuple[Asker, str, int]] = []
         self.in_flight: list[tuple[Batch, dict[str, int]]] = []
@@ -347,7 +347,7 @@ class CachedLookups(RuleBasedStateMachine):
     @rule(group_id=ids, fresh=st.booleans())
     def ask(self, group_id: str, fresh: bool) -> None:  # noqa: FBT001  hypothesis calls it
         asker = Asker()
-        held = self.cache.recall(group_id)
+        held = self.cache.lookup(group_id)
         self.book.add(group_id, asker, fresh=fresh)
         if held is not None and not fresh:
             assert asker.outcomes == {group_id: held.profile}
@@ -388,7 +388,7 @@ class CachedLookups(RuleBasedStateMachine):
     def lose(self) -> None:
         if self.in_flight:
             batch, _ = self.in_flight.pop(0)
-            self.pending.put_back(self.pending.rest(batch.entries))
+            self.pending.requeue(self.pending.rest(batch.entries))
 
     @rule(group_id=ids)
     def change(self, group_id: str) -> None:
@@ -402,7 +402,7 @@ class CachedLookups(RuleBasedStateMachine):
     @invariant()
     def what_is_held_is_neither_outdated_nor_old(self) -> None:
         for group_id, version in self.versions.items():
-            held = self.cache.recall(group_id)
+            held = self.cache.lookup(group_id)
             if held is not None:
                 assert held.profile is not None
                 assert held.profile.member_count == version

@@ -13,7 +13,7 @@ from support.command_line import APP_SECRET, Ended, environment, run
 from rongcloud_groups import ConfigError
 from rongcloud_groups._protocol.dialects import DIALECTS
 from rongcloud_groups.config import REGIONS
-from rongcloud_groups.diagnostics import Checkup, check
+from rongcloud_groups.diagnostics import Diagnosis, check
 from rongcloud_groups.emulator import Emulator, Faults
 
 VERSION = {"rongcloud": 1, "nexconn": 4}
@@ -27,7 +27,7 @@ def other(dialect: str) -> str:
 
 @pytest.fixture
 def checked(dialect: str) -> Check:
-    async def checked(*emulators: Emulator, **options: Any) -> Checkup:
+    async def checked(*emulators: Emulator, **options: Any) -> Diagnosis:
         first = emulators[0]
         defaults: dict[str, Any] = {
             "base_urls": [emulator.url for emulator in emulators],
@@ -44,7 +44,7 @@ def closed_port() -> str:
         return f"https://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def advice_of(checkup: Checkup) -> str:
+def advice_of(checkup: Diagnosis) -> str:
     (problem,) = checkup.problems
     assert not checkup.ok
     return problem.advice

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from rongcloud_groups import Event, InvalidGroupId, ParameterError
-from rongcloud_groups.events import BatchSent, CallEnded, LinkOpened, TokenWaited
+from rongcloud_groups.events import BatchSent, CallEnded, ConnectionOpened, TokenWaited
 from rongcloud_groups.otel import OpenTelemetry
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
@@ -282,7 +282,7 @@ def test_a_host_is_an_address_and_a_port(signals: Signals, host: str, address: s
 
 
 def test_other_events_make_no_signal(signals: Signals) -> None:
-    signals.hook(LinkOpened("api.example.com", "HTTP/2", 0.1))
+    signals.hook(ConnectionOpened("api.example.com", "HTTP/2", 0.1))
     assert signals.text() == ""
 
 

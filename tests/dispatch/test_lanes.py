@@ -7,7 +7,7 @@ from typing import Any
 import pytest_asyncio
 
 from rongcloud_groups import Event, GroupClient
-from rongcloud_groups._dispatch.pending import BULK_SHARE
+from rongcloud_groups._dispatch.pending import BULK_EVERY
 from rongcloud_groups.emulator import Emulator
 from rongcloud_groups.events import BatchSent
 
@@ -91,7 +91,7 @@ async def test_a_get_is_in_the_next_batch_while_a_stream_of_100_000_runs_whose_b
     late = [came_in[group_id] - before for group_id, before in asked_after.items()]
     # Every tenth batch that both lanes could fill is the bulk lane's, and the get is in the one after it.
     assert set(late) <= {0, 1}
-    assert sum(late) <= (60 + sum(late)) // BULK_SHARE
+    assert sum(late) <= (60 + sum(late)) // BULK_EVERY
     assert {len(batch) for batch in seen} == {50}
 
 
@@ -135,4 +135,4 @@ async def test_a_flood_of_gets_leaves_the_stream_a_tenth(emulator: Emulator) -> 
         before = sent.requests
         await client.get_many(f"page{number}" for number in range(9_000))
     flooded = [batch[0].startswith("bulk") for batch in emulator.batches[before : before + 190]]
-    assert sum(flooded) == 190 // BULK_SHARE
+    assert sum(flooded) == 190 // BULK_EVERY

@@ -8,7 +8,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.virtual_time import settle, virtual_time
 
 from rongcloud_groups import GroupProfile, RongCloudError
-from rongcloud_groups._dispatch.pending import BULK_SHARE, Batch, Entry, Pending
+from rongcloud_groups._dispatch.pending import BULK_EVERY, Batch, PendingId, PendingQueue
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups.lookup import Outcome
 
@@ -40,7 +40,7 @@ class Recorder:
         self.errors.append(error)
 
 
-class Flight:
+class InFlight:
     def __init__(self, batch: Batch) -> None:
         self.batch = batch
         self.abandoned = 0
@@ -51,21 +51,21 @@ class Flight:
 
 
 class Book(RuleBasedStateMachine):
-    """`Pending` beside a model that knows for each open ID where it is, who wants it, and in which lane."""
+    """`PendingQueue` beside a model that knows for each open ID where it is, who wants it, and in which lane."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.pending = Pending(LIMIT)
+        self.pending = PendingQueue(LIMIT)
         self.waiters = [Recorder() for _ in range(3)]
         self.waits: set[str] = set()
         self.halves: list[list[str]] = []
-        self.flying: dict[str, Entry] = {}
-        self.resting: dict[str, Entry] = {}
+        self.flying: dict[str, PendingId] = {}
+        self.resting: dict[str, PendingId] = {}
         self.bulk: set[str] = set()
-        self.outdated: set[str] = set()
-        self.flights: list[Flight] = []
-        self.groups: list[list[Entry]] = []
-        self.stale: list[Flight] = []
+        self.invalidated: set[str] = set()
+        self.flights: list[InFlight] = []
+        self.groups: list[list[PendingId]] = []
+        self.stale: list[InFlight] = []
         self.contested = 0
         self.found = self.missing = self.failed = 0
 
@@ -84,7 +84,7 @@ class Book(RuleBasedStateMachine):
         self.halves = [kept for half in self.halves if (kept := [each for each in half if each != group_id])]
 
     def nobody_is_late(self, group_id: str) -> None:
-        self.outdated.discard(group_id)
+        self.invalidated.discard(group_id)
         for waiter in self.waiters:
             waiter.late.discard(group_id)
 
@@ -92,7 +92,7 @@ class Book(RuleBasedStateMachine):
     def add(self, group_ids: set[str], waiter: int, *, bulk: bool) -> None:
         for group_id in sorted(group_ids - self.waiters[waiter].open):
             self.waiters[waiter].open.add(group_id)
-            if group_id in self.outdated:
+            if group_id in self.invalidated:
                 self.waiters[waiter].late.add(group_id)
             self.pending.add(group_id, self.waiters[waiter], bulk=bulk)
             if group_id not in self.open_ids():
@@ -121,16 +121,16 @@ class Book(RuleBasedStateMachine):
                     self.forget(group_id)
 
     @rule(group_ids=st.none() | st.sets(st.sampled_from(GROUP_IDS), min_size=1))
-    def outdate(self, group_ids: set[str] | None) -> None:
-        self.pending.outdate(group_ids)
-        self.outdated |= self.flying.keys() & (GROUP_IDS if group_ids is None else group_ids)
+    def mark_stale(self, group_ids: set[str] | None) -> None:
+        self.pending.mark_stale(group_ids)
+        self.invalidated |= self.flying.keys() & (GROUP_IDS if group_ids is None else group_ids)
 
     @rule()
     def take(self) -> None:
         lanes = [self.waits - self.bulk, self.waits & self.bulk]
         if all(lanes):
             self.contested += 1
-            if self.contested % BULK_SHARE == 0:
+            if self.contested % BULK_EVERY == 0:
                 lanes.reverse()
         batch = self.pending.take()
         assert (batch is None) == (not self.waits)
@@ -150,7 +150,7 @@ class Book(RuleBasedStateMachine):
             assert set(batch.group_ids[:of_the_first]) <= first
         self.waits -= set(batch.group_ids)
         self.flying |= {entry.group_id: entry for entry in batch.entries}
-        self.flights.append(Flight(batch))
+        self.flights.append(InFlight(batch))
 
     @precondition(lambda self: self.flights)
     @rule(
@@ -177,7 +177,7 @@ class Book(RuleBasedStateMachine):
         else:
             self.put(group, halves=after == "put back halves")
 
-    def settle(self, entries: list[Entry], outcome: Outcome) -> None:
+    def settle(self, entries: list[PendingId], outcome: Outcome) -> None:
         if outcome is None:
             self.missing += len(entries)
         elif isinstance(outcome, RongCloudError):
@@ -195,13 +195,13 @@ class Book(RuleBasedStateMachine):
 
     @precondition(lambda self: self.groups)
     @rule(halves=st.booleans())
-    def put_back(self, *, halves: bool) -> None:
+    def requeue(self, *, halves: bool) -> None:
         self.put(self.groups.pop(0), halves=halves)
 
-    def put(self, group: list[Entry], *, halves: bool) -> None:
+    def put(self, group: list[PendingId], *, halves: bool) -> None:
         back = [entry.group_id for entry in group if self.resting.get(entry.group_id) is entry]
         if halves:
-            self.pending.put_back_halves(group)
+            self.pending.requeue_halves(group)
             middle = (len(back) + 1) // 2
             for half in (back[:middle], back[middle:]):
                 if half:
@@ -209,7 +209,7 @@ class Book(RuleBasedStateMachine):
                 if any(group_id not in self.bulk for group_id in half):
                     self.bulk.difference_update(half)
         else:
-            self.pending.put_back(group)
+            self.pending.requeue(group)
         for group_id in back:
             del self.resting[group_id]
             self.waits.add(group_id)
@@ -221,9 +221,9 @@ class Book(RuleBasedStateMachine):
         if after == "settle":
             self.pending.settle((entry, None) for entry in entries)
         elif after == "put back":
-            self.pending.put_back(self.pending.rest(entries))
+            self.pending.requeue(self.pending.rest(entries))
         else:
-            self.pending.put_back_halves(self.pending.rest(entries))
+            self.pending.requeue_halves(self.pending.rest(entries))
 
     @precondition(lambda self: self.halves and len(self.waits) > LIMIT)
     @rule()
@@ -251,7 +251,7 @@ class Book(RuleBasedStateMachine):
         assert self.pending.open == len(self.open_ids())
         for group_id in GROUP_IDS:
             late = any(group_id in waiter.late for waiter in self.waiters)
-            joins = group_id in self.open_ids() and (late or group_id not in self.outdated)
+            joins = group_id in self.open_ids() and (late or group_id not in self.invalidated)
             assert self.pending.begins(group_id) == (not joins)
             assert self.pending.waits(group_id) == (group_id in self.waits)
 
@@ -291,8 +291,10 @@ TestBook = Book.TestCase
 TestBook.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 
-def book(*, interactive: Iterable[str] = (), bulk: Iterable[str] = (), limit: int = LIMIT) -> tuple[Pending, Recorder]:
-    pending, waiter = Pending(limit), Recorder()
+def book(
+    *, interactive: Iterable[str] = (), bulk: Iterable[str] = (), limit: int = LIMIT
+) -> tuple[PendingQueue, Recorder]:
+    pending, waiter = PendingQueue(limit), Recorder()
     for group_ids, is_bulk in ((interactive, False), (bulk, True)):
         for group_id in group_ids:
             waiter.open.add(group_id)
@@ -300,13 +302,13 @@ def book(*, interactive: Iterable[str] = (), bulk: Iterable[str] = (), limit: in
     return pending, waiter
 
 
-def taken(pending: Pending) -> Batch:
+def taken(pending: PendingQueue) -> Batch:
     batch = pending.take()
     assert batch is not None
     return batch
 
 
-def all_taken(pending: Pending) -> list[str]:
+def all_taken(pending: PendingQueue) -> list[str]:
     batches = []
     while (batch := pending.take()) is not None:
         batches.append("".join(batch.group_ids))
@@ -327,20 +329,20 @@ def test_every_tenth_batch_is_the_bulk_lanes_while_both_lanes_hold_something() -
 
 def test_what_is_put_back_goes_first_and_in_its_old_order() -> None:
     pending, _ = book(interactive="abcdef")
-    pending.put_back(pending.rest(taken(pending).entries))
+    pending.requeue(pending.rest(taken(pending).entries))
     assert all_taken(pending) == ["abcd", "ef"]
 
 
 def test_halves_go_by_themselves_and_before_the_rest_of_their_lane() -> None:
     pending, _ = book(interactive="abcdef", bulk="z")
-    pending.put_back_halves(pending.rest(taken(pending).entries))
+    pending.requeue_halves(pending.rest(taken(pending).entries))
     assert all_taken(pending) == ["ab", "cd", "efz"]
 
 
 def test_halving_again_ends_in_single_ids_before_the_other_half() -> None:
     pending, _ = book(interactive="abcd")
     for _ in range(2):
-        pending.put_back_halves(pending.rest(taken(pending).entries))
+        pending.requeue_halves(pending.rest(taken(pending).entries))
     assert all_taken(pending) == ["a", "b", "cd"]
 
 
@@ -350,13 +352,13 @@ def test_a_half_with_an_interactive_id_is_interactive() -> None:
     pending.add("d", Recorder(), bulk=False)
     waiter.open.add("x")
     pending.add("x", waiter, bulk=False)
-    pending.put_back_halves(pending.rest(batch.entries))
+    pending.requeue_halves(pending.rest(batch.entries))
     assert all_taken(pending) == ["cd", "x", "ab"]
 
 
 def test_asking_interactively_for_an_id_of_a_bulk_half_brings_the_half_forward() -> None:
     pending, _ = book(bulk="abcd")
-    pending.put_back_halves(pending.rest(taken(pending).entries))
+    pending.requeue_halves(pending.rest(taken(pending).entries))
     pending.add("d", Recorder(), bulk=False)
     assert all_taken(pending) == ["cd", "ab"]
 
@@ -371,7 +373,7 @@ def test_an_id_upgraded_in_flight_comes_back_to_the_interactive_lane() -> None:
     pending, _ = book(bulk="abcdef")
     batch = taken(pending)
     pending.add("c", Recorder(), bulk=False)
-    pending.put_back(pending.rest(batch.entries))
+    pending.requeue(pending.rest(batch.entries))
     assert taken(pending).group_ids == ["c", "a", "b", "d"]
 
 
@@ -388,7 +390,7 @@ def test_an_id_asked_for_by_two_is_asked_once_and_settles_both() -> None:
 
 def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_asked_for_again() -> None:
     pending, waiter = book(interactive="ab")
-    flight = Flight(taken(pending))
+    flight = InFlight(taken(pending))
     pending.leave(waiter, ["a"])
     assert flight.abandoned == 0
     pending.leave(waiter, ["b"])
@@ -400,7 +402,7 @@ def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_asked_
 
 def test_joining_an_id_in_flight_that_was_left_keeps_its_batch() -> None:
     pending, waiter = book(interactive="ab")
-    flight = Flight(taken(pending))
+    flight = InFlight(taken(pending))
     pending.leave(waiter, ["a"])
     other = Recorder()
     pending.add("a", other, bulk=False)
@@ -418,16 +420,16 @@ def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_i
     second = Recorder()
     second.open.add("a")
     pending.add("a", second, bulk=False)
-    pending.put_back(pending.rest(batch.entries))
+    pending.requeue(pending.rest(batch.entries))
     again = taken(pending)
     pending.settle((entry, None) for entry in again.entries)
     assert second.outcomes == [("a", None)]
 
 
-def outdated_with_a_latecomer(pending: Pending) -> tuple[Batch, "Recorder"]:
+def outdated_with_a_latecomer(pending: PendingQueue) -> tuple[Batch, "Recorder"]:
     """A request in flight of the ID ``a``, and who came for it after it was outdated."""
     batch = taken(pending)
-    pending.outdate(["a"])
+    pending.mark_stale(["a"])
     late = Recorder()
     late.open.add("a")
     pending.add("a", late, bulk=False)
@@ -444,14 +446,14 @@ def test_who_comes_when_the_answer_in_flight_is_outdated_waits_for_the_next_requ
 
 def test_what_waits_for_its_request_is_not_outdated() -> None:
     pending, _ = book(interactive="a")
-    pending.outdate()
+    pending.mark_stale()
     assert not pending.begins("a")
 
 
 def test_an_outdated_request_that_is_made_again_serves_everybody() -> None:
     pending, early = book(interactive="a")
     batch, late = outdated_with_a_latecomer(pending)
-    pending.put_back(pending.rest(batch.entries))
+    pending.requeue(pending.rest(batch.entries))
     pending.settle([(taken(pending).entries[0], None)])
     assert early.outcomes == late.outcomes == [("a", None)]
     assert pending.open == 0
@@ -459,7 +461,7 @@ def test_an_outdated_request_that_is_made_again_serves_everybody() -> None:
 
 @virtual_time
 async def test_a_stream_that_is_left_leaves_nothing_in_the_book() -> None:
-    pending = Pending(LIMIT)
+    pending = PendingQueue(LIMIT)
     source = (f"g{number}" for number in range(100))
 
     def start(feed: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -467,7 +469,7 @@ async def test_a_stream_that_is_left_leaves_nothing_in_the_book() -> None:
 
     async with (
         anyio.create_task_group() as tasks,
-        Stream(source, pending=pending, stir=lambda: None, start=start, window=8, bulk=True) as parts,
+        Stream(source, pending=pending, wake=lambda: None, start=start, window=8, bulk=True) as parts,
     ):
         await settle()
         assert len(pending) == 8

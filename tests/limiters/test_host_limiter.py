@@ -19,11 +19,11 @@ from hypothesis import strategies as st
 
 from rongcloud_groups import ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiters.host import HEADER, LARGEST_DAMAGE, MARK, MOST_RESERVED, Budget, HostLimiter
+from rongcloud_groups.limiters.host import HEADER, MARK, MAX_DAMAGED, MAX_RESERVED, Budget, HostLimiter
 from rongcloud_groups.limiters.local import WAKE_UP_SLACK
-from rongcloud_groups.limiters.schedule import HOST_JITTER, MOST_LATE, REMEMBERED, SILENCE, Window, slot_gap
+from rongcloud_groups.limiters.schedule import HOST_JITTER, MAX_HISTORY, MAX_LATE, QUIET_PERIOD, Window, slot_gap
 from rongcloud_groups.limiters.throttle import PAUSE
-from rongcloud_groups.limiters.url import limiter_from_words
+from rongcloud_groups.limiters.url import limiter_from_url
 
 GAP = slot_gap(100, 100, behind=math.inf)
 GRANTS_UNTIL_TOLD = """
@@ -157,7 +157,7 @@ def test_however_late_processes_wake_up_or_die_the_limit_holds_with_the_path_s_j
             slot = reserved[process] = shared.reserve(now)
             at_the_door[process] = max(now, slot) + late
         else:
-            if not dies and shared.let_go(slot, now):
+            if not dies and shared.use(slot, now):
                 sent.append(now)
             reserved[process] = None
             at_the_door[process] = now + pause
@@ -177,7 +177,7 @@ def granted(
         if number in dead:
             continue
         now = slot + (late or {}).get(number, 0.0)
-        if budget.let_go(slot, now):
+        if budget.use(slot, now):
             left.append(now)
     return left
 
@@ -204,7 +204,7 @@ def test_what_was_not_used_for_long_is_not_made_good_at_once() -> None:
 
 
 def test_a_late_request_costs_the_others_little_and_the_limit_holds() -> None:
-    left = granted(Budget(100, 50.0), 10, late={250: MOST_LATE - 1e-6})
+    left = granted(Budget(100, 50.0), 10, late={250: MAX_LATE - 1e-6})
     assert len(granted(Budget(100, 50.0), 10)) - 10 < len(left)
     assert worst_second(left) <= 100
 
@@ -219,12 +219,12 @@ def test_more_jitter_is_allowed_for_where_processes_came_late(ago: float, more: 
 def test_a_slot_that_comes_too_late_is_free_for_another_request() -> None:
     budget = Budget(100, 50.0)
     slots = [budget.reserve(50.0) for _ in range(100)]
-    assert [budget.let_go(slot, slot) for slot in slots[:99]] == [True] * 99
-    came_at = slots[99] + MOST_LATE + 0.001
-    assert not budget.let_go(slots[99], came_at)
+    assert [budget.use(slot, slot) for slot in slots[:99]] == [True] * 99
+    came_at = slots[99] + MAX_LATE + 0.001
+    assert not budget.use(slots[99], came_at)
     assert budget.reserve(came_at) == came_at
-    assert budget.let_go(came_at, came_at)
-    late = MOST_LATE - WAKE_UP_SLACK
+    assert budget.use(came_at, came_at)
+    late = MAX_LATE - WAKE_UP_SLACK
     assert budget.reserve(came_at) == pytest.approx(slots[0] + 1 + HOST_JITTER + late)
 
 
@@ -232,30 +232,30 @@ def test_a_slot_whose_owner_died_counts_until_it_cannot_be_used_any_more() -> No
     def next_slot(now: float) -> float:
         budget = Budget(100, 50.0)
         slots = [budget.reserve(50.0) for _ in range(100)]
-        assert [budget.let_go(slot, slot) for slot in slots[:99]] == [True] * 99
+        assert [budget.use(slot, slot) for slot in slots[:99]] == [True] * 99
         return Budget.read(budget.record(), 100, now).reserve(now)
 
     last = Budget(100, 50.0 + 99 * GAP).reserve(50.0)
-    assert next_slot(last + MOST_LATE - 0.005) == pytest.approx(51 + HOST_JITTER)
-    assert next_slot(last + MOST_LATE + 0.001) == last + MOST_LATE + 0.001
+    assert next_slot(last + MAX_LATE - 0.005) == pytest.approx(51 + HOST_JITTER)
+    assert next_slot(last + MAX_LATE + 0.001) == last + MAX_LATE + 0.001
 
 
 def test_more_processes_than_a_record_has_room_for_wait_without_a_slot() -> None:
     budget = Budget(100, 50.0)
-    slots = [budget.reserve(50.0) for _ in range(MOST_RESERVED + 10)]
+    slots = [budget.reserve(50.0) for _ in range(MAX_RESERVED + 10)]
     budget = Budget.read(budget.record(), 100, 50.0)
-    assert [slot for slot in slots if budget.let_go(slot, slot)] == slots[:MOST_RESERVED]
+    assert [slot for slot in slots if budget.use(slot, slot)] == slots[:MAX_RESERVED]
 
 
 def test_a_slot_of_another_file_may_not_be_used() -> None:
     slot = Budget(100, 50.0).reserve(50.0)
-    assert not Budget(100, 50.0).let_go(slot, slot)
+    assert not Budget(100, 50.0).use(slot, slot)
 
 
 @pytest.mark.parametrize("limit", [0.3, 1, 33.3, 99.9, 100, 250, 499, 500, 501, 1234.5, 20_000])
 def test_a_window_keeps_its_limit(limit: float) -> None:
     window = Window.of(limit)
-    assert window.requests <= REMEMBERED
+    assert window.requests <= MAX_HISTORY
     if limit >= 1:
         assert math.ceil(round(1 / window.seconds, 9)) * window.requests <= limit
     assert window.requests / window.seconds >= limit * 0.97 - (limit % 1)
@@ -264,11 +264,11 @@ def test_a_window_keeps_its_limit(limit: float) -> None:
 @given(st.binary(max_size=2 * HEADER.size))
 def test_a_damaged_record_is_a_silent_budget(record: bytes) -> None:
     budget = Budget.read(record, 100, 500.0)
-    assert budget.reserve(500.0) == 500.0 + SILENCE
+    assert budget.reserve(500.0) == 500.0 + QUIET_PERIOD
     assert budget.rate(500.0) == 100
 
 
-times = st.lists(st.floats(), max_size=MOST_RESERVED)
+times = st.lists(st.floats(), max_size=MAX_RESERVED)
 counts = st.none() | st.integers(-(2**63), 2**63 - 1)
 
 
@@ -286,7 +286,7 @@ def test_whatever_numbers_a_record_has_slots_come_within_minutes_at_a_sane_rate(
 past = st.floats(0, 1000)
 
 
-@given(past, past, st.floats(0, 500), st.floats(0, 100), st.floats(0, MOST_LATE), past, st.lists(past), st.lists(past))
+@given(past, past, st.floats(0, 500), st.floats(0, 100), st.floats(0, MAX_LATE), past, st.lists(past), st.lists(past))
 def test_a_record_is_read_as_it_was_written(
     next_slot: float,
     paused_until: float,
@@ -316,7 +316,7 @@ def test_a_record_from_before_a_reboot_is_a_silent_budget(what: str) -> None:
     times = {"next_slot": 9.0, "paused_until": 9.0, "cut_at": 9.0} | {what: 40_000.0}
     written = Budget(100, times["next_slot"], paused_until=times["paused_until"], cut_at=times["cut_at"])
     budget = Budget.read(written.record(), 100, 10.0)
-    assert budget.reserve(10.0) == 10.0 + SILENCE
+    assert budget.reserve(10.0) == 10.0 + QUIET_PERIOD
 
 
 # ---- one process
@@ -342,7 +342,7 @@ async def test_a_new_file_is_silent_first(tmp_path: Path) -> None:
     before = monotonic()
     limiter = HostLimiter(tmp_path / "new", 1000)
     async with waiting(limiter):
-        assert next_slot(tmp_path / "new", 1000) >= before + SILENCE
+        assert next_slot(tmp_path / "new", 1000) >= before + QUIET_PERIOD
 
 
 def test_a_deleted_file_is_made_anew(path: Path) -> None:
@@ -351,12 +351,12 @@ def test_a_deleted_file_is_made_anew(path: Path) -> None:
     path.unlink()
     before = monotonic()
     asyncio.run(reserve_and_leave(limiter))
-    assert next_slot(path) >= before + SILENCE
+    assert next_slot(path) >= before + QUIET_PERIOD
 
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"garbage", os.urandom(HEADER.size), os.urandom(LARGEST_DAMAGE)],
+    [b"", b"garbage", os.urandom(HEADER.size), os.urandom(MAX_DAMAGED)],
     ids=["empty", "text", "noise", "much noise"],
 )
 def test_a_damaged_file_starts_afresh(path: Path, content: bytes) -> None:
@@ -364,7 +364,7 @@ def test_a_damaged_file_starts_afresh(path: Path, content: bytes) -> None:
     before = monotonic()
     asyncio.run(reserve_and_leave(HostLimiter(path)))
     first = next_slot(path)
-    assert first >= before + SILENCE
+    assert first >= before + QUIET_PERIOD
     asyncio.run(reserve_and_leave(HostLimiter(path)))
     assert next_slot(path) == pytest.approx(first + GAP)
 
@@ -439,7 +439,7 @@ async def limiter_is_stuck(task: "asyncio.Task[None]") -> bool:
 
 def test_a_path_that_cannot_be_a_budget_is_refused_and_left_alone(tmp_path: Path) -> None:
     letter = tmp_path / "letter"
-    letter.write_text("Dear Sir" * LARGEST_DAMAGE)
+    letter.write_text("Dear Sir" * MAX_DAMAGED)
     for path in (letter, tmp_path, tmp_path / "no" / "such", Path("/dev/null")):
         with pytest.raises(ConfigError, match=str(path)):
             HostLimiter(path)
@@ -519,10 +519,10 @@ async def test_a_client_takes_the_words_for_it(path: Path) -> None:
 @pytest.mark.parametrize("words", ["", "file:", "file", "memcached://host", "100"])
 def test_words_that_mean_no_limiter_are_refused(words: str) -> None:
     with pytest.raises(ConfigError, match="file:PATH or redis://"):
-        limiter_from_words(words, app_key="key", limit=100)
+        limiter_from_url(words, app_key="key", limit=100)
 
 
 async def test_its_words_carry_the_limit(path: Path) -> None:
     async with HostLimiter(path, 30) as limiter:
-        assert repr(limiter_from_words(f"file:{path}", app_key="key", limit=30)) == repr(limiter)
+        assert repr(limiter_from_url(f"file:{path}", app_key="key", limit=30)) == repr(limiter)
     assert repr(limiter) == f"HostLimiter({str(path)!r}, 30, rate=30.0)"

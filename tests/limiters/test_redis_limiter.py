@@ -25,11 +25,11 @@ from redis.exceptions import ConnectionError as RedisUnreachable
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
 from rongcloud_groups.limiters.local import WAKE_UP_SLACK
-from rongcloud_groups.limiters.redis import FIRST_TIMEOUT, NOT_AT_ALL, TIMEOUT, RedisClock, RedisLimiter, time_limit
-from rongcloud_groups.limiters.schedule import CATCH_UP, MOST_LATE, REMEMBERED, SHARED_JITTER, SILENCE, slot_gap
+from rongcloud_groups.limiters.redis import FIRST_TIMEOUT, TIMEOUT, UNUSED, RedisClock, RedisLimiter, time_limit
+from rongcloud_groups.limiters.schedule import CATCH_UP, MAX_HISTORY, MAX_LATE, QUIET_PERIOD, SHARED_JITTER, slot_gap
 from rongcloud_groups.limiters.scripts import HORIZON, REFUSED, RESERVE, SOON
-from rongcloud_groups.limiters.throttle import CUT, PAUSE, Throttle
-from rongcloud_groups.limiters.url import limiter_from_words
+from rongcloud_groups.limiters.throttle import DECREASE_FACTOR, PAUSE, Throttle
+from rongcloud_groups.limiters.url import limiter_from_url
 
 GAP = slot_gap(100, 100, behind=math.inf)
 SECOND = 1 + SHARED_JITTER
@@ -54,7 +54,7 @@ calls = st.builds(
     wanted=st.sampled_from([0, 1, 1, 1, 2, 8]),
     lead=st.sampled_from([0.0, 0.02, 0.1]),
     killed=st.sampled_from([False] * 5 + [True]),
-    late=st.lists(st.sampled_from([0.0] * 16 + [0.004, MOST_LATE] + [NOT_AT_ALL] * 4), min_size=1, max_size=5),
+    late=st.lists(st.sampled_from([0.0] * 16 + [0.004, MAX_LATE] + [UNUSED] * 4), min_size=1, max_size=5),
 )
 
 
@@ -212,7 +212,7 @@ async def limiters(redis: "Redis", url: str, count: int = 1, **options: Any) -> 
 
 def test_a_new_budget_is_silent_first(run: Run) -> None:
     reserved = reserve(run)
-    assert reserved.slots == pytest.approx([reserved.now + SILENCE], abs=1e-5)
+    assert reserved.slots == pytest.approx([reserved.now + QUIET_PERIOD], abs=1e-5)
 
 
 def test_slots_follow_each_other_whoever_takes_them(redis: "Redis", run: Run) -> None:
@@ -265,7 +265,7 @@ def test_more_jitter_is_allowed_for_where_one_left_late(redis: "Redis", run: Run
 def test_what_is_not_known_to_have_left_counts_as_late_as_it_may(redis: "Redis", run: Run) -> None:
     in_use(redis)
     reserved = slots_of_a_second(run)
-    assert reserve(run).slots == pytest.approx([reserved.slots[0] + MOST_LATE + SECOND], abs=1e-5)
+    assert reserve(run).slots == pytest.approx([reserved.slots[0] + MAX_LATE + SECOND], abs=1e-5)
 
 
 def test_a_slot_that_was_not_used_is_free_for_another_request(redis: "Redis", run: Run) -> None:
@@ -300,7 +300,7 @@ def test_a_claim_that_nobody_confirms_is_free_again_and_one_confirmed_is_not(red
     in_use(redis, ahead=SOON + 0.01)
     reserved = reserve(run, 2)
     assert reserve(run, 0, confirm=[reserved.first]).confirmed == 1
-    while redis_time(redis) <= reserved.slots[1] + MOST_LATE:
+    while redis_time(redis) <= reserved.slots[1] + MAX_LATE:
         time.sleep(0.005)
     assert reserve(run, 0, confirm=[reserved.first + 1]).confirmed == 0
     assert redis.zrange("app:sent", 0, -1) == [str(reserved.first).encode()]
@@ -313,7 +313,7 @@ def test_no_more_is_remembered_than_counts(redis: "Redis", run: Run) -> None:
         reserve(run, 100)
         redis.hset("app", "next_slot", redis_time(redis))
         redis.zunionstore("app:sent", {"app:sent": 0.0})  # all of them long ago
-    assert redis.zcard("app:sent") == REMEMBERED
+    assert redis.zcard("app:sent") == MAX_HISTORY
 
 
 @settings(max_examples=100, deadline=None)
@@ -341,12 +341,12 @@ def left_in(run: Run, script: list[Call], limit: int) -> Iterator[float]:
         firm = list(slots)[: reserved.firm]
         granted = {name: (claimed | slots)[name] for name in confirmed + firm}
         used = {
-            name: NOT_AT_ALL if late == NOT_AT_ALL else slot + late
+            name: UNUSED if late == UNUSED else slot + late
             for (name, slot), late in zip(
-                granted.items(), cycle([MOST_LATE] if call.killed else call.late), strict=False
+                granted.items(), cycle([MAX_LATE] if call.killed else call.late), strict=False
             )
         }
-        yield from (left_at for left_at in used.values() if left_at != NOT_AT_ALL)
+        yield from (left_at for left_at in used.values() if left_at != UNUSED)
         if not call.killed:
             untold[call.process] = used
             claims[call.process] = {name: slot for name, slot in slots.items() if name not in granted}
@@ -374,7 +374,7 @@ def test_a_damaged_budget_is_silent_first(redis: "Redis", run: Run, damage: dict
     slots_of_a_second(run)
     in_use(redis, **damage)
     reserved = reserve(run)
-    assert reserved.slots == pytest.approx([reserved.now + SILENCE], abs=1e-5)
+    assert reserved.slots == pytest.approx([reserved.now + QUIET_PERIOD], abs=1e-5)
     assert reserved.rate == 100
 
 
@@ -382,9 +382,9 @@ def test_a_refusal_pauses_and_cuts_once(redis: "Redis", run: Run) -> None:
     in_use(redis)
     paused_until, pause, rate = refuse(run)
     assert pause == pytest.approx(PAUSE, abs=1e-5)
-    assert rate == pytest.approx(100 * CUT)
+    assert rate == pytest.approx(100 * DECREASE_FACTOR)
     assert refuse(run, age=0.0)[0] == paused_until
-    assert refuse(run, age=5.0)[2] >= 100 * CUT
+    assert refuse(run, age=5.0)[2] >= 100 * DECREASE_FACTOR
     assert reserve(run).slots == pytest.approx([paused_until], abs=1e-5)
 
 
@@ -392,7 +392,7 @@ def test_a_refusal_after_the_pause_cuts_again_and_aims_lower(redis: "Redis", run
     now = in_use(redis)
     in_use(redis, paused_until=now - 0.1, cut_at=now - 0.5, cut_from=100)
     before = reserve(run).rate
-    assert refuse(run, age=0.0)[2] == pytest.approx(before * (1 + CUT) / 2 * CUT, rel=0.01)
+    assert refuse(run, age=0.0)[2] == pytest.approx(before * (1 + DECREASE_FACTOR) / 2 * DECREASE_FACTOR, rel=0.01)
 
 
 @pytest.mark.parametrize(("retry_after", "pause"), [(0.0, PAUSE), (2.5, 2.5), (3600.0, 60.0)])
@@ -771,7 +771,7 @@ async def test_a_client_leaves_a_limiter_open_that_is_not_its_own(redis: "Redis"
 
 
 def test_words_carry_the_limit_and_share_and_other_options() -> None:
-    limiter = limiter_from_words("redis://host:7/3?share=0.25&client_name=me", app_key="app", limit=40)
+    limiter = limiter_from_url("redis://host:7/3?share=0.25&client_name=me", app_key="app", limit=40)
     assert repr(limiter) == "<RedisLimiter at host:7, 40, rate=40.0>"
 
 
@@ -798,7 +798,7 @@ def test_words_carry_the_limit_and_share_and_other_options() -> None:
 )
 def test_words_that_cannot_be_used_are_refused(url: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        limiter_from_words(url, app_key="app", limit=100)
+        limiter_from_url(url, app_key="app", limit=100)
 
 
 @pytest.mark.parametrize("limit", [0, -1, math.nan])
@@ -821,4 +821,4 @@ def test_options_of_tls_are_those_of_a_rediss_url(options: str) -> None:
 def test_without_redis_py_the_words_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "rongcloud_groups.limiters.redis", None)
     with pytest.raises(ConfigError, match=r"rongcloud-groups\[redis\]"):
-        limiter_from_words("redis://host", app_key="app", limit=100)
+        limiter_from_url("redis://host", app_key="app", limit=100)

@@ -10,11 +10,11 @@ import msgspec
 import pytest
 
 from rongcloud_groups import errors
-from rongcloud_groups._http import Reply
+from rongcloud_groups._http import Response
 from rongcloud_groups._protocol import api as protocol
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.responses import MAX_BODY
-from rongcloud_groups._protocol.signing import Stamp
+from rongcloud_groups._protocol.signing import RequestNonce
 from rongcloud_groups.models import (
     GroupProfile,
     InvitePerm,
@@ -26,7 +26,7 @@ from rongcloud_groups.models import (
     RolePerm,
 )
 
-STAMP = Stamp("nonce1", 1_700_000_000_000, "r1")
+STAMP = RequestNonce("nonce1", 1_700_000_000_000, "r1")
 
 
 class AppKey:
@@ -45,7 +45,7 @@ def v4(*profiles: Any) -> bytes:
 
 
 def read(body: bytes, *requested: str, dialect: Dialect = RONGCLOUD, **headers: str) -> protocol.BatchAnswer:
-    reply = Reply(200, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+    reply = Response(200, {name.replace("_", "-"): value for name, value in headers.items()}, body)
     return protocol.read_batch(dialect, reply, requested or ("g1",), "r1")
 
 
@@ -55,7 +55,7 @@ def profile_of(members: dict[str, Any], dialect: Dialect = RONGCLOUD) -> GroupPr
 
 
 def error_of(status: int, body: bytes = b"", dialect: Dialect = RONGCLOUD, **headers: str) -> errors.RongCloudError:
-    reply = Reply(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+    reply = Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
     with pytest.raises(errors.RongCloudError) as caught:
         protocol.read_batch(dialect, reply, ["g1"], "r1")
     return caught.value
@@ -469,7 +469,7 @@ def test_an_answer_of_the_other_dialect_ends_everything_and_names_the_switch(
 
     assert type(error) is errors.ConfigError
     assert f"set dialect='{other}' (RONGCLOUD_DIALECT={other})" in str(error)
-    assert protocol.consequence(error) == "fatal"
+    assert protocol.action_for(error) == "fatal"
 
 
 @pytest.mark.parametrize(
@@ -490,7 +490,7 @@ def test_a_mere_sign_of_the_other_dialect_is_tried_again_and_names_the_switch(
 
     assert type(error) is errors.DecodeError
     assert f"try dialect='{other}' (RONGCLOUD_DIALECT={other})" in str(error)
-    assert protocol.consequence(error) == "retry"
+    assert protocol.action_for(error) == "retry"
 
 
 @pytest.mark.parametrize(("dialect", "other"), [(RONGCLOUD, "nexconn"), (NEXCONN, "rongcloud")])
@@ -585,30 +585,30 @@ DOCUMENTED_ERRORS = [
 
 
 @pytest.mark.parametrize("dialect", [RONGCLOUD, NEXCONN])
-@pytest.mark.parametrize(("number", "status", "kind", "consequence"), DOCUMENTED_ERRORS)
-def test_each_code_is_its_error_with_its_consequence(
-    number: int, status: int, kind: type[errors.ServiceError], consequence: str, dialect: Dialect
+@pytest.mark.parametrize(("number", "status", "kind", "action"), DOCUMENTED_ERRORS)
+def test_each_code_is_its_error_with_its_action(
+    number: int, status: int, kind: type[errors.ServiceError], action: str, dialect: Dialect
 ) -> None:
     error = error_of(status, code(number, errorMessage="what happened"), dialect)
 
     assert isinstance(error, errors.ServiceError)
     assert type(error) is kind
     assert (error.code, error.status, error.message, error.request_id) == (number, status, "what happened", "r1")
-    assert protocol.consequence(error) == consequence
+    assert protocol.action_for(error) == action
 
 
-@pytest.mark.parametrize(("number", "_status", "kind", "consequence"), DOCUMENTED_ERRORS)
+@pytest.mark.parametrize(("number", "_status", "kind", "action"), DOCUMENTED_ERRORS)
 def test_a_code_counts_under_http_200_and_as_text(
-    number: int, _status: int, kind: type[errors.ServiceError], consequence: str
+    number: int, _status: int, kind: type[errors.ServiceError], action: str
 ) -> None:
     error = error_of(200, code(f" {number} "))
 
     assert type(error) is kind
-    assert protocol.consequence(error) == consequence
+    assert protocol.action_for(error) == action
 
 
 @pytest.mark.parametrize(
-    ("status", "kind", "consequence"),
+    ("status", "kind", "action"),
     [
         (302, errors.ServiceError, "fail"),
         (400, errors.ParameterError, "bisect"),
@@ -627,7 +627,7 @@ def test_a_code_counts_under_http_200_and_as_text(
 )
 @pytest.mark.parametrize("body", [b"<html>\n<h1>Oops</h1>", b"", b"{", code(200), code(0), b"[" * 100_000, b"\xff"])
 def test_without_a_code_the_status_decides(
-    status: int, kind: type[errors.ServiceError], consequence: str, body: bytes
+    status: int, kind: type[errors.ServiceError], action: str, body: bytes
 ) -> None:
     error = error_of(status, body)
 
@@ -636,7 +636,7 @@ def test_without_a_code_the_status_decides(
     assert error.code == status
     assert error.message
     assert "\n" not in str(error)
-    assert protocol.consequence(error) == consequence
+    assert protocol.action_for(error) == action
 
 
 @pytest.mark.parametrize(
@@ -721,15 +721,15 @@ def test_retry_after_is_read_in_seconds_or_as_a_date(headers: dict[str, str], se
         (ValueError("other"), "fail"),
     ],
 )
-def test_the_consequence_of_errors_that_no_answer_brings(error: Exception, expected: str) -> None:
-    assert protocol.consequence(error) == expected
+def test_the_action_for_errors_that_no_answer_brings(error: Exception, expected: str) -> None:
+    assert protocol.action_for(error) == expected
 
 
 # Listing
 
 
 def listing(body: Any, dialect: Dialect = RONGCLOUD) -> protocol.ListingPage:
-    return protocol.read_listing(dialect, Reply(200, {}, json.dumps(body).encode()), "r1")
+    return protocol.read_listing(dialect, Response(200, {}, json.dumps(body).encode()), "r1")
 
 
 def test_a_listing_page_is_read_in_either_dialect() -> None:

@@ -9,10 +9,10 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from rongcloud_groups._http import Reply
+from rongcloud_groups._http import Response
 from rongcloud_groups._protocol import api as protocol
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
-from rongcloud_groups._protocol.signing import Stamp
+from rongcloud_groups._protocol.signing import RequestNonce
 from rongcloud_groups._protocol.strict import answer_reader, lenient_profile, profile_reader
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, RolePerm
@@ -126,7 +126,7 @@ def test_what_the_service_sends_is_what_is_read(profile: GroupProfile, dialect: 
     keys = data.draw(st.permutations(list(sent)))
     body = json.dumps(answer_of([{key: sent[key] for key in keys}], dialect)).encode()
 
-    answer = protocol.read_batch(dialect, Reply(200, {}, body), REQUESTED, None)
+    answer = protocol.read_batch(dialect, Response(200, {}, body), REQUESTED, None)
 
     assert answer.found == {profile.group_id: profile}
     assert answer.missing == [group_id for group_id in REQUESTED if group_id != profile.group_id]
@@ -201,7 +201,7 @@ def damaged_bodies(draw: st.DrawFn, dialect: Dialect) -> bytes:
 
 @given(dialects, st.data())
 def test_an_answer_read_at_once_says_what_its_profiles_say_one_by_one(dialect: Dialect, data: st.DataObject) -> None:
-    reply = Reply(200, {}, data.draw(damaged_bodies(dialect)))
+    reply = Response(200, {}, data.draw(damaged_bodies(dialect)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(protocol, "answer_reader", lambda dialect: lambda body: None)  # noqa: ARG005  never at once
@@ -210,7 +210,7 @@ def test_an_answer_read_at_once_says_what_its_profiles_say_one_by_one(dialect: D
     assert outcome_of(dialect, reply) == one_by_one
 
 
-def outcome_of(dialect: Dialect, reply: Reply) -> protocol.BatchAnswer | tuple[type[RongCloudError], str]:
+def outcome_of(dialect: Dialect, reply: Response) -> protocol.BatchAnswer | tuple[type[RongCloudError], str]:
     try:
         return protocol.read_batch(dialect, reply, REQUESTED, "r1")
     except RongCloudError as error:
@@ -238,7 +238,7 @@ def test_whatever_comes_back_each_id_has_one_place_or_the_error_is_ours(
     if data.draw(st.booleans()):
         body, headers = gzip.compress(body), headers | {"content-encoding": "gzip"}
     requested = data.draw(st.permutations(REQUESTED))
-    reply = Reply(status, headers, body)
+    reply = Response(status, headers, body)
 
     try:
         answer = protocol.read_batch(dialect, reply, requested, "r1")
@@ -258,7 +258,7 @@ def test_whatever_comes_back_a_listing_page_is_read_or_the_error_is_ours(
 ) -> None:
     body = data.draw(damaged_bodies(dialect)).replace(b'"profiles"', b'"groups"')
     try:
-        page = protocol.read_listing(dialect, Reply(status, headers, body), "r1")
+        page = protocol.read_listing(dialect, Response(status, headers, body), "r1")
     except RongCloudError:
         return
     assert all(group.group_id for group in page.groups)
@@ -272,7 +272,7 @@ def test_one_damaged_profile_never_costs_another(profile: GroupProfile, dialect:
     if not is_json(body):
         return
 
-    answer = protocol.read_batch(dialect, Reply(200, {}, body), ["g1", "g2"], None)
+    answer = protocol.read_batch(dialect, Response(200, {}, body), ["g1", "g2"], None)
 
     assert answer.found["g1"].problems == ()
     assert list(answer.found) == ["g2", "g1"]
@@ -293,10 +293,10 @@ def test_any_ids_arrive_as_they_were(group_ids: list[str]) -> None:
         def signature(self, nonce: str, timestamp_ms: int) -> str:
             return protocol.sign("secret1", nonce, timestamp_ms)
 
-    stamp = Stamp("n", 1, "r1")
+    nonce = RequestNonce("n", 1, "r1")
 
-    form = protocol.batch_request(RONGCLOUD, AppKey(), group_ids, stamp).body
-    as_json = protocol.batch_request(NEXCONN, AppKey(), group_ids, stamp).body
+    form = protocol.batch_request(RONGCLOUD, AppKey(), group_ids, nonce).body
+    as_json = protocol.batch_request(NEXCONN, AppKey(), group_ids, nonce).body
 
     assert parse_qs(form.decode("ascii"), keep_blank_values=True) == {"groupIds": group_ids}
     assert json.loads(as_json) == {"channelIds": group_ids}

@@ -15,7 +15,7 @@ from support.clients import trusting
 from support.command_line import Ended, OnTerminal, environment, run, run_on_terminal
 
 from rongcloud_groups import GroupClient, GroupProfile
-from rongcloud_groups.bulk import COLUMNS, FailuresFile, Job, Source, open_sink
+from rongcloud_groups.bulk import COLUMNS, FailedIdsFile, Job, Source, open_sink
 from rongcloud_groups.bulk.rows import flat_row
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.emulator import Emulator
@@ -39,7 +39,7 @@ def client_of(emulator: Emulator, rate: float = 2000.0, **options: Any) -> Group
 def job_of(client: GroupClient, source: Source, output: Path, *, restart: bool = False, keep: bool = False) -> Job:
     sink: Sink = open_sink(output)
     sink.seconds_between_commits = 0.02
-    return Job(client, source, sink, FailuresFile(output), restart=restart, keep=keep)
+    return Job(client, source, sink, FailedIdsFile(output), restart=restart, keep=keep)
 
 
 def environment_of(emulator: Emulator, directory: Path, rate: float = 2000.0) -> dict[str, str]:

@@ -21,7 +21,7 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 
-from rongcloud_groups._http import Origin, Reply, Request
+from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
 from rongcloud_groups._transport.interface import Connection
@@ -207,7 +207,7 @@ class Client:
             self.changed.clear()
             await self.changed.wait()
 
-    async def ask(self, path: str = "/q", body: bytes = b"groupIds=g1", timeout: float = 10) -> Reply:
+    async def ask(self, path: str = "/q", body: bytes = b"groupIds=g1", timeout: float = 10) -> Response:
         await self.until(lambda: self.connection.open_slots > 0 or self.connection.closed)
         return await self.connection.send(Request(path, QUERY.headers, body), timeout)
 

@@ -5,7 +5,7 @@ from contextlib import asynccontextmanager
 import pytest
 from support.h2_peer import QUERY, client_context, opened, server_context
 
-from rongcloud_groups._http import Origin, Reply, Request
+from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport import http1
 from rongcloud_groups._transport.connect import connect
 from rongcloud_groups._transport.http1 import HTTP1Connection
@@ -104,7 +104,7 @@ async def test_one_connection_carries_requests_one_after_the_other(tls: bool) ->
         assert connection.http_version == "HTTP/1.1"
         for number in range(3):
             reply = await connection.send(Request("/q?x=1", [("app-key", "k")], b"%d" % number), 5)
-            assert reply == Reply(200, {"content-length": "1", "x-a": "2"}, b"%d" % number)
+            assert reply == Response(200, {"content-length": "1", "x-a": "2"}, b"%d" % number)
         assert connection.sent == 3
         assert len(server.writers) == 1
         head = server.requests[0][0]

@@ -16,7 +16,7 @@ from hyperframe.frame import (
 )
 from support.h2_peer import HIGHEST_STREAM_ID, QUERY, Peer, Received, by_path, serving
 
-from rongcloud_groups._http import Reply, Request
+from rongcloud_groups._http import Request, Response
 from rongcloud_groups._transport.http2 import headers as http2_messages
 from rongcloud_groups.errors import TransportError
 
@@ -28,7 +28,7 @@ async def test_a_request_arrives_as_it_was_sent_and_its_answer_comes_back() -> N
     async with serving() as server, server.client() as client:
         reply = await client.connection.send(QUERY, 5)
         _, headers, body = server.peer.requests[0]
-    assert reply == Reply(200, {"content-length": "14"}, b"/q groupIds=g1")
+    assert reply == Response(200, {"content-length": "14"}, b"/q groupIds=g1")
     assert body == b"groupIds=g1"
     assert headers == {
         ":method": "POST",
@@ -77,7 +77,7 @@ async def test_cancelled_requests_harm_no_other_and_keep_the_connection() -> Non
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
             innocent = [o for o, task in zip(outcomes, tasks, strict=True) if task not in cancelled]
-            assert all(isinstance(outcome, Reply) for outcome in innocent)
+            assert all(isinstance(outcome, Response) for outcome in innocent)
         assert client.connection.in_flight == 0
         assert client.connection.open_slots == 100
         assert len(server.peers) == 1
@@ -294,7 +294,7 @@ async def test_an_answer_before_the_whole_request_was_sent_is_an_answer() -> Non
         future = client.connection.send(QUERY._replace(body=b"x" * 100_000), 10)
         await server.peer.until(lambda: len(server.peer.header_sizes) == 1)
         answer_headers(server.peer)
-        assert await future == Reply(413, {"content-length": "9"}, b"too large")
+        assert await future == Response(413, {"content-length": "9"}, b"too large")
         assert client.connection.in_flight == 0
         assert not client.connection.closed
 
@@ -366,7 +366,7 @@ async def test_a_body_without_a_content_length_is_taken_as_it_comes() -> None:
         peer.reply(request.stream_id, b"whole", length=None)
 
     async with serving(answer) as server, server.client() as client:
-        assert await client.ask() == Reply(200, {}, b"whole")
+        assert await client.ask() == Response(200, {}, b"whole")
 
 
 async def test_informational_answers_are_skipped_and_trailers_tolerated() -> None:
@@ -377,7 +377,7 @@ async def test_informational_answers_are_skipped_and_trailers_tolerated() -> Non
         peer.write(peer.headers(request.stream_id, [("grpc-status", "0")], end=True))
 
     async with serving(answer) as server, server.client() as client:
-        assert await client.ask() == Reply(200, {"a": "2"}, b"pad")
+        assert await client.ask() == Response(200, {"a": "2"}, b"pad")
 
 
 @pytest.mark.parametrize("status", ["2x0", "20", "²⁰⁰", "+20"])
@@ -586,6 +586,6 @@ async def test_a_server_that_resets_a_stream_twice_or_windows_too_wide_harms_one
         with pytest.raises(TransportError, match=r"FLOW_CONTROL_ERROR|reset"):
             await victim
         server.peer.write(DataFrame(1, b"late"), server.peer.headers(3, end=True))
-        assert await bystander == Reply(200, {}, b"")
+        assert await bystander == Response(200, {}, b"")
         server.peer.write(DataFrame(1, b"even later", flags=["END_STREAM"]))
         assert (await client.ask()).status == 200

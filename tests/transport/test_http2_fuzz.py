@@ -20,9 +20,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.h2_peer import QUERY
 
-from rongcloud_groups._http import Reply
+from rongcloud_groups._http import Response
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
-from rongcloud_groups._transport.http2.frames import FinalData, FrameCutter
+from rongcloud_groups._transport.http2.frames import FinalData, FrameSplitter
 from rongcloud_groups.errors import TransportError
 
 
@@ -138,7 +138,7 @@ def test_whatever_comes_every_request_ends_and_nothing_is_raised(
     asyncio.run(drive(rounds, last))
 
 
-async def act(action: str, connection: HTTP2Connection, futures: list[asyncio.Future[Reply]]) -> None:
+async def act(action: str, connection: HTTP2Connection, futures: list[asyncio.Future[Response]]) -> None:
     match action:
         case "send":
             futures.append(connection.send(QUERY, 30))
@@ -161,7 +161,7 @@ async def drive(rounds: list[tuple[list[str], list[bytes]]], last: Exception | N
     connection = HTTP2Connection("example.com", max_in_flight=5, on_change=lambda: None)
     transport = RecordingTransport()
     connection.connection_made(transport)
-    futures: list[asyncio.Future[Reply]] = []
+    futures: list[asyncio.Future[Response]] = []
 
     for wanted, chunks in rounds:
         for chunk in chunks:
@@ -176,7 +176,7 @@ async def drive(rounds: list[tuple[list[str], list[bytes]]], last: Exception | N
     assert connection.closed_reason
     assert connection.in_flight == connection.open_slots == 0
     for outcome in await asyncio.gather(*futures, return_exceptions=True):
-        assert isinstance(outcome, Reply | TransportError | asyncio.CancelledError)
+        assert isinstance(outcome, Response | TransportError | asyncio.CancelledError)
     assert not unhandled
 
 
@@ -186,7 +186,7 @@ def test_the_cut_stream_is_the_same_however_it_was_read(parts: list[bytes], data
     whole = b"".join(parts)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)), max_size=8)))
     edges = [0, *cuts, len(whole)]
-    cutter = FrameCutter()
+    cutter = FrameSplitter()
     pieces = [piece for a, b in pairwise(edges) for piece in cutter.cut(whole[a:b])]
     passed = b"".join(piece for piece in pieces if isinstance(piece, bytes))
     assert passed == b"".join(part for part in parts if part[3] != GoAwayFrame.type)

@@ -3,7 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rongcloud_groups._http import Request
-from rongcloud_groups._transport.http2.headers import PreparedEncoder, RequestFields
+from rongcloud_groups._transport.http2.headers import CachingEncoder, HeaderBuilder
 
 names = st.sampled_from([b"app-key", b"nonce", b"content-length", b":authority", b":path", b"accept-encoding", b"x"])
 values = st.binary(max_size=40) | st.sampled_from(
@@ -20,7 +20,7 @@ fields = st.builds(HeaderTuple, names, values) | st.builds(NeverIndexedHeaderTup
 def test_every_header_block_is_read_as_it_was_given_whatever_the_table_holds(
     blocks: list[tuple[list[HeaderTuple], int | None]],
 ) -> None:
-    encoder, decoder = PreparedEncoder(), Decoder()
+    encoder, decoder = CachingEncoder(), Decoder()
     decoder.max_allowed_table_size = 8192
     for block, table_size in blocks:
         if table_size is not None:
@@ -29,7 +29,7 @@ def test_every_header_block_is_read_as_it_was_given_whatever_the_table_holds(
 
 
 def test_what_requests_repeat_takes_a_byte_and_what_differs_stays_out_of_the_table() -> None:
-    fields, encoder, decoder = RequestFields("groups.test"), PreparedEncoder(), Decoder()
+    fields, encoder, decoder = HeaderBuilder("groups.test"), CachingEncoder(), Decoder()
     sizes = []
     for number in range(4):
         headers = [("app-key", "key"), ("nonce", f"{number:016}"), ("signature", f"{number:040}")]

@@ -12,7 +12,7 @@ from support.virtual_time import at, now, settle, virtual_time
 
 from rongcloud_groups import GroupClient, RongCloudError, TransportError
 from rongcloud_groups._http import Origin, Request
-from rongcloud_groups._transport.httpx_adapter import TransportConnection
+from rongcloud_groups._transport.httpx_adapter import HttpxConnection
 from rongcloud_groups.emulator import Service, asgi_app
 
 PATH = "/entrust/group/profile/query.json"
@@ -259,7 +259,7 @@ async def test_a_retired_connection_makes_no_more_calls_and_closes_its_transport
 
     transport = Transport(held)
     changes: list[float] = []
-    connection = TransportConnection(
+    connection = HttpxConnection(
         transport, Origin.parse("https://group.test"), 2, lambda: changes.append(now()), owned=True
     )
     assert connection.open_slots == 2
@@ -284,7 +284,7 @@ async def test_a_retired_connection_makes_no_more_calls_and_closes_its_transport
 @virtual_time
 async def test_a_connection_that_is_retired_while_idle_tells_that_it_is_closed() -> None:
     changes: list[bool] = []
-    connection = TransportConnection(
+    connection = HttpxConnection(
         Transport(), Origin.parse("https://group.test"), 2, lambda: changes.append(connection.closed), owned=True
     )
     connection.retire()

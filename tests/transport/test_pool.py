@@ -7,12 +7,12 @@ import pytest
 from support.virtual_time import at, now, settle, virtual_time
 
 from rongcloud_groups import TransportError
-from rongcloud_groups._http import Origin, Reply, Request
-from rongcloud_groups._transport.pool import MOST_LINKS, Link, Links
-from rongcloud_groups.events import ConnectFailed, Emitter, Event, HostSwitched, LinkOpened, LinkRetired
+from rongcloud_groups._http import Origin, Request, Response
+from rongcloud_groups._transport.pool import MAX_CONNECTIONS, Link, Links
+from rongcloud_groups.events import ConnectFailed, ConnectionOpened, ConnectionRetired, Emitter, Event, HostSwitched
 
 REQUEST = Request("/", [], b"")
-REPLY = Reply(200, {}, b"")
+REPLY = Response(200, {}, b"")
 PRIMARY, BACKUP, LAST = "primary.test", "backup.test", "last.test"
 
 
@@ -29,7 +29,7 @@ class ScriptedConnection:
         self.retired_at: float | None = None
         self._slots = network.slots
         self._on_change = on_change
-        self._futures: list[Future[Reply]] = []
+        self._futures: list[Future[Response]] = []
 
     @property
     def in_flight(self) -> int:
@@ -39,11 +39,11 @@ class ScriptedConnection:
     def open_slots(self) -> int:
         return 0 if self.closed or self.retired_at is not None else self._slots - self.in_flight
 
-    def send(self, request: Request, timeout: float) -> Future[Reply]:
+    def send(self, request: Request, timeout: float) -> Future[Response]:
         assert (request, timeout) == (REQUEST, 5.0)
         assert self.open_slots
         self.sent += 1
-        future: Future[Reply] = asyncio.get_running_loop().create_future()
+        future: Future[Response] = asyncio.get_running_loop().create_future()
         self._futures.append(future)
         return future
 
@@ -157,7 +157,7 @@ async def test_the_first_request_opens_one_connection() -> None:
         await asyncio.gather(ask(links), ask(links), ask(links))
         assert len(network.connections) == links.opened == 1
         (opened,) = network.events
-        assert isinstance(opened, LinkOpened)
+        assert isinstance(opened, ConnectionOpened)
         assert (opened.host, opened.http_version) == (PRIMARY, "HTTP/2")
         assert opened.seconds == pytest.approx(0.1, abs=1e-5)
 
@@ -222,8 +222,8 @@ async def test_a_connection_is_let_go_before_80_requests_and_no_request_waits_fo
         assert set(sent[:-2]) == {79}
         assert sum(sent) == 801
         assert all(connection.closed for connection in network.connections[:-2])
-        retired = network.told(LinkRetired)
-        assert retired[0] == LinkRetired(PRIMARY, 79, "used for 79 requests")
+        retired = network.told(ConnectionRetired)
+        assert retired[0] == ConnectionRetired(PRIMARY, 79, "used for 79 requests")
         assert len(retired) == 10
 
 
@@ -239,7 +239,7 @@ async def test_at_the_full_rate_no_request_waits_even_where_opening_takes_a_seco
             await asyncio.sleep(0.01)
         assert max(waits[:500]) == pytest.approx(1.0, abs=0.1)
         assert max(waits[500:]) == 0.0
-        assert len(network.connections) <= 1500 / 79 + MOST_LINKS
+        assert len(network.connections) <= 1500 / 79 + MAX_CONNECTIONS
 
 
 @virtual_time
@@ -280,7 +280,7 @@ async def test_an_idle_connection_is_replaced_before_it_is_let_go() -> None:
         assert first.closed
         assert links.pick() is not None
         assert not second.closed
-        assert network.told(LinkRetired) == [LinkRetired(PRIMARY, 1, "idle for 55 s")]
+        assert network.told(ConnectionRetired) == [ConnectionRetired(PRIMARY, 1, "idle for 55 s")]
 
 
 @virtual_time
@@ -357,7 +357,7 @@ async def test_a_connection_that_the_server_closed_is_replaced_when_it_is_needed
         await ask(links)
         network.connections[0].close("closed by the server")
         assert links.pick() is None
-        assert network.told(LinkRetired) == [LinkRetired(PRIMARY, 1, "closed by the server")]
+        assert network.told(ConnectionRetired) == [ConnectionRetired(PRIMARY, 1, "closed by the server")]
         await at(30.0)
         assert len(network.connections) == 1
         await ask(links)
@@ -615,12 +615,12 @@ async def test_a_connection_whose_streams_are_full_is_joined_by_another() -> Non
 async def test_http_2_has_so_many_connections_at_the_most() -> None:
     network = Network(slots=1)
     async with network.links() as links:
-        for _ in range(MOST_LINKS):
+        for _ in range(MAX_CONNECTIONS):
             await send(links)
         waiting = asyncio.create_task(links.ready())
         await at(20.0)
         assert not waiting.done()
-        assert len(network.connections) == MOST_LINKS
+        assert len(network.connections) == MAX_CONNECTIONS
         network.connections[0].answer()
         await waiting
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable
 
-from rongcloud_groups._dispatch.pending import Pending, Waiter
+from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.lookup import Outcome
 
 
-class CachedPending:
+class CacheFront:
     """The book of open IDs with a cache before it. It waits itself for each ID that was opened here.
 
     Who joins an ID that is open already keeps nothing: the cache may have been told that the group changed since that
@@ -19,7 +19,7 @@ class CachedPending:
         pending: the book.
     """
 
-    def __init__(self, cache: Cache, pending: Pending) -> None:
+    def __init__(self, cache: Cache, pending: PendingQueue) -> None:
         self._cache = cache
         self._pending = pending
         self._openers: dict[str, Waiter] = {}
@@ -27,7 +27,7 @@ class CachedPending:
 
     def add(self, group_id: str, waiter: Waiter, *, fresh: bool) -> None:
         """Settle an ID that the cache holds, unless it is to be ``fresh``; let ``waiter`` wait for any other."""
-        if not fresh and (remembered := self._cache.recall(group_id)) is not None:
+        if not fresh and (remembered := self._cache.lookup(group_id)) is not None:
             waiter.settle(group_id, remembered.profile)
             return
         opens = self._pending.begins(group_id)

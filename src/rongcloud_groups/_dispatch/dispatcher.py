@@ -10,11 +10,11 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from rongcloud_groups._dispatch.pending import Batch, Entry, Pending
-from rongcloud_groups._http import Reply
-from rongcloud_groups._protocol.api import batch_request, consequence, read_batch
+from rongcloud_groups._dispatch.pending import Batch, PendingId, PendingQueue
+from rongcloud_groups._http import Response
+from rongcloud_groups._protocol.api import action_for, batch_request, read_batch
 from rongcloud_groups._protocol.dialects import Dialect
-from rongcloud_groups._protocol.signing import new_stamp
+from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups._transport.pool import Link, Links
 from rongcloud_groups.config import Credentials
 from rongcloud_groups.errors import (
@@ -51,13 +51,13 @@ SAY_AGAIN_AFTER = 60.0
 """Seconds until a warning that still holds is repeated."""
 
 
-class Flight:
+class InFlight:
     """One request under way."""
 
     __slots__ = ("batch", "future", "host", "link", "request_id", "sent_at")
 
     def __init__(
-        self, batch: Batch, link: Link, host: str, future: Future[Reply], request_id: str, sent_at: float
+        self, batch: Batch, link: Link, host: str, future: Future[Response], request_id: str, sent_at: float
     ) -> None:
         self.batch = batch
         self.link = link
@@ -85,7 +85,7 @@ class Dispatcher:
 
     def __init__(
         self,
-        pending: Pending,
+        pending: PendingQueue,
         links: Links,
         limiter: Limiter,
         guard: CreditGuard | None,
@@ -107,7 +107,7 @@ class Dispatcher:
         self._max_in_flight = max_in_flight
         self._attempt_timeout = attempt_timeout
         self._max_attempts = max_attempts
-        self._flights: set[Flight] = set()
+        self._flights: set[InFlight] = set()
         self._stirred = Event()
         self._readying = Lock()
         self._tasks: TaskGroup | None = None
@@ -123,7 +123,7 @@ class Dispatcher:
         """Requests under way."""
         return len(self._flights)
 
-    def stir(self) -> None:
+    def wake(self) -> None:
         """There may be something to send now."""
         self._stirred.set()
 
@@ -203,30 +203,30 @@ class Dispatcher:
         self._send(link, batch)
 
     def _send(self, link: Link, batch: Batch) -> None:
-        stamp = new_stamp()
-        request = batch_request(self._dialect, self._credentials, batch.group_ids, stamp)
+        nonce = new_nonce()
+        request = batch_request(self._dialect, self._credentials, batch.group_ids, nonce)
         future = link.send(request, self._attempt_timeout)
         host = self._links.host_of(link.host)
-        flight = Flight(batch, link, host, future, stamp.request_id, get_running_loop().time())
+        flight = InFlight(batch, link, host, future, nonce.request_id, get_running_loop().time())
         batch.abandoned = future.cancel
         self._flights.add(flight)
         self.requests += 1
         self.group_ids_sent += len(batch)
         if self._emit:
-            self._emit(BatchSent(stamp.request_id, host, len(batch)))
-        future.add_done_callback(partial(self._landed, flight))
+            self._emit(BatchSent(nonce.request_id, host, len(batch)))
+        future.add_done_callback(partial(self._on_response, flight))
 
-    def _landed(self, flight: Flight, future: Future[Reply]) -> None:
+    def _on_response(self, flight: InFlight, future: Future[Response]) -> None:
         self._flights.discard(flight)
         if self._guard is not None:
             self._guard.landed()
         if future.cancelled():
             self._abandoned(flight)
         else:
-            self._take_in(flight, future)
+            self._handle(flight, future)
         self._stirred.set()
 
-    def _take_in(self, flight: Flight, future: Future[Reply]) -> None:
+    def _handle(self, flight: InFlight, future: Future[Response]) -> None:
         error = future.exception()
         if self._closed:
             self._abandoned(flight)
@@ -239,7 +239,7 @@ class Dispatcher:
         except Exception as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
             self._start(_raise, fault)
 
-    def _abandoned(self, flight: Flight) -> None:
+    def _abandoned(self, flight: InFlight) -> None:
         if self._emit:
             seconds = get_running_loop().time() - flight.sent_at
             self._emit(BatchAbandoned(flight.request_id, flight.host, len(flight.batch), seconds))
@@ -248,7 +248,7 @@ class Dispatcher:
         assert self._tasks is not None  # noqa: S101  answers come only inside run()
         self._tasks.start_soon(task, *args)
 
-    def _answered(self, flight: Flight, reply: Reply) -> None:
+    def _answered(self, flight: InFlight, reply: Response) -> None:
         entries = flight.batch.entries
         try:
             answer = read_batch(self._dialect, reply, flight.batch.group_ids, flight.request_id)
@@ -271,7 +271,7 @@ class Dispatcher:
             DecodeError("the answer held a profile whose group ID cannot be read"),
         )
 
-    def _failed(self, flight: Flight, error: RongCloudError) -> None:
+    def _failed(self, flight: InFlight, error: RongCloudError) -> None:
         entries = flight.batch.entries
         age = get_running_loop().time() - flight.sent_at
         if self._emit:
@@ -280,16 +280,16 @@ class Dispatcher:
             self._links.distrust(flight.link, str(error))
         elif isinstance(error, ServiceError):
             self._links.trust(flight.link)
-        match consequence(error):
+        match action_for(error):
             case "fatal":
-                self._give_up(error)
+                self._abort_all(error)
             case "pause":
                 assert isinstance(error, RateLimited)  # noqa: S101  nothing else pauses
                 self.throttled += 1
                 self._start(self._throttled, self._pending.rest(entries), error, age)
             case "bisect" if len(entries) > 1:
                 logger.info("%s; asking for each half of the batch by itself", error)
-                self._pending.put_back_halves(self._pending.rest(entries))
+                self._pending.requeue_halves(self._pending.rest(entries))
                 if self._emit:
                     self._emit(BatchSplit(len(entries)))
                 self._stirred.set()
@@ -298,20 +298,20 @@ class Dispatcher:
             case _:
                 self._pending.settle((entry, error) for entry in entries)
 
-    def _give_up(self, error: RongCloudError) -> None:
+    def _abort_all(self, error: RongCloudError) -> None:
         logger.error("no retry can mend this: %s", error)
         self._pending.abort(error)
         for flight in list(self._flights):
             flight.future.cancel()
 
-    async def _throttled(self, resting: list[Entry], error: RateLimited, age: float) -> None:
+    async def _throttled(self, resting: list[PendingId], error: RateLimited, age: float) -> None:
         pause = await self._limiter.throttle(error.retry_after, age)
-        self._say_throttled(pause)
+        self._log_throttled(pause)
         if self._emit:
             self._emit(Throttled(pause, self._limiter.rate))
         self._put_back(resting)
 
-    def _say_throttled(self, pause: float) -> None:
+    def _log_throttled(self, pause: float) -> None:
         now = get_running_loop().time()
         level = logging.WARNING if now >= self._say_again_at else logging.INFO
         if level == logging.WARNING:
@@ -325,10 +325,10 @@ class Dispatcher:
             self._limiter.rate,
         )
 
-    def _retry(self, entries: list[Entry], error: RongCloudError) -> None:
+    def _retry(self, entries: list[PendingId], error: RongCloudError) -> None:
         for entry in entries:
-            if isinstance(error, TransportError) and error.never_processed and entry.bounced < MOST_BOUNCES:
-                entry.bounced += 1
+            if isinstance(error, TransportError) and error.never_processed and entry.unprocessed < MOST_BOUNCES:
+                entry.unprocessed += 1
             else:
                 entry.attempts += 1
         self._pending.settle(self._exhausted(entries, error))
@@ -346,16 +346,16 @@ class Dispatcher:
         else:
             self._put_back(resting)
 
-    def _exhausted(self, entries: list[Entry], error: RongCloudError) -> list[tuple[Entry, Outcome]]:
+    def _exhausted(self, entries: list[PendingId], error: RongCloudError) -> list[tuple[PendingId, Outcome]]:
         """Those that have no attempt left, with what ended the last one."""
         return [(entry, error) for entry in entries if entry.attempts >= self._max_attempts]
 
-    async def _put_back_later(self, entries: list[Entry], delay: float) -> None:
+    async def _put_back_later(self, entries: list[PendingId], delay: float) -> None:
         await anyio.sleep(delay)
         self._put_back(entries)
 
-    def _put_back(self, entries: list[Entry]) -> None:
-        self._pending.put_back(entries)
+    def _put_back(self, entries: list[PendingId]) -> None:
+        self._pending.requeue(entries)
         self._stirred.set()
 
 

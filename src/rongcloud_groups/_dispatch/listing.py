@@ -7,9 +7,9 @@ from typing import Any, Final
 import anyio
 
 from rongcloud_groups._dispatch.dispatcher import MOST_BOUNCES, Dispatcher, back_off
-from rongcloud_groups._protocol.api import ListingPage, consequence, listing_request, read_listing
+from rongcloud_groups._protocol.api import ListingPage, action_for, listing_request, read_listing
 from rongcloud_groups._protocol.dialects import Dialect
-from rongcloud_groups._protocol.signing import new_stamp
+from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups._transport.pool import Link, Links
 from rongcloud_groups.config import Credentials
 from rongcloud_groups.errors import (
@@ -107,19 +107,19 @@ class ListingRequests:
                     bounced += 1
                 else:
                     lost += 1
-                if consequence(error) != "retry" or lost >= self._max_attempts:
+                if action_for(error) != "retry" or lost >= self._max_attempts:
                     raise
                 await anyio.sleep(back_off(lost))
 
     async def _attempt(self, token: str | None) -> ListingPage:
         link = await self._link_with_token()
-        stamp = new_stamp()
+        nonce = new_nonce()
         request = listing_request(
-            self._dialect, self._credentials, stamp, page_token=token, size=PAGE_SIZE, order=_OLDEST_FIRST
+            self._dialect, self._credentials, nonce, page_token=token, size=PAGE_SIZE, order=_OLDEST_FIRST
         )
         try:
             reply = await link.send(request, self._attempt_timeout)
-            page = read_listing(self._dialect, reply, stamp.request_id)
+            page = read_listing(self._dialect, reply, nonce.request_id)
         except ServerError as error:
             self._links.distrust(link, str(error))
             raise

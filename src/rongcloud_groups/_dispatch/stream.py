@@ -9,8 +9,8 @@ from typing import Any, Self
 
 import anyio
 
-from rongcloud_groups._dispatch.pending import Pending
-from rongcloud_groups._dispatch.waiters import key_of
+from rongcloud_groups._dispatch.pending import PendingQueue
+from rongcloud_groups._dispatch.waiters import failed_key
 from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.lookup import Lookup, Outcome
@@ -26,15 +26,15 @@ class Stream:
         self,
         group_ids: Iterable[object] | AsyncIterable[object],
         *,
-        pending: Pending,
-        stir: Callable[[], None],
+        pending: PendingQueue,
+        wake: Callable[[], None],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         window: int,
         bulk: bool,
     ) -> None:
         self._group_ids = group_ids
         self._pending = pending
-        self._stir = stir
+        self._wake = wake
         self._start = start
         self._window = window
         self._bulk = bulk
@@ -128,14 +128,14 @@ class Stream:
         try:
             valid = validated_group_id(group_id)
         except InvalidGroupId as error:
-            if self._is_new(key_of(group_id)):
-                self._record(key_of(group_id), error)
+            if self._is_new(failed_key(group_id)):
+                self._record(failed_key(group_id), error)
                 self.flush()
             return
         if valid not in self._open and self._is_new(valid):
             self._open.add(valid)
             self._pending.add(valid, self, bulk=self._bulk)
-            self._stir()
+            self._wake()
 
     def _is_new(self, key: str) -> bool:
         if self._seen is None:

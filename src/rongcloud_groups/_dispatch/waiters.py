@@ -11,7 +11,7 @@ from rongcloud_groups.lookup import Lookup, Outcome
 from rongcloud_groups.models import GroupProfile
 
 
-class OneWaiter:
+class GetWaiter:
     """Waits for one ID; its future ends in the profile, in None, or in the error."""
 
     __slots__ = ("future",)
@@ -42,7 +42,7 @@ class _Open:
 _OPEN: Final = _Open()
 
 
-class ManyWaiter:
+class GetManyWaiter:
     """Waits for many IDs, each once; its future ends when all of them have their outcome.
 
     Args:
@@ -62,7 +62,7 @@ class ManyWaiter:
         try:
             valid = validated_group_id(group_id)
         except InvalidGroupId as error:
-            self._outcomes.setdefault(key_of(group_id), error)
+            self._outcomes.setdefault(failed_key(group_id), error)
             return None
         if valid in self._outcomes:
             return None
@@ -103,7 +103,7 @@ class ManyWaiter:
         return lookup
 
 
-def key_of(group_id: object) -> str:
+def failed_key(group_id: object) -> str:
     """What stands for an invalid ID in `Lookup.failed`: itself where it can be a key, or else its ``repr``."""
     try:
         hash(group_id)
@@ -112,7 +112,7 @@ def key_of(group_id: object) -> str:
     return group_id  # type: ignore[return-value]  # a caller who gives no str finds it again under what was given
 
 
-def several(group_ids: Iterable[object]) -> Iterable[object]:
+def reject_single_str(group_ids: Iterable[object]) -> Iterable[object]:
     """The IDs themselves.
 
     Raises:

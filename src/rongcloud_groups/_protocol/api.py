@@ -14,11 +14,11 @@ from urllib.parse import quote_plus
 import msgspec
 from msgspec import Raw
 
-from rongcloud_groups._http import Reply, Request
+from rongcloud_groups._http import Request, Response
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.lenient import UNREADABLE
-from rongcloud_groups._protocol.responses import NO_SUCH_API, plain_body, successful_answer
-from rongcloud_groups._protocol.signing import Stamp
+from rongcloud_groups._protocol.responses import NO_SUCH_API, decode_content, unwrap
+from rongcloud_groups._protocol.signing import RequestNonce
 from rongcloud_groups._protocol.strict import answer_reader, listed_group, profile_reader
 from rongcloud_groups.errors import (
     AuthenticationError,
@@ -40,7 +40,7 @@ BATCH_LIMIT: Final = 50
 GROUP_ID_LIMIT: Final = 64
 """The most characters in a group ID, as the service documents it."""
 
-Consequence = Literal["fatal", "pause", "bisect", "retry", "fail"]
+ErrorAction = Literal["fatal", "pause", "bisect", "retry", "fail"]
 
 _OK: Final = 200  # HTTP's
 _PLAIN_GROUP_ID: Final = re.compile(rf"[!-+\--~]{{1,{GROUP_ID_LIMIT}}}")  # visible ASCII without the comma
@@ -130,28 +130,34 @@ def sign(app_secret: str, nonce: str, timestamp_ms: int) -> str:
     return hashlib.sha1(text, usedforsecurity=False).hexdigest()
 
 
-def batch_request(dialect: Dialect, credentials: Signer, group_ids: Sequence[str], stamp: Stamp) -> Request:
+def batch_request(dialect: Dialect, credentials: Signer, group_ids: Sequence[str], nonce: RequestNonce) -> Request:
     """The request for the profiles of some groups.
 
     Args:
         dialect: how to ask.
         credentials: what signs it.
         group_ids: 1 to `BATCH_LIMIT` validated IDs.
-        stamp: of this attempt.
+        nonce: of this attempt.
     """
     body = _encoded(dialect, {dialect.group_ids_key: group_ids})
-    return Request(dialect.batch_path, _headers(dialect, credentials, stamp), body)
+    return Request(dialect.batch_path, _headers(dialect, credentials, nonce), body)
 
 
 def listing_request(
-    dialect: Dialect, credentials: Signer, stamp: Stamp, *, page_token: str | None, size: int, order: Literal[0, 1]
+    dialect: Dialect,
+    credentials: Signer,
+    nonce: RequestNonce,
+    *,
+    page_token: str | None,
+    size: int,
+    order: Literal[0, 1],
 ) -> Request:
     """The request for one page of the listing of an app's groups.
 
     Args:
         dialect: how to ask.
         credentials: what signs it.
-        stamp: of this attempt.
+        nonce: of this attempt.
         page_token: `ListingPage.next_page_token` of the page before; None for the first.
         size: groups on a page, at most 1,000.
         order: 0 oldest first, 1 newest first.
@@ -159,16 +165,16 @@ def listing_request(
     parameters: dict[str, str | int] = {dialect.page_size_key: size, "order": order}
     if page_token is not None:
         parameters["pageToken"] = page_token
-    return Request(dialect.listing_path, _headers(dialect, credentials, stamp), _encoded(dialect, parameters))
+    return Request(dialect.listing_path, _headers(dialect, credentials, nonce), _encoded(dialect, parameters))
 
 
-def _headers(dialect: Dialect, credentials: Signer, stamp: Stamp) -> list[tuple[str, str]]:
+def _headers(dialect: Dialect, credentials: Signer, nonce: RequestNonce) -> list[tuple[str, str]]:
     return [
         ("app-key", credentials.app_key),
-        ("nonce", stamp.nonce),
-        ("timestamp", str(stamp.timestamp_ms)),
-        ("signature", credentials.signature(stamp.nonce, stamp.timestamp_ms)),
-        ("x-request-id", stamp.request_id),
+        ("nonce", nonce.nonce),
+        ("timestamp", str(nonce.timestamp_ms)),
+        ("signature", credentials.signature(nonce.nonce, nonce.timestamp_ms)),
+        ("x-request-id", nonce.request_id),
         ("content-type", dialect.content_type),
         ("accept-encoding", "gzip"),
         ("user-agent", "rongcloud-groups"),
@@ -188,7 +194,7 @@ def _form_part(key: str, value: str | int | Sequence[str]) -> str:
     return f"{key}=" + f"&{key}=".join(values)
 
 
-def read_batch(dialect: Dialect, reply: Reply, requested: Collection[str], request_id: str | None) -> BatchAnswer:
+def read_batch(dialect: Dialect, reply: Response, requested: Collection[str], request_id: str | None) -> BatchAnswer:
     """What the service says of the requested groups.
 
     Profiles are matched by their group ID; those of other groups are ignored, and of two for one group
@@ -219,24 +225,24 @@ def read_batch(dialect: Dialect, reply: Reply, requested: Collection[str], reque
     return BatchAnswer(found, [], left) if None in profiles else BatchAnswer(found, left, [])
 
 
-def _profiles(dialect: Dialect, reply: Reply, request_id: str | None) -> Sequence[GroupProfile | None]:
+def _profiles(dialect: Dialect, reply: Response, request_id: str | None) -> Sequence[GroupProfile | None]:
     """The profiles in an answer, None for each whose group ID cannot be read."""
     if (profiles := _documented_profiles(dialect, reply)) is not None:
         return profiles
-    data = successful_answer(dialect, reply, "profiles", request_id)
+    data = unwrap(dialect, reply, "profiles", request_id)
     read = profile_reader(dialect)
     return [read(entry) for entry in _entries(data, "profiles", request_id) if bytes(entry) != b"null"]
 
 
-def _documented_profiles(dialect: Dialect, reply: Reply) -> list[GroupProfile] | None:
+def _documented_profiles(dialect: Dialect, reply: Response) -> list[GroupProfile] | None:
     """The profiles in an answer of exactly the documented shape; None for any other."""
     try:
-        return answer_reader(dialect)(plain_body(reply)) if reply.status == _OK else None
+        return answer_reader(dialect)(decode_content(reply)) if reply.status == _OK else None
     except DecodeError:
         return None
 
 
-def read_listing(dialect: Dialect, reply: Reply, request_id: str | None) -> ListingPage:
+def read_listing(dialect: Dialect, reply: Response, request_id: str | None) -> ListingPage:
     """One page of the listing.
 
     Args:
@@ -249,7 +255,7 @@ def read_listing(dialect: Dialect, reply: Reply, request_id: str | None) -> List
         ConfigError: the answer is the other dialect's.
         DecodeError: the answer is not what the service documents.
     """
-    data = successful_answer(dialect, reply, "groups", request_id)
+    data = unwrap(dialect, reply, "groups", request_id)
     entries = [entry for entry in _entries(data, "groups", request_id) if bytes(entry) != b"null"]
     groups = [group for entry in entries if (group := listed_group(dialect, entry))]
     return ListingPage(groups, _next_page_token(data, request_id), len(entries) - len(groups))
@@ -270,7 +276,7 @@ def _next_page_token(data: Mapping[str, Raw], request_id: str | None) -> str | N
     return None if token is None else str(token) or None
 
 
-def consequence(error: Exception) -> Consequence:
+def action_for(error: Exception) -> ErrorAction:
     """What an error means for the requests.
 
     Returns:

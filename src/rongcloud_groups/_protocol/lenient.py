@@ -30,7 +30,7 @@ _ESCAPES: Final = re.compile(
 )
 
 
-def moment(milliseconds: int) -> datetime:
+def datetime_from_ms(milliseconds: int) -> datetime:
     """The time so many milliseconds after 1970, in UTC.
 
     Raises:
@@ -59,7 +59,7 @@ def read_members(text: bytes | Raw) -> dict[str, Raw]:
         return _MEMBERS.decode(marked.decode(errors="replace"))
 
 
-class Fields:
+class FieldReader:
     """The members of one JSON object, each taken out once; what cannot be read is noted in ``problems``."""
 
     def __init__(self, members: dict[str, Raw], problems: list[Problem], path: str = "") -> None:
@@ -133,7 +133,7 @@ class Fields:
         present, raw = self._first(keys)
         milliseconds = self._integer(keys)
         try:
-            return None if milliseconds is None else moment(milliseconds)
+            return None if milliseconds is None else datetime_from_ms(milliseconds)
         except OverflowError:
             self._note(present, "outside the range of dates", raw)
             return None
@@ -147,7 +147,7 @@ class Fields:
         self._note(key, "expected a small integer", raw)
         return kind(0)
 
-    def object(self, *keys: str) -> "Fields":
+    def object(self, *keys: str) -> "FieldReader":
         """The object under the first of the keys that is there, or in the text under it; else an empty one."""
         key, raw = self._taken(keys)
         text: bytes = raw
@@ -159,7 +159,7 @@ class Fields:
                 members = read_members(text)
             except UNREADABLE:
                 self._note(key, "not a JSON object", text)
-        return Fields(members, self.problems, f"{self._path}{key}.")
+        return FieldReader(members, self.problems, f"{self._path}{key}.")
 
     def rest(self) -> dict[str, Any]:
         """What nobody took, decoded."""

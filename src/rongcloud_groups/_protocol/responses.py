@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 from msgspec import Raw
 
-from rongcloud_groups._http import Reply
+from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
 from rongcloud_groups._protocol.lenient import UNREADABLE, read_members
 from rongcloud_groups.errors import (
@@ -68,7 +68,7 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SUCCESS_CODES: Final = frozenset(each.success_code for each in DIALECTS.values())
 
 
-def successful_answer(dialect: Dialect, reply: Reply, list_key: str, request_id: str | None) -> Mapping[str, Raw]:
+def unwrap(dialect: Dialect, reply: Response, list_key: str, request_id: str | None) -> Mapping[str, Raw]:
     """The members of the object that holds the data.
 
     Args:
@@ -84,7 +84,7 @@ def successful_answer(dialect: Dialect, reply: Reply, list_key: str, request_id:
     """
     succeeded = 200 <= reply.status < 300  # noqa: PLR2004  HTTP's class of success
     try:
-        body = plain_body(reply)
+        body = decode_content(reply)
     except DecodeError as error:
         if succeeded:
             raise DecodeError(f"{error}{_request(request_id)}") from None
@@ -99,7 +99,7 @@ def successful_answer(dialect: Dialect, reply: Reply, list_key: str, request_id:
     return _data_of(dialect, members, request_id)
 
 
-def plain_body(reply: Reply) -> bytes:
+def decode_content(reply: Response) -> bytes:
     """The body without its content encoding.
 
     Raises:
@@ -193,12 +193,12 @@ def _inside(envelope: str | None, members: Mapping[str, Raw]) -> Mapping[str, Ra
 
 
 def _service_error(
-    dialect: Dialect, reply: Reply, code: int | None, message: str, request_id: str | None
+    dialect: Dialect, reply: Response, code: int | None, message: str, request_id: str | None
 ) -> ServiceError:
     status = reply.status
     if code in _SUCCESS_CODES:  # an HTTP error whose body claims success
         code = None
-    kind = _kind_of(code, status)
+    kind = error_class_for(code, status)
     number = status if code is None else code
     hint = _HINTS.get(number) or _HINTS.get(status, "")
     if NO_SUCH_API in (number, status):
@@ -210,7 +210,7 @@ def _service_error(
     return kind(number, status, message, request_id, hint)
 
 
-def _kind_of(code: int | None, status: int) -> type[ServiceError]:
+def error_class_for(code: int | None, status: int) -> type[ServiceError]:
     """The code decides before the status, but a 429 means the rate, unless all is lost anyway."""
     known = None if code is None else _KINDS.get(code)
     by_status = ServerError if status >= 500 else _KINDS_OF_STATUS.get(status, ServiceError)  # noqa: PLR2004  HTTP's
@@ -242,7 +242,7 @@ def http_date(value: str) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def _described(reply: Reply, body: bytes) -> str:
+def _described(reply: Response, body: bytes) -> str:
     if location := reply.headers.get("location"):
         return f"redirected to {_excerpt(location.encode(errors='replace'))}"
     return _excerpt(body)

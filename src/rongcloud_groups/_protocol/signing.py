@@ -5,7 +5,7 @@ import time
 from typing import NamedTuple
 
 
-class Stamp(NamedTuple):
+class RequestNonce(NamedTuple):
     """A request's own: each attempt has a new one.
 
     Attributes:
@@ -19,6 +19,6 @@ class Stamp(NamedTuple):
     request_id: str
 
 
-def new_stamp() -> Stamp:
+def new_nonce() -> RequestNonce:
     """A stamp of now."""
-    return Stamp(secrets.token_hex(8), time.time_ns() // 1_000_000, secrets.token_hex(16))
+    return RequestNonce(secrets.token_hex(8), time.time_ns() // 1_000_000, secrets.token_hex(16))

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from rongcloud_groups._protocol.dialects import Dialect
-from rongcloud_groups._protocol.lenient import UNREADABLE, Fields
+from rongcloud_groups._protocol.lenient import UNREADABLE, FieldReader
 from rongcloud_groups.models import (
     DEFAULT_PERMISSIONS,
     GroupProfile,
@@ -177,7 +177,7 @@ def _public_permissions(read: _Permissions) -> Permissions:
 
 def lenient_profile(dialect: Dialect, entry: Raw) -> GroupProfile | None:
     """The profile in an entry of any shape; None where its group ID cannot be read."""
-    fields = Fields.of(entry)
+    fields = FieldReader.of(entry)
     if (group_id := fields.group_id(dialect.group_id_key)) is None:
         return None
     nested, attributes = fields.object("groupProfile"), fields.object("groupExtProfile")
@@ -208,7 +208,7 @@ def lenient_profile(dialect: Dialect, entry: Raw) -> GroupProfile | None:
 
 def listed_group(dialect: Dialect, entry: Raw) -> ListedGroup | None:
     """The group in an entry of the listing; None where its group ID cannot be read."""
-    fields = Fields.of(entry)
+    fields = FieldReader.of(entry)
     if (group_id := fields.group_id(dialect.group_id_key)) is None:
         return None
     nested = fields.object(*dialect.listed_profile_keys)
@@ -227,7 +227,7 @@ def listed_group(dialect: Dialect, entry: Raw) -> ListedGroup | None:
     )
 
 
-def _basics(nested: Fields, fields: Fields) -> _Basics:
+def _basics(nested: FieldReader, fields: FieldReader) -> _Basics:
     """The texts of ``groupProfile``, or those beside it, where one documented example has them."""
 
     def text(*keys: str) -> str | None:
@@ -237,5 +237,5 @@ def _basics(nested: Fields, fields: Fields) -> _Basics:
     return _Basics(text("introduction"), text("announcement"), text("portraitUrl", "portrait_url"))
 
 
-def _extra(fields: Fields, **nested: Fields) -> dict[str, Any]:
+def _extra(fields: FieldReader, **nested: FieldReader) -> dict[str, Any]:
     return fields.rest() | {key: rest for key, each in nested.items() if (rest := each.rest())}

@@ -6,7 +6,7 @@ from typing import Final
 
 import httpcore
 
-from rongcloud_groups._http import Origin, Reply, Request
+from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport.http2.connection import CLOSE_TIMEOUT
 from rongcloud_groups._transport.http2.headers import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE
 from rongcloud_groups.errors import TransportError
@@ -49,7 +49,7 @@ class HTTP1Connection:
         self._http: httpcore.AsyncHTTP11Connection
         self._lost = asyncio.Event()
         self._cut_off: asyncio.TimerHandle | None = None
-        self._future: asyncio.Future[Reply] | None = None
+        self._future: asyncio.Future[Response] | None = None
         self._exchange: asyncio.Task[None] | None = None
         self.protocol: asyncio.Protocol = _WatchedStream(self._connected, self._heard_while_idle, self._connection_lost)
 
@@ -62,7 +62,7 @@ class HTTP1Connection:
         """How many requests may be sent right now, 0 or 1."""
         return 0 if self._retired or self.closed or self.in_flight else 1
 
-    def send(self, request: Request, timeout: float) -> asyncio.Future[Reply]:
+    def send(self, request: Request, timeout: float) -> asyncio.Future[Response]:
         """Starts sending; the future ends in the reply or in a `TransportError`.
 
         Call it only while `open_slots` is positive. Cancelling the future closes the connection, as does a
@@ -72,7 +72,7 @@ class HTTP1Connection:
             request: what to send.
             timeout: seconds until the attempt ends in a `TransportError`.
         """
-        future: asyncio.Future[Reply] = self._loop.create_future()
+        future: asyncio.Future[Response] = self._loop.create_future()
         if not self.open_slots:
             reason = self.closed_reason or "a request is open"
             future.set_exception(TransportError(f"{self._authority}: {reason}", never_processed=True))
@@ -124,7 +124,7 @@ class HTTP1Connection:
     # The exchange
 
     async def _carry_out(self, request: Request, seconds: float) -> None:
-        outcome: Reply | TransportError
+        outcome: Response | TransportError
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
@@ -145,7 +145,7 @@ class HTTP1Connection:
         else:
             self._on_change()
 
-    async def _ask(self, request: Request) -> Reply:
+    async def _ask(self, request: Request) -> Response:
         headers = [("host", self._authority), *request.headers, ("content-length", str(len(request.body)))]
         scheme, host, port = self._origin
         target = httpcore.URL(
@@ -168,18 +168,18 @@ class HTTP1Connection:
                 raise TransportError(f"{self._authority}: a body of more than {MAX_BODY_SIZE >> 20} MiB")
         await response.aclose()
         fields = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-        return Reply(response.status, fields, bytes(body))
+        return Response(response.status, fields, bytes(body))
 
-    def _on_done(self, future: asyncio.Future[Reply]) -> None:
+    def _on_done(self, future: asyncio.Future[Response]) -> None:
         if future.cancelled() and self._future is future:
             self._close("request cancelled")
 
-    def _settle(self, future: asyncio.Future[Reply], outcome: Reply | TransportError) -> None:
+    def _settle(self, future: asyncio.Future[Response], outcome: Response | TransportError) -> None:
         self._future = None
         self.in_flight = 0
         if future.done():
             return
-        if isinstance(outcome, Reply):
+        if isinstance(outcome, Response):
             future.set_result(outcome)
         else:
             future.set_exception(outcome)

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import httpx
 
-from rongcloud_groups._http import Origin, Reply, Request
+from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups.errors import ConfigError, TransportError
 
 TransportSource = httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]
 
 
-class ForeignTransport:
+class HttpxTransports:
     """What carries the requests where the client is given a ``transport``.
 
     Args:
@@ -37,9 +37,9 @@ class ForeignTransport:
         """Whether all connections are one transport, whose life is its own affair."""
         return self._shared is not None
 
-    def connection(self, origin: Origin, slots: int, on_change: Callable[[], None]) -> "TransportConnection":
-        """A connection that the transport carries; see `TransportConnection`."""
-        return TransportConnection(self._make(), origin, slots, on_change, owned=not self.shared)
+    def connection(self, origin: Origin, slots: int, on_change: Callable[[], None]) -> "HttpxConnection":
+        """A connection that the transport carries; see `HttpxConnection`."""
+        return HttpxConnection(self._make(), origin, slots, on_change, owned=not self.shared)
 
     async def aclose(self) -> None:
         """Close a shared transport; any other is closed with its connection."""
@@ -47,7 +47,7 @@ class ForeignTransport:
             await self._shared.aclose()
 
 
-class TransportConnection:
+class HttpxConnection:
     """An `httpx.AsyncBaseTransport` that carries requests to one host: a mock, an ASGI app, another engine.
 
     What it does inside (connections, handshakes) is its own affair; so the token is taken just before the call.
@@ -78,7 +78,7 @@ class TransportConnection:
         self._slots = slots
         self._on_change = on_change
         self._owned = owned
-        self._calls: set[Task[Reply]] = set()
+        self._calls: set[Task[Response]] = set()
         self._closing: Task[None] | None = None
         self._retired = False
         self.closed = False
@@ -95,7 +95,7 @@ class TransportConnection:
         """How many more calls may be made right now."""
         return 0 if self._retired else max(0, self._slots - len(self._calls))
 
-    def send(self, request: Request, timeout: float) -> Future[Reply]:
+    def send(self, request: Request, timeout: float) -> Future[Response]:
         """Call the transport; see `Connection.send`."""
         self.sent += 1
         call = asyncio.get_running_loop().create_task(self._call(request, timeout))
@@ -120,7 +120,7 @@ class TransportConnection:
         if self._closing is not None:
             await self._closing
 
-    def _returned(self, call: Task[Reply]) -> None:
+    def _returned(self, call: Task[Response]) -> None:
         self._calls.discard(call)
         if self._retired and not self._calls:
             self._start_closing()
@@ -131,7 +131,7 @@ class TransportConnection:
             self._closing = asyncio.get_running_loop().create_task(self._client.aclose())
         self.closed = True
 
-    async def _call(self, request: Request, timeout: float) -> Reply:
+    async def _call(self, request: Request, timeout: float) -> Response:
         url = self._url.copy_with(path=request.path)
         timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
         try:
@@ -152,4 +152,4 @@ class TransportConnection:
             raise TransportError(f"the request to {self._host} failed: {type(error).__name__}: {error}") from error
         headers = {name.lower(): value for name, value in response.headers.items()}
         headers.pop("content-encoding", None)  # httpx has undone it
-        return Reply(response.status_code, headers, response.content)
+        return Response(response.status_code, headers, response.content)

@@ -3,7 +3,7 @@
 from asyncio import Future
 from typing import Protocol
 
-from rongcloud_groups._http import Reply, Request
+from rongcloud_groups._http import Request, Response
 
 
 class Connection(Protocol):
@@ -39,7 +39,7 @@ class Connection(Protocol):
         """True when nothing can come from it any more."""
         ...
 
-    def send(self, request: Request, timeout: float) -> Future[Reply]:
+    def send(self, request: Request, timeout: float) -> Future[Response]:
         """Send at once, in this very step; the future ends in the reply or in a `TransportError`.
 
         Call it only while `open_slots` is positive. Cancelling the future abandons the request.

@@ -8,16 +8,16 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
-from rongcloud_groups._http import Origin, Reply, Request
+from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups.errors import TransportError
-from rongcloud_groups.events import ConnectFailed, Emitter, HostSwitched, LinkOpened, LinkRetired, logger
+from rongcloud_groups.events import ConnectFailed, ConnectionOpened, ConnectionRetired, Emitter, HostSwitched, logger
 
 IDLE_TIMEOUT = 55.0
 """Seconds. The service asks to close a connection that was idle for so long (its base URL page)."""
 PROBE_AFTER = 60.0
 """Seconds from a switch to a backup until the primary is tried again, with one request."""
-MOST_LINKS = 8
+MAX_CONNECTIONS = 8
 """HTTP/2 connections to one host at the most, however few streams each allows."""
 PACE_OVER = 20
 """Requests over which the present pace is measured."""
@@ -59,7 +59,7 @@ class Link:
         """How many requests it will take yet."""
         return self._most - self.connection.sent if self.usable else 0
 
-    def send(self, request: Request, timeout: float) -> Future[Reply]:
+    def send(self, request: Request, timeout: float) -> Future[Response]:
         """Send at once; see `Connection.send`."""
         future = self.connection.send(request, timeout)
         self._sent(self)
@@ -250,7 +250,7 @@ class Links:
             "connection to %s closed after %d requests: %s", self.host_of(link.host), link.connection.sent, reason
         )
         if self._emit:
-            self._emit(LinkRetired(self.host_of(link.host), link.connection.sent, reason))
+            self._emit(ConnectionRetired(self.host_of(link.host), link.connection.sent, reason))
 
     async def _see_off(self, link: Link) -> None:
         """Wait until it is closed; the end of `run` waits for that too."""
@@ -264,7 +264,7 @@ class Links:
         if self._wanted:
             if self._failure is None and not any(link.open_slots for link in usable) and self._may_grow(usable):
                 self._start_opening()
-        elif usable and self._connecting < MOST_LINKS and self._spare_is_due(usable):
+        elif usable and self._connecting < MAX_CONNECTIONS and self._spare_is_due(usable):
             self._start_opening()
 
     def _spare_is_due(self, usable: list[Link]) -> bool:
@@ -279,7 +279,7 @@ class Links:
 
     def _may_grow(self, usable: list[Link]) -> bool:
         http2 = any(link.connection.http_version == "HTTP/2" for link in usable)
-        most = MOST_LINKS if http2 else self._max_in_flight
+        most = MAX_CONNECTIONS if http2 else self._max_in_flight
         if usable and get_running_loop().time() < self._spare_not_before:
             return False
         return len(usable) + self._connecting < most and self._connecting <= len(usable) // 2
@@ -321,7 +321,7 @@ class Links:
         self.opened += 1
         logger.debug("connected to %s in %.3f s (%s)", self.host_of(host), now - started, connection.http_version)
         if self._emit:
-            self._emit(LinkOpened(self.host_of(host), connection.http_version, now - started))
+            self._emit(ConnectionOpened(self.host_of(host), connection.http_version, now - started))
         return Link(connection, host, self._most, now, self._sent_on)
 
     def _could_not_open(self, host: int, error: TransportError) -> None:

@@ -1,8 +1,8 @@
 """Bulk sync: any number of IDs into a file or a database, resumable to the last checkpoint."""
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
-from rongcloud_groups.bulk.errors import OutputError, ResumeError, ServiceGone, SourceError
-from rongcloud_groups.bulk.failed_ids import Failure, Failures, FailuresFile, FailuresTold
+from rongcloud_groups.bulk.errors import OutputError, ResumeError, ServiceUnavailable, SourceError
+from rongcloud_groups.bulk.failed_ids import FailedIdsFile, FailedIdsPrinter, Failure, Failures
 from rongcloud_groups.bulk.job import Job, Progress, Report
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.sinks.interface import Format, Sink
@@ -18,10 +18,10 @@ __all__ = [
     "ROW_SCHEMA_VERSION",
     "Checkpoint",
     "Counts",
+    "FailedIdsFile",
+    "FailedIdsPrinter",
     "Failure",
     "Failures",
-    "FailuresFile",
-    "FailuresTold",
     "FileSource",
     "Format",
     "InputFormat",
@@ -32,7 +32,7 @@ __all__ = [
     "Progress",
     "Report",
     "ResumeError",
-    "ServiceGone",
+    "ServiceUnavailable",
     "Sink",
     "Source",
     "SourceError",

@@ -40,7 +40,7 @@ class Block:
         return ((group_id, self.outcomes[group_id]) for group_id in self.group_ids)
 
 
-class InputOrder:
+class ReorderBuffer:
     """The blocks under way."""
 
     def __init__(self) -> None:
@@ -72,7 +72,7 @@ class InputOrder:
             yield block
 
 
-def other_input(name: str) -> ResumeError:
+def input_changed(name: str) -> ResumeError:
     """The error where an input does not begin with the records that were read from it before."""
     return ResumeError(
         f"{name} is not the input that the unfinished run had; give that one, or --restart to begin afresh"
@@ -103,7 +103,7 @@ class Digest:
         return self._hash.hexdigest()
 
 
-async def looked_through(source: Source) -> tuple[int, str]:
+async def scan(source: Source) -> tuple[int, str]:
     """How many records a source has, and the digest of all of them.
 
     Raises:
@@ -117,7 +117,7 @@ async def looked_through(source: Source) -> tuple[int, str]:
     return records, str(digest)
 
 
-async def blocks_of(source: Source, *, done: int, digest: str) -> AsyncGenerator[Block]:
+async def read_blocks(source: Source, *, done: int, digest: str) -> AsyncGenerator[Block]:
     """The records in blocks, without the IDs that were there before.
 
     Args:
@@ -138,14 +138,14 @@ async def blocks_of(source: Source, *, done: int, digest: str) -> AsyncGenerator
             if done:
                 done -= len(ids)
                 if not done and str(so_far) != digest:
-                    raise other_input(source.name)
+                    raise input_changed(source.name)
                 continue
             unsent += len(ids)
             if new:  # a block of duplicates alone is part of the next one
                 yield Block(new, unsent, str(so_far))
                 unsent = 0
         if done:
-            raise other_input(source.name)
+            raise input_changed(source.name)
         if unsent:
             yield Block([], unsent, str(so_far))
 

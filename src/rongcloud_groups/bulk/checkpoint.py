@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from rongcloud_groups.bulk.errors import ResumeError
-from rongcloud_groups.bulk.files import naming, sync_directory
+from rongcloud_groups.bulk.files import naming_file, sync_directory
 from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
 
 CHECKPOINT_VERSION: Final = 1
@@ -140,7 +140,7 @@ class CheckpointFile:
         """Replace it, atomically and durably."""
         temporary = self.path.with_name(f"{self.path.name}.new")
         checkpoint = msgspec.structs.replace(checkpoint, output_format=self._format)
-        with naming(temporary), temporary.open("wb", buffering=0) as file:
+        with naming_file(temporary), temporary.open("wb", buffering=0) as file:
             file.write(encoded(checkpoint))
             os.fsync(file.fileno())
         temporary.replace(self.path)

@@ -15,5 +15,5 @@ class OutputError(RongCloudError):
     """The output cannot take more rows; what was committed is safe."""
 
 
-class ServiceGone(RongCloudError):  # noqa: N818  an error by its base; the name says what happened
+class ServiceUnavailable(RongCloudError):  # noqa: N818  an error by its base; the name says what happened
     """Nothing was answered for many IDs in a row. They are not counted as failed: a later run asks for them again."""

@@ -7,7 +7,7 @@ from typing import Final, Protocol
 import msgspec
 from msgspec import Struct
 
-from rongcloud_groups._protocol.api import consequence
+from rongcloud_groups._protocol.api import action_for
 from rongcloud_groups.bulk.files import PartialFile
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError, ServiceError
 
@@ -34,7 +34,7 @@ class Failure(Struct, frozen=True):
 def failure(group_id: str, error: RongCloudError, max_attempts: int) -> Failure:
     """What is noted of a failed ID."""
     code = error.code if isinstance(error, ServiceError) else None
-    attempts = max_attempts if consequence(error) == "retry" else 1
+    attempts = max_attempts if action_for(error) == "retry" else 1
     if isinstance(error, InvalidGroupId):
         attempts = 0
     return Failure(group_id, type(error).__name__, code, str(error), attempts)
@@ -67,7 +67,7 @@ class Failures(Protocol):
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-class FailuresFile:
+class FailedIdsFile:
     """``OUT.failed.jsonl`` beside the output; it is there only if an ID failed.
 
     Args:
@@ -99,7 +99,7 @@ class FailuresFile:
         self._file.close()
 
 
-class FailuresTold:
+class FailedIdsPrinter:
     """For an output that has no file beside it: each failure is told at once.
 
     Args:

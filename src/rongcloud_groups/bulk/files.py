@@ -68,7 +68,7 @@ class PartialFile:
         """Append; what is written is durable after `sync`."""
         assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
         rest = memoryview(content)
-        with naming(self.partial):
+        with naming_file(self.partial):
             while rest:
                 rest = rest[os.write(self._descriptor, rest) :]
         self.size += len(content)
@@ -76,7 +76,7 @@ class PartialFile:
     def sync(self) -> int:
         """Make it durable; return its size."""
         assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
-        with naming(self.partial):
+        with naming_file(self.partial):
             os.fsync(self._descriptor)
         return self.size
 
@@ -114,7 +114,7 @@ class PartialFile:
     def _copy_of_final(self, descriptor: int) -> int:
         if not self.path.exists():
             return 0
-        with naming(self.partial), self.path.open("rb") as source, os.fdopen(os.dup(descriptor), "wb") as target:
+        with naming_file(self.partial), self.path.open("rb") as source, os.fdopen(os.dup(descriptor), "wb") as target:
             shutil.copyfileobj(source, target)
         size = os.fstat(descriptor).st_size
         if size and os.pread(descriptor, 1, size - 1) != b"\n":  # an editor may have left it so
@@ -123,7 +123,7 @@ class PartialFile:
 
 
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming_file(path: Path) -> Iterator[None]:
     """Let an error of the operating system name the file that could not be written."""
     try:
         yield

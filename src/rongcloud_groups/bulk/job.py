@@ -10,10 +10,10 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec import Struct
 
-from rongcloud_groups._protocol.api import BATCH_LIMIT, consequence
-from rongcloud_groups.bulk.blocks import Block, InputOrder, blocks_of, looked_through, other_input
+from rongcloud_groups._protocol.api import BATCH_LIMIT, action_for
+from rongcloud_groups.bulk.blocks import Block, ReorderBuffer, input_changed, read_blocks, scan
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
-from rongcloud_groups.bulk.errors import OutputError, ResumeError, ServiceGone, SourceError
+from rongcloud_groups.bulk.errors import OutputError, ResumeError, ServiceUnavailable, SourceError
 from rongcloud_groups.bulk.failed_ids import Failure, Failures, failure
 from rongcloud_groups.bulk.files import locked
 from rongcloud_groups.bulk.sinks.interface import Sink
@@ -122,7 +122,7 @@ class Job:
         self._restart = restart
         self._keep = keep
         self._max_attempts = max_attempts
-        self._order = InputOrder()
+        self._order = ReorderBuffer()
         self._settled_something = Event()
         self._reading = anyio.CancelScope()
         self._stopping = False
@@ -153,7 +153,7 @@ class Job:
             SourceError: the input cannot be read, or changed meanwhile.
             ResumeError: an unfinished run cannot be gone on with.
             ConfigError: another process is writing the output, or it cannot be written.
-            ServiceGone: nothing is answered any more; what was done is saved.
+            ServiceUnavailable: nothing is answered any more; what was done is saved.
             RongCloudError: no retry can mend what happened; what was done is saved.
             OSError, OutputError: the output cannot be written; what was committed is safe.
         """
@@ -210,7 +210,7 @@ class Job:
     async def _look_through(self) -> None:
         """Read all of a file before anything is asked: what is wrong with it is told at once."""
         if self._source.rereadable:
-            self._total, self._fingerprint = await looked_through(self._source)
+            self._total, self._fingerprint = await scan(self._source)
 
     def _is_same_input(self, saved: Checkpoint) -> bool:
         """Whether this job is the one that was killed when all but its last step was done, for sure."""
@@ -235,7 +235,7 @@ class Job:
                 f"{self._client.app_key}); use that one, or --restart"
             )
         if saved.fingerprint != self._fingerprint:
-            raise other_input(self._source.name)
+            raise input_changed(self._source.name)
 
     async def _begin(self) -> None:
         saved = self._saved
@@ -279,7 +279,7 @@ class Job:
         with self._reading, send:
             try:
                 digest = self._digest
-                async with aclosing(blocks_of(self._source, done=self._counts.records, digest=digest)) as blocks:
+                async with aclosing(read_blocks(self._source, done=self._counts.records, digest=digest)) as blocks:
                     async for block in blocks:
                         digest = block.digest
                         await send.send(block)
@@ -345,7 +345,7 @@ class Job:
         self._doubtful.append(block)
         self._silent = self._silent + unanswered if unanswered == len(block.group_ids) else 0
         if self._silent >= OUTAGE:
-            raise ServiceGone(f"nothing is answered any more: {_why(block)}")
+            raise ServiceUnavailable(f"nothing is answered any more: {_why(block)}")
         while sum(len(each.group_ids) for each in self._doubtful) > MOST_DOUBTFUL:
             self._unwritten.append(self._doubtful.pop(0))
 
@@ -353,7 +353,7 @@ class Job:
         blocks, self._doubtful = self._doubtful, []
         nothing_before = not self._unwritten and not self._counts.found and not self._counts.missing
         if blocks and nothing_before and all(map(_unanswered, _outcomes_of(blocks))):
-            raise ServiceGone(f"nothing is answered at all: {_why(blocks[0])}")
+            raise ServiceUnavailable(f"nothing is answered at all: {_why(blocks[0])}")
         return blocks
 
     def _waiting_to_be_written(self) -> int:
@@ -430,7 +430,7 @@ class Job:
 
 
 def _unanswered(outcome: Any) -> bool:
-    return isinstance(outcome, RongCloudError) and consequence(outcome) == "retry"
+    return isinstance(outcome, RongCloudError) and action_for(outcome) == "retry"
 
 
 def _outcomes_of(blocks: list[Block]) -> Iterator[Any]:

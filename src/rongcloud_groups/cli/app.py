@@ -9,7 +9,7 @@ from rich.console import Console
 from rongcloud_groups.cli.check import check
 from rongcloud_groups.cli.demo import demo
 from rongcloud_groups.cli.emulate import emulate
-from rongcloud_groups.cli.exit import ExitCode, ShowHelp, complain, no_traceback_at_exit
+from rongcloud_groups.cli.exit import ExitCode, ShowHelp, no_traceback_at_exit, print_error
 from rongcloud_groups.cli.get import get
 from rongcloud_groups.cli.sync import sync
 
@@ -41,7 +41,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(app(sys.argv[1:] if arguments is None else arguments) or ExitCode.DONE)
     except CycloptsError as error:
-        complain(f"{error} See rongcloud-groups --help.")
+        print_error(f"{error} See rongcloud-groups --help.")
         return ExitCode.USAGE
     except ShowHelp as of:
         app.help_print([str(of)], console=Console(stderr=True))

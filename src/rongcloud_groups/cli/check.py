@@ -9,7 +9,7 @@ import msgspec
 from rongcloud_groups.cli.console import one_line
 from rongcloud_groups.cli.exit import ExitCode, Flag, run
 from rongcloud_groups.config import options_from_environment
-from rongcloud_groups.diagnostics import Checkup
+from rongcloud_groups.diagnostics import Diagnosis
 from rongcloud_groups.diagnostics import check as check_service
 
 
@@ -35,7 +35,7 @@ def _check(*, json: bool) -> int:
     return ExitCode.DONE if checkup.ok else ExitCode.NOT_ACCEPTED
 
 
-def _lines(checkup: Checkup) -> Iterator[str]:
+def _lines(checkup: Diagnosis) -> Iterator[str]:
     if checkup.host is not None:
         region = f", region {checkup.region}" if checkup.region else ""
         yield f"host:       {one_line(checkup.host)}{region}"
@@ -51,7 +51,7 @@ def _lines(checkup: Checkup) -> Iterator[str]:
     yield "The service answers: lookups can succeed." if checkup.ok else "Lookups cannot succeed like this."
 
 
-def _dialect(checkup: Checkup) -> str:
+def _dialect(checkup: Diagnosis) -> str:
     if checkup.answering_dialect is None:
         return f"{checkup.dialect} is set"
     if checkup.answering_dialect == checkup.dialect:

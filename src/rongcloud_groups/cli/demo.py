@@ -17,7 +17,7 @@ from rongcloud_groups.cli.demo_display import display, print_summary
 from rongcloud_groups.cli.demo_ids import INVALID, demo_ids
 from rongcloud_groups.cli.demo_outcome import RATE, Outcome
 from rongcloud_groups.cli.emulator_process import emulator_process
-from rongcloud_groups.cli.exit import ExitCode, Flag, complain, run
+from rongcloud_groups.cli.exit import ExitCode, Flag, print_error, run
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.models import GroupProfile
@@ -49,7 +49,7 @@ def _demo(directory: Path) -> int:
     sys.stdout.flush()
     contradictions = outcome.contradictions(invalid=INVALID)
     for contradiction in contradictions:
-        complain(contradiction)
+        print_error(contradiction)
     return ExitCode.ERROR if contradictions else ExitCode.DONE
 
 

@@ -57,12 +57,12 @@ def run(work: Callable[[], int], *, debug: bool) -> int:
         except Exception as error:  # noqa: BLE001  the command's last word on whatever it was
             if debug:
                 traceback.print_exception(error)
-            complain(words_for(error, debug=debug))
-            return code_of(error)
+            print_error(error_message(error, debug=debug))
+            return exit_code_for(error)
         return code
 
 
-def complain(message: str) -> None:
+def print_error(message: str) -> None:
     """Print an error to stderr."""
     lines = "\n".join(map(printable, message.split("\n")))
     sys.stderr.write(f"rongcloud-groups: error: {lines}\n")
@@ -107,7 +107,7 @@ def _terminable() -> Iterator[list[int]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def code_of(error: Exception) -> ExitCode:
+def exit_code_for(error: Exception) -> ExitCode:
     """The exit code that an error ends a command with."""
     match error:
         case ConfigError():
@@ -118,7 +118,7 @@ def code_of(error: Exception) -> ExitCode:
             return ExitCode.ERROR
 
 
-def words_for(error: Exception, *, debug: bool) -> str:
+def error_message(error: Exception, *, debug: bool) -> str:
     """What a command says of an error."""
     if isinstance(error, ConfigError):
         return str(error)

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from rongcloud_groups.cli.console import one_line
-from rongcloud_groups.cli.exit import ExitCode, Flag, ShowHelp, complain, run
+from rongcloud_groups.cli.exit import ExitCode, Flag, ShowHelp, print_error, run
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError, TransportError
 from rongcloud_groups.lookup import Lookup
@@ -105,7 +105,7 @@ def _print_rest(lookup: Lookup) -> None:
     for group_id, error in lookup.failed.items():
         sys.stderr.write(f"failed: {one_line(_words_for(group_id, error))}\n")
     if lookup.failed:
-        complain(f"{len(lookup.failed)} of {len(lookup)} IDs failed{_advice(lookup.failed.values())}")
+        print_error(f"{len(lookup.failed)} of {len(lookup)} IDs failed{_advice(lookup.failed.values())}")
 
 
 def _words_for(group_id: str, error: RongCloudError) -> str:

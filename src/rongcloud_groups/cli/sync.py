@@ -13,12 +13,12 @@ import anyio
 from cyclopts import Parameter
 
 from rongcloud_groups.bulk.estimate import estimate
-from rongcloud_groups.bulk.failed_ids import Failures, FailuresFile, FailuresTold
+from rongcloud_groups.bulk.failed_ids import FailedIdsFile, FailedIdsPrinter, Failures
 from rongcloud_groups.bulk.job import Job, Report
 from rongcloud_groups.bulk.sinks.interface import Format, Sink
 from rongcloud_groups.bulk.sinks.open import open_sink
 from rongcloud_groups.cli.console import one_line
-from rongcloud_groups.cli.exit import ExitCode, Flag, ShowHelp, code_of, complain, run, words_for
+from rongcloud_groups.cli.exit import ExitCode, Flag, ShowHelp, error_message, exit_code_for, print_error, run
 from rongcloud_groups.cli.progress import Display, Style, display, print_json
 from rongcloud_groups.cli.sync_options import Options, Reporting
 from rongcloud_groups.cli.sync_output import tell_estimate, tell_failure, tell_report
@@ -111,12 +111,12 @@ async def _with_words(options: Options, *, debug: bool) -> int:
     except Exception as error:
         if debug:
             raise
-        code = code_of(error)
+        code = exit_code_for(error)
         words = _words_for(error)
         if options.speaks_json:
             print_json({"message_type": "error", "message": words, "exit_code": code})
         elif code != ExitCode.USAGE and isinstance(error, RongCloudError | OSError) and options.path is not None:
-            complain(f"{words}; what was done is saved, the same command goes on from there")
+            print_error(f"{words}; what was done is saved, the same command goes on from there")
         else:
             raise
         return code
@@ -133,8 +133,8 @@ async def _sync(options: Options) -> int:
         sink = open_sink(options.path, options.file_format)
         if options.retry_failed is not None and not options.adds_to_output:
             _check_that_new(options, sink)
-        told = FailuresTold(partial(tell_failure, options))
-        failures: Failures = told if options.path is None else FailuresFile(options.path)
+        told = FailedIdsPrinter(partial(tell_failure, options))
+        failures: Failures = told if options.path is None else FailedIdsFile(options.path)
         job = Job(client, source, sink, failures, restart=options.restart, keep=options.adds_to_output)
         report, stopped_by = await _watched(options, job)
     tell_report(options, report)
@@ -209,4 +209,4 @@ async def _stop_in_time(job: Job, seconds: float, stopped_by: list[int]) -> None
 def _words_for(error: Exception) -> str:
     if isinstance(error, OSError) and error.filename is not None:
         return one_line(f"cannot write {error.filename}: {error.strerror}")
-    return words_for(error, debug=False)
+    return error_message(error, debug=False)

@@ -17,7 +17,7 @@ class Host(Protocol):
     """Whom a connection serves."""
 
     record: Record
-    carriers: "set[Carrier]"
+    carriers: "set[ServerConnection]"
 
     @property
     def faults(self) -> Faults: ...
@@ -27,7 +27,7 @@ class Host(Protocol):
         ...
 
 
-class Carrier(asyncio.Protocol, ABC):
+class ServerConnection(asyncio.Protocol, ABC):
     """One connection: it enlists itself with its host and ends its timers when it is lost.
 
     Args:

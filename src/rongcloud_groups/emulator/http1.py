@@ -4,13 +4,13 @@ import time
 
 import h11
 
-from rongcloud_groups.emulator.connection import Carrier, Host, pieces
+from rongcloud_groups.emulator.connection import Host, ServerConnection, pieces
 from rongcloud_groups.emulator.responses import Answer
 
 _CLOSES = ("goaway", "goaway-lower", "goaway-close")
 
 
-class Http1Carrier(Carrier):
+class Http1Carrier(ServerConnection):
     """One HTTP/1.1 connection, kept alive."""
 
     http_version = "HTTP/1.1"

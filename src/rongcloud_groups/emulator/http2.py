@@ -20,7 +20,7 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from rongcloud_groups.emulator.connection import Carrier, Host, pieces
+from rongcloud_groups.emulator.connection import Host, ServerConnection, pieces
 from rongcloud_groups.emulator.responses import Answer
 
 _WINDOW = 2**20
@@ -46,7 +46,7 @@ def _as_text(headers: Iterable[tuple[bytes | str, bytes | str]]) -> dict[str, st
     return {str(name): str(value) for name, value in headers}
 
 
-class Http2Carrier(Carrier):
+class Http2Carrier(ServerConnection):
     """One HTTP/2 connection."""
 
     http_version = "HTTP/2"

@@ -25,7 +25,7 @@ STATUS: Final = {
 """The HTTP status of each code of the service."""
 
 
-class Refused(Exception):  # noqa: N818  a code on its way into an answer, caught by the service itself
+class ServiceRefusal(Exception):  # noqa: N818  a code on its way into an answer, caught by the service itself
     """The service answers with this code."""
 
     def __init__(self, code: int, message: str) -> None:
@@ -42,7 +42,7 @@ class Page(NamedTuple):
     newest_first: bool
 
 
-class CredentialCheck:
+class SignatureCheck:
     """Checks App Key, nonce, timestamp and signature, under their plain names or those with ``RC-``.
 
     Args:
@@ -70,57 +70,57 @@ class CredentialCheck:
         self._nonces: dict[str, None] = {}
 
     def check(self, headers: Mapping[str, str]) -> None:
-        """Raise `Refused` unless the headers sign the request."""
+        """Raise `ServiceRefusal` unless the headers sign the request."""
         app_key = _credential(headers, "app-key")
         nonce = _credential(headers, "nonce")
         timestamp = _credential(headers, "timestamp")
         signature = _credential(headers, "signature")
         if app_key != self._app_key:
-            raise Refused(1001, "invalid App-Key")
+            raise ServiceRefusal(1001, "invalid App-Key")
         if not nonce or len(nonce) > _NONCE_LIMIT:
-            raise Refused(1004, f"Nonce must have 1 to {_NONCE_LIMIT} characters")
+            raise ServiceRefusal(1004, f"Nonce must have 1 to {_NONCE_LIMIT} characters")
         if not (timestamp.isascii() and timestamp.isdigit()):
-            raise Refused(1004, "Timestamp must be in milliseconds")
+            raise ServiceRefusal(1004, "Timestamp must be in milliseconds")
         signed = hashlib.sha1((self._app_secret + nonce + timestamp).encode()).hexdigest()
         if not hmac.compare_digest(signed.encode(), signature.encode()):
-            raise Refused(1004, "signature is invalid")
+            raise ServiceRefusal(1004, "signature is invalid")
         self._check_clock(int(timestamp) / 1000)
         self._check_reuse(nonce)
 
     def _check_clock(self, sent_at: float) -> None:
         if self._tolerance is not None and abs(sent_at - self._wall_clock()) > self._tolerance:
-            raise Refused(1004, "Timestamp is too far off")
+            raise ServiceRefusal(1004, "Timestamp is too far off")
 
     def _check_reuse(self, nonce: str) -> None:
         if not self._refuse_reused_nonce:
             return
         if nonce in self._nonces:
-            raise Refused(1004, "Nonce was used before")
+            raise ServiceRefusal(1004, "Nonce was used before")
         self._nonces[nonce] = None
         if len(self._nonces) > _NONCES_KEPT:
             del self._nonces[next(iter(self._nonces))]
 
 
-def group_ids_asked(version: Version, headers: Mapping[str, str], body: bytes) -> list[str]:
+def parse_group_ids(version: Version, headers: Mapping[str, str], body: bytes) -> list[str]:
     """The group IDs of a batch query, as they were given.
 
     Raises:
-        Refused: there are none, or they are no group IDs.
+        ServiceRefusal: there are none, or they are no group IDs.
     """
     name = "groupIds" if version == 1 else "channelIds"
     group_ids = _form_ids(headers, body) if version == 1 else _json_object(headers, body).get(name)
     if not isinstance(group_ids, list) or not group_ids:
-        raise Refused(1003, f"{name} is required")
+        raise ServiceRefusal(1003, f"{name} is required")
     if not all(isinstance(group_id, str) and 0 < len(group_id) <= _ID_LIMIT for group_id in group_ids):
-        raise Refused(1002, f"{name} is invalid")
+        raise ServiceRefusal(1002, f"{name} is invalid")
     return group_ids
 
 
-def page_asked(version: Version, headers: Mapping[str, str], body: bytes) -> Page:
+def parse_page(version: Version, headers: Mapping[str, str], body: bytes) -> Page:
     """The page that a listing asks for.
 
     Raises:
-        Refused: a parameter cannot be read.
+        ServiceRefusal: a parameter cannot be read.
     """
     asked: dict[str, Any] = _form(headers, body) if version == 1 else _json_object(headers, body)
     size_name = "size" if version == 1 else "pageSize"
@@ -128,16 +128,16 @@ def page_asked(version: Version, headers: Mapping[str, str], body: bytes) -> Pag
     order = _number(asked, "order", 1)
     token = asked.get("pageToken") or page_token(0)
     if not 1 <= size <= _PAGE_LIMIT:
-        raise Refused(1002, f"{size_name} must be 1 to {_PAGE_LIMIT}")
+        raise ServiceRefusal(1002, f"{size_name} must be 1 to {_PAGE_LIMIT}")
     if order not in (0, 1):
-        raise Refused(1002, "order must be 0 or 1")
+        raise ServiceRefusal(1002, "order must be 0 or 1")
     number = token[2:] if isinstance(token, str) and token.startswith("p-") else ""
     if not (number.isascii() and number.isalnum()):
-        raise Refused(1002, "pageToken is invalid")
+        raise ServiceRefusal(1002, "pageToken is invalid")
     try:
         start = int(number, 16)
     except ValueError:
-        raise Refused(1002, "pageToken is invalid") from None
+        raise ServiceRefusal(1002, "pageToken is invalid") from None
     return Page(start, size, newest_first=order == 1)
 
 
@@ -154,7 +154,7 @@ def retry_after_header(seconds: float) -> tuple[str, str]:
 def _credential(headers: Mapping[str, str], name: str) -> str:
     value = headers.get(name, headers.get(f"rc-{name}"))
     if value is None:
-        raise Refused(1004, f"header {name} is missing")
+        raise ServiceRefusal(1004, f"header {name} is missing")
     return value
 
 
@@ -181,7 +181,7 @@ def _json_object(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
     except (msgspec.DecodeError, RecursionError):
         asked = None
     if not isinstance(asked, dict):
-        raise Refused(1002, "the body is not a JSON object")
+        raise ServiceRefusal(1002, "the body is not a JSON object")
     return asked
 
 
@@ -189,4 +189,4 @@ def _number(asked: Mapping[str, Any], name: str, default: int) -> int:
     try:
         return int(asked.get(name, default))
     except (TypeError, ValueError, OverflowError):
-        raise Refused(1002, f"{name} is not a number") from None
+        raise ServiceRefusal(1002, f"{name} is not a number") from None

@@ -33,7 +33,7 @@ class Answer(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class AnswerFormat:
     """What one version of the service calls things.
 
     Attributes:

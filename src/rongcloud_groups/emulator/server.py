@@ -10,7 +10,7 @@ from typing import Any, Self
 import msgspec
 import trustme
 
-from rongcloud_groups.emulator.connection import CONTROL_PREFIX, Carrier
+from rongcloud_groups.emulator.connection import CONTROL_PREFIX, ServerConnection
 from rongcloud_groups.emulator.faults import Faults
 from rongcloud_groups.emulator.http1 import Http1Carrier
 from rongcloud_groups.emulator.http2 import Http2Carrier
@@ -66,7 +66,7 @@ class Emulator:
         if faults is not None:
             self.service.faults = faults
         self.record = Record(keep_ids=record_ids)
-        self.carriers: set[Carrier] = set()
+        self.carriers: set[ServerConnection] = set()
         self._address = (host, port)
         self._http2 = http2
         self._authority = trustme.CA() if tls else None
@@ -224,7 +224,7 @@ class Emulator:
         return context
 
 
-async def _lost(carriers: set[Carrier]) -> None:
+async def _lost(carriers: set[ServerConnection]) -> None:
     if carriers:
         await asyncio.wait([carrier.lost for carrier in carriers], timeout=_CLOSING_TIME)
 

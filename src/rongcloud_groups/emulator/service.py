@@ -17,25 +17,25 @@ from rongcloud_groups.emulator.groups import Universe
 from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, Window
 from rongcloud_groups.emulator.requests import (
     STATUS,
-    CredentialCheck,
-    Refused,
+    ServiceRefusal,
+    SignatureCheck,
     Version,
-    group_ids_asked,
-    page_asked,
     page_token,
+    parse_group_ids,
+    parse_page,
     retry_after_header,
 )
-from rongcloud_groups.emulator.responses import Answer, Nested, Shape
+from rongcloud_groups.emulator.responses import Answer, AnswerFormat, Nested
 
 _BATCH_LIMIT = 50
 _JSON: Final = ("content-type", "application/json;charset=utf-8")
 _HTML = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>proxy</body></html>"
 _PAGES: Final = {"html": (200, "Welcome"), "html-403": (403, "Forbidden"), "html-502": (502, "Bad Gateway")}
 _FAILURES: Final = {
-    "error-500": Refused(1000, "server internal error"),
-    "error-504": Refused(1050, "server internal timeout"),
-    "429": Refused(1008, "request over frequency limit"),
-    "skew": Refused(1004, "Timestamp is too far off"),
+    "error-500": ServiceRefusal(1000, "server internal error"),
+    "error-504": ServiceRefusal(1050, "server internal timeout"),
+    "429": ServiceRefusal(1008, "request over frequency limit"),
+    "skew": ServiceRefusal(1004, "Timestamp is too far off"),
 }
 
 
@@ -140,7 +140,7 @@ class Service:
     def __post_init__(self) -> None:
         self.batch_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused, other=self.other)
         self.listing_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused)
-        self._credentials = CredentialCheck(
+        self._credentials = SignatureCheck(
             self.app_key,
             self.app_secret,
             tolerance=self.clock_tolerance,
@@ -165,7 +165,7 @@ class Service:
         """
         try:
             answer = self._answer(method, path, headers, body, now)
-        except Refused as refused:
+        except ServiceRefusal as refused:
             answer = self._refusal(refused)
         self.answered[answer.code] += 1
         answer = answer._replace(headers=[*answer.headers, ("date", _http_date(int(self.wall_clock())))])
@@ -178,14 +178,14 @@ class Service:
     def _answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Answer:
         route = ROUTES.get(path)
         if route is None or method != "POST" or route.version not in self.versions:
-            raise Refused(404, "api not found")
+            raise ServiceRefusal(404, "api not found")
         self._number += 1
         self._credentials.check(headers)
         self._check_rate(route, now)
         if self.locked:
-            raise Refused(1006, "app is locked or deleted")
+            raise ServiceRefusal(1006, "app is locked or deleted")
         if not self.enabled:
-            raise Refused(1009, "group profile hosting is not enabled")
+            raise ServiceRefusal(1009, "group profile hosting is not enabled")
         fault = self.faults.choose(self._number)
         if fault in _FAILURES:
             raise _FAILURES[fault]
@@ -198,15 +198,15 @@ class Service:
     def _check_rate(self, route: Route, now: float) -> None:
         rate = self.batch_rate if route.kind == "batch" else self.listing_rate
         if self.faults.storms(self._number) or not rate.admit(now):
-            raise Refused(1008, "request over frequency limit")
+            raise ServiceRefusal(1008, "request over frequency limit")
 
     def _batch(self, version: Version, headers: Mapping[str, str], body: bytes, fault: str | None) -> Answer:
-        group_ids = group_ids_asked(version, headers, body)
+        group_ids = parse_group_ids(version, headers, body)
         if len(group_ids) > _BATCH_LIMIT:
-            raise Refused(self.too_many_code, f"more than {_BATCH_LIMIT} group IDs")
+            raise ServiceRefusal(self.too_many_code, f"more than {_BATCH_LIMIT} group IDs")
         for group_id in group_ids:
             if self.faults.poisons(group_id):
-                raise Refused(1002, "groupIds is invalid")
+                raise ServiceRefusal(1002, "groupIds is invalid")
         profiles = self._profiles(version, group_ids, fault)
         return Answer(200, [_JSON], self._shapes[version].profiles(profiles), 200, group_ids)
 
@@ -233,26 +233,26 @@ class Service:
             self._random.shuffle(profiles)
         return profiles
 
-    def _add_unknown(self, profiles: list[bytes], shape: Shape, group_id: str) -> None:
+    def _add_unknown(self, profiles: list[bytes], shape: AnswerFormat, group_id: str) -> None:
         match self.unknown:
             case "bare":
                 profiles.append(shape.profile({"groupId": group_id}))
             case "null":
                 profiles.append(b"null")
             case "refused":
-                raise Refused(1002, "group does not exist")
+                raise ServiceRefusal(1002, "group does not exist")
             case "omitted":
                 pass
 
     def _listing(self, version: Version, headers: Mapping[str, str], body: bytes) -> Answer:
-        start, size, newest_first = page_asked(version, headers, body)
+        start, size, newest_first = parse_page(version, headers, body)
         groups = self.universe.listing(start, size, newest_first=newest_first)
         end = start + len(groups)
         last = "" if self.last_page == "empty" else None
         token = page_token(end) if end < len(self.universe) else last
         return Answer(200, [_JSON], self._shapes[version].listing(groups, token), 200, [])
 
-    def _refusal(self, refused: Refused) -> Answer:
+    def _refusal(self, refused: ServiceRefusal) -> Answer:
         status = 200 if refused.code == 1008 and self.refuse_with_200 else STATUS[refused.code]  # noqa: PLR2004  the service's code
         headers = [_JSON]
         if refused.code == 1008 and self.retry_after is not None:  # noqa: PLR2004  likewise
@@ -261,8 +261,8 @@ class Service:
         body = msgspec.json.encode({"code": code, self.error_key: refused.message})
         return Answer(status, headers, body, refused.code, [])
 
-    def _shape(self, version: Version, nested: Nested) -> Shape:
-        return Shape(
+    def _shape(self, version: Version, nested: Nested) -> AnswerFormat:
+        return AnswerFormat(
             version,
             nested,
             name_key=self.name_key,

@@ -17,8 +17,16 @@ from rongcloud_groups._validation import positive
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import logger
 from rongcloud_groups.limiters.local import WAKE_UP_SLACK
-from rongcloud_groups.limiters.schedule import HOST_JITTER, MOST_LATE, REMEMBERED, SILENCE, Window, remembered, slot_gap
-from rongcloud_groups.limiters.throttle import LONGEST_PAUSE, Throttle
+from rongcloud_groups.limiters.schedule import (
+    HOST_JITTER,
+    MAX_HISTORY,
+    MAX_LATE,
+    QUIET_PERIOD,
+    Window,
+    remembered,
+    slot_gap,
+)
+from rongcloud_groups.limiters.throttle import MAX_PAUSE, Throttle
 
 try:
     import fcntl
@@ -26,11 +34,11 @@ except ImportError:  # pragma: no cover  Windows
     fcntl = None  # type: ignore[assignment]
 
 HEADER = struct.Struct("<8s2q6d")
-MOST_RESERVED = 500
+MAX_RESERVED = 500
 """Slots that are reserved at a time: more processes than that wait without one."""
-LONGEST_RECORD = HEADER.size + 8 * (REMEMBERED + MOST_RESERVED)
+MAX_RECORD = HEADER.size + 8 * (MAX_HISTORY + MAX_RESERVED)
 MARK = b"rcslots2"
-LARGEST_DAMAGE = 16_384
+MAX_DAMAGED = 16_384
 """Bytes; a larger file is somebody's, not a damaged budget."""
 LOCK_RETRY = 0.0005
 """Seconds until a lock that another process holds is tried again; it is held for microseconds."""
@@ -74,7 +82,7 @@ class HostLimiter:
     async def acquire(self) -> None:
         """Wait until one request may leave."""
         async with self._door:
-            while not await self._came_in_time():
+            while not await self._wait_for_slot():
                 pass
 
     async def throttle(self, retry_after: float | None, age: float) -> float:
@@ -85,7 +93,7 @@ class HostLimiter:
             self._rate = budget.rate(now)
             return max(0.0, budget.paused_until - now)
 
-        return await self._in_turn(refused)
+        return await self._locked(refused)
 
     async def aclose(self) -> None:
         """Nothing is open between two requests; this is here so that every shared limiter can be closed."""
@@ -101,10 +109,10 @@ class HostLimiter:
     def __repr__(self) -> str:
         return f"HostLimiter({str(self._path)!r}, {self._limit:g}, rate={self._rate:.1f})"
 
-    async def _came_in_time(self) -> bool:
+    async def _wait_for_slot(self) -> bool:
         # A slot whose wait was cancelled is still here, for whoever comes next.
         if self._slot is None:
-            reserved, left = await self._in_turn(self._reserve)
+            reserved, left = await self._locked(self._reserve)
             if left:
                 return True
             self._slot = reserved
@@ -112,15 +120,15 @@ class HostLimiter:
         while (wait := slot - monotonic()) > 0:  # noqa: ASYNC110  a timer may be early
             await sleep(wait)
         self._slot = None
-        return await self._in_turn(lambda budget, now: budget.let_go(slot, now))
+        return await self._locked(lambda budget, now: budget.use(slot, now))
 
     def _reserve(self, budget: "Budget", now: float) -> tuple[float, bool]:
         """A slot, and whether a request leaves with it at once: to come back for that could take too long."""
         self._rate = budget.rate(now)
         slot = budget.reserve(now)
-        return slot, slot <= now and budget.let_go(slot, now)
+        return slot, slot <= now and budget.use(slot, now)
 
-    async def _in_turn(self, step: Callable[["Budget", float], _Result]) -> _Result:
+    async def _locked(self, step: Callable[["Budget", float], _Result]) -> _Result:
         """Let ``step`` read and change the budget while no other process does."""
         while True:
             try:
@@ -128,7 +136,7 @@ class HostLimiter:
             except BlockingIOError:
                 await sleep(LOCK_RETRY)
             except OSError as error:
-                self._complain(error)
+                self._warn_once(error)
                 await sleep(FILE_RETRY)
             else:
                 self._complained = False
@@ -139,7 +147,7 @@ class HostLimiter:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             now = monotonic()
-            budget = Budget.read(os.pread(file, LONGEST_RECORD, 0), self._limit, now)
+            budget = Budget.read(os.pread(file, MAX_RECORD, 0), self._limit, now)
             result = step(budget, now)
             os.pwrite(file, budget.record(), 0)
             return result
@@ -158,10 +166,10 @@ class HostLimiter:
             status = os.fstat(file)
         finally:
             os.close(file)
-        if not S_ISREG(status.st_mode) or status.st_size > LARGEST_DAMAGE:
+        if not S_ISREG(status.st_mode) or status.st_size > MAX_DAMAGED:
             raise ConfigError(f"{self._path} is not a budget file: name a file that does not exist yet")
 
-    def _complain(self, error: OSError) -> None:
+    def _warn_once(self, error: OSError) -> None:
         if not self._complained:
             logger.warning("the budget file %s cannot be used (%s): nothing leaves until it can", self._path, error)
         self._complained = True
@@ -174,7 +182,7 @@ class Budget(Throttle):
         limit: requests/s that the service allows.
         next_slot: before it no more slots are given out.
         sent: when the latest requests left, in order.
-        reserved: the slots that are not used yet, in order; one that is `MOST_LATE` never will be, and is forgotten.
+        reserved: the slots that are not used yet, in order; one that is `MAX_LATE` never will be, and is forgotten.
         late: by how much more than `WAKE_UP_SLACK` a process came late for its slot; the greatest such time, as far as
             it is remembered.
         late_at: when that was.
@@ -207,8 +215,8 @@ class Budget(Throttle):
             mark, sent, reserved, next_slot, late, late_at, paused_until, cut_at, cut_from = HEADER.unpack_from(record)
             if (
                 mark == MARK
-                and 0 <= sent <= REMEMBERED
-                and 0 <= reserved <= MOST_RESERVED
+                and 0 <= sent <= MAX_HISTORY
+                and 0 <= reserved <= MAX_RESERVED
                 and sent + reserved <= (len(record) - HEADER.size) // 8
             ):
                 times = array("d", record[HEADER.size : HEADER.size + 8 * (sent + reserved)])
@@ -225,7 +233,7 @@ class Budget(Throttle):
                 )
                 if budget.is_of_this_clock(now):
                     return budget
-        return cls(limit, now + SILENCE)
+        return cls(limit, now + QUIET_PERIOD)
 
     def record(self) -> bytes:
         """What the file is to hold."""
@@ -244,47 +252,47 @@ class Budget(Throttle):
 
     def reserve(self, now: float) -> float:
         """Take the next free slot."""
-        self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MOST_LATE))
+        self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MAX_LATE))
         opens = self._window_opens(now)
         slot = max(now, self.next_slot, self.paused_until, opens)
         insort(self.reserved, slot)
-        del self.reserved[MOST_RESERVED:]
+        del self.reserved[MAX_RESERVED:]
         self.next_slot = slot + slot_gap(self.rate(now), self.limit, slot - opens)
         return slot
 
-    def let_go(self, slot: float, now: float) -> bool:
+    def use(self, slot: float, now: float) -> bool:
         """Whether a request may leave now that has this slot; if not, its place is free again."""
         try:
             self.reserved.remove(slot)
         except ValueError:  # the file is another one, or the slot was forgotten
             return False
-        self._note_lateness(min(now - slot, MOST_LATE) - WAKE_UP_SLACK, now)
-        in_time = slot >= self.paused_until and now - slot <= MOST_LATE
+        self._note_lateness(min(now - slot, MAX_LATE) - WAKE_UP_SLACK, now)
+        in_time = slot >= self.paused_until and now - slot <= MAX_LATE
         if in_time:
             insort(self.sent, now)
-            del self.sent[:-REMEMBERED]
+            del self.sent[:-MAX_HISTORY]
         return in_time
 
     def is_of_this_clock(self, now: float) -> bool:
         """Whether this can have been written since the machine was started."""
-        latest = now + 2 * LONGEST_PAUSE
+        latest = now + 2 * MAX_PAUSE
         numbers = (self.next_slot, self.late, self.late_at, self.paused_until, self.cut_at, self.cut_from)
         return (
             all(map(isfinite, numbers))
             and self.next_slot <= latest
             and self.paused_until <= latest
-            and -LONGEST_PAUSE <= self.cut_at <= now
-            and 0 <= self.late <= MOST_LATE
+            and -MAX_PAUSE <= self.cut_at <= now
+            and 0 <= self.late <= MAX_LATE
             and 0 <= self.late_at <= now
             and self.cut_from >= 0
         )
 
     def _window_opens(self, now: float) -> float:
         requests = self._window.requests
-        latest = sorted([*self.sent[-requests:], *(slot + MOST_LATE for slot in self.reserved[-requests:])])
+        latest = sorted([*self.sent[-requests:], *(slot + MAX_LATE for slot in self.reserved[-requests:])])
         if len(latest) < requests:
             return -inf
-        oldest = min(self.next_slot + MOST_LATE, latest[-requests])
+        oldest = min(self.next_slot + MAX_LATE, latest[-requests])
         return oldest + self._window.seconds + HOST_JITTER + remembered(self.late, now - self.late_at)
 
     def _note_lateness(self, late: float, now: float) -> None:

@@ -22,13 +22,13 @@ from rongcloud_groups._validation import positive
 from rongcloud_groups.errors import ClientClosed, ConfigError
 from rongcloud_groups.events import logger
 from rongcloud_groups.limiters.local import WAKE_UP_SLACK, LocalLimiter
-from rongcloud_groups.limiters.schedule import MOST_LATE, SILENCE
+from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD
 from rongcloud_groups.limiters.scripts import CLOCK_ERROR, REFUSED, RESERVE
-from rongcloud_groups.limiters.throttle import LONGEST_PAUSE, PAUSE_JITTER
+from rongcloud_groups.limiters.throttle import MAX_PAUSE, PAUSE_JITTER
 
 DEFAULT_SHARE = 0.05
 """Of the budget, for each process while Redis is away: right for twenty processes or fewer."""
-CAUTION = 0.9
+FALLBACK_MARGIN = 0.9
 """Of that share, what is used."""
 TIMEOUT = 0.1
 """Seconds that Redis has for an answer."""
@@ -43,7 +43,7 @@ BUSY = 0.01
 LEAST_SLOTS = 3
 """Slots that a busy process takes at a time, so that it asks Redis for every third request only."""
 MOST_SLOTS = 10
-NOT_AT_ALL = -1.0
+UNUSED = -1.0
 """In place of the time when the request of a slot left."""
 
 
@@ -94,8 +94,8 @@ class RedisLimiter:
         self._reserve_script = self._redis.register_script(RESERVE)
         self._refused_script = self._redis.register_script(REFUSED)
         self._clock = RedisClock()
-        self._met = False
-        self._local = LocalLimiter(self._limit * self._share * CAUTION)
+        self._clock_synced = False
+        self._local = LocalLimiter(self._limit * self._share * FALLBACK_MARGIN)
         self._door = Lock()
         self._refusals = Lock()
         self._keys = [self.key, f"{self.key}:sent", f"{self.key}:claimed"]
@@ -125,7 +125,7 @@ class RedisLimiter:
             busy = monotonic() - self._granted_at <= BUSY
             while True:
                 await sleep(max(0.0, self._silent_until - monotonic()))
-                if await (self._from_share() if self._away else self._from_redis(busy=busy)):
+                if await (self._acquire_fallback() if self._away else self._from_redis(busy=busy)):
                     self._granted_at = monotonic()
                     return
 
@@ -140,9 +140,9 @@ class RedisLimiter:
         async with self._refusals:
             if not self._away:
                 try:
-                    return await self._tell_redis(retry_after, monotonic() - refused_at)
+                    return await self._report_refusal(retry_after, monotonic() - refused_at)
                 except (RedisError, OSError) as error:
-                    self._lost_redis(error)
+                    self._enter_fallback(error)
             return await self._local.throttle(retry_after, monotonic() - refused_at)
 
     async def aclose(self) -> None:
@@ -183,22 +183,22 @@ class RedisLimiter:
                 await sleep(wait)
             return bool(self._slots) and self._let_go(self._slots.popleft())
         except (RedisError, OSError) as error:
-            self._lost_redis(error)
+            self._enter_fallback(error)
             return False
 
     async def _reserve(self, *, busy: bool) -> None:
-        while not self._met:
-            await self._meet_redis()
+        while not self._clock_synced:
+            await self._sync_clock()
         enough = max(LEAST_SLOTS, ceil(self._clock.round_trip * self._rate * self._share) + 1)
         wanted = self._slots_wanted + (1 if busy else -1)
         self._slots_wanted = max(1, min(wanted, enough, MOST_SLOTS))
-        self._met = await self._ask_redis(self._slots_wanted if busy or not self._claims else 0)
+        self._clock_synced = await self._ask_redis(self._slots_wanted if busy or not self._claims else 0)
 
-    async def _meet_redis(self) -> None:
+    async def _sync_clock(self) -> None:
         """Open the connection with one call, too long to tell the time by, and read Redis's clock with another."""
         await self._ask_redis(0, FIRST_TIMEOUT)
         self._clock = RedisClock()
-        self._met = await self._ask_redis(0)
+        self._clock_synced = await self._ask_redis(0)
 
     def _until_claims(self) -> float:
         """Seconds until it is time to confirm them."""
@@ -226,7 +226,7 @@ class RedisLimiter:
         # The claims that it came too late for are the first ones.
         granted = claims[len(claims) - int(confirmed) :] + slots[: int(firm)]
         if answered_at - asked_at > seconds:
-            self._used += [(slot, NOT_AT_ALL) for slot in granted]
+            self._used += [(slot, UNUSED) for slot in granted]
             return False
         self._clock.note(asked_at, answered_at, now)
         self._slots += granted
@@ -236,12 +236,12 @@ class RedisLimiter:
     def _let_go(self, slot: Slot) -> bool:
         """Whether a request may leave now that has this slot; if not, it does not count."""
         now = self._clock.now()
-        in_time = slot.time >= self._paused_until and now - slot.time <= MOST_LATE
-        self._used.append((slot, now if in_time else NOT_AT_ALL))
+        in_time = slot.time >= self._paused_until and now - slot.time <= MAX_LATE
+        self._used.append((slot, now if in_time else UNUSED))
         return in_time
 
-    async def _tell_redis(self, retry_after: float | None, age: float) -> float:
-        wait = -1 if retry_after is None else min(retry_after, LONGEST_PAUSE)
+    async def _report_refusal(self, retry_after: float | None, age: float) -> float:
+        wait = -1 if retry_after is None else min(retry_after, MAX_PAUSE)
         reply = await self._run(self._refused_script, [self._limit, age, random() * PAUSE_JITTER, wait], FIRST_TIMEOUT)
         self._paused_until, pause, self._rate = reply
         return pause
@@ -254,12 +254,12 @@ class RedisLimiter:
         except TimeoutError:
             raise TimeoutError(f"no answer within {seconds:g} s") from None
 
-    def _lost_redis(self, error: Exception) -> None:
+    def _enter_fallback(self, error: Exception) -> None:
         self._slots.clear()
         self._claims.clear()
-        self._met = False
+        self._clock_synced = False
         self._used.clear()  # Redis takes them for as late as they may have been
-        self._silent_until = monotonic() + SILENCE
+        self._silent_until = monotonic() + QUIET_PERIOD
         if not self._away:
             self._away = True
             logger.warning(
@@ -269,18 +269,18 @@ class RedisLimiter:
                 self._local.rate,
             )
 
-    async def _from_share(self) -> bool:
+    async def _acquire_fallback(self) -> bool:
         """Look whether Redis is back, now and then; else wait for this process's share. True where that came."""
         if monotonic() >= self._probe_at:
             self._probe_at = monotonic() + PROBE_EVERY
-            if await self._found_redis():
+            if await self._leave_fallback():
                 return False
         with anyio.move_on_after(PROBE_EVERY):
             await self._local.acquire()
             return True
         return False
 
-    async def _found_redis(self) -> bool:
+    async def _leave_fallback(self) -> bool:
         try:
             await self._reserve(busy=False)
         except (RedisError, OSError):
@@ -288,7 +288,7 @@ class RedisLimiter:
         self._slots.clear()
         self._claims.clear()
         self._away = False
-        self._silent_until = monotonic() + SILENCE
+        self._silent_until = monotonic() + QUIET_PERIOD
         logger.warning("Redis at %s hands out the budget again", self._where)
         return True
 

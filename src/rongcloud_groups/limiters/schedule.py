@@ -11,15 +11,15 @@ HOST_JITTER = 0.01
 """Seconds, as `SHARED_JITTER`, between processes that compete for the same processors."""
 
 
-LATENESS_FADES = 3.0
+LATENESS_DECAY = 3.0
 """Seconds in which what is remembered of a process's lateness falls by the factor e."""
 
 
-REMEMBERED = 500
+MAX_HISTORY = 500
 """Requests whose send times a shared budget remembers."""
 
 
-MOST_LATE = 0.02
+MAX_LATE = 0.02
 """Seconds after which a reserved slot is not used any more."""
 
 
@@ -27,11 +27,11 @@ CATCH_UP = 0.8
 """Part of the regular gap that two slots are apart at the least where what was not used lately is made good."""
 
 
-MOST_BEHIND = 0.1
+MAX_BEHIND = 0.1
 """Seconds by which slots come later than the limit would let them, at the most, while that is made good."""
 
 
-SILENCE = 1.6
+QUIET_PERIOD = 1.6
 """Seconds without a request when nobody knows what other processes sent in the last second."""
 
 
@@ -44,13 +44,13 @@ class Window(NamedTuple):
     @classmethod
     def of(cls, limit: float) -> Self:
         """The window that keeps a limit in requests/s: a second, or a part of one that has few enough requests."""
-        parts = ceil(limit / REMEMBERED)
+        parts = ceil(limit / MAX_HISTORY)
         return cls(max(1, floor(limit / parts)), max(1 / parts, 1 / limit))
 
 
 def remembered(late: float, seconds: float) -> float:
     """What is left of a lateness after so many seconds: that much is allowed for, besides the jitter."""
-    return late * exp(-seconds / LATENESS_FADES)
+    return late * exp(-seconds / LATENESS_DECAY)
 
 
 def slot_gap(rate: float, limit: float, behind: float) -> float:
@@ -61,4 +61,4 @@ def slot_gap(rate: float, limit: float, behind: float) -> float:
         limit: requests/s that the service allows.
         behind: seconds by which the slot comes later than the limit would let it.
     """
-    return CATCH_UP / limit if rate == limit and behind <= MOST_BEHIND else 1 / rate
+    return CATCH_UP / limit if rate == limit and behind <= MAX_BEHIND else 1 / rate

@@ -10,14 +10,14 @@ seconds of Redis's clock, exact to a microsecond.
 from rongcloud_groups.limiters.local import WAKE_UP_SLACK
 from rongcloud_groups.limiters.schedule import (
     CATCH_UP,
-    LATENESS_FADES,
-    MOST_BEHIND,
-    MOST_LATE,
-    REMEMBERED,
+    LATENESS_DECAY,
+    MAX_BEHIND,
+    MAX_HISTORY,
+    MAX_LATE,
+    QUIET_PERIOD,
     SHARED_JITTER,
-    SILENCE,
 )
-from rongcloud_groups.limiters.throttle import CUT, LEAST_SHARE, LONGEST_PAUSE, PAUSE, RECOVERY
+from rongcloud_groups.limiters.throttle import DECREASE_FACTOR, MAX_PAUSE, MIN_SHARE, PAUSE, RECOVERY_TIME
 
 CLOCK_ERROR = 0.001
 """Seconds by which a process may misjudge Redis's clock."""
@@ -29,11 +29,11 @@ SOON = 0.03
 
 _BUDGET = (
     f"""
-local CUT, LEAST_SHARE, RECOVERY = {CUT}, {LEAST_SHARE}, {RECOVERY}
-local PAUSE, LONGEST_PAUSE, SILENCE = {PAUSE}, {LONGEST_PAUSE}, {SILENCE}
-local JITTER, MOST_LATE, LATENESS_FADES = {SHARED_JITTER}, {MOST_LATE}, {LATENESS_FADES}
-local CATCH_UP, MOST_BEHIND = {CATCH_UP}, {MOST_BEHIND}
-local REMEMBERED, HORIZON, SOON, WAKE_UP_SLACK = {REMEMBERED}, {HORIZON}, {SOON}, {WAKE_UP_SLACK}
+local DECREASE_FACTOR, MIN_SHARE, RECOVERY_TIME = {DECREASE_FACTOR}, {MIN_SHARE}, {RECOVERY_TIME}
+local PAUSE, MAX_PAUSE, QUIET_PERIOD = {PAUSE}, {MAX_PAUSE}, {QUIET_PERIOD}
+local JITTER, MAX_LATE, LATENESS_DECAY = {SHARED_JITTER}, {MAX_LATE}, {LATENESS_DECAY}
+local CATCH_UP, MAX_BEHIND = {CATCH_UP}, {MAX_BEHIND}
+local MAX_HISTORY, HORIZON, SOON, WAKE_UP_SLACK = {MAX_HISTORY}, {HORIZON}, {SOON}, {WAKE_UP_SLACK}
 """
     """
 local time = redis.call('TIME')
@@ -47,20 +47,20 @@ local number = tonumber(budget[5] or '')
 local late, late_at = tonumber(budget[6] or '0'), tonumber(budget[7] or '0')
 -- None yet, or lost, or the clock was set back: nobody knows what left in the last second.
 if not (next_slot and paused_until and cut_at and cut_from and number)
-    or math.max(next_slot, paused_until) > now + 2 * LONGEST_PAUSE or cut_at > now then
+    or math.max(next_slot, paused_until) > now + 2 * MAX_PAUSE or cut_at > now then
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
-  next_slot, paused_until, cut_at, cut_from, number = now + SILENCE, 0, 0, 0, math.floor(now * 1000000)
+  next_slot, paused_until, cut_at, cut_from, number = now + QUIET_PERIOD, 0, 0, 0, math.floor(now * 1000000)
 end
 
 local function rate()
   if cut_from == 0 then return limit end
-  local steepness = limit * (1 - CUT) / RECOVERY ^ 3
-  local back = (cut_from * (1 - CUT) / steepness) ^ (1 / 3)
+  local steepness = limit * (1 - DECREASE_FACTOR) / RECOVERY_TIME ^ 3
+  local back = (cut_from * (1 - DECREASE_FACTOR) / steepness) ^ (1 / 3)
   local climbed = cut_from + steepness * (now - cut_at - back) ^ 3
-  return math.min(limit, math.max(climbed, limit * LEAST_SHARE))
+  return math.min(limit, math.max(climbed, limit * MIN_SHARE))
 end
 
-local function lateness() return late * math.exp(math.min(0, late_at - now) / LATENESS_FADES) end
+local function lateness() return late * math.exp(math.min(0, late_at - now) / LATENESS_DECAY) end
 
 local function exactly(number) return string.format('%.6f', number) end
 
@@ -77,7 +77,7 @@ RESERVE = (
 local lead, wanted, to_confirm = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 local sent, claimed = KEYS[2], KEYS[3]
 
-for _, slot in ipairs(redis.call('ZRANGEBYSCORE', claimed, '-inf', exactly(now - MOST_LATE))) do
+for _, slot in ipairs(redis.call('ZRANGEBYSCORE', claimed, '-inf', exactly(now - MAX_LATE))) do
   redis.call('ZREM', claimed, slot)
   redis.call('ZREM', sent, slot)
 end
@@ -86,14 +86,14 @@ for index = 5, 4 + to_confirm do confirmed = confirmed + redis.call('ZREM', clai
 -- Of slots that were used, when their requests left; -1 for one that was not used.
 for index = 5 + to_confirm, #ARGV, 2 do
   local name, left_at = ARGV[index], tonumber(ARGV[index + 1])
-  local slot = tonumber(redis.call('ZSCORE', sent, name) or '-inf') - MOST_LATE
+  local slot = tonumber(redis.call('ZSCORE', sent, name) or '-inf') - MAX_LATE
   if left_at < 0 then redis.call('ZREM', sent, name)
   else redis.call('ZADD', sent, 'XX', exactly(left_at), name) end
-  local came_late = math.min(left_at - slot, MOST_LATE) - WAKE_UP_SLACK
+  local came_late = math.min(left_at - slot, MAX_LATE) - WAKE_UP_SLACK
   if slot > 0 and came_late > lateness() then late, late_at = came_late, now end
 end
 
-local parts = math.ceil(limit / REMEMBERED)
+local parts = math.ceil(limit / MAX_HISTORY)
 local requests = math.max(1, math.floor(limit / parts))
 local window = math.max(1 / parts, 1 / limit) + JITTER + lateness()
 local slots, first, firm = {}, number, 0
@@ -104,12 +104,12 @@ while #slots < wanted do
   if #slots > 0 and slot > now + HORIZON then break end
   local name = string.format('%.0f', number)
   table.insert(slots, exactly(slot))
-  redis.call('ZADD', sent, exactly(slot + MOST_LATE), name)
+  redis.call('ZADD', sent, exactly(slot + MAX_LATE), name)
   if slot <= now + 2 * lead + SOON then firm = firm + 1 else redis.call('ZADD', claimed, exactly(slot), name) end
-  local catches_up = rate() == limit and slot - opens <= MOST_BEHIND
+  local catches_up = rate() == limit and slot - opens <= MAX_BEHIND
   number, next_slot = number + 1, slot + (catches_up and CATCH_UP / limit or 1 / rate())
 end
-redis.call('ZREMRANGEBYRANK', sent, 0, -REMEMBERED - 1)
+redis.call('ZREMRANGEBYRANK', sent, 0, -MAX_HISTORY - 1)
 write()
 first = string.format('%.0f', first)
 return {exactly(now), exactly(paused_until), exactly(rate()), confirmed, firm, first, unpack(slots)}
@@ -122,11 +122,11 @@ local age, jitter, retry_after = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(
 -- Slots reserved before the pause may be used in it by other processes; that they are refused is no news.
 if now - age >= math.max(cut_at, paused_until) then
   local present = rate()
-  cut_from, cut_at = present < cut_from and present * (1 + CUT) / 2 or present, now
+  cut_from, cut_at = present < cut_from and present * (1 + DECREASE_FACTOR) / 2 or present, now
   paused_until = math.max(paused_until, now + PAUSE + jitter)
 end
 if retry_after >= 0 then
-  paused_until = math.max(paused_until, now + math.min(retry_after, LONGEST_PAUSE) + jitter)
+  paused_until = math.max(paused_until, now + math.min(retry_after, MAX_PAUSE) + jitter)
 end
 write()
 return {exactly(paused_until), exactly(math.max(0, paused_until - now)), exactly(rate())}

@@ -11,19 +11,19 @@ PAUSE_JITTER = 0.05
 """Seconds at the most that are added to a pause, so that processes do not come back together."""
 
 
-LONGEST_PAUSE = 60.0
+MAX_PAUSE = 60.0
 """Seconds; a longer ``Retry-After`` is not believed."""
 
 
-CUT = 0.85
+DECREASE_FACTOR = 0.85
 """What a refusal leaves of the rate."""
 
 
-LEAST_SHARE = 0.05
+MIN_SHARE = 0.05
 """What refusals leave of the limit, however many there are."""
 
 
-RECOVERY = 4.0
+RECOVERY_TIME = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
 
 
@@ -40,7 +40,7 @@ class Throttle:
     """
 
     def __init__(
-        self, limit: float, *, paused_until: float = 0.0, cut_at: float = -LONGEST_PAUSE, cut_from: float = 0.0
+        self, limit: float, *, paused_until: float = 0.0, cut_at: float = -MAX_PAUSE, cut_from: float = 0.0
     ) -> None:
         self.limit = limit
         self.paused_until = paused_until
@@ -51,21 +51,21 @@ class Throttle:
         """Requests/s: quick to rise after a cut, slow near where it was refused, then quicker and quicker."""
         if not self.cut_from:
             return self.limit
-        steepness = self.limit * (1 - CUT) / RECOVERY**3
-        back = cbrt(self.cut_from * (1 - CUT) / steepness)
+        steepness = self.limit * (1 - DECREASE_FACTOR) / RECOVERY_TIME**3
+        back = cbrt(self.cut_from * (1 - DECREASE_FACTOR) / steepness)
         rate = self.cut_from + steepness * (now - self.cut_at - back) ** 3
-        return min(self.limit, max(rate, self.limit * LEAST_SHARE))
+        return min(self.limit, max(rate, self.limit * MIN_SHARE))
 
     def refused(self, now: float, rate: float, retry_after: float | None, age: float) -> bool:
         """Take in a refusal at so many requests/s, see `Limiter.throttle`; True where it cuts the rate."""
         news = now - age >= self.cut_at
         if news:
             # Refused on the way back: the true share has shrunk, so aim lower (RFC 9438, section 4.7).
-            self.cut_from = rate * (1 + CUT) / 2 if rate < self.cut_from else rate
+            self.cut_from = rate * (1 + DECREASE_FACTOR) / 2 if rate < self.cut_from else rate
             self.cut_at = now
             self._pause_until(now + PAUSE)
         if retry_after is not None:
-            self._pause_until(now + min(retry_after, LONGEST_PAUSE))
+            self._pause_until(now + min(retry_after, MAX_PAUSE))
         return news
 
     def _pause_until(self, end: float) -> None:

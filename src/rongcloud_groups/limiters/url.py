@@ -16,7 +16,7 @@ class SharedLimiter(Limiter, Protocol):
         ...
 
 
-def limiter_from_words(words: str, *, app_key: str, limit: float) -> SharedLimiter:
+def limiter_from_url(words: str, *, app_key: str, limit: float) -> SharedLimiter:
     """The limiter that is meant.
 
     Args:

@@ -19,16 +19,16 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from rongcloud_groups._http import Reply, Request
-from rongcloud_groups._transport.http2.frames import FinalData, FrameCutter
+from rongcloud_groups._http import Request, Response
+from rongcloud_groups._transport.http2.frames import FinalData, FrameSplitter
 from rongcloud_groups._transport.http2.headers import (
     MAX_HEADER_LIST_SIZE,
-    MalformedReply,
-    PreparedEncoder,
-    ReplyAssembly,
-    RequestFields,
+    CachingEncoder,
+    HeaderBuilder,
+    MalformedResponse,
+    ResponseBuilder,
 )
-from rongcloud_groups._transport.http2.keepalive import SilenceWatch
+from rongcloud_groups._transport.http2.keepalive import KeepAlive
 from rongcloud_groups.errors import TransportError
 
 PING_AFTER: Final = 1.0
@@ -48,11 +48,11 @@ _LAST_STREAM_ID: Final = 2**31 - 1
 class _Stream:
     __slots__ = ("assembly", "future", "timer", "unsent")
 
-    def __init__(self, future: asyncio.Future[Reply], timer: asyncio.TimerHandle, body: bytes) -> None:
+    def __init__(self, future: asyncio.Future[Response], timer: asyncio.TimerHandle, body: bytes) -> None:
         self.future = future
         self.timer = timer
         self.unsent = memoryview(body)
-        self.assembly = ReplyAssembly()
+        self.assembly = ResponseBuilder()
 
 
 class HTTP2Connection(asyncio.Protocol):
@@ -105,15 +105,15 @@ class HTTP2Connection(asyncio.Protocol):
         self._h2 = H2Connection(
             H2Configuration(header_encoding=None, normalize_outbound_headers=False, validate_outbound_headers=False)
         )
-        self._h2.encoder = PreparedEncoder()
-        self._cutter = FrameCutter()
+        self._h2.encoder = CachingEncoder()
+        self._cutter = FrameSplitter()
         self._streams: dict[int, _Stream] = {}
         self._allowed = 0
         self._retired = False
         self._writing_paused = False
         self._changed = False
-        self._fields = RequestFields(authority)
-        self._silence = SilenceWatch(ping_after, ping_timeout, self._ping, self._on_silence)
+        self._fields = HeaderBuilder(authority)
+        self._silence = KeepAlive(ping_after, ping_timeout, self._ping, self._on_silence)
         self._cut_off: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
@@ -141,7 +141,7 @@ class HTTP2Connection(asyncio.Protocol):
         if self.closed:
             raise TransportError(f"{self._authority}: {self.closed_reason}", never_processed=True)
 
-    def send(self, request: Request, timeout: float) -> asyncio.Future[Reply]:
+    def send(self, request: Request, timeout: float) -> asyncio.Future[Response]:
         """Sends at once, in this very step; the future ends in the reply or in a `TransportError`.
 
         Call it only while `open_slots` is positive. Cancelling the future resets the stream.
@@ -150,7 +150,7 @@ class HTTP2Connection(asyncio.Protocol):
             request: what to send.
             timeout: seconds until the attempt ends in a `TransportError`.
         """
-        future: asyncio.Future[Reply] = self._loop.create_future()
+        future: asyncio.Future[Response] = self._loop.create_future()
         if not self.open_slots:
             reason = self.closed_reason or "no free stream"
             future.set_exception(TransportError(f"{self._authority}: {reason}", never_processed=True))
@@ -300,7 +300,7 @@ class HTTP2Connection(asyncio.Protocol):
                 case StreamEnded():
                     stream.assembly.check_length()
                     self._answer(event.stream_id, stream)
-        except MalformedReply as error:
+        except MalformedResponse as error:
             self._fail(event.stream_id, str(error))
             self._reset(event.stream_id, ErrorCodes.PROTOCOL_ERROR)
 
@@ -352,7 +352,7 @@ class HTTP2Connection(asyncio.Protocol):
         with suppress(ProtocolError):
             self._h2.reset_stream(stream_id, code)
 
-    def _on_done(self, stream_id: int, future: asyncio.Future[Reply]) -> None:
+    def _on_done(self, stream_id: int, future: asyncio.Future[Response]) -> None:
         if future.cancelled() and self._pop(stream_id) is not None:
             self._reset(stream_id, ErrorCodes.CANCEL)
             self._end_step()

@@ -23,7 +23,7 @@ class FinalData(NamedTuple):
     length: int
 
 
-class FrameCutter:
+class FrameSplitter:
     """Follows the frames of one connection through reads of any size."""
 
     def __init__(self) -> None:

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
 
-from rongcloud_groups._http import Reply, Request
+from rongcloud_groups._http import Request, Response
 
 MAX_BODY_SIZE: Final = 16 * 1024 * 1024
 """Bytes of one response body, as it comes over the wire."""
@@ -16,11 +16,11 @@ _NO_VALUE: Final = b"\0"  # one byte after its length; an empty value stands in 
 _INDEXED: Final = 0x80  # the first bit of a field that is its index in the table; RFC 7541, section 6.1
 
 
-class MalformedReply(Exception):  # noqa: N818  it is no error of this library: the connection makes one of it
+class MalformedResponse(Exception):  # noqa: N818  it is no error of this library: the connection makes one of it
     """What came on one stream is no reply; the message says why."""
 
 
-class RequestFields:
+class HeaderBuilder:
     """The header fields of one connection's requests, in the form that compresses best.
 
     The first value of each name goes into the compression table. A value that differs from it stays out, since one
@@ -52,7 +52,7 @@ class RequestFields:
         return first[1] if first[0] == value else NeverIndexedHeaderTuple(first[1][0], value.encode())
 
 
-class PreparedEncoder(Encoder):
+class CachingEncoder(Encoder):
     """hpack's encoder of one connection, which encodes what each request repeats only once.
 
     It leaves out the Huffman coding, which saves 30 bytes a request and costs more time than all else about it.
@@ -95,7 +95,7 @@ class PreparedEncoder(Encoder):
         self._before_value.clear()
 
 
-class ReplyAssembly:
+class ResponseBuilder:
     """One reply as it arrives, piece by piece."""
 
     __slots__ = ("_content_length", "_headers", "_parts", "_size", "_status")
@@ -111,12 +111,12 @@ class ReplyAssembly:
         """Takes the final header block; `h2` has seen to it that it has a status and a sound content-length.
 
         Raises:
-            MalformedReply: when the status is no number of three digits (RFC 9110, section 15).
+            MalformedResponse: when the status is no number of three digits (RFC 9110, section 15).
         """
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
         status = headers.pop(":status")
         if len(status) != 3 or not (status.isascii() and status.isdigit()):  # noqa: PLR2004  three digits
-            raise MalformedReply(f"status {status!r} is no number of three digits")
+            raise MalformedResponse(f"status {status!r} is no number of three digits")
         self._status = int(status)
         self._headers = headers
         if (length := headers.get("content-length")) is not None:
@@ -126,23 +126,23 @@ class ReplyAssembly:
         """Takes the next piece of the body.
 
         Raises:
-            MalformedReply: when the body grows over `MAX_BODY_SIZE`.
+            MalformedResponse: when the body grows over `MAX_BODY_SIZE`.
         """
         self._parts.append(data)
         self._size += len(data)
         if self._size > MAX_BODY_SIZE:
-            raise MalformedReply(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
+            raise MalformedResponse(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
 
     def check_length(self, to_come: int = 0) -> None:
         """Checks the length of a body to which only `to_come` bytes are still to be added.
 
         Raises:
-            MalformedReply: when the content-length says otherwise.
+            MalformedResponse: when the content-length says otherwise.
         """
         size = self._size + to_come
         if self._content_length not in (None, size):
-            raise MalformedReply(f"a body of {size} bytes where content-length says {self._content_length}")
+            raise MalformedResponse(f"a body of {size} bytes where content-length says {self._content_length}")
 
-    def reply(self) -> Reply:
+    def reply(self) -> Response:
         """The reply, once all of it has come."""
-        return Reply(self._status, self._headers, b"".join(self._parts))
+        return Response(self._status, self._headers, b"".join(self._parts))

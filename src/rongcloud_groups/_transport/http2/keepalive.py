@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 
-class SilenceWatch:
+class KeepAlive:
     """Asks with a PING after some silence, and gives the connection up when that brings nothing either.
 
     Args:

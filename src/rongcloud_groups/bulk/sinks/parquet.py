@@ -11,7 +11,7 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
 from rongcloud_groups.bulk.errors import ResumeError
-from rongcloud_groups.bulk.files import PartialFile, naming, sync_directory, sync_file
+from rongcloud_groups.bulk.files import PartialFile, naming_file, sync_directory, sync_file
 from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
@@ -92,7 +92,7 @@ class ParquetSink:
         self._rows.close()
         if self._rows.partial.exists():
             with (
-                naming(self._new),
+                naming_file(self._new),
                 pa.OSFile(str(self._rows.partial)) as rows,
                 pq.ParquetWriter(self._new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
             ):

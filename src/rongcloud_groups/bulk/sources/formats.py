@@ -8,7 +8,7 @@ import msgspec
 
 from rongcloud_groups.bulk.errors import SourceError
 
-LONGEST_LINE: Final = 1024 * 1024
+MAX_LINE: Final = 1024 * 1024
 """Bytes of one line, or of one CSV row, at the most."""
 
 
@@ -75,8 +75,8 @@ async def _lines(chunks: AsyncIterable[bytes], name: str) -> AsyncIterator[list[
             rest = tail
             yield lines
             number += len(lines)
-        if len(rest) > LONGEST_LINE:
-            raise SourceError(f"{name}, line {number}: longer than {LONGEST_LINE:,} bytes; is it a text file?")
+        if len(rest) > MAX_LINE:
+            raise SourceError(f"{name}, line {number}: longer than {MAX_LINE:,} bytes; is it a text file?")
     if rest:
         yield _decoded(rest, number, name).split("\n")
 
@@ -162,7 +162,7 @@ class _Delimited:
                 self._waiting_size = 0
             else:
                 self._waiting_size += len(line)
-                if self._waiting_size > LONGEST_LINE:
+                if self._waiting_size > MAX_LINE:
                     line_number = self._line + len(whole) + 1
                     raise SourceError(f"{self._name}, line {line_number}: a quote is opened and not closed")
         return self._cells(whole)
