@@ -104,6 +104,7 @@ class GroupClient:
         self._deadline = _seconds(deadline, otherwise=inf)
         self._attempt_timeout = positive("attempt_timeout", attempt_timeout)
         self._max_in_flight = at_least(1, "max_in_flight", max_in_flight)
+        self._max_attempts = at_least(1, "max_attempts", max_attempts)
         self._http2 = http2
         self._verify = verify
         self._foreign = None if transport is None else _foreign(transport)
@@ -137,7 +138,7 @@ class GroupClient:
             self._emit,
             max_in_flight=max_in_flight,
             attempt_timeout=attempt_timeout,
-            max_attempts=at_least(1, "max_attempts", max_attempts),
+            max_attempts=self._max_attempts,
         )
         self._listing = ListingRequests(
             self._links,
@@ -146,7 +147,7 @@ class GroupClient:
             dialect_named(dialect),
             self._start,
             attempt_timeout=attempt_timeout,
-            max_attempts=max_attempts,
+            max_attempts=self._max_attempts,
         )
         self._host: Task[None] | None = None
         self._tasks: TaskGroup | None = None
@@ -205,6 +206,11 @@ class GroupClient:
     def max_in_flight(self) -> int:
         """Requests under way at the most."""
         return self._max_in_flight
+
+    @property
+    def max_attempts(self) -> int:
+        """Requests that an ID may be lost on before it fails."""
+        return self._max_attempts
 
     @property
     def cache(self) -> Cache:
