@@ -206,6 +206,7 @@ print(*sorted(name for name in sys.modules if name.startswith("rongcloud_groups.
 
 DOCUMENTED_PATHS = {
     "rongcloud_groups": rongcloud_groups.__all__,
+    "rongcloud_groups.blocking": ["BlockingGroupClient", "shared"],
     "rongcloud_groups.bulk": ["Job", "Report", "ResumeError", "SourceError", "file_source", "open_sink"],
     "rongcloud_groups.emulator": ["Emulator", "Faults", "Service", "Universe", "serve"],
     "rongcloud_groups.errors": [type(error).__name__ for error, _ in ERRORS],

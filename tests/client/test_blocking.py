@@ -1,0 +1,264 @@
+import asyncio
+import inspect
+import itertools
+import os
+import pickle
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import msgspec
+import pytest
+
+from rongcloud_groups import ClientClosed, ConfigError, GroupClient, InvalidGroupId, Lookup
+from rongcloud_groups.blocking import BlockingGroupClient, shared
+from rongcloud_groups.cli.emulator_process import emulator_process
+from rongcloud_groups.emulator import Report
+from rongcloud_groups.emulator.serve import Address
+
+IDS = [f"g{number}" for number in range(1000)]
+
+
+@pytest.fixture
+def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[Address]:
+    """An emulator in a process of its own, which the environment names."""
+    with emulator_process("--no-tls", "--unknown", "0.1") as address:
+        monkeypatch.setenv("RONGCLOUD_BASE_URL", address.url)
+        monkeypatch.setenv("RONGCLOUD_APP_KEY", address.app_key)
+        monkeypatch.setenv("RONGCLOUD_APP_SECRET", address.app_secret)
+        yield address
+
+
+def report(address: Address) -> Report:
+    with httpx.Client(base_url=address.url, trust_env=False) as client:
+        return msgspec.json.decode(client.get("/_emulator/report").content, type=Report)
+
+
+def merged(parts: Iterator[Lookup]) -> tuple[int, int, int]:
+    found = missing = failed = 0
+    for part in parts:
+        found, missing, failed = found + len(part.found), missing + len(part.missing), failed + len(part.failed)
+    return found, missing, failed
+
+
+@pytest.mark.parametrize("name", ["get", "get_many", "stream", "list_groups", "stats"])
+def test_the_two_clients_have_the_same_methods(name: str) -> None:
+    ours, theirs = getattr(BlockingGroupClient, name), getattr(GroupClient, name)
+    assert ours.__doc__
+    assert list(inspect.signature(ours).parameters) == list(inspect.signature(theirs).parameters)
+    defaults = [parameter.default for parameter in inspect.signature(theirs).parameters.values()]
+    assert [parameter.default for parameter in inspect.signature(ours).parameters.values()] == defaults
+
+
+def test_no_public_method_of_the_async_client_is_left_out() -> None:
+    renamed = {"aclose": "close"}
+    only_async = {"app_key", "cache", "max_in_flight", "max_attempts", "open"}
+    public = {name for name in vars(GroupClient) if not name.startswith("_")} - only_async
+    assert {renamed.get(name, name) for name in public} <= set(dir(BlockingGroupClient))
+
+
+def test_it_looks_up_one_many_and_all(address: Address) -> None:
+    with BlockingGroupClient.from_env() as client:
+        lookup = client.get_many(IDS)
+        assert len(lookup) == len(IDS)
+        group_id = next(iter(lookup.found))
+        assert client.get(group_id) == lookup.found[group_id]
+        assert client.get(lookup.missing[0]) is None
+        assert merged(client.stream(iter(IDS))) == (len(lookup.found), len(lookup.missing), 0)
+        assert client.stats().requests == sum(report(address).requests.values())
+        with pytest.raises(InvalidGroupId):
+            client.get("a,b")
+    with pytest.raises(ClientClosed, match="closed"):
+        client.get("g1")
+
+
+def test_the_listing_is_an_iterator() -> None:
+    with (
+        emulator_process("--no-tls", "--listed", "1500") as address,
+        BlockingGroupClient(address.app_key, address.app_secret, base_urls=address.url) as client,
+    ):
+        assert len({group.group_id for group in client.list_groups()}) == 1500
+
+
+def test_a_bad_option_is_refused_when_the_client_is_made() -> None:
+    with pytest.raises(ConfigError, match="max_in_flight"):
+        BlockingGroupClient("key", "secret", max_in_flight=0)
+
+
+def test_twenty_threads_make_the_batches_that_one_async_caller_makes(address: Address) -> None:
+    chunks = [[f"t{first}-{number}" for number in range(400)] for first in range(20)]
+    with BlockingGroupClient.from_env() as client, ThreadPoolExecutor(20) as pool:
+        lookups = list(pool.map(client.get_many, chunks))
+    assert [len(lookup) for lookup in lookups] == [400] * 20
+    assert sum(report(address).requests.values()) == 8000 // 50
+
+
+@pytest.mark.usefixtures("address")
+def test_a_stream_reads_its_source_in_the_callers_thread() -> None:
+    database = sqlite3.connect(":memory:")
+    database.execute("CREATE TABLE t (id TEXT)")
+    database.executemany("INSERT INTO t VALUES (?)", [[group_id] for group_id in IDS])
+    with BlockingGroupClient.from_env() as client:
+        rows = (group_id for (group_id,) in database.execute("SELECT id FROM t"))
+        assert sum(merged(client.stream(rows))) == len(IDS)
+    database.close()
+
+
+@pytest.mark.usefixtures("address")
+def test_an_endless_source_is_read_only_as_far_as_parts_are_consumed() -> None:
+    numbers = itertools.count()
+    with BlockingGroupClient.from_env(max_in_flight=2) as client:
+        with client.stream(f"g{number}" for number in numbers) as parts:
+            assert next(parts)
+        assert next(numbers) < 5_000
+        assert client.get_many(["g1"])
+
+
+@pytest.mark.usefixtures("address")
+def test_a_source_that_fails_is_raised_after_the_outcomes_of_its_ids() -> None:
+    def failing() -> Iterator[str]:
+        yield from IDS[:120]
+        raise OSError("the cursor went away")
+
+    parts: list[Lookup] = []
+    with BlockingGroupClient.from_env() as client, pytest.raises(OSError, match="cursor"):
+        parts.extend(client.stream(failing()))
+    assert sum(map(len, parts)) == 120
+
+
+@pytest.mark.usefixtures("address")
+def test_a_single_str_is_no_collection_of_ids() -> None:
+    with BlockingGroupClient.from_env() as client:
+        with pytest.raises(TypeError):
+            client.get_many("g1")
+        with pytest.raises(TypeError):
+            client.stream("g1")
+
+
+def test_closing_ends_the_lookups_of_other_threads() -> None:
+    with emulator_process("--no-tls", "--fault", "hang=1") as address:
+        client = BlockingGroupClient(address.app_key, address.app_secret, base_urls=address.url)
+        caught: list[BaseException] = []
+
+        def look_up() -> None:
+            try:
+                client.get("g1")
+            except ClientClosed as error:
+                caught.append(error)
+
+        thread = threading.Thread(target=look_up)
+        with client:
+            thread.start()
+            while client.stats().in_flight == 0:
+                pass
+        thread.join()
+    assert [type(error) for error in caught] == [ClientClosed]
+
+
+@pytest.mark.usefixtures("address")
+async def test_it_works_inside_a_running_event_loop() -> None:
+    with BlockingGroupClient.from_env() as client:
+        assert len(client.get_many(IDS[:60])) == 60
+    assert asyncio.get_running_loop().is_running()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+@pytest.mark.usefixtures("address")
+def test_a_forked_child_opens_its_own_and_the_parent_keeps_its() -> None:
+    with BlockingGroupClient.from_env() as client, client.stream(iter(IDS)) as parts:
+        first = next(parts)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                signal.alarm(20)
+                own = len(client.get_many(IDS[:100])) == 100
+                try:
+                    next(parts)
+                except ClientClosed:
+                    client.close()
+                    code = 0 if own else 2
+            finally:
+                os._exit(code)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert len(first) + sum(merged(parts)) == len(IDS)
+
+
+def test_it_is_pickled_without_its_secret_which_the_environment_has(address: Address) -> None:
+    client = BlockingGroupClient.from_env(max_attempts=2)
+    explicit = BlockingGroupClient(address.app_key, address.app_secret, base_urls=address.url)
+    for each in (client, explicit):
+        pickled = pickle.dumps(each)
+        assert address.app_secret.encode() not in pickled
+        with pickle.loads(pickled) as twin:  # noqa: S301  our own
+            assert len(twin.get_many(IDS[:60])) == 60
+
+
+@pytest.mark.usefixtures("address")
+def test_a_password_is_not_pickled() -> None:
+    client = BlockingGroupClient.from_env(limiter="redis://:hidden@localhost/0")
+    with pytest.raises(TypeError, match="limiter holds a password") as refused:
+        pickle.dumps(client)
+    assert "hidden" not in str(refused.value)
+
+
+@pytest.mark.usefixtures("address")
+def test_a_process_has_one_shared_client_for_the_same_options() -> None:
+    client = shared(max_attempts=3)
+    try:
+        assert shared(max_attempts=3) is client
+        assert shared(max_attempts=4) is not client
+        assert client.get_many(IDS[:10])
+    finally:
+        client.close()
+    again = shared(max_attempts=3)
+    assert again is not client
+    assert again.get_many(IDS[:10])
+    again.close()
+
+
+@pytest.mark.parametrize(
+    "end", ["", "client.close()", "del client", "import gc; client = None; gc.collect()", "raise SystemExit"]
+)
+@pytest.mark.usefixtures("address")
+def test_a_script_ends_without_a_word_whether_or_not_it_closes(end: str) -> None:
+    program = (
+        "from rongcloud_groups.blocking import BlockingGroupClient\n"
+        "client = BlockingGroupClient.from_env()\n"
+        f"print(len(client.get_many(['g1', 'g2'])))\n{end}\n"
+    )
+    finished = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "2\n", "")
+
+
+def test_ctrl_c_ends_a_call_and_gives_up_its_ids() -> None:
+    with (
+        emulator_process("--no-tls", "--fault", "hang=1") as address,
+        BlockingGroupClient(address.app_key, address.app_secret, base_urls=address.url) as client,
+    ):
+        client.stats()
+
+        def interrupt() -> None:
+            while client.stats().in_flight == 0:
+                pass
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            client.get_many(IDS)
+        thread.join()
+        while client.stats().waiting:
+            pass
