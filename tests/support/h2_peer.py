@@ -6,7 +6,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import trustme
 from hpack import Decoder, Encoder
@@ -78,7 +78,7 @@ class Peer(asyncio.Protocol):
         self._unsent: list[DataFrame] = []
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self.transport = transport
         self.server.peers.append(self)
         self.server.connected.set()

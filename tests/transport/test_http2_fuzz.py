@@ -22,7 +22,7 @@ from support.h2_peer import QUERY
 
 from rongcloud_groups._http import Response
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
-from rongcloud_groups._transport.http2.frames import FinalData, FrameSplitter
+from rongcloud_groups._transport.http2.frames import FrameReader
 from rongcloud_groups.errors import TransportError
 
 
@@ -41,6 +41,12 @@ class RecordingTransport(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return sum(map(len, self.writes))
+
+    def pause_reading(self) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
 
     def is_closing(self) -> bool:
         return self.closing
@@ -186,8 +192,13 @@ def test_the_cut_stream_is_the_same_however_it_was_read(parts: list[bytes], data
     whole = b"".join(parts)
     cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)), max_size=8)))
     edges = [0, *cuts, len(whole)]
-    cutter = FrameSplitter()
-    pieces = [piece for a, b in pairwise(edges) for piece in cutter.cut(whole[a:b])]
+    reader = FrameReader()
+    pieces: list[bytes | GoAwayFrame] = []
+    for start, end in pairwise(edges):
+        reader.feed(whole[start:end])
+        pieces += reader.step()
+        while reader.unread:
+            pieces += reader.step()
     passed = b"".join(piece for piece in pieces if isinstance(piece, bytes))
     assert passed == b"".join(part for part in parts if part[3] != GoAwayFrame.type)
     goaways = [piece for piece in pieces if isinstance(piece, GoAwayFrame)]
@@ -196,7 +207,6 @@ def test_the_cut_stream_is_the_same_however_it_was_read(parts: list[bytes], data
         for part in parts
         if part[3] == GoAwayFrame.type
     ]
-    assert all(piece.stream_id % 2 for piece in pieces if isinstance(piece, FinalData))
 
 
 async def test_a_request_is_one_write() -> None:

@@ -74,7 +74,7 @@ async def test_failures_become_errors_of_httpx() -> None:
     async with serving(odd) as server, client_of(server) as client:
         with pytest.raises(httpx.RemoteProtocolError, match="is no number"):
             await client.post("/broken")
-        with pytest.raises(httpx.ReadTimeout, match="no answer within"):
+        with pytest.raises(httpx.ReadTimeout, match="no response within"):
             await client.post("/hang", timeout=httpx.Timeout(10, read=0.05))
         with pytest.raises(httpx.UnsupportedProtocol):
             await client.get("/q")

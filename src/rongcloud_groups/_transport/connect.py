@@ -57,7 +57,7 @@ async def connect(
     """
     loop = asyncio.get_running_loop()
     _, host, port = origin
-    entry = _Entry(origin, max_in_flight, on_change)
+    entry = _Entry(origin, max_in_flight, timeout, on_change)
     ready = False
     step = "name resolution"
     limit = asyncio.timeout(timeout)
@@ -96,9 +96,10 @@ class _Entry(asyncio.Protocol):
 
     connection: "HTTP2Connection | HTTP1Connection"
 
-    def __init__(self, origin: Origin, max_in_flight: int, on_change: Callable[[], None]) -> None:
+    def __init__(self, origin: Origin, max_in_flight: int, timeout: float, on_change: Callable[[], None]) -> None:
         self._origin = origin
         self._max_in_flight = max_in_flight
+        self._timeout = timeout
         self._on_change = on_change
         self._transport: asyncio.Transport | None = None
 
@@ -109,7 +110,10 @@ class _Entry(asyncio.Protocol):
         protocol: asyncio.Protocol
         if tls is not None and tls.selected_alpn_protocol() == "h2":
             protocol = self.connection = HTTP2Connection(
-                self._origin.authority, max_in_flight=self._max_in_flight, on_change=self._on_change
+                self._origin.authority,
+                max_in_flight=self._max_in_flight,
+                on_change=self._on_change,
+                slot_timeout=self._timeout,
             )
         else:
             from rongcloud_groups._transport.http1 import HTTP1Connection  # brings httpcore, which HTTP/2 does without

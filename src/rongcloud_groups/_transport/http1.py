@@ -8,7 +8,7 @@ import httpcore
 
 from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport.http2.connection import CLOSE_TIMEOUT
-from rongcloud_groups._transport.http2.headers import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE
+from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE
 from rongcloud_groups.errors import TransportError
 
 _FIELD_OVERHEAD: Final = 32  # bytes a field counts beyond its text; RFC 9113, section 6.5.2

@@ -3,7 +3,7 @@
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, cast
 
 from rongcloud_groups.emulator.faults import Faults
 from rongcloud_groups.emulator.recorder import Record
@@ -51,7 +51,7 @@ class ServerConnection(asyncio.Protocol, ABC):
         ...
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream server has no other
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self.transport = transport
         self.host.carriers.add(self)
         self.rest()

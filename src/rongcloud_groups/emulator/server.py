@@ -5,7 +5,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import msgspec
 import trustme
@@ -236,7 +236,7 @@ class _Negotiated(asyncio.Protocol):
         self._emulator = emulator
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  a stream server has no other
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         tls = transport.get_extra_info("ssl_object")
         speaks_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
         carrier = Http2Carrier(self._emulator) if speaks_http2 else Http1Carrier(self._emulator)

@@ -1,48 +1,65 @@
-"""Cuts what a server sends at the frames that have to be looked at before `h2` sees them.
+"""Cuts what a server sends into small steps, and sets GOAWAY frames apart from what `h2` sees.
 
-`h2` refuses every frame after a GOAWAY, although the server may still answer what it has begun, and it
-ends the connection over a body that is shorter than its content-length. Both are dealt with one frame earlier.
+`h2` refuses every frame after a GOAWAY, although the server may still answer what it has begun, and handles
+everything it is given at once, however many frames that is.
 """
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
 from hyperframe.exceptions import InvalidFrameError
 from hyperframe.frame import DataFrame, Frame, GoAwayFrame
 
 _HEADER_LENGTH: Final = 9
 _MAX_FRAME_SIZE: Final = 16_384
-_END_STREAM: Final = 0x1
-_PADDED: Final = 0x8
+_FRAME_COST: Final = 64
+"""What a frame costs beside its length, in bytes: DATA in frames of that size is neutral."""
+_STEP_COST: Final = 100 * _FRAME_COST
+"""What one step may cost: some milliseconds of work for `h2`."""
+_MAX_ALLOWANCE: Final = 2000 * _FRAME_COST
+"""What frames may cost until a request is sent or data of a response comes."""
 
 
-class FinalData(NamedTuple):
-    """The header of a DATA frame that ends its stream; the frame itself comes with the next run of bytes."""
-
-    stream_id: int
-    length: int
+class FloodError(Exception):
+    """The server sends frame after frame that brings no response forward."""
 
 
-class FrameSplitter:
-    """Follows the frames of one connection through reads of any size."""
+class FrameReader:
+    """Follows the frames of one connection through reads of any size.
+
+    Every frame is charged to an allowance, which requests and response data restore (`allow`).
+
+    Attributes:
+        unread: whether the last step left whole frames for another one.
+    """
 
     def __init__(self) -> None:
+        self.unread = False
         self._held = b""
         self._payload_left = 0
+        self._allowance = _MAX_ALLOWANCE
 
-    def cut(self, data: bytes) -> Iterator[bytes | GoAwayFrame | FinalData]:
-        """Yields what is for `h2`, as bytes, and between it what is not; consume it whole.
+    def allow(self, cost: int) -> None:
+        """Restores the allowance by `cost`."""
+        self._allowance = min(self._allowance + cost, _MAX_ALLOWANCE)
+
+    def feed(self, data: bytes) -> None:
+        """Takes what was read."""
+        self._held = self._held + data if self._held else data
+
+    def step(self) -> Iterator[bytes | GoAwayFrame]:
+        """Yields the next frames for `h2`, as bytes, and between them each GOAWAY; consume it whole.
 
         Raises:
+            FloodError: when the allowance is used up.
             hyperframe.exceptions.HyperframeError: on a frame that is too long, or a GOAWAY that cannot be parsed.
         """
-        if self._held:
-            data = self._held + data
-            self._held = b""
+        data, self._held = self._held, b""
         start, position, end = 0, self._payload_left, len(data)
-        while position + _HEADER_LENGTH <= end:
+        cost = 0
+        while position + _HEADER_LENGTH <= end and cost < _STEP_COST:
             length = int.from_bytes(data[position : position + 3], "big")
-            kind, flags = data[position + 3], data[position + 4]
+            kind = data[position + 3]
             after = position + _HEADER_LENGTH + length
             if length > _MAX_FRAME_SIZE:
                 # h2 would say so too, but only after the whole frame.
@@ -54,18 +71,21 @@ class FrameSplitter:
                     yield data[start:position]
                 yield _goaway(data[position:after])
                 start = after
-            elif kind == DataFrame.type and flags & (_END_STREAM | _PADDED) == _END_STREAM:
-                if position > start:
-                    yield data[start:position]
-                    start = position
-                stream_id = int.from_bytes(data[position + 5 : position + 9], "big") & 0x7FFFFFFF
-                yield FinalData(stream_id, length)
+            cost += self._charge(kind, length)
             position = after
         cut_at = min(position, end)
         if cut_at > start:
             yield data[start:cut_at]
         self._held = data[cut_at:]
         self._payload_left = position - cut_at
+        self.unread = cost >= _STEP_COST and position + _HEADER_LENGTH <= end
+
+    def _charge(self, kind: int, length: int) -> int:
+        cost = _FRAME_COST if kind == DataFrame.type else _FRAME_COST + length
+        self._allowance -= cost
+        if self._allowance < 0:
+            raise FloodError("a flood of frames that bring no response forward")
+        return cost
 
 
 def _goaway(data: bytes) -> GoAwayFrame:

@@ -1,37 +1,38 @@
-"""Requests into header fields, replies out of what `h2` reads: no stream, no connection, no clock."""
+"""Encodes the header fields of requests: HPACK (RFC 7541) as far as a client of small POSTs needs it."""
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Final
 
-from hpack import Encoder, HeaderTuple, NeverIndexedHeaderTuple
+from hpack import HeaderTuple, NeverIndexedHeaderTuple
+from hpack.table import HeaderTable
 
-from rongcloud_groups._http import Request, Response
+from rongcloud_groups._http import Request
 
-MAX_BODY_SIZE: Final = 16 * 1024 * 1024
-"""Bytes of one response body, as it comes over the wire."""
-MAX_HEADER_LIST_SIZE: Final = 64 * 1024
-"""Bytes of one response's header list, counted as HTTP/2 counts them."""
-_LONG_VALUE: Final = 127  # bytes, whose length takes more than one byte; RFC 7541, section 5.1
-_NO_VALUE: Final = b"\0"  # one byte after its length; an empty value stands in the static table for many names
-_INDEXED: Final = 0x80  # the first bit of a field that is its index in the table; RFC 7541, section 6.1
-
-
-class MalformedResponse(Exception):  # noqa: N818  it is no error of this library: the connection makes one of it
-    """What came on one stream is no reply; the message says why."""
+_SECRET: Final = frozenset({"signature", "rc-signature", "nonce", "rc-nonce", "authorization", "proxy-authorization"})
+"""Fields that no intermediary may keep in a table, not even from the first request (RFC 7541, section 7.1.3)."""
+_MAX_TABLE_SIZE: Final = 4096
+_ENTRY_OVERHEAD: Final = 32  # bytes; RFC 7541, section 4.1
+# The first bits of each representation, and the bits left for its integer; RFC 7541, section 6.
+_INDEXED: Final = (0x80, 7)
+_ADDED: Final = (0x40, 6)
+_TABLE_SIZE: Final = (0x20, 5)
+_NEVER_INDEXED: Final = (0x10, 4)
+_NOT_ADDED: Final = (0x00, 4)
+_PLAIN_STRING: Final = (0x00, 7)
 
 
 class HeaderBuilder:
     """The header fields of one connection's requests, in the form that compresses best.
 
     The first value of each name goes into the compression table. A value that differs from it stays out, since one
-    that changes with each request (a nonce, a signature) would push the constant ones out of the table.
+    that changes with each request would push the constant ones out of the table.
     """
 
     def __init__(self, authority: str) -> None:
         self._authority = authority
         self._first: dict[str, tuple[str, HeaderTuple]] = {}
 
-    def of(self, request: Request) -> list[HeaderTuple]:
+    def build(self, request: Request) -> list[HeaderTuple]:
         """All fields of `request`, pseudo-header fields first."""
         fields = [
             (":method", "POST"),
@@ -44,6 +45,8 @@ class HeaderBuilder:
         return [self._field(name, value) for name, value in fields]
 
     def _field(self, name: str, value: str) -> HeaderTuple:
+        if name in _SECRET:
+            return NeverIndexedHeaderTuple(name.encode(), value.encode())
         first = self._first.get(name)
         if first is None:
             field = HeaderTuple(name.encode(), value.encode())
@@ -52,97 +55,92 @@ class HeaderBuilder:
         return first[1] if first[0] == value else NeverIndexedHeaderTuple(first[1][0], value.encode())
 
 
-class CachingEncoder(Encoder):
-    """hpack's encoder of one connection, which encodes what each request repeats only once.
+class HeaderEncoder:
+    """Takes the place of hpack's encoder, which writes every value to its log.
 
-    It leaves out the Huffman coding, which saves 30 bytes a request and costs more time than all else about it.
+    It encodes a repeated field only once, adds to the table only what fits beside what is there, and leaves out the
+    Huffman coding, which saves 30 bytes a request and costs more time than everything else about it.
     """
 
     def __init__(self) -> None:
-        super().__init__()
-        self._indexed: dict[HeaderTuple, bytes] = {}
-        self._before_value: dict[bytes, bytes] = {}
+        self._table = HeaderTable()
+        self._room = _MAX_TABLE_SIZE
+        self._size_change = b""
+        self._encoded: dict[HeaderTuple, bytes] = {}
+        self._prefixes: dict[bytes, bytes] = {}
 
-    def encode(self, headers: Iterable[Any], huffman: bool = False) -> bytes:  # noqa: ARG002, FBT001, FBT002  hpack's signature
-        """The header block of some `HeaderTuple`s."""
-        if self.table_size_changes:
-            self.header_table.resized = True  # hpack takes it back where the same size is set twice
-            self._forget()
-            return super().encode(headers, huffman=False)
-        return b"".join([self._encoded(field) for field in headers])
+    @property
+    def header_table_size(self) -> int:
+        """Bytes that the table may take; h2 sets it from the server's SETTINGS."""
+        return self._table.maxsize
 
-    def _encoded(self, field: HeaderTuple) -> bytes:
+    @header_table_size.setter
+    def header_table_size(self, size: int) -> None:
+        size = min(size, _MAX_TABLE_SIZE)
+        if size == self._table.maxsize:
+            return
+        # Emptied first: whatever sizes the server set since the last request, the smallest is kept to.
+        self._size_change = _integer(0, _TABLE_SIZE) + _integer(size, _TABLE_SIZE)
+        self._table.maxsize = 0
+        self._table.maxsize = self._room = size
+        self._forget()
+
+    def encode(self, fields: Iterable[HeaderTuple]) -> bytes:
+        """The header block of `fields`."""
+        size_change, self._size_change = self._size_change, b""
+        return size_change + b"".join([self._encode(field) for field in fields])
+
+    def _encode(self, field: HeaderTuple) -> bytes:
+        if not field.indexable:
+            name, value = field
+            return self._prefix(name) + _string(value)
+        encoded = self._encoded.get(field)
+        return self._add(field) if encoded is None else encoded
+
+    def _prefix(self, name: bytes) -> bytes:
+        prefix = self._prefixes.get(name)
+        if prefix is None:
+            prefix = self._prefixes[name] = self._named(name, _NEVER_INDEXED)
+        return prefix
+
+    def _add(self, field: HeaderTuple) -> bytes:
+        """Encodes a field for the first time since the table changed, and adds it if there is room."""
         name, value = field
-        if not field.indexable and len(value) < _LONG_VALUE:
-            before = self._before_value.get(name)
-            if before is None:
-                example = super().encode([NeverIndexedHeaderTuple(name, _NO_VALUE)], huffman=False)
-                if example[0] & _INDEXED:  # just this value is in the table
-                    return super().encode([field], huffman=False)
-                before = self._before_value[name] = example[:-2]
-            return before + bytes((len(value),)) + value
-        encoded = self._indexed.get(field)
-        if encoded is None:
-            encoded = super().encode([field], huffman=False)
-            if encoded[0] & _INDEXED:
-                self._indexed[field] = encoded
-            elif field.indexable:  # it is in the table now, and all others have another index
-                self._forget()
+        match = self._table.search(name, value)
+        if match is not None and match[2] is not None:
+            encoded = self._encoded[field] = _integer(match[0], _INDEXED)
+            return encoded
+        size = len(name) + len(value) + _ENTRY_OVERHEAD
+        if size > self._room:
+            return self._named(name, _NOT_ADDED) + _string(value)
+        encoded = self._named(name, _ADDED) + _string(value)
+        self._room -= size
+        self._table.add(name, value)
+        self._forget()  # all other entries have another index now
         return encoded
 
+    def _named(self, name: bytes, kind: tuple[int, int]) -> bytes:
+        match = self._table.search(name, b"")
+        return _integer(0, kind) + _string(name) if match is None else _integer(match[0], kind)
+
     def _forget(self) -> None:
-        self._indexed.clear()
-        self._before_value.clear()
+        self._encoded.clear()
+        self._prefixes.clear()
 
 
-class ResponseBuilder:
-    """One reply as it arrives, piece by piece."""
+def _integer(number: int, kind: tuple[int, int]) -> bytes:
+    """An integer behind the first bits of its representation; RFC 7541, section 5.1."""
+    first, bits = kind
+    limit = (1 << bits) - 1
+    if number < limit:
+        return bytes((first | number,))
+    encoded = [first | limit]
+    number -= limit
+    while number >= 0x80:  # noqa: PLR2004  seven bits an octet
+        encoded.append(0x80 | number & 0x7F)
+        number >>= 7
+    return bytes((*encoded, number))
 
-    __slots__ = ("_content_length", "_headers", "_parts", "_size", "_status")
 
-    def __init__(self) -> None:
-        self._status = 0
-        self._headers: dict[str, str] = {}
-        self._content_length: int | None = None
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def take_headers(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
-        """Takes the final header block; `h2` has seen to it that it has a status and a sound content-length.
-
-        Raises:
-            MalformedResponse: when the status is no number of three digits (RFC 9110, section 15).
-        """
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
-        status = headers.pop(":status")
-        if len(status) != 3 or not (status.isascii() and status.isdigit()):  # noqa: PLR2004  three digits
-            raise MalformedResponse(f"status {status!r} is no number of three digits")
-        self._status = int(status)
-        self._headers = headers
-        if (length := headers.get("content-length")) is not None:
-            self._content_length = int(length)
-
-    def take_body(self, data: bytes) -> None:
-        """Takes the next piece of the body.
-
-        Raises:
-            MalformedResponse: when the body grows over `MAX_BODY_SIZE`.
-        """
-        self._parts.append(data)
-        self._size += len(data)
-        if self._size > MAX_BODY_SIZE:
-            raise MalformedResponse(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
-
-    def check_length(self, to_come: int = 0) -> None:
-        """Checks the length of a body to which only `to_come` bytes are still to be added.
-
-        Raises:
-            MalformedResponse: when the content-length says otherwise.
-        """
-        size = self._size + to_come
-        if self._content_length not in (None, size):
-            raise MalformedResponse(f"a body of {size} bytes where content-length says {self._content_length}")
-
-    def reply(self) -> Response:
-        """The reply, once all of it has come."""
-        return Response(self._status, self._headers, b"".join(self._parts))
+def _string(text: bytes) -> bytes:
+    return _integer(len(text), _PLAIN_STRING) + text

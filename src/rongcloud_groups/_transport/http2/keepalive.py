@@ -1,11 +1,11 @@
-"""Notices a server that has fallen silent while it owes an answer."""
+"""Detects a dead peer by PING while requests are open."""
 
 import asyncio
 from collections.abc import Callable
 
 
 class KeepAlive:
-    """Asks with a PING after some silence, and gives the connection up when that brings nothing either.
+    """Sends a PING after some silence, and gives the connection up when that brings nothing either.
 
     Args:
         ping_after: seconds of silence until `ping` is called.
@@ -28,10 +28,10 @@ class KeepAlive:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """From now on an answer is owed."""
+        """Start watching: a request is open."""
         self._watching = True
         self.heard()
-        # The timer of an earlier watch may still run; it finds out by itself how much silence there was.
+        # The timer of an earlier watch may still run; when it fires, it measures the silence anyway.
         if self._timer is None:
             self._timer = self._loop.call_later(self._ping_after, self._look)
 
@@ -41,11 +41,11 @@ class KeepAlive:
         self._pinged = False
 
     def stop(self) -> None:
-        """No answer is owed any more."""
+        """Stop watching: no request is open."""
         self._watching = False
 
     def close(self) -> None:
-        """Stops for good."""
+        """Stop for good."""
         self._watching = False
         self._ping = self._dead = _nothing  # the owner's methods: with them the two would be garbage in a cycle
         if self._timer is not None:
