@@ -1,47 +1,27 @@
-"""The client for code that does not await: scripts, notebooks, Django, Celery, Airflow, Ray.
-
-`BlockingGroupClient` runs a `GroupClient` in an event loop of its own thread. Any number of threads may share one:
-their lookups share batches and the budget.
-"""
+"""`BlockingGroupClient`, and the shared one of a process."""
 
 import os
-from asyncio import Event
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from concurrent.futures import CancelledError
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from functools import partial, update_wrapper
-from itertools import islice
 from threading import Lock
 from types import TracebackType
-from typing import Any, Concatenate, Final, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakSet, finalize
 
-from anyio import CancelScope
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import start_blocking_portal
 
+from rongcloud_groups.blocking.portal import Running, close_portal, wait
+from rongcloud_groups.blocking.stream import BlockingStream
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.config import Secret, options_from_environment
 from rongcloud_groups.errors import ClientClosed
 from rongcloud_groups.events import Stats
-from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import ListedGroup
-
-IDS_AT_A_TIME: Final = 500
-"""IDs that a stream takes from its source at a time, in the thread that consumes the stream."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class _Running(NamedTuple):
-    """An open client, and the event loop of its thread."""
-
-    client: GroupClient
-    portal: BlockingPortal
-    close: "finalize[[int, ExitStack], BlockingGroupClient]"
-    pid: int
 
 
 def _delegate(
@@ -51,7 +31,7 @@ def _delegate(
 
     def call(self: "BlockingGroupClient", /, *args: P.args, **kwargs: P.kwargs) -> R:
         running = self._run()
-        return _wait(running, lambda: method(running.client, *args, **kwargs))
+        return wait(running, lambda: method(running.client, *args, **kwargs))
 
     update_wrapper(call, method)
     return call
@@ -77,7 +57,7 @@ class BlockingGroupClient:
         self._make: Callable[[], GroupClient] = partial(GroupClient, app_key, app_secret, **options)
         self._unopened: GroupClient | None = self._make()  # an option that cannot be used is refused here
         self._pickled = {"app_key": app_key, **options}
-        self._running: _Running | None = None
+        self._running: Running | None = None
         self._closed = False
         self._lock = Lock()
         _CLIENTS.add(self)
@@ -123,7 +103,7 @@ class BlockingGroupClient:
         """
         running = self._run()
         pages = running.portal.call(running.client.list_groups).pages()
-        while (page := _wait(running, lambda: anext(pages, None))) is not None:
+        while (page := wait(running, lambda: anext(pages, None))) is not None:
             yield from page.groups
 
     def stats(self) -> Stats:
@@ -164,7 +144,7 @@ class BlockingGroupClient:
             return "<BlockingGroupClient, closed>"
         return f"<BlockingGroupClient, {'not open' if self._running is None else repr(self._running.client)}>"
 
-    def _run(self) -> _Running:
+    def _run(self) -> Running:
         """The running client, opened now if it is not."""
         with self._lock:
             if self._closed:
@@ -173,7 +153,7 @@ class BlockingGroupClient:
                 self._running = self._opened()
             return self._running
 
-    def _opened(self) -> _Running:
+    def _opened(self) -> Running:
         client, self._unopened = self._unopened or self._make(), None
         stack = ExitStack()
         portal = stack.enter_context(start_blocking_portal("asyncio"))
@@ -182,7 +162,7 @@ class BlockingGroupClient:
         except BaseException:
             stack.close()
             raise
-        return _Running(client, portal, finalize(self, _close, os.getpid(), stack), os.getpid())
+        return Running(client, portal, finalize(self, close_portal, os.getpid(), stack), os.getpid())
 
     def reset_after_fork(self) -> None:
         """Forget the parent's thread and connections, which a fork does not copy. Called in the child by itself."""
@@ -190,125 +170,12 @@ class BlockingGroupClient:
         self._lock = Lock()
 
 
-class BlockingStream:
-    """An iterator of `Lookup` parts; `BlockingGroupClient.stream` makes it."""
-
-    def __init__(self, running: _Running, group_ids: Iterable[str], *, bulk: bool) -> None:
-        self._running = running
-        self._group_ids = iter(group_ids)
-        self._feed = _Feed()
-        # A str is refused by the client's own stream, in its own words.
-        source = group_ids if isinstance(group_ids, str) else self._feed
-        self._parts = running.portal.call(lambda: running.client.stream(source, bulk=bulk))
-        self._stack = ExitStack()
-        self._source_error: Exception | None = None
-        self._opened = self._ended = False
-
-    def __enter__(self) -> Self:
-        if not self._opened:
-            self._opened = True
-            self._stack.enter_context(self._running.portal.wrap_async_context_manager(self._parts))
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Give up the IDs that have no outcome yet."""
-        self._ended = True
-        if self._running.close.alive and self._running.pid == os.getpid():
-            self._stack.close()
-        else:
-            self._stack.pop_all()
-
-    def __iter__(self) -> Self:
-        return self
-
-    def __next__(self) -> Lookup:
-        """The next IDs that have their outcome, at most 50.
-
-        Raises:
-            RongCloudError: an error that is not retryable, or the client was closed.
-        """
-        if self._ended:
-            raise StopIteration
-        try:
-            self.__enter__()
-            while (part := _wait(self._running, self._next_part)) is None and not self._feed.ended:
-                self._feed_some()
-        except BaseException:
-            self.close()
-            raise
-        if part is not None:
-            return part
-        self.close()
-        if self._source_error is not None:
-            raise self._source_error
-        raise StopIteration
-
-    def _feed_some(self) -> None:
-        some: list[str] = []
-        try:
-            some.extend(islice(self._group_ids, IDS_AT_A_TIME))  # keeps the IDs before one that fails
-        except Exception as error:  # noqa: BLE001  raised once the IDs before it have their outcomes
-            self._source_error = error
-            self._group_ids = iter(())
-        self._running.portal.call(self._feed.put, some)
-
-    async def _next_part(self) -> Lookup | None:
-        """The next part, or None where the stream waits for IDs or has ended."""
-        with CancelScope() as scope, self._feed.hungry_calls(scope.cancel):
-            return await anext(self._parts, None)
-        return None
-
-
-class _Feed:
-    """The asynchronous source of a stream, filled by the thread that consumes the stream."""
-
-    def __init__(self) -> None:
-        self._ids: deque[str] = deque()
-        self._filled = Event()
-        self._hungry = False
-        self._call: Callable[[], object] | None = None
-        self.ended = False
-
-    def put(self, group_ids: list[str]) -> None:
-        """Add IDs; none of them is the end."""
-        self._ids.extend(group_ids)
-        self.ended = not group_ids
-        self._hungry = False
-        self._filled.set()
-
-    @contextmanager
-    def hungry_calls(self, call: Callable[[], object]) -> Iterator[None]:
-        """Call once the stream waits for IDs."""
-        self._call = call
-        if self._hungry:
-            call()
-        try:
-            yield
-        finally:
-            self._call = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        while not self._ids:
-            if self.ended:
-                raise StopAsyncIteration
-            self._filled.clear()
-            self._hungry = True
-            if self._call is not None:
-                self._call()
-            await self._filled.wait()
-        return self._ids.popleft()
-
-
 _CLIENTS: WeakSet[BlockingGroupClient] = WeakSet()
+
+
 _SHARED: dict[tuple[tuple[str, Any], ...], BlockingGroupClient] = {}
+
+
 _SHARED_LOCK = Lock()
 
 
@@ -330,33 +197,6 @@ def shared(**options: Any) -> BlockingGroupClient:
         if key not in _SHARED or _SHARED[key].closed:
             _SHARED[key] = BlockingGroupClient.from_env(**options)
         return _SHARED[key]
-
-
-def _wait(running: _Running, call: Callable[[], Awaitable[R]]) -> R:
-    """The result of a call in the event loop; an exception in this thread, such as Ctrl-C, cancels the call."""
-
-    async def awaited() -> R:
-        return await call()
-
-    if running.pid != os.getpid():
-        raise ClientClosed("this was begun in the process that forked this one: begin it again here")
-    try:
-        future = running.portal.start_task_soon(awaited)
-    except RuntimeError:
-        if running.close.alive:
-            raise
-        raise ClientClosed("the client is closed") from None
-    try:
-        return future.result()
-    except CancelledError:
-        raise ClientClosed("the client is closed") from None
-    finally:
-        future.cancel()
-
-
-def _close(pid: int, stack: ExitStack) -> None:
-    if pid == os.getpid():
-        stack.close()
 
 
 def _from_env(kind: type[BlockingGroupClient], options: dict[str, Any]) -> BlockingGroupClient:

@@ -1,0 +1,51 @@
+"""A client in an event loop of its own thread, and how other threads wait for it."""
+
+import os
+from collections.abc import Awaitable, Callable
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from typing import NamedTuple, TypeVar
+from weakref import finalize
+
+from anyio.from_thread import BlockingPortal
+
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.errors import ClientClosed
+
+R = TypeVar("R")
+
+
+class Running(NamedTuple):
+    """An open client, and the event loop of its thread."""
+
+    client: GroupClient
+    portal: BlockingPortal
+    close: "finalize[[int, ExitStack], object]"
+    pid: int
+
+
+def wait(running: Running, call: Callable[[], Awaitable[R]]) -> R:
+    """The result of a call in the event loop; an exception in this thread, such as Ctrl-C, cancels the call."""
+
+    async def awaited() -> R:
+        return await call()
+
+    if running.pid != os.getpid():
+        raise ClientClosed("this was begun in the process that forked this one: begin it again here")
+    try:
+        future = running.portal.start_task_soon(awaited)
+    except RuntimeError:
+        if running.close.alive:
+            raise
+        raise ClientClosed("the client is closed") from None
+    try:
+        return future.result()
+    except CancelledError:
+        raise ClientClosed("the client is closed") from None
+    finally:
+        future.cancel()
+
+
+def close_portal(pid: int, stack: ExitStack) -> None:
+    if pid == os.getpid():
+        stack.close()
