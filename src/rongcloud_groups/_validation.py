@@ -1,8 +1,11 @@
 """Checks of constructor arguments."""
 
-from math import inf
+from math import inf, isnan
+from typing import TypeVar
 
 from rongcloud_groups.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def positive(name: str, value: float) -> float:
@@ -16,6 +19,17 @@ def positive(name: str, value: float) -> float:
     return float(value)
 
 
+def number(name: str, value: float) -> float:
+    """The value, if it is a number, of whatever sign.
+
+    Raises:
+        ConfigError: it is not; the message names the option.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
+        raise ConfigError(f"{name} is {value!r}; give a number")
+    return float(value)
+
+
 def at_least(least: int, name: str, value: int) -> int:
     """The value, if it is a whole number and not below ``least``.
 
@@ -24,4 +38,21 @@ def at_least(least: int, name: str, value: int) -> int:
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} is {value!r}; give a whole number, {least} or more")
+    return value
+
+
+def instance_of(kind: type[T] | tuple[type[T], ...], name: str, value: object, wanted: str) -> T:
+    """The value, if it is of that type.
+
+    Args:
+        kind: the type, or several.
+        name: of the option.
+        value: what was given.
+        wanted: what to give, for the message.
+
+    Raises:
+        ConfigError: it is of another type; the message names the option.
+    """
+    if not isinstance(value, kind):
+        raise ConfigError(f"{name} is {value!r}; give {wanted}")
     return value

@@ -3,43 +3,42 @@
 import asyncio
 import ssl
 from asyncio import Event, Task
-from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
 from math import inf
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import anyio
 from anyio.abc import TaskGroup
 
 from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
+from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.listing import Listing, ListingRequests
-from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
+from rongcloud_groups._dispatch.lookups import Lookups
+from rongcloud_groups._dispatch.pending import PendingQueue
+from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._dispatch.stream import Stream
-from rongcloud_groups._dispatch.waiters import GetManyWaiter, GetWaiter, reject_single_str
+from rongcloud_groups._dispatch.waiters import reject_single_str
 from rongcloud_groups._http import Origin
-from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
+from rongcloud_groups._protocol.api import BATCH_LIMIT
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
 from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups._transport.pool import Links
-from rongcloud_groups._validation import at_least, positive
+from rongcloud_groups._validation import number
 from rongcloud_groups.cache import Cache
-from rongcloud_groups.calls import told
-from rongcloud_groups.config import Credentials, Secret, options_from_environment, resolved_base_urls
-from rongcloud_groups.errors import ClientClosed, ConfigError, DeadlineExceeded
-from rongcloud_groups.events import Emitter, Hook, Stats, logger
+from rongcloud_groups.config import ClientOptions, Options, Secret, options_from_environment
+from rongcloud_groups.errors import ClientClosed, ConfigError
+from rongcloud_groups.events import CallEnded, Emitter, Hook, Stats, logger
 from rongcloud_groups.limiters.credit_guard import CreditGuard
 from rongcloud_groups.limiters.interface import Limiter
-from rongcloud_groups.limiters.local import LocalLimiter
-from rongcloud_groups.limiters.url import SharedLimiter, limiter_from_url
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 
-if TYPE_CHECKING:  # it brings httpx, whose import takes as long as everything else here
+if TYPE_CHECKING:  # it imports httpx, which takes as long as everything else here
     from rongcloud_groups._transport.httpx_adapter import HttpxTransports, TransportSource
 
-IDS_IN_A_STEP = 1000
-"""How many IDs one call takes up before other tasks have a turn; a multiple of a batch."""
+T = TypeVar("T", bound=Lookup | GroupProfile | None)
 
 
 class GroupClient:
@@ -98,64 +97,70 @@ class GroupClient:
         cache: Cache | None = None,
         hooks: Sequence[Hook] = (),
     ) -> None:
-        app_secret = app_secret if isinstance(app_secret, Secret) else Secret(app_secret)
-        self._credentials = Credentials(app_key, app_secret)
-        self._origins = resolved_base_urls(region, base_urls)
-        self._deadline = _seconds(deadline, otherwise=inf)
-        self._attempt_timeout = positive("attempt_timeout", attempt_timeout)
-        self._max_in_flight = at_least(1, "max_in_flight", max_in_flight)
-        self._max_attempts = at_least(1, "max_attempts", max_attempts)
-        self._http2 = http2
-        self._verify = verify
-        self._foreign = None if transport is None else _foreign(transport)
-        self._emit = Emitter(hooks)
-        self._pending = PendingQueue(BATCH_LIMIT)
-        self._cache = cache
-        self._cached = None if cache is None else CacheFront(cache, self._pending)
-        self._own_limiter: SharedLimiter | None = None
-        if limiter is None:
-            limiter = LocalLimiter(rate)
-        elif isinstance(limiter, str):
-            limiter = self._own_limiter = limiter_from_url(limiter, app_key=app_key, limit=rate)
-        self._limiter = limiter
-        requests_per_connection = at_least(2, "requests_per_connection", requests_per_connection)
-        self._links = Links(
-            self._origins,
-            self._connect,
-            self._emit,
-            requests_per_connection=None
-            if self._foreign is not None and self._foreign.shared
-            else requests_per_connection,
-            max_in_flight=max_in_flight,
-        )
-        self._dispatcher = Dispatcher(
-            self._pending,
-            self._links,
-            self._limiter,
-            CreditGuard(max(1, int(rate))) if guard else None,
-            self._credentials,
-            dialect_named(dialect),
-            self._emit,
+        app_secret = Secret.of(app_secret)  # from here on no traceback shows it
+        self._options = options = ClientOptions(
+            app_key=app_key,
+            app_secret=app_secret,
+            region=region,
+            base_urls=base_urls,
+            dialect=dialect,
+            rate=rate,
+            limiter=limiter,
+            guard=guard,
             max_in_flight=max_in_flight,
             attempt_timeout=attempt_timeout,
-            max_attempts=self._max_attempts,
-        )
-        self._listing = ListingRequests(
-            self._links,
-            self._dispatcher,
-            self._credentials,
-            dialect_named(dialect),
-            self._start,
-            attempt_timeout=attempt_timeout,
-            max_attempts=self._max_attempts,
+            deadline=deadline,
+            max_attempts=max_attempts,
+            requests_per_connection=requests_per_connection,
+            http2=http2,
+            verify=verify,
+            transport=transport,
+            cache=cache,
+            hooks=hooks,
         )
         self._host: Task[None] | None = None
         self._tasks: TaskGroup | None = None
         self._closing = Event()
         self._ssl_context: ssl.SSLContext | None = None
+        self._transports = None if transport is None else _httpx_transports(transport)
+        self._emit = emit = Emitter(hooks)
+        self._pending = PendingQueue(BATCH_LIMIT)
+        limiter, self._own_limiter = options.make_limiter()
+        self._gate = gate = SendGate(limiter, CreditGuard(max(1, int(rate))) if guard else None)
+        policy = RetryPolicy(max_attempts)
+        shared = self._transports is not None and self._transports.shared
+        self._links = Links(
+            options.origins,
+            self._connect,
+            emit,
+            requests_per_connection=None if shared else requests_per_connection,
+            max_in_flight=max_in_flight,
+        )
+        self._dispatcher = Dispatcher(
+            self._pending,
+            self._links,
+            gate,
+            options.credentials,
+            dialect_named(dialect),
+            policy,
+            emit,
+            max_in_flight=max_in_flight,
+            attempt_timeout=attempt_timeout,
+        )
+        cached = None if cache is None else CacheFront(cache, self._pending)
+        self._lookups = Lookups(self._pending, cached, self._dispatcher)
+        self._listing = ListingRequests(
+            self._links,
+            self._dispatcher,
+            options.credentials,
+            dialect_named(dialect),
+            policy,
+            self._start,
+            attempt_timeout=attempt_timeout,
+        )
 
     @classmethod
-    def from_env(cls, **options: Any) -> Self:
+    def from_env(cls, **options: Unpack[Options]) -> Self:
         """A client from the environment.
 
         ``RONGCLOUD_APP_KEY``; ``RONGCLOUD_APP_SECRET`` or ``RONGCLOUD_APP_SECRET_FILE``; and, where set,
@@ -173,11 +178,11 @@ class GroupClient:
     async def __aenter__(self) -> Self:
         if self._host is not None:
             raise ClientClosed("a client is opened once; make another one")
-        if self._foreign is None:
+        if self._transports is None:
             from rongcloud_groups._transport.connect import tls_context  # brings HTTP/2, which takes a while
 
-            if any(origin.scheme == "https" for origin in self._origins):
-                self._ssl_context = tls_context(self._verify, http2=self._http2)
+            if any(origin.scheme == "https" for origin in self._options.origins):
+                self._ssl_context = tls_context(self._options.verify, http2=self._options.http2)
         opened = Event()
         self._host = asyncio.create_task(self._run(opened), name="rongcloud_groups client")
         await opened.wait()
@@ -200,17 +205,17 @@ class GroupClient:
     @property
     def app_key(self) -> str:
         """The App Key that requests are signed for."""
-        return self._credentials.app_key
+        return self._options.app_key
 
     @property
     def max_in_flight(self) -> int:
-        """Requests under way at the most."""
-        return self._max_in_flight
+        """The most requests in flight."""
+        return self._options.max_in_flight
 
     @property
     def max_attempts(self) -> int:
-        """Requests that an ID may be lost on before it fails."""
-        return self._max_attempts
+        """Requests that may be lost on one ID before it fails."""
+        return self._options.max_attempts
 
     @property
     def cache(self) -> Cache:
@@ -219,9 +224,9 @@ class GroupClient:
         Raises:
             ConfigError: it has none.
         """
-        if self._cache is None:
+        if self._options.cache is None:
             raise ConfigError("this client has no cache: make it with cache=Cache()")
-        return self._cache
+        return self._options.cache
 
     async def get(self, group_id: str, *, deadline: float | None = None, fresh: bool = False) -> GroupProfile | None:
         """Look up one group.
@@ -239,24 +244,9 @@ class GroupClient:
             DeadlineExceeded: the deadline passed; it says what took the time.
             RongCloudError: any other error that ended the lookup.
         """
-        call = self._get(group_id, deadline, fresh=fresh)
-        return await (told(self._emit, "get", call) if self._emit else call)
-
-    async def _get(self, group_id: str, deadline: float | None, *, fresh: bool) -> GroupProfile | None:
-        group_id = validated_group_id(group_id)
-        seconds = _seconds(deadline, otherwise=self._deadline)
-        waiter = GetWaiter(self._open_loop().create_future())
-        self._add(group_id, waiter, bulk=False, fresh=fresh)
-        self._dispatcher.wake()
-        try:
-            async with asyncio.timeout(None if seconds == inf else seconds):
-                return await waiter.future
-        except TimeoutError:
-            if waiter.future.done() and not waiter.future.cancelled():  # it came in the same step
-                return waiter.future.result()
-            raise DeadlineExceeded(self._dispatcher.phase_of(group_id), seconds) from None
-        finally:
-            self._leave(waiter, [group_id])
+        self._check_open()
+        call = self._lookups.get(group_id, self._seconds(deadline), fresh=fresh)
+        return await (self._observed("get", call) if self._emit else call)
 
     async def get_many(
         self, group_ids: Iterable[str], *, deadline: float | None = None, bulk: bool = False, fresh: bool = False
@@ -278,23 +268,9 @@ class GroupClient:
                 last where the service answers in the other dialect.
             ClientClosed: the client is not open, or was closed meanwhile.
         """
-        call = self._get_many(group_ids, deadline, bulk=bulk, fresh=fresh)
-        return await (told(self._emit, "get_many", call) if self._emit else call)
-
-    async def _get_many(self, group_ids: Iterable[str], deadline: float | None, *, bulk: bool, fresh: bool) -> Lookup:
-        seconds = _seconds(deadline, otherwise=self._deadline)
-        waiter = GetManyWaiter(self._open_loop().create_future())
-        try:
-            with anyio.move_on_after(seconds):
-                await self._add_all(reject_single_str(group_ids), waiter, bulk=bulk, fresh=fresh)
-                await waiter.future
-                return waiter.lookup()
-            for group_id in waiter.open_ids():
-                waiter.settle(group_id, DeadlineExceeded(self._dispatcher.phase_of(group_id), seconds))
-                self._leave(waiter, [group_id])
-            return waiter.lookup()
-        finally:
-            self._leave(waiter, waiter.open_ids())
+        self._check_open()
+        call = self._lookups.get_many(group_ids, self._seconds(deadline), bulk=bulk, fresh=fresh)
+        return await (self._observed("get_many", call) if self._emit else call)
 
     def stream(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True) -> Stream:
         """Look up groups as their IDs come, in flat memory: ``async with client.stream(ids) as parts``.
@@ -308,13 +284,13 @@ class GroupClient:
             group_ids: the IDs, an iterable or an asynchronous one.
             bulk: let other lookups go first; a tenth of the budget is kept for bulk.
         """
-        self._open_loop()
+        self._check_open()
         return Stream(
             reject_single_str(group_ids) if isinstance(group_ids, Iterable) else group_ids,
             pending=self._pending,
             wake=self._dispatcher.wake,
             start=self._start,
-            window=2 * BATCH_LIMIT * self._max_in_flight,
+            window=2 * BATCH_LIMIT * self.max_in_flight,
             bulk=bulk,
         )
 
@@ -327,7 +303,7 @@ class GroupClient:
         Raises:
             ClientClosed: the client is not open.
         """
-        self._open_loop()
+        self._check_open()
         return Listing(self._listing.page)
 
     def stats(self) -> Stats:
@@ -345,7 +321,7 @@ class GroupClient:
             budget_wait=self._dispatcher.budget_wait,
             waiting=len(self._pending),
             in_flight=self._dispatcher.in_flight,
-            rate=self._limiter.rate,
+            rate=self._gate.rate,
             host=self._links.host,
         )
 
@@ -375,59 +351,61 @@ class GroupClient:
         finally:
             self._tasks = None
             self._pending.abort(ClientClosed(problem))
-            if self._foreign is not None:
-                await self._foreign.aclose()
+            if self._transports is not None:
+                await self._transports.aclose()
             if self._own_limiter is not None:
                 await self._own_limiter.aclose()
 
     async def _connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
-        if self._foreign is not None:
-            return self._foreign.connection(origin, self._max_in_flight, on_change)
+        if self._transports is not None:
+            return self._transports.connection(origin, self.max_in_flight, on_change)
         from rongcloud_groups._transport.connect import connect
 
         return await connect(
             origin,
             ssl_context=self._ssl_context,
-            http2=self._http2,
-            timeout=self._attempt_timeout,
-            max_in_flight=self._max_in_flight,
+            http2=self._options.http2,
+            timeout=self._options.attempt_timeout,
+            max_in_flight=self.max_in_flight,
             on_change=on_change,
         )
 
-    async def _add_all(self, group_ids: Iterable[object], waiter: GetManyWaiter, *, bulk: bool, fresh: bool) -> None:
-        for count, group_id in enumerate(group_ids, start=1):
-            valid = waiter.admit(group_id)
-            if valid is not None:
-                self._add(valid, waiter, bulk=bulk, fresh=fresh)
-            if count % IDS_IN_A_STEP == 0:
-                self._dispatcher.wake()
-                await asyncio.sleep(0)
-        self._dispatcher.wake()
-        waiter.admitted()
+    async def _observed(self, name: str, call: Awaitable[T]) -> T:
+        """The result of a call; the hooks are notified of its end, however it ends."""
+        clock = asyncio.get_running_loop().time
+        began = clock()
+        try:
+            result = await call
+        except BaseException as error:
+            self._emit(CallEnded(name, 0, 0, 0, clock() - began, error))
+            raise
+        self._emit(CallEnded(name, *_counts(result), clock() - began, None))
+        return result
 
-    def _add(self, group_id: str, waiter: Waiter, *, bulk: bool, fresh: bool) -> None:
-        if self._cached is None or bulk:
-            self._pending.add(group_id, waiter, bulk=bulk)
-        else:
-            self._cached.add(group_id, waiter, fresh=fresh)
-
-    def _leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
-        (self._cached or self._pending).leave(waiter, group_ids)
+    def _seconds(self, deadline: float | None) -> float:
+        """The deadline of a call."""
+        if deadline is None:
+            deadline = self._options.deadline
+        return inf if deadline is None else number("deadline", deadline)
 
     def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._open_loop()
+        self._check_open()
         assert self._tasks is not None  # noqa: S101  it is open
         self._tasks.start_soon(task)
 
-    def _open_loop(self) -> asyncio.AbstractEventLoop:
+    def _check_open(self) -> None:
         if self._host is None:
             raise ClientClosed("the client is not open: use it inside 'async with GroupClient(…) as client'")
         if self._tasks is None or self._closing.is_set():
             raise ClientClosed("the client is closed")
-        loop = asyncio.get_running_loop()
-        if loop is not self._host.get_loop():
+        if asyncio.get_running_loop() is not self._host.get_loop():
             raise ClientClosed("the client was opened in another event loop: open one client in each")
-        return loop
+
+
+def _counts(result: Lookup | GroupProfile | None) -> tuple[int, int, int]:
+    if isinstance(result, Lookup):
+        return len(result.found), len(result.missing), len(result.failed)
+    return (0, 1, 0) if result is None else (1, 0, 0)
 
 
 def _innermost(error: Exception) -> Exception:
@@ -436,13 +414,7 @@ def _innermost(error: Exception) -> Exception:
     return error
 
 
-def _foreign(transport: "TransportSource") -> "HttpxTransports":
+def _httpx_transports(transport: "TransportSource") -> "HttpxTransports":
     from rongcloud_groups._transport.httpx_adapter import HttpxTransports
 
     return HttpxTransports(transport)
-
-
-def _seconds(deadline: float | None, *, otherwise: float) -> float:
-    if deadline is None:
-        return otherwise
-    return inf if deadline == inf else positive("deadline", deadline)

@@ -1,13 +1,27 @@
 """Regions, credentials and what is read from the environment."""
 
 import os
+import ssl
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from inspect import iscoroutinefunction
+from math import inf
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
 from rongcloud_groups._http import Origin
 from rongcloud_groups._protocol.api import sign
+from rongcloud_groups._protocol.dialects import dialect as dialect_named
+from rongcloud_groups._validation import at_least, instance_of, positive
+from rongcloud_groups.cache import Cache
 from rongcloud_groups.errors import ConfigError
+from rongcloud_groups.events import Hook
+from rongcloud_groups.limiters.interface import Limiter
+from rongcloud_groups.limiters.local import LocalLimiter
+from rongcloud_groups.limiters.url import SharedLimiter, limiter_from_url
+
+if TYPE_CHECKING:  # it imports httpx, which takes as long as everything else here
+    from rongcloud_groups._transport.httpx_adapter import TransportSource
 
 REGIONS: Mapping[str, tuple[str, str]] = {
     "beijing": ("https://api.rong-api.com", "https://api-b.rong-api.com"),
@@ -26,6 +40,11 @@ class Secret:
 
     def __init__(self, value: str) -> None:
         self._value = value
+
+    @classmethod
+    def of(cls, value: "str | Secret") -> "Secret":
+        """The value as a secret."""
+        return value if isinstance(value, Secret) else cls(value)
 
     def reveal(self) -> str:
         """The string itself; call it where it is used and keep the result in no variable."""
@@ -74,6 +93,108 @@ class Credentials:
         return f"Credentials(app_key={self.app_key!r})"
 
 
+class Options(TypedDict, total=False):
+    """The arguments of `GroupClient`, each of them optional, for `GroupClient.from_env`."""
+
+    app_key: str
+    app_secret: str | Secret
+    region: str
+    base_urls: str | Sequence[str] | None
+    dialect: str
+    rate: float
+    limiter: Limiter | str | None
+    guard: bool
+    max_in_flight: int
+    attempt_timeout: float
+    deadline: float | None
+    max_attempts: int
+    requests_per_connection: int
+    http2: bool
+    verify: ssl.SSLContext | None
+    transport: "TransportSource | None"
+    cache: Cache | None
+    hooks: Sequence[Hook]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientOptions:
+    """The arguments of `GroupClient`, which documents them, validated.
+
+    Raises:
+        ConfigError: one of them cannot be used; the message names it.
+    """
+
+    app_key: str
+    app_secret: Secret
+    region: str = "beijing"
+    base_urls: str | Sequence[str] | None = None
+    dialect: str = "rongcloud"
+    rate: float = 100.0
+    limiter: Limiter | str | None = None
+    guard: bool = False
+    max_in_flight: int = 64
+    attempt_timeout: float = 5.0
+    deadline: float | None = None
+    max_attempts: int = 5
+    requests_per_connection: int = 80
+    http2: bool = True
+    verify: ssl.SSLContext | None = None
+    transport: "TransportSource | None" = None
+    cache: Cache | None = None
+    hooks: Sequence[Hook] = ()
+
+    def __post_init__(self) -> None:
+        _ = self.credentials, self.origins
+        dialect_named(self.dialect)
+        positive("rate", self.rate)
+        _check_limiter(self.limiter)
+        instance_of(bool, "guard", self.guard, "True or False")
+        at_least(1, "max_in_flight", self.max_in_flight)
+        positive("attempt_timeout", self.attempt_timeout)
+        if self.deadline is not None and self.deadline != inf:
+            positive("deadline", self.deadline)
+        at_least(1, "max_attempts", self.max_attempts)
+        at_least(2, "requests_per_connection", self.requests_per_connection)
+        instance_of(bool, "http2", self.http2, "True or False")
+        instance_of((ssl.SSLContext, type(None)), "verify", self.verify, "an ssl.SSLContext, or None")
+        instance_of((Cache, type(None)), "cache", self.cache, "a Cache, or None")
+        _check_hooks(self.hooks)
+
+    @property
+    def credentials(self) -> "Credentials":
+        """What signs requests."""
+        return Credentials(self.app_key, self.app_secret)
+
+    @property
+    def origins(self) -> list[Origin]:
+        """Where requests go, primary first."""
+        return resolved_base_urls(self.region, self.base_urls)
+
+    def make_limiter(self) -> tuple[Limiter, SharedLimiter | None]:
+        """The limiter, and once more where the client made it and is to close it."""
+        if isinstance(self.limiter, str):
+            shared = limiter_from_url(self.limiter, app_key=self.app_key, limit=self.rate)
+            return shared, shared
+        return (LocalLimiter(self.rate) if self.limiter is None else self.limiter), None
+
+
+def _check_limiter(limiter: object) -> None:
+    if limiter is None or isinstance(limiter, str):
+        return
+    if isinstance(limiter, type) or not all(callable(getattr(limiter, name, None)) for name in ("acquire", "throttle")):
+        raise ConfigError(f"limiter is {limiter!r}; give a Limiter, file:PATH or redis://HOST:PORT/DATABASE")
+
+
+def _check_hooks(hooks: object) -> None:
+    if isinstance(hooks, str) or not isinstance(hooks, Sequence):
+        raise ConfigError(f"hooks is {hooks!r}; give a list of functions, such as hooks=[print]")
+    for hook in hooks:
+        if not callable(hook):
+            raise ConfigError(f"hooks has {hook!r} in it; give functions that take an event")
+        if iscoroutinefunction(hook) or iscoroutinefunction(type(hook).__call__):
+            raise ConfigError(f"hooks has {hook!r} in it, an async function, which would never run; give a plain one")
+
+
 def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> list[Origin]:
     """The URLs to ask, primary first.
 
@@ -85,9 +206,11 @@ def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> li
         ConfigError: an unknown region, no URL, or one that is not such a URL.
     """
     if base_urls is None:
-        if region not in REGIONS:
+        if not isinstance(region, str) or region not in REGIONS:
             raise ConfigError(f"region {region!r} is not known; the regions are {', '.join(REGIONS)}")
         base_urls = REGIONS[region]
+    if not isinstance(base_urls, str | Sequence):
+        raise ConfigError(f"base_urls is {base_urls!r}; give a URL, or a list of them")
     origins = [Origin.parse(url) for url in ([base_urls] if isinstance(base_urls, str) else base_urls)]
     if not origins:
         raise ConfigError("base_urls is empty: give at least one URL, or leave it out and name the region")

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 from msgspec import Struct
 
+from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._http import Origin
 from rongcloud_groups._protocol.api import batch_request, read_batch
 from rongcloud_groups._protocol.dialects import Dialect
@@ -19,7 +20,6 @@ from rongcloud_groups._protocol.responses import NO_SUCH_API, http_date
 from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups._transport.interface import Connection
-from rongcloud_groups._validation import positive
 from rongcloud_groups.check_advice import (
     CLOCK_TOLERANCE,
     UNKNOWN_APP_KEY,
@@ -29,7 +29,7 @@ from rongcloud_groups.check_advice import (
     is_bad_signature,
     what_happened,
 )
-from rongcloud_groups.config import REGIONS, Credentials, Secret, resolved_base_urls
+from rongcloud_groups.config import REGIONS, ClientOptions, Credentials, Secret
 from rongcloud_groups.errors import (
     ConfigError,
     DecodeError,
@@ -39,9 +39,6 @@ from rongcloud_groups.errors import (
     ServiceError,
     TransportError,
 )
-from rongcloud_groups.limiters.interface import Limiter
-from rongcloud_groups.limiters.local import LocalLimiter
-from rongcloud_groups.limiters.url import limiter_from_url
 
 MOST_REQUESTS: Final = 2
 
@@ -105,18 +102,24 @@ async def check(
     Raises:
         ConfigError: an argument cannot be used; the message names it.
     """
-    credentials = Credentials(app_key, app_secret if isinstance(app_secret, Secret) else Secret(app_secret))
-    urls = resolved_base_urls(region, base_urls)
-    shared = None if limiter is None else limiter_from_url(limiter, app_key=app_key, limit=rate)
+    app_secret = Secret.of(app_secret)
+    options = ClientOptions(
+        app_key=app_key,
+        app_secret=app_secret,
+        region=region,
+        base_urls=base_urls,
+        dialect=dialect,
+        rate=rate,
+        limiter=limiter,
+        attempt_timeout=attempt_timeout,
+        verify=verify,
+    )
+    used, shared = options.make_limiter()
     checking = _Checking(
-        credentials,
-        dialect_named(dialect),
-        shared or LocalLimiter(rate),
-        tls_context(verify, http2=True),
-        positive("attempt_timeout", attempt_timeout),
+        options.credentials, dialect_named(dialect), SendGate(used), tls_context(verify, http2=True), attempt_timeout
     )
     try:
-        return await checking.checkup(urls)
+        return await checking.checkup(options.origins)
     finally:
         if shared is not None:
             await shared.aclose()
@@ -159,13 +162,13 @@ class _Checking:
         self,
         credentials: Credentials,
         dialect: Dialect,
-        limiter: Limiter,
+        gate: SendGate,
         ssl_context: ssl.SSLContext,
         attempt_timeout: float,
     ) -> None:
         self._credentials = credentials
         self._dialect = dialect
-        self._limiter = limiter
+        self._gate = gate
         self._ssl_context = ssl_context
         self._attempt_timeout = attempt_timeout
         self._requests = 0
@@ -217,7 +220,7 @@ class _Checking:
         return answer
 
     async def _asked(self, connection: Connection, dialect: Dialect) -> _Answer:
-        await self._limiter.acquire()
+        await self._gate.wait()
         self._requests += 1
         nonce = new_nonce()
         request = batch_request(dialect, self._credentials, [_GROUP_ID], nonce)

@@ -432,8 +432,7 @@ async def test_a_service_that_is_gone_ends_the_job_and_no_id_counts_as_failed(
     output = tmp_path / "out.jsonl"
     # the 11th block of a hundred is half answered
     emulator.service.faults = Faults(at=dict.fromkeys(range(22, 500), "error-500"))
-    async with client_of(emulator, rate=300) as client:
-        client._dispatcher._max_attempts = 2
+    async with client_of(emulator, rate=300, max_attempts=2) as client:
         with pytest.raises(ServiceUnavailable, match="nothing is answered any more"):
             await job_of(client, IterableSource(ids(3000)), output).run()
         saved = open_sink(output).load()
@@ -448,8 +447,7 @@ async def test_a_service_that_is_gone_ends_the_job_and_no_id_counts_as_failed(
 async def test_a_service_that_never_answers_leaves_the_old_output_alone(emulator: Emulator, tmp_path: Path) -> None:
     output = written(tmp_path / "out.jsonl", "{}")
     emulator.service.faults = Faults(share={"error-500": 1.0})
-    async with client_of(emulator) as client:
-        client._dispatcher._max_attempts = 2
+    async with client_of(emulator, max_attempts=2) as client:
         with pytest.raises(ServiceUnavailable, match="nothing is answered at all"):
             await job_of(client, IterableSource(ids(30)), output).run()
     assert output.read_text() == "{}\n"
@@ -459,8 +457,7 @@ async def test_ids_without_an_answer_count_as_failed_where_others_were_answered(
     emulator: Emulator, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
-    async with client_of(emulator) as client:
-        client._dispatcher._max_attempts = 1
+    async with client_of(emulator, max_attempts=1) as client:
 
         async def names() -> AsyncIterator[str]:
             for group_id in ids(100):
@@ -480,8 +477,7 @@ async def test_ids_without_an_answer_count_as_failed_where_others_were_answered(
 async def test_single_ids_that_are_never_answered_do_not_end_the_job(emulator: Emulator, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     emulator.service.faults = Faults(share={"garbage": 0.5})
-    async with client_of(emulator) as client:
-        client._dispatcher._max_attempts = 1
+    async with client_of(emulator, max_attempts=1) as client:
         report = await job_of(client, IterableSource(ids(9000)), output).run()
     assert report.counts.records == 9000
     assert 1000 < report.counts.failed < 8000

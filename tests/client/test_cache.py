@@ -368,7 +368,7 @@ class CachedLookups(RuleBasedStateMachine):
 
     @rule()
     def send(self) -> None:
-        batch = self.pending.take()
+        batch = self.pending.take(lambda _: None)
         if batch is not None:
             self.in_flight.append((batch, {group_id: self.versions[group_id] for group_id in batch.group_ids}))
 

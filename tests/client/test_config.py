@@ -322,7 +322,7 @@ async def test_a_refused_signature_does_not_show_the_secret(everything_logged: p
             await client.get("g1")
     assert SECRET not in shown_by(caught.value)
     assert SECRET not in everything_logged.text
-    assert "no retry can mend this" in everything_logged.text
+    assert "not retryable" in everything_logged.text
 
 
 async def test_a_transport_that_fails_does_not_show_the_secret(everything_logged: pytest.LogCaptureFixture) -> None:

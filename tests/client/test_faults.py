@@ -15,7 +15,7 @@ ASKED = [f"g{number}" for number in range(1000)]
 
 @pytest.fixture(autouse=True)
 def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rongcloud_groups._dispatch.dispatcher.FIRST_BACK_OFF", 0.01)
+    monkeypatch.setattr("rongcloud_groups._dispatch.retry.FIRST_BACK_OFF", 0.01)
 
 
 def as_it_is(emulator: Emulator, asked: list[str] = ASKED) -> tuple[list[str], list[str]]:

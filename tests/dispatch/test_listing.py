@@ -76,8 +76,7 @@ async def test_a_page_that_is_always_lost_is_an_error(
     fault: str, error: type[RongCloudError], emulator: Emulator
 ) -> None:
     emulator.service.faults = Faults(share={fault: 1.0})
-    async with client_of(emulator) as client:
-        client._listing._max_attempts = 2
+    async with client_of(emulator, max_attempts=2) as client:
         with pytest.raises(error):
             await listed(client)
 
@@ -93,8 +92,8 @@ async def test_no_retry_mends_a_wrong_secret(emulator: Emulator) -> None:
 async def test_no_host_is_an_error() -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))  # bound and not listening: refuses connections
-        async with GroupClient("key", "secret", base_urls=f"http://127.0.0.1:{deaf.getsockname()[1]}") as client:
-            client._listing._max_attempts = 2
+        url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        async with GroupClient("key", "secret", base_urls=url, max_attempts=2) as client:
             with pytest.raises(TransportError):
                 await listed(client)
 

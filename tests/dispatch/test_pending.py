@@ -41,13 +41,21 @@ class Recorder:
 
 
 class InFlight:
-    def __init__(self, batch: Batch) -> None:
-        self.batch = batch
-        self.abandoned = 0
-        batch.abandoned = self.abandon
+    """A request whose batch may be cancelled."""
 
-    def abandon(self) -> None:
-        self.abandoned += 1
+    def __init__(self, pending: PendingQueue) -> None:
+        batch = pending.take(self.cancel)
+        assert batch is not None
+        self.batch = batch
+        self.cancelled = 0
+
+    def cancel(self, batch: Batch) -> None:
+        assert batch is self.batch
+        self.cancelled += 1
+
+
+def uncancelled(batch: Batch) -> None:
+    raise AssertionError(f"{batch} has waiters")
 
 
 class Book(RuleBasedStateMachine):
@@ -113,7 +121,7 @@ class Book(RuleBasedStateMachine):
                 self.forget(group_id)
         for flight in list(self.flights):
             nobody = not any(self.wanted(group_id) for group_id in flight.batch.group_ids)
-            assert flight.abandoned == nobody
+            assert flight.cancelled == nobody
             if nobody:
                 self.flights.remove(flight)
                 self.stale.append(flight)
@@ -132,10 +140,11 @@ class Book(RuleBasedStateMachine):
             self.contested += 1
             if self.contested % BULK_EVERY == 0:
                 lanes.reverse()
-        batch = self.pending.take()
-        assert (batch is None) == (not self.waits)
-        if batch is None:
+        if not self.waits:
+            assert self.pending.take(uncancelled) is None
             return
+        flight = InFlight(self.pending)
+        batch = flight.batch
         assert set(batch.group_ids) <= self.waits
         assert len(batch) == len(set(batch.group_ids)) <= LIMIT
         first = lanes[0] or lanes[1]
@@ -150,7 +159,7 @@ class Book(RuleBasedStateMachine):
             assert set(batch.group_ids[:of_the_first]) <= first
         self.waits -= set(batch.group_ids)
         self.flying |= {entry.group_id: entry for entry in batch.entries}
-        self.flights.append(InFlight(batch))
+        self.flights.append(flight)
 
     @precondition(lambda self: self.flights)
     @rule(
@@ -263,8 +272,8 @@ class Book(RuleBasedStateMachine):
 
     @invariant()
     def a_batch_is_abandoned_at_most_once(self) -> None:
-        assert all(flight.abandoned == 0 for flight in self.flights)
-        assert all(flight.abandoned <= 1 for flight in self.stale)
+        assert all(flight.cancelled == 0 for flight in self.flights)
+        assert all(flight.cancelled <= 1 for flight in self.stale)
 
     @invariant()
     def the_counts_are_exact(self) -> None:
@@ -284,7 +293,7 @@ class Book(RuleBasedStateMachine):
             self.take()
         assert not any(waiter.open for waiter in self.waiters)
         assert self.pending.open == len(self.pending) == 0
-        assert self.pending.take() is None
+        assert self.pending.take(uncancelled) is None
 
 
 TestBook = Book.TestCase
@@ -303,14 +312,14 @@ def book(
 
 
 def taken(pending: PendingQueue) -> Batch:
-    batch = pending.take()
+    batch = pending.take(uncancelled)
     assert batch is not None
     return batch
 
 
 def all_taken(pending: PendingQueue) -> list[str]:
     batches = []
-    while (batch := pending.take()) is not None:
+    while (batch := pending.take(uncancelled)) is not None:
         batches.append("".join(batch.group_ids))
     return batches
 
@@ -390,11 +399,11 @@ def test_an_id_asked_for_by_two_is_asked_once_and_settles_both() -> None:
 
 def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_asked_for_again() -> None:
     pending, waiter = book(interactive="ab")
-    flight = InFlight(taken(pending))
+    flight = InFlight(pending)
     pending.leave(waiter, ["a"])
-    assert flight.abandoned == 0
+    assert flight.cancelled == 0
     pending.leave(waiter, ["b"])
-    assert flight.abandoned == 1
+    assert flight.cancelled == 1
     assert pending.open == 0
     pending.add("a", Recorder(), bulk=False)
     assert taken(pending).group_ids == ["a"]
@@ -402,20 +411,20 @@ def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_asked_
 
 def test_joining_an_id_in_flight_that_was_left_keeps_its_batch() -> None:
     pending, waiter = book(interactive="ab")
-    flight = InFlight(taken(pending))
+    flight = InFlight(pending)
     pending.leave(waiter, ["a"])
     other = Recorder()
     pending.add("a", other, bulk=False)
     pending.leave(waiter, ["b"])
-    assert flight.abandoned == 0
+    assert flight.cancelled == 0
     assert len(pending) == 0
     pending.leave(other, ["a"])
-    assert flight.abandoned == 1
+    assert flight.cancelled == 1
 
 
 def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_id_alone() -> None:
     pending, first = book(interactive="a")
-    batch = taken(pending)
+    batch = InFlight(pending).batch
     pending.leave(first, ["a"])
     second = Recorder()
     second.open.add("a")

@@ -1,18 +1,20 @@
-"""The dispatcher: a ready link, a token, fifty IDs, sent in one step; then what the answer means."""
+"""The dispatcher: a ready connection, a token, up to 50 IDs, sent in one step; then the response is handled."""
 
 import logging
 from asyncio import Event, Future, Lock, get_running_loop
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
-from random import random
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
 
+from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.pending import Batch, PendingId, PendingQueue
+from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol.api import action_for, batch_request, read_batch
+from rongcloud_groups._protocol.api import batch_request, read_batch
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups._transport.pool import Link, Links
@@ -38,101 +40,86 @@ from rongcloud_groups.events import (
     TokenWaited,
     logger,
 )
-from rongcloud_groups.limiters.credit_guard import CreditGuard
-from rongcloud_groups.limiters.interface import Limiter
-from rongcloud_groups.lookup import Outcome
 
-FIRST_BACK_OFF = 0.1
-LONGEST_BACK_OFF = 5.0
-"""Seconds; the n-th retry waits a random part of the n-th doubling (full jitter)."""
-MOST_BOUNCES = 20
-"""How often an ID may come back from requests that the server says it did not begin, at no cost of attempts."""
-SAY_AGAIN_AFTER = 60.0
-"""Seconds until a warning that still holds is repeated."""
+REPEAT_WARNING_AFTER = 60.0
+"""Seconds until a warning that still holds is logged again."""
 
 
+@dataclass(slots=True, eq=False)
 class InFlight:
-    """One request under way."""
+    """One request in flight."""
 
-    __slots__ = ("batch", "future", "host", "link", "request_id", "sent_at")
-
-    def __init__(
-        self, batch: Batch, link: Link, host: str, future: Future[Response], request_id: str, sent_at: float
-    ) -> None:
-        self.batch = batch
-        self.link = link
-        self.host = host
-        self.future = future
-        self.request_id = request_id
-        self.sent_at = sent_at
+    batch: Batch
+    link: Link
+    host: str
+    future: Future[Response]
+    request_id: str
+    sent_at: float
 
 
 class Dispatcher:
-    """Sends what is pending as fast as the budget allows, and settles every ID that it took.
+    """Sends the waiting IDs as fast as the budget allows, and settles every ID that it took.
 
     Args:
         pending: where IDs wait.
-        links: where requests leave.
-        limiter: the budget.
-        guard: proof of the budget on a path with jitter, or None.
-        credentials: what signs requests.
-        dialect: which of the service's two interfaces is spoken.
+        links: the connections.
+        gate: when a request may leave.
+        credentials: signs requests.
+        dialect: the interface of the service.
+        retry: what becomes of lost requests.
         emit: where events go.
-        max_in_flight: requests under way at the most.
+        max_in_flight: the most requests in flight.
         attempt_timeout: seconds that one request may take.
-        max_attempts: requests that may be lost on one ID.
     """
 
     def __init__(
         self,
         pending: PendingQueue,
         links: Links,
-        limiter: Limiter,
-        guard: CreditGuard | None,
+        gate: SendGate,
         credentials: Credentials,
         dialect: Dialect,
+        retry: RetryPolicy,
         emit: Emitter,
         *,
         max_in_flight: int,
         attempt_timeout: float,
-        max_attempts: int,
     ) -> None:
         self._pending = pending
         self._links = links
-        self._limiter = limiter
-        self._guard = guard
+        self._gate = gate
         self._credentials = credentials
         self._dialect = dialect
+        self._policy = retry
         self._emit = emit
         self._max_in_flight = max_in_flight
         self._attempt_timeout = attempt_timeout
-        self._max_attempts = max_attempts
-        self._flights: set[InFlight] = set()
-        self._stirred = Event()
+        self._in_flight: dict[Batch, InFlight] = {}
+        self._changed = Event()
         self._readying = Lock()
         self._tasks: TaskGroup | None = None
         self._connect_failures = 0
-        self._say_again_at = float("-inf")
+        self._warn_again_at = float("-inf")
         self._closed = False
-        self._door_phase: Phase = "waiting for budget"
+        self._phase: Phase = "waiting for budget"
         self.requests = self.group_ids_sent = self.retried = self.throttled = 0
         self.budget_wait = 0.0
 
     @property
     def in_flight(self) -> int:
-        """Requests under way."""
-        return len(self._flights)
+        """Requests in flight."""
+        return len(self._in_flight)
 
     def wake(self) -> None:
-        """There may be something to send now."""
-        self._stirred.set()
+        """An ID may wait to be sent now."""
+        self._changed.set()
 
     def phase_of(self, group_id: str) -> Phase:
-        """What an open ID waits for."""
-        return self._door_phase if self._pending.waits(group_id) else "waiting for the service"
+        """What an open ID is waiting for."""
+        return self._phase if self._pending.waits(group_id) else "waiting for the service"
 
     async def link_ready(self) -> None:
-        """Wait until a link can take a request; `Links.ready` takes one at a time.
+        """Wait until a connection can take a request; `Links.ready` takes one caller at a time.
 
         Raises:
             TransportError: no host could be reached.
@@ -141,7 +128,7 @@ class Dispatcher:
             await self._links.ready()
 
     async def run(self) -> None:
-        """Send until cancelled; then abandon what is in flight."""
+        """Send until cancelled; then abandon the requests in flight."""
         async with anyio.create_task_group() as self._tasks:
             try:
                 while True:
@@ -152,19 +139,29 @@ class Dispatcher:
                 self.close()
 
     def close(self) -> None:
-        """Abandon what is in flight, and take no notice of what becomes of it."""
+        """Abandon the requests in flight, and ignore their responses."""
         self._closed = True
-        for flight in list(self._flights):
+        self._cancel_all()
+
+    def _cancel_all(self) -> None:
+        for flight in list(self._in_flight.values()):
             flight.future.cancel()
 
+    def _cancel(self, batch: Batch) -> None:
+        if flight := self._in_flight.get(batch):
+            flight.future.cancel()
+
+    def __repr__(self) -> str:
+        return f"<Dispatcher: {self.requests} requests sent, {self.in_flight} in flight, {self._phase}>"
+
     async def _work_for_one_request(self) -> None:
-        while not self._pending or len(self._flights) >= self._max_in_flight:
-            self._door_phase = "waiting for the service" if self._pending else "waiting for budget"
-            self._stirred.clear()
-            await self._stirred.wait()
+        while not self._pending or len(self._in_flight) >= self._max_in_flight:
+            self._phase = "waiting for the service" if self._pending else "waiting for budget"
+            self._changed.clear()
+            await self._changed.wait()
 
     async def _connected(self) -> bool:
-        self._door_phase = "connecting"
+        self._phase = "connecting"
         try:
             await self.link_ready()
         except TransportError as error:
@@ -174,31 +171,25 @@ class Dispatcher:
         return True
 
     async def _could_not_connect(self, error: TransportError) -> None:
-        """Everybody who waits lost one attempt, at once; then try again."""
+        """Charge one attempt to every waiting ID, back off, reconnect."""
         waiting = list(self._pending.waiting())
         for entry in waiting:
-            entry.attempts += 1
-        self._pending.settle(self._exhausted(waiting, error))
+            _attempts(entry).lost += 1
+        self._fail_exhausted(waiting, error)
         self._connect_failures += 1
-        await anyio.sleep(back_off(self._connect_failures))
+        await anyio.sleep(self._policy.back_off(self._connect_failures))
 
     async def _send_one(self) -> None:
         """Nothing may be awaited between the token and the bytes."""
-        clock = get_running_loop().time
-        self._door_phase = "waiting for budget"
-        waiting_since = clock()
-        if self._guard is not None:
-            await self._guard.acquire()
-        await self._limiter.acquire()
-        waited = clock() - waiting_since
+        self._phase = "waiting for budget"
+        waited = await self._gate.wait()
         self.budget_wait += waited
         if self._emit:
             self._emit(TokenWaited(waited))
         link = None if self._closed else self._links.pick()
-        batch = self._pending.take() if link is not None else None
-        if link is None or batch is None:  # the connection went, or everybody left: the token is forgone
-            if self._guard is not None:
-                self._guard.restore()
+        batch = self._pending.take(self._cancel) if link is not None else None
+        if link is None or batch is None:  # connection lost, or no caller left
+            self._gate.unused()
             return
         self._send(link, batch)
 
@@ -208,8 +199,7 @@ class Dispatcher:
         future = link.send(request, self._attempt_timeout)
         host = self._links.host_of(link.host)
         flight = InFlight(batch, link, host, future, nonce.request_id, get_running_loop().time())
-        batch.abandoned = future.cancel
-        self._flights.add(flight)
+        self._in_flight[batch] = flight
         self.requests += 1
         self.group_ids_sent += len(batch)
         if self._emit:
@@ -217,14 +207,13 @@ class Dispatcher:
         future.add_done_callback(partial(self._on_response, flight))
 
     def _on_response(self, flight: InFlight, future: Future[Response]) -> None:
-        self._flights.discard(flight)
-        if self._guard is not None:
-            self._guard.landed()
+        del self._in_flight[flight.batch]
+        self._gate.finished()
         if future.cancelled():
             self._abandoned(flight)
         else:
             self._handle(flight, future)
-        self._stirred.set()
+        self._changed.set()
 
     def _handle(self, flight: InFlight, future: Future[Response]) -> None:
         error = future.exception()
@@ -245,7 +234,7 @@ class Dispatcher:
             self._emit(BatchAbandoned(flight.request_id, flight.host, len(flight.batch), seconds))
 
     def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-        assert self._tasks is not None  # noqa: S101  answers come only inside run()
+        assert self._tasks is not None  # noqa: S101  responses come only inside run()
         self._tasks.start_soon(task, *args)
 
     def _answered(self, flight: InFlight, reply: Response) -> None:
@@ -268,7 +257,7 @@ class Dispatcher:
         self._pending.settle((entry, answer.found.get(entry.group_id)) for entry in readable)
         self._retry(
             [entry for entry in entries if entry.group_id in unreadable],
-            DecodeError("the answer held a profile whose group ID cannot be read"),
+            DecodeError("the response has a profile whose group ID cannot be read"),
         )
 
     def _failed(self, flight: InFlight, error: RongCloudError) -> None:
@@ -280,7 +269,7 @@ class Dispatcher:
             self._links.distrust(flight.link, str(error))
         elif isinstance(error, ServiceError):
             self._links.trust(flight.link)
-        match action_for(error):
+        match self._policy.action(error):
             case "fatal":
                 self._abort_all(error)
             case "pause":
@@ -288,81 +277,77 @@ class Dispatcher:
                 self.throttled += 1
                 self._start(self._throttled, self._pending.rest(entries), error, age)
             case "bisect" if len(entries) > 1:
-                logger.info("%s; asking for each half of the batch by itself", error)
+                logger.info("%s; sending each half of the batch alone", error)
                 self._pending.requeue_halves(self._pending.rest(entries))
                 if self._emit:
                     self._emit(BatchSplit(len(entries)))
-                self._stirred.set()
+                self._changed.set()
             case "retry":
                 self._retry(entries, error)
             case _:
                 self._pending.settle((entry, error) for entry in entries)
 
     def _abort_all(self, error: RongCloudError) -> None:
-        logger.error("no retry can mend this: %s", error)
+        logger.error("not retryable: %s", error)
         self._pending.abort(error)
-        for flight in list(self._flights):
-            flight.future.cancel()
+        self._cancel_all()
 
     async def _throttled(self, resting: list[PendingId], error: RateLimited, age: float) -> None:
-        pause = await self._limiter.throttle(error.retry_after, age)
+        pause = await self._gate.throttle(error.retry_after, age)
         self._log_throttled(pause)
         if self._emit:
-            self._emit(Throttled(pause, self._limiter.rate))
-        self._put_back(resting)
+            self._emit(Throttled(pause, self._gate.rate))
+        self._requeue(resting)
 
     def _log_throttled(self, pause: float) -> None:
         now = get_running_loop().time()
-        level = logging.WARNING if now >= self._say_again_at else logging.INFO
+        level = logging.WARNING if now >= self._warn_again_at else logging.INFO
         if level == logging.WARNING:
-            self._say_again_at = now + SAY_AGAIN_AFTER
+            self._warn_again_at = now + REPEAT_WARNING_AFTER
         logger.log(
             level,
-            "the service refused a request as over its rate limit, which this client keeps: something else uses the "
-            "App Key %s too, or its limit is lower; nothing leaves for %.2f s, then %.0f requests/s at first",
+            "rate limited although this client is within its limit; App Key %s probably has another consumer. "
+            "Pausing for %.2f s, then resuming at %.0f requests/s",
             self._credentials.app_key,
             pause,
-            self._limiter.rate,
+            self._gate.rate,
         )
 
     def _retry(self, entries: list[PendingId], error: RongCloudError) -> None:
         for entry in entries:
-            if isinstance(error, TransportError) and error.never_processed and entry.unprocessed < MOST_BOUNCES:
-                entry.unprocessed += 1
-            else:
-                entry.attempts += 1
-        self._pending.settle(self._exhausted(entries, error))
-        resting = self._pending.rest(entry for entry in entries if entry.attempts < self._max_attempts)
+            self._policy.count(_attempts(entry), error)
+        self._fail_exhausted(entries, error)
+        resting = self._pending.rest(entries)
         if not resting:
             return
-        attempt = max(entry.attempts for entry in resting)
-        delay = 0.0 if isinstance(error, TransportError) and attempt <= 1 else back_off(attempt)
-        logger.info("asking for %d group IDs again in %.2f s: %s", len(resting), delay, error)
+        lost = max(_attempts(entry).lost for entry in resting)
+        delay = self._policy.delay(lost, error)
+        logger.info("retrying %d group IDs in %.2f s: %s", len(resting), delay, error)
         if self._emit:
             self._emit(Retried(len(resting), delay))
         self.retried += len(resting)
         if delay:
-            self._start(self._put_back_later, resting, delay)
+            self._start(self._requeue_later, resting, delay)
         else:
-            self._put_back(resting)
+            self._requeue(resting)
 
-    def _exhausted(self, entries: list[PendingId], error: RongCloudError) -> list[tuple[PendingId, Outcome]]:
-        """Those that have no attempt left, with what ended the last one."""
-        return [(entry, error) for entry in entries if entry.attempts >= self._max_attempts]
+    def _fail_exhausted(self, entries: list[PendingId], error: RongCloudError) -> None:
+        """Settle the entries that have no attempt left with the error that ended the last one."""
+        self._pending.settle((entry, error) for entry in entries if self._policy.exhausted(_attempts(entry)))
 
-    async def _put_back_later(self, entries: list[PendingId], delay: float) -> None:
+    async def _requeue_later(self, entries: list[PendingId], delay: float) -> None:
         await anyio.sleep(delay)
-        self._put_back(entries)
+        self._requeue(entries)
 
-    def _put_back(self, entries: list[PendingId]) -> None:
+    def _requeue(self, entries: list[PendingId]) -> None:
         self._pending.requeue(entries)
-        self._stirred.set()
+        self._changed.set()
+
+
+def _attempts(entry: PendingId) -> Attempts:
+    entry.attempts = entry.attempts or Attempts()
+    return entry.attempts
 
 
 async def _raise(fault: Exception) -> None:
     raise fault
-
-
-def back_off(attempt: int) -> float:
-    """Seconds to wait before the next attempt, after so many were lost."""
-    return random() * min(LONGEST_BACK_OFF, FIRST_BACK_OFF * 2.0**attempt)

@@ -6,8 +6,10 @@ from typing import Any, Final
 
 import anyio
 
-from rongcloud_groups._dispatch.dispatcher import MOST_BOUNCES, Dispatcher, back_off
-from rongcloud_groups._protocol.api import ListingPage, action_for, listing_request, read_listing
+from rongcloud_groups._dispatch.dispatcher import Dispatcher
+from rongcloud_groups._dispatch.gate import SendGate
+from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
+from rongcloud_groups._protocol.api import ListingPage, listing_request, read_listing
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups._transport.pool import Link, Links
@@ -39,9 +41,9 @@ class ListingRequests:
         dispatcher: who else uses the links.
         credentials: what signs requests.
         dialect: which of the service's two interfaces is spoken.
+        retry: what becomes of lost requests.
         start: runs a task until the client closes.
         attempt_timeout: seconds that one request may take.
-        max_attempts: requests that may be lost on one page.
     """
 
     def __init__(
@@ -50,19 +52,19 @@ class ListingRequests:
         dispatcher: Dispatcher,
         credentials: Credentials,
         dialect: Dialect,
+        retry: RetryPolicy,
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
         *,
         attempt_timeout: float,
-        max_attempts: int,
     ) -> None:
         self._links = links
         self._dispatcher = dispatcher
         self._credentials = credentials
         self._dialect = dialect
+        self._policy = retry
         self._start = start
         self._attempt_timeout = attempt_timeout
-        self._max_attempts = max_attempts
-        self._limiter = LocalLimiter(LISTING_RATE)
+        self._gate = SendGate(LocalLimiter(LISTING_RATE))
 
     async def page(self, token: str | None) -> ListingPage:
         """One page, oldest groups first.
@@ -95,21 +97,19 @@ class ListingRequests:
             scope.cancel()
 
     async def _until_answered(self, token: str | None) -> ListingPage:
-        lost = bounced = 0
+        attempts = Attempts()
+        clock = get_running_loop().time
         while True:
-            asked_at = get_running_loop().time()
+            began = clock()
             try:
                 return await self._attempt(token)
             except RateLimited as error:
-                await self._limiter.throttle(error.retry_after, get_running_loop().time() - asked_at)
+                await self._gate.throttle(error.retry_after, clock() - began)
             except RongCloudError as error:
-                if isinstance(error, TransportError) and error.never_processed and bounced < MOST_BOUNCES:
-                    bounced += 1
-                else:
-                    lost += 1
-                if action_for(error) != "retry" or lost >= self._max_attempts:
+                self._policy.count(attempts, error)
+                if self._policy.action(error) != "retry" or self._policy.exhausted(attempts):
                     raise
-                await anyio.sleep(back_off(lost))
+                await anyio.sleep(self._policy.back_off(attempts.lost))
 
     async def _attempt(self, token: str | None) -> ListingPage:
         link = await self._link_with_token()
@@ -136,9 +136,10 @@ class ListingRequests:
     async def _link_with_token(self) -> Link:
         while True:
             await self._dispatcher.link_ready()
-            await self._limiter.acquire()
+            await self._gate.wait()
             if link := self._links.pick():
                 return link
+            self._gate.unused()
 
 
 class Listing:

@@ -1,14 +1,16 @@
-"""The book of open IDs and the lanes in which they wait. No I/O, no clock.
+"""The queue of open IDs and the lanes in which they wait. No I/O, no clock.
 
-Each ID that anybody waits for has one `PendingId`, whoever asked and however often. It waits in a lane, or is in
-flight in a `Batch`, or rests between two attempts; it leaves the book when it is settled, or when nobody waits
-for it any more. Whoever comes when the answer in flight is outdated waits for the next request of its ID.
+Each open ID has one `PendingId`, however many waiters it has. It waits in a lane, is in flight in a `Batch`, or rests
+between two attempts. It is closed when it is settled, or when its last waiter leaves. A caller that arrives after an
+invalidation waits for a new request instead of joining the one in flight.
 """
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from rongcloud_groups._dispatch.retry import Attempts
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.lookup import Outcome
 
@@ -17,100 +19,99 @@ BULK_EVERY = 10
 
 
 class Waiter(Protocol):
-    """Somebody who waits for IDs. Its methods must not raise."""
+    """Receives outcomes. Implementations must not raise."""
 
     def settle(self, group_id: str, outcome: Outcome) -> None:
         """One of its IDs has its outcome."""
         ...
 
     def flush(self) -> None:
-        """All that settles in this step has settled."""
+        """Every ID that settles in this step has settled."""
         ...
 
     def abort(self, error: RongCloudError) -> None:
-        """None of its open IDs will be settled any more."""
+        """None of its open IDs will be settled."""
         ...
 
 
+@dataclass(slots=True, eq=False)
 class PendingId:
     """One open ID.
 
     Attributes:
-        waiters: who gets the answer of the request in flight or the next one.
-        next_waiters: who gets the answer of the request after the one in flight, which is outdated.
-        attempts: requests that were lost on it so far.
-        unprocessed: requests with it that the server did not begin.
-        outdated: the answer in flight is.
+        bulk: whether it waits in the bulk lane.
+        waiters: get the outcome of the request in flight, or else of the next one.
+        next_waiters: get the outcome of the request after the one in flight, which is stale.
+        stale: the request in flight was sent before an invalidation.
+        attempts: the requests that it lost; None before the first.
+        batch: the request in flight.
+        isolated: the half of a batch with which it waits to be sent alone.
     """
 
-    __slots__ = ("attempts", "batch", "bulk", "group_id", "isolated", "next_waiters", "stale", "unprocessed", "waiters")
-
-    def __init__(self, group_id: str, *, bulk: bool) -> None:
-        self.group_id = group_id
-        self.bulk = bulk
-        self.waiters: list[Waiter] = []
-        self.next_waiters: list[Waiter] = []
-        self.stale = False
-        self.attempts = 0
-        self.unprocessed = 0
-        self.batch: Batch | None = None
-        self.isolated: list[PendingId] | None = None
+    group_id: str
+    bulk: bool
+    waiters: list[Waiter] = field(default_factory=list)
+    next_waiters: list[Waiter] = field(default_factory=list)
+    stale: bool = False
+    attempts: Attempts | None = None
+    batch: "Batch | None" = None
+    isolated: "list[PendingId] | None" = None
 
     @property
     def wanted(self) -> bool:
-        """Whether anybody waits for it."""
+        """Whether a waiter is left."""
         return bool(self.waiters or self.next_waiters)
 
 
+@dataclass(slots=True, eq=False)
 class Batch:
-    """The entries of one request in flight.
+    """The IDs of one request in flight.
 
     Attributes:
-        entries: in the order in which they are asked.
-        abandoned: called when nobody waits for any of them any more; they are out of the book by then.
+        entries: in the order in which they are sent.
+        cancel: called with the batch when no waiter is left for any of its IDs; they are no longer open by then.
+        wanted: how many entries have a waiter.
     """
 
-    __slots__ = ("abandoned", "entries", "wanted")
+    entries: list[PendingId]
+    cancel: "Callable[[Batch], object]"
+    wanted: int = field(init=False)
 
-    def __init__(self, entries: list[PendingId]) -> None:
-        self.entries = entries
-        self.wanted = len(entries)
-        self.abandoned: Callable[[], object] = _nothing
-        for entry in entries:
+    def __post_init__(self) -> None:
+        self.wanted = len(self.entries)
+        for entry in self.entries:
             entry.batch = self
 
     @property
     def group_ids(self) -> list[str]:
-        """The IDs to ask for."""
+        """The IDs of the request."""
         return [entry.group_id for entry in self.entries]
 
     def __len__(self) -> int:
         return len(self.entries)
 
 
+@dataclass(slots=True, eq=False)
 class _Lane:
-    """Entries in the order in which they leave; sealed groups leave before the others, each by itself."""
+    """Entries in the order in which they leave; the isolated halves leave before the others, each alone."""
 
-    __slots__ = ("entries", "isolated")
-
-    def __init__(self) -> None:
-        self.entries: OrderedDict[str, PendingId] = OrderedDict()
-        self.isolated: deque[list[PendingId]] = deque()
+    entries: OrderedDict[str, PendingId] = field(default_factory=OrderedDict)
+    isolated: deque[list[PendingId]] = field(default_factory=deque)
 
     def __bool__(self) -> bool:
         return bool(self.entries or self.isolated)
 
 
 class PendingQueue:
-    """Who waits for what.
+    """The open IDs, and which of them go into the next request.
 
     Args:
-        limit: IDs in a batch at the most.
+        limit: the most IDs in a batch.
     """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._book: dict[str, PendingId] = {}
+        self._ids: dict[str, PendingId] = {}
         self._interactive = _Lane()
         self._bulk = _Lane()
         self._taken = 0
@@ -122,20 +123,20 @@ class PendingQueue:
         return self._waiting
 
     def begins(self, group_id: str) -> bool:
-        """Whether the next to wait for an ID begins a request of it, and does not join somebody else's."""
-        entry = self._book.get(group_id)
+        """Whether adding a waiter for this ID would cause a new request."""
+        entry = self._ids.get(group_id)
         return entry is None or (entry.stale and not entry.next_waiters)
 
     @property
     def open(self) -> int:
-        """How many IDs are in the book."""
-        return len(self._book)
+        """How many IDs are open."""
+        return len(self._ids)
 
     def add(self, group_id: str, waiter: Waiter, *, bulk: bool) -> None:
-        """Let ``waiter`` wait for an ID; one that is open already is asked for again only if it is outdated."""
-        entry = self._book.get(group_id)
+        """Let ``waiter`` wait for an ID; an open one is requested again only if the request in flight is stale."""
+        entry = self._ids.get(group_id)
         if entry is None:
-            entry = self._book[group_id] = PendingId(group_id, bulk=bulk)
+            entry = self._ids[group_id] = PendingId(group_id, bulk)
             self._lane_of(entry).entries[group_id] = entry
             self._waiting += 1
         else:
@@ -146,9 +147,9 @@ class PendingQueue:
         (entry.next_waiters if entry.stale else entry.waiters).append(waiter)
 
     def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
-        """``waiter`` no longer waits for these IDs; what nobody waits for is dropped."""
+        """``waiter`` no longer waits for these IDs; those without a waiter are dropped."""
         for group_id in group_ids:
-            entry = self._book.get(group_id)
+            entry = self._ids.get(group_id)
             if entry is None:
                 continue
             joined = next((those for those in (entry.waiters, entry.next_waiters) if waiter in those), None)
@@ -159,14 +160,18 @@ class PendingQueue:
                 self._drop(entry)
 
     def mark_stale(self, group_ids: Iterable[str] | None = None) -> None:
-        """What is in flight for these IDs, or for all, is too old for whoever comes from now on."""
-        for group_id in list(self._book) if group_ids is None else group_ids:
-            entry = self._book.get(group_id)
+        """No new waiter joins the requests in flight for these IDs, or for all."""
+        for group_id in list(self._ids) if group_ids is None else group_ids:
+            entry = self._ids.get(group_id)
             if entry is not None and entry.batch is not None:
                 entry.stale = True
 
-    def take(self) -> Batch | None:
-        """The next batch, out of the lanes: interactive first, filled with bulk; None where nothing waits."""
+    def take(self, cancel: Callable[[Batch], object]) -> Batch | None:
+        """The next batch, out of the lanes: interactive first, filled with bulk; None where nothing waits.
+
+        Args:
+            cancel: see `Batch`.
+        """
         lanes = [self._interactive, self._bulk]
         if self._interactive and self._bulk:
             self._taken += 1
@@ -185,13 +190,13 @@ class PendingQueue:
                 while lane.entries and len(entries) < self._limit:
                     entries.append(lane.entries.popitem(last=False)[1])
         self._waiting -= len(entries)
-        return Batch(entries)
+        return Batch(entries, cancel)
 
     def settle(self, outcomes: Iterable[tuple[PendingId, Outcome]]) -> None:
-        """These entries have their outcome and leave the book."""
+        """These entries have their outcome and are closed."""
         touched: dict[Waiter, None] = {}
         for entry, outcome in outcomes:
-            if self._book.get(entry.group_id) is not entry:
+            if self._ids.get(entry.group_id) is not entry:
                 continue
             self._forget(entry)
             if outcome is None:
@@ -209,11 +214,11 @@ class PendingQueue:
             waiter.flush()
 
     def rest(self, entries: Iterable[PendingId]) -> list[PendingId]:
-        """Take entries out of flight, to be put back later; those that nobody waits for are dropped."""
+        """Take entries out of flight, to be requeued later; those without a waiter are dropped."""
         resting = []
         for entry in entries:
             entry.batch = None
-            if self._book.get(entry.group_id) is not entry:
+            if self._ids.get(entry.group_id) is not entry:
                 continue
             entry.waiters += entry.next_waiters
             entry.next_waiters = []
@@ -221,20 +226,20 @@ class PendingQueue:
             if entry.waiters:
                 resting.append(entry)
             else:
-                del self._book[entry.group_id]
+                del self._ids[entry.group_id]
         return resting
 
     def requeue(self, entries: Iterable[PendingId]) -> None:
         """Let resting entries wait again, at the front of their lane and in their old order."""
-        for entry in reversed([entry for entry in entries if self._book.get(entry.group_id) is entry]):
+        for entry in reversed([entry for entry in entries if self._ids.get(entry.group_id) is entry]):
             lane = self._lane_of(entry)
             lane.entries[entry.group_id] = entry
             lane.entries.move_to_end(entry.group_id, last=False)
             self._waiting += 1
 
     def requeue_halves(self, entries: list[PendingId]) -> None:
-        """Let resting entries wait again as two halves that go by themselves, before anything else of their lane."""
-        entries = [entry for entry in entries if self._book.get(entry.group_id) is entry]
+        """Let resting entries wait again as two halves, each sent alone and before the rest of its lane."""
+        entries = [entry for entry in entries if self._ids.get(entry.group_id) is entry]
         middle = (len(entries) + 1) // 2
         for half in (entries[middle:], entries[:middle]):
             if not half:
@@ -255,18 +260,19 @@ class PendingQueue:
 
     def waits(self, group_id: str) -> bool:
         """Whether an ID waits for a request now; False where it is in flight, rests, or is not open."""
-        entry = self._book.get(group_id)
+        entry = self._ids.get(group_id)
         return entry is not None and (entry.isolated is not None or group_id in self._lane_of(entry).entries)
 
     def abort(self, error: RongCloudError) -> None:
-        """Empty the book: everybody who waits gets the error."""
-        waiters = dict.fromkeys(
-            waiter for entry in self._book.values() for waiter in entry.waiters + entry.next_waiters
-        )
-        for entry in list(self._book.values()):
+        """Close every ID: each waiter gets the error."""
+        waiters = dict.fromkeys(waiter for entry in self._ids.values() for waiter in entry.waiters + entry.next_waiters)
+        for entry in list(self._ids.values()):
             self._forget(entry)
         for waiter in waiters:
             waiter.abort(error)
+
+    def __repr__(self) -> str:
+        return f"<PendingQueue: {self.open} IDs open, {len(self)} waiting>"
 
     def _lane_of(self, entry: PendingId) -> _Lane:
         return self._bulk if entry.bulk else self._interactive
@@ -290,12 +296,12 @@ class PendingQueue:
         if not entry.batch.wanted:
             batch = entry.batch
             for each in batch.entries:
-                self._book.pop(each.group_id, None)
-            batch.abandoned()
+                self._ids.pop(each.group_id, None)
+            batch.cancel(batch)
 
     def _forget(self, entry: PendingId) -> None:
-        """Out of the book, and out of the batch or the lane that it is in."""
-        del self._book[entry.group_id]
+        """Close it, and take it out of its batch or lane."""
+        del self._ids[entry.group_id]
         if entry.batch is not None:
             entry.batch = None  # it refers to its entries: this leaves no cycle to the garbage collector
         elif entry.isolated is not None:
@@ -306,6 +312,3 @@ class PendingQueue:
             self._waiting -= 1
         elif self._lane_of(entry).entries.pop(entry.group_id, None) is not None:
             self._waiting -= 1
-
-
-def _nothing() -> None: ...

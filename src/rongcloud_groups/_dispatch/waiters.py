@@ -1,8 +1,9 @@
-"""Those who wait for IDs: a `get` for one, a `get_many` for many."""
+"""Waiters of a call: of `get` for one ID, of `get_many` for many."""
 
 from asyncio import Future
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
+from dataclasses import dataclass, field
 from typing import Final
 
 from rongcloud_groups._protocol.api import validated_group_id
@@ -11,13 +12,11 @@ from rongcloud_groups.lookup import Lookup, Outcome
 from rongcloud_groups.models import GroupProfile
 
 
+@dataclass(slots=True, eq=False)
 class GetWaiter:
     """Waits for one ID; its future ends in the profile, in None, or in the error."""
 
-    __slots__ = ("future",)
-
-    def __init__(self, future: Future[GroupProfile | None]) -> None:
-        self.future = future
+    future: Future[GroupProfile | None]
 
     def settle(self, group_id: str, outcome: Outcome) -> None:  # noqa: ARG002  the one ID it waits for
         """The ID has its outcome."""
@@ -42,23 +41,22 @@ class _Open:
 _OPEN: Final = _Open()
 
 
+@dataclass(slots=True, eq=False)
 class GetManyWaiter:
     """Waits for many IDs, each once; its future ends when all of them have their outcome.
 
-    Args:
+    Attributes:
         future: ends in None, or in the error that aborts the whole lookup.
     """
 
-    __slots__ = ("_all_admitted", "_open", "_outcomes", "future")
-
-    def __init__(self, future: Future[None]) -> None:
-        self.future = future
-        self._outcomes: dict[str, Outcome | _Open] = {}
-        self._open = 0
-        self._all_admitted = False
+    future: Future[None]
+    _outcomes: dict[str, Outcome | _Open] = field(default_factory=dict)
+    _open: int = 0
+    _all_admitted: bool = False
+    _expired: Callable[[str], RongCloudError] | None = None
 
     def admit(self, group_id: object) -> str | None:
-        """Take up one more ID; return it where it is to be looked up: valid, and not given before."""
+        """Take up one more ID; return it where it is to be looked up: valid, new, and before the deadline."""
         try:
             valid = validated_group_id(group_id)
         except InvalidGroupId as error:
@@ -66,9 +64,19 @@ class GetManyWaiter:
             return None
         if valid in self._outcomes:
             return None
+        if self._expired is not None:
+            self._outcomes[valid] = self._expired(valid)
+            return None
         self._outcomes[valid] = _OPEN
         self._open += 1
         return valid
+
+    def expire(self, error_for: Callable[[str], RongCloudError]) -> None:
+        """Settle the open IDs, and each one that is still to come, with an error."""
+        self._expired = error_for
+        for group_id in self.open_ids():
+            self.settle(group_id, error_for(group_id))
+        self.flush()
 
     def admitted(self) -> None:
         """No more IDs come."""
@@ -81,7 +89,7 @@ class GetManyWaiter:
         self._open -= 1
 
     def flush(self) -> None:
-        """All that settles in this step has settled."""
+        """Every ID that settles in this step has settled."""
         if self._all_admitted and not self._open and not self.future.done():
             self.future.set_result(None)
 
@@ -104,7 +112,7 @@ class GetManyWaiter:
 
 
 def failed_key(group_id: object) -> str:
-    """What stands for an invalid ID in `Lookup.failed`: itself where it can be a key, or else its ``repr``."""
+    """The key of an invalid ID in `Lookup.failed`: the ID itself where it can be a key, or else its ``repr``."""
     try:
         hash(group_id)
     except TypeError:

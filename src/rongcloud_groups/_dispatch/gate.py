@@ -1,0 +1,53 @@
+"""When the next request may leave."""
+
+from asyncio import get_running_loop
+
+from rongcloud_groups.limiters.credit_guard import CreditGuard
+from rongcloud_groups.limiters.interface import Limiter
+
+
+class SendGate:
+    """Grants the right to send one request. No other code spends a token of the rate limiter.
+
+    After `wait` the request leaves in the same step, and `finished` is called when it has ended; or `unused` is called.
+
+    Args:
+        limiter: the budget of requests.
+        guard: bounds requests by their responses as well.
+    """
+
+    def __init__(self, limiter: Limiter, guard: CreditGuard | None = None) -> None:
+        self._limiter = limiter
+        self._guard = guard
+
+    @property
+    def rate(self) -> float:
+        """Requests/s that it lets through now."""
+        return self._limiter.rate
+
+    async def wait(self) -> float:
+        """Wait until one request may leave; return the seconds that it took."""
+        clock = get_running_loop().time
+        began = clock()
+        if self._guard is not None:
+            await self._guard.acquire()
+        try:
+            await self._limiter.acquire()
+        except BaseException:
+            self.unused()
+            raise
+        return clock() - began
+
+    def unused(self) -> None:
+        """The request did not leave: its token is wasted."""
+        if self._guard is not None:
+            self._guard.restore()
+
+    def finished(self) -> None:
+        """The request was answered, or abandoned."""
+        if self._guard is not None:
+            self._guard.landed()
+
+    async def throttle(self, retry_after: float | None, age: float) -> float:
+        """Hold requests back after a refusal; see `Limiter.throttle`."""
+        return await self._limiter.throttle(retry_after, age)

@@ -1,0 +1,104 @@
+"""Look up one ID or many, over the cache, the queue and a deadline."""
+
+from asyncio import TimerHandle, get_running_loop, sleep
+from collections.abc import Callable, Iterable
+from math import inf
+from typing import Final
+
+from rongcloud_groups._dispatch.cached import CacheFront
+from rongcloud_groups._dispatch.dispatcher import Dispatcher
+from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
+from rongcloud_groups._dispatch.waiters import GetManyWaiter, GetWaiter, reject_single_str
+from rongcloud_groups._protocol.api import validated_group_id
+from rongcloud_groups.errors import DeadlineExceeded
+from rongcloud_groups.lookup import Lookup
+from rongcloud_groups.models import GroupProfile
+
+IDS_IN_A_STEP: Final = 1000
+"""How many IDs one call takes up before other tasks have a turn; a multiple of a batch."""
+
+
+class Lookups:
+    """The calls that wait for outcomes; deadlines are in seconds, infinite for none.
+
+    Args:
+        pending: where IDs wait.
+        cached: the cache before it, or None.
+        dispatcher: sends the IDs.
+    """
+
+    def __init__(self, pending: PendingQueue, cached: CacheFront | None, dispatcher: Dispatcher) -> None:
+        self._pending = pending
+        self._cached = cached
+        self._dispatcher = dispatcher
+
+    async def get(self, group_id: str, deadline: float, *, fresh: bool) -> GroupProfile | None:
+        """See `GroupClient.get`."""
+        group_id = validated_group_id(group_id)
+        if deadline <= 0:
+            raise self._exceeded(group_id, deadline)
+        waiter = GetWaiter(get_running_loop().create_future())
+        timer = _timer(deadline, lambda: waiter.abort(self._exceeded(group_id, deadline)))
+        try:
+            self._add(group_id, waiter, bulk=False, fresh=fresh)
+            self._dispatcher.wake()
+            return await waiter.future
+        finally:
+            self._end(waiter, timer, [group_id])
+
+    async def get_many(self, group_ids: Iterable[object], deadline: float, *, bulk: bool, fresh: bool) -> Lookup:
+        """See `GroupClient.get_many`."""
+        waiter = GetManyWaiter(get_running_loop().create_future())
+
+        def expire() -> None:
+            open_ids = waiter.open_ids()
+            waiter.expire(lambda group_id: self._exceeded(group_id, deadline))
+            self._leave(waiter, open_ids)
+
+        timer = _timer(deadline, expire)
+        try:
+            await self._add_all(reject_single_str(group_ids), waiter, bulk=bulk, fresh=fresh)
+            await waiter.future
+            return waiter.lookup()
+        finally:
+            self._end(waiter, timer, waiter.open_ids())
+
+    async def _add_all(self, group_ids: Iterable[object], waiter: GetManyWaiter, *, bulk: bool, fresh: bool) -> None:
+        """Take up the IDs in steps, to the last one even after the deadline: each of them has an outcome."""
+        for count, group_id in enumerate(group_ids, start=1):
+            valid = waiter.admit(group_id)
+            if valid is not None:
+                self._add(valid, waiter, bulk=bulk, fresh=fresh)
+            if count % IDS_IN_A_STEP == 0:
+                self._dispatcher.wake()
+                await sleep(0)
+                if waiter.future.done():  # aborted
+                    return
+        self._dispatcher.wake()
+        waiter.admitted()
+
+    def _add(self, group_id: str, waiter: Waiter, *, bulk: bool, fresh: bool) -> None:
+        if self._cached is None or bulk:
+            self._pending.add(group_id, waiter, bulk=bulk)
+        else:
+            self._cached.add(group_id, waiter, fresh=fresh)
+
+    def _leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
+        (self._cached or self._pending).leave(waiter, group_ids)
+
+    def _end(self, waiter: GetWaiter | GetManyWaiter, timer: TimerHandle | None, group_ids: Iterable[str]) -> None:
+        if timer is not None:
+            timer.cancel()
+        if waiter.future.done() and not waiter.future.cancelled():
+            waiter.future.exception()  # a caller that was cancelled in the same step does not retrieve it
+        self._leave(waiter, group_ids)
+
+    def _exceeded(self, group_id: str, deadline: float) -> DeadlineExceeded:
+        return DeadlineExceeded(self._dispatcher.phase_of(group_id), deadline)
+
+
+def _timer(seconds: float, expire: Callable[[], None]) -> TimerHandle | None:
+    """Call ``expire`` after so many seconds; at once where none are left."""
+    if seconds <= 0:
+        expire()
+    return get_running_loop().call_later(seconds, expire) if 0 < seconds < inf else None
