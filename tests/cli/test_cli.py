@@ -18,7 +18,8 @@ from rongcloud_groups import GroupProfile, ServerError
 from rongcloud_groups.cli.app import exit_code
 from rongcloud_groups.cli.console import one_line
 from rongcloud_groups.cli.emulator_process import emulator_process
-from rongcloud_groups.cli.exit import run as run_work
+from rongcloud_groups.cli.exit import run_command
+from rongcloud_groups.cli.signals import Interruption
 from rongcloud_groups.emulator import Emulator
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -333,21 +334,21 @@ def test_help_goes_to_stdout(arguments: list[str], capsys: pytest.CaptureFixture
 def test_an_unexpected_error_is_one_line_and_a_traceback_only_when_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def work() -> int:
+    def work(_: Interruption) -> int:
         raise KeyError("a bug\nof two lines")
 
-    assert run_work(work, debug=False) == 1
+    assert run_command(work, debug=False) == 1
     assert capsys.readouterr().err.count("\n") == 1
-    assert run_work(work, debug=True) == 1
+    assert run_command(work, debug=True) == 1
     assert "Traceback" in capsys.readouterr().err
     logging.getLogger("rongcloud_groups").setLevel(logging.NOTSET)
 
 
 def test_another_error_of_the_service_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    def work() -> int:
+    def work(_: Interruption) -> int:
         raise ServerError(1000, 500, "no\x1b[2J use")
 
-    assert run_work(work, debug=False) == 1
+    assert run_command(work, debug=False) == 1
     assert capsys.readouterr().err == "rongcloud-groups: error: no\ufffd[2J use (code 1000, HTTP 500)\n"
 
 
@@ -375,7 +376,7 @@ def without(module: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize("module", ["cyclopts", "rich"])
 def test_without_its_extra_the_command_names_it(module: str) -> None:
-    ended = run_python(without(module, "get", "g1"), env=environment())
+    ended = run_python(without(module, "get", "--help"), env=environment())
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr.count("\n") == 1
     assert "pip install 'rongcloud-groups[cli]'" in ended.stderr

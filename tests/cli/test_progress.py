@@ -5,8 +5,8 @@ import pytest
 
 from rongcloud_groups.bulk import Counts, Progress
 from rongcloud_groups.cli import progress as progress_module
-from rongcloud_groups.cli.progress import BarDisplay, JsonDisplay, NoDisplay, PlainDisplay, Speed, Style, display
-from rongcloud_groups.cli.sync_options import seconds_of
+from rongcloud_groups.cli.progress import BarDisplay, JsonDisplay, NoDisplay, PlainDisplay, Speed, display
+from rongcloud_groups.cli.sync_options import ProgressStyle, seconds_of
 
 
 def after(seconds: float, records: int, total: int | None = 100_000, resumed_from: int = 0) -> Progress:
@@ -100,7 +100,7 @@ def test_a_bar_fits_the_terminal(
     ],
 )
 def test_there_is_a_bar_only_on_a_terminal_without_rows(
-    style: Style,
+    style: ProgressStyle,
     terminals: set[str],
     rows: bool,  # noqa: FBT001  one of the columns
     term: str,

@@ -107,7 +107,7 @@ async def test_a_dry_run_counts_tries_the_credentials_and_writes_nothing(
     assert ended.code == 0
     assert ended.stderr.splitlines() == [
         "122 IDs, 1 of them duplicates, 1 invalid",
-        "3 requests, 2 s at the least",
+        "3 requests, at least 2 s",
         "credentials accepted",
     ]
     assert emulator.report().batch_requests == 1
@@ -310,7 +310,7 @@ async def test_an_app_that_is_not_accepted_is_exit_code_4(
     ended = await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)
     assert ended.code == 4
     assert "not enabled" in ended.stderr
-    assert "the same command goes on from there" in ended.stderr
+    assert "the same command resumes there" in ended.stderr
     emulator.service.enabled = True
     assert (await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)).code == 0
 

@@ -47,7 +47,7 @@ async def test_an_input_that_changed_is_refused_until_restart(on: str, variables
     variables["RONGCLOUD_RATE"] = "10"
     code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", "--max-time", "0.3s", env=variables, here=here)
     assert code == 5
-    assert "run the same command again to go on" in told
+    assert "run the same command again to resume" in told
     written(here / "ids.txt", *ids(3001))
     variables["RONGCLOUD_RATE"] = "2000"
     code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", env=variables, here=here)
@@ -142,7 +142,7 @@ async def test_an_output_that_takes_no_more_is_told_and_the_job_goes_on_later(
         process = await started("ids.txt", "-o", name, env=variables, here=here, preexec_fn=_small_files)
         _, errors = await process.communicate()
         assert process.returncode == 1, errors
-        assert b"the same command goes on from there" in errors
+        assert b"the same command resumes there" in errors
         assert errors.count(b"\n") == 1
         assert name.encode() in errors
         assert (await sync("ids.txt", "-o", name, env=variables, here=here)).code == 0

@@ -1,35 +1,39 @@
-"""What commands there are, and what the command line says."""
+"""The commands, and what the command line gives them."""
 
 import sys
 from collections.abc import Sequence
+from importlib.metadata import version
 
-from cyclopts import App, CycloptsError
-from rich.console import Console
+from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from rongcloud_groups.cli.check import check
 from rongcloud_groups.cli.demo import demo
 from rongcloud_groups.cli.emulate import emulate
-from rongcloud_groups.cli.exit import ExitCode, ShowHelp, no_traceback_at_exit, print_error
+from rongcloud_groups.cli.exit import ExitCode, ShowHelp, discard_unwritten, print_error
 from rongcloud_groups.cli.get import get
 from rongcloud_groups.cli.sync import sync
+
+_JSON = ("--json", "--report=json", "--progress=json")
 
 app = App(
     "rongcloud-groups",
     help="""Look up RongCloud / Nexconn group profiles by ID.
 
     Exit codes: 0 done; 1 error; 2 usage or configuration; 3 done, but some IDs failed; 4 credentials not accepted or
-    service not enabled; 130 and 143 ended by a signal.
+    service not enabled; 5 stopped by --max-time; 130 and 143 ended by a signal; 141 the reader of stdout has gone.
     """,
+    version=lambda: version("rongcloud-groups"),
     exit_on_error=False,
     print_error=False,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-app.command(get, sort_key=1)
-app.command(emulate, sort_key=2)
-app.command(demo, sort_key=3)
-app.command(sync, sort_key=4)
-app.command(check, sort_key=5)
+app.command(get, sort_key=1, usage="Usage: rongcloud-groups get [OPTIONS] ID...")
+app.command(sync, sort_key=2, usage="Usage: rongcloud-groups sync [OPTIONS] IDS -o OUT")
+app.command(check, sort_key=3, usage="Usage: rongcloud-groups check [OPTIONS]")
+app.command(demo, sort_key=4, usage="Usage: rongcloud-groups demo [OPTIONS]")
+app.command(emulate, sort_key=5, usage="Usage: rongcloud-groups emulate [OPTIONS]")
+app.register_install_completion_command(sort_key=6)
 
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:
@@ -38,15 +42,25 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the command line's, without the program's name; None takes those of the process.
     """
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        return int(app(sys.argv[1:] if arguments is None else arguments) or ExitCode.DONE)
+        return int(app(arguments) or ExitCode.DONE)
     except CycloptsError as error:
-        print_error(f"{error} See rongcloud-groups --help.")
+        in_json = any(option in " ".join(arguments).replace(" json", "=json") for option in _JSON)
+        print_error(f"{_message(error)} See rongcloud-groups --help.", exit_code=ExitCode.USAGE, in_json=in_json)
         return ExitCode.USAGE
     except ShowHelp as of:
+        from rich.console import Console
+
         app.help_print([str(of)], console=Console(stderr=True))
         return ExitCode.USAGE
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     finally:
-        no_traceback_at_exit()
+        discard_unwritten()
+
+
+def _message(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"Unexpected argument {error.unused_tokens[0]!r}."
+    return " ".join(str(error).split())

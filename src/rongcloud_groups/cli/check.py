@@ -1,16 +1,19 @@
 """``rongcloud-groups check``: whether the service answers with the credentials at hand, and what to change."""
 
-import asyncio
+import os
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from rongcloud_groups.cli.console import one_line
-from rongcloud_groups.cli.exit import ExitCode, Flag, run
+from rongcloud_groups.cli.exit import ExitCode, Flag, error_message, exit_code_for, run_command
+from rongcloud_groups.cli.signals import Interruption
 from rongcloud_groups.config import options_from_environment
-from rongcloud_groups.diagnostics import Diagnosis
-from rongcloud_groups.diagnostics import check as check_service
+
+if TYPE_CHECKING:  # help needs none of it
+    from rongcloud_groups.diagnostics import Diagnosis
 
 
 def check(*, json: Flag = False, debug: Flag = False) -> int:
@@ -23,37 +26,48 @@ def check(*, json: Flag = False, debug: Flag = False) -> int:
         json: One JSON object; times are in seconds.
         debug: Log what happens, and show the traceback of an error.
     """
-    return run(lambda: _check(json=json), debug=debug)
+    return run_command(lambda interruption: _check(interruption, json=json), debug=debug)
 
 
-def _check(*, json: bool) -> int:
-    checkup = asyncio.run(check_service(**options_from_environment()))
+def _check(interruption: Interruption, *, json: bool) -> int:
+    from rongcloud_groups.diagnostics import Diagnosis, Finding, check
+
+    code: int = ExitCode.DONE
+    try:
+        diagnosis = interruption.run(check(**options_from_environment()))
+        code = ExitCode.DONE if diagnosis.ok else ExitCode.NOT_ACCEPTED
+    except Exception as error:
+        if not json:
+            raise
+        code = exit_code_for(error)
+        dialect = os.environ.get("RONGCLOUD_DIALECT") or "rongcloud"
+        diagnosis = Diagnosis(ok=False, dialect=dialect, problems=[Finding(error_message(error), "")])
     if json:
-        sys.stdout.buffer.write(msgspec.json.encode(checkup) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.encode(diagnosis) + b"\n")
     else:
-        sys.stdout.writelines(f"{line}\n" for line in _lines(checkup))
-    return ExitCode.DONE if checkup.ok else ExitCode.NOT_ACCEPTED
+        sys.stdout.writelines(f"{line}\n" for line in _lines(diagnosis))
+    return code
 
 
-def _lines(checkup: Diagnosis) -> Iterator[str]:
-    if checkup.host is not None:
-        region = f", region {checkup.region}" if checkup.region else ""
-        yield f"host:       {one_line(checkup.host)}{region}"
-        yield f"HTTP:       {checkup.http_version}"
-        yield f"dialect:    {_dialect(checkup)}"
-    if checkup.round_trip is not None:
-        yield f"round trip: {1000 * checkup.round_trip:.0f} ms"
-    if checkup.clock_offset is not None:
-        yield f"clock:      {checkup.clock_offset:+.0f} s against the server's"
-    for problem in checkup.problems:
+def _lines(diagnosis: "Diagnosis") -> Iterator[str]:
+    if diagnosis.host is not None:
+        region = f", region {diagnosis.region}" if diagnosis.region else ""
+        yield f"host:       {one_line(diagnosis.host)}{region}"
+        yield f"HTTP:       {diagnosis.http_version}"
+        yield f"dialect:    {_dialect(diagnosis)}"
+    if diagnosis.round_trip is not None:
+        yield f"round trip: {1000 * diagnosis.round_trip:.0f} ms"
+    if diagnosis.clock_offset is not None:
+        yield f"clock:      {diagnosis.clock_offset:+.0f} s against the server's"
+    for problem in diagnosis.problems:
         yield f"problem:    {one_line(problem.problem)}"
         yield f"            {one_line(problem.advice)}"
-    yield "The service answers: lookups can succeed." if checkup.ok else "Lookups cannot succeed like this."
+    yield "The service answers: lookups can succeed." if diagnosis.ok else "Lookups cannot succeed like this."
 
 
-def _dialect(checkup: Diagnosis) -> str:
-    if checkup.answering_dialect is None:
-        return f"{checkup.dialect} is set"
-    if checkup.answering_dialect == checkup.dialect:
-        return checkup.dialect
-    return f"{checkup.answering_dialect} answers, {checkup.dialect} is set"
+def _dialect(diagnosis: "Diagnosis") -> str:
+    if diagnosis.answering_dialect is None:
+        return f"{diagnosis.dialect} is set"
+    if diagnosis.answering_dialect == diagnosis.dialect:
+        return diagnosis.dialect
+    return f"{diagnosis.answering_dialect} answers, {diagnosis.dialect} is set"

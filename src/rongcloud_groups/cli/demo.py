@@ -1,6 +1,5 @@
 """``rongcloud-groups demo``: 20,000 IDs at the real rate, against the emulator, which counts what it sees."""
 
-import asyncio
 import ssl
 import sys
 import time
@@ -10,14 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
-import httpx
 import msgspec
 
-from rongcloud_groups.cli.demo_display import display, print_summary
 from rongcloud_groups.cli.demo_ids import INVALID, demo_ids
 from rongcloud_groups.cli.demo_outcome import RATE, Outcome
 from rongcloud_groups.cli.emulator_process import emulator_process
-from rongcloud_groups.cli.exit import ExitCode, Flag, print_error, run
+from rongcloud_groups.cli.exit import ExitCode, Flag, print_error, run_command
+from rongcloud_groups.cli.signals import Interruption
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.models import GroupProfile
@@ -40,11 +38,13 @@ def demo(*, directory: Path = Path("demo"), debug: Flag = False) -> int:
         directory: Where the two files go.
         debug: Log what happens, and show the traceback of an error.
     """
-    return run(lambda: _demo(directory), debug=debug)
+    return run_command(lambda interruption: _demo(directory, interruption), debug=debug)
 
 
-def _demo(directory: Path) -> int:
-    outcome = _outcome_in(directory)
+def _demo(directory: Path, interruption: Interruption) -> int:
+    outcome = _outcome_in(directory, interruption)
+    from rongcloud_groups.cli.demo_display import print_summary
+
     print_summary(outcome)
     sys.stdout.flush()
     contradictions = outcome.contradictions(invalid=INVALID)
@@ -53,13 +53,13 @@ def _demo(directory: Path) -> int:
     return ExitCode.ERROR if contradictions else ExitCode.DONE
 
 
-def _outcome_in(directory: Path) -> Outcome:
+def _outcome_in(directory: Path, interruption: Interruption) -> Outcome:
     directory.mkdir(parents=True, exist_ok=True)
     ids_file = directory / "group-ids.txt"
     ids_file.write_text("".join(f"{line}\n" for line in demo_ids()), encoding="utf-8", newline="\n")
     lines = ids_file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     with emulator_process(*_EMULATOR) as address:
-        return asyncio.run(_look_all_up(address, ids_file, lines, directory / "profiles.jsonl"))
+        return interruption.run(_look_all_up(address, ids_file, lines, directory / "profiles.jsonl"))
 
 
 async def _look_all_up(address: "Address", ids_file: Path, lines: list[str], profiles_file: Path) -> Outcome:
@@ -71,6 +71,8 @@ async def _look_all_up(address: "Address", ids_file: Path, lines: list[str], pro
     # The guard holds the promise on a busy machine as well, where the emulator's process may be late to read.
     client = GroupClient(address.app_key, address.app_secret, base_urls=address.url, verify=tls, guard=True)
     encode_lines = msgspec.json.Encoder().encode_lines
+    from rongcloud_groups.cli.demo_display import display
+
     with _replacing(profiles_file) as profiles, display(distinct) as show:
         started = time.monotonic()
         async with client, client.stream(lines) as parts:
@@ -108,6 +110,8 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 async def _report_of(address: "Address", tls: ssl.SSLContext) -> "Report":
+    import httpx
+
     from rongcloud_groups.emulator.recorder import Report
 
     async with httpx.AsyncClient(base_url=address.url, verify=tls, http2=True) as client:

@@ -1,12 +1,12 @@
 """``rongcloud-groups emulate``: the service on loopback, for a first look and for tests."""
 
-import asyncio
 from pathlib import Path
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from rongcloud_groups.cli.exit import ExitCode, Flag, run
+from rongcloud_groups.cli.exit import ExitCode, Flag, run_command
+from rongcloud_groups.cli.signals import Interruption
 from rongcloud_groups.errors import ConfigError
 
 
@@ -54,7 +54,7 @@ def emulate(
         debug: Show the traceback of an error.
     """
 
-    def work() -> int:
+    def work(interruption: Interruption) -> int:
         require_emulator()
         from rongcloud_groups.emulator import Emulator, Faults, OtherConsumer, Service, Universe, serve
 
@@ -75,10 +75,10 @@ def emulate(
             latency_tail=latency_tail,
             seed=seed,
         )
-        asyncio.run(serve(Emulator(service, host=host, port=port, tls=tls, http2=http2), ca_file=ca_file))
+        interruption.run(serve(Emulator(service, host=host, port=port, tls=tls, http2=http2), ca_file=ca_file))
         return ExitCode.DONE
 
-    return run(work, debug=debug)
+    return run_command(work, debug=debug)
 
 
 def require_emulator() -> None:

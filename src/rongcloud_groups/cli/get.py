@@ -1,18 +1,15 @@
 """``rongcloud-groups get``: the profiles of some groups, as a table or as JSON lines."""
 
-import asyncio
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Annotated
 
 import msgspec
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from rongcloud_groups.cli.console import one_line
-from rongcloud_groups.cli.exit import ExitCode, Flag, ShowHelp, print_error, run
+from rongcloud_groups.cli.console import one_line, printable, tell
+from rongcloud_groups.cli.exit import ExitCode, Flag, ShowHelp, print_error, run_command
+from rongcloud_groups.cli.signals import Interruption
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError, TransportError
 from rongcloud_groups.lookup import Lookup
@@ -28,23 +25,26 @@ def get(
     """Look up groups: a table on a terminal, JSON lines elsewhere.
 
     The credentials come from the environment: RONGCLOUD_APP_KEY, and RONGCLOUD_APP_SECRET or
-    RONGCLOUD_APP_SECRET_FILE; RONGCLOUD_REGION where it is not beijing. IDs that name no group and IDs that failed
-    are told on stderr, one a line.
+    RONGCLOUD_APP_SECRET_FILE; RONGCLOUD_REGION if it is not beijing. IDs without a group and IDs that failed are
+    listed on stderr, one a line.
 
     Args:
-        group_ids: Their IDs; write -- before one that begins with a dash.
+        group_ids: Group IDs; write -- before one that begins with a dash.
         stdin: Read IDs from stdin as well, one a line.
         json: JSON lines, on a terminal too.
         debug: Log what happens, and show the traceback of an error.
     """
     if not group_ids and not stdin:
         raise ShowHelp("get")
-    return run(lambda: _get(group_ids, stdin=stdin, json_lines=json or not sys.stdout.isatty()), debug=debug)
+    json_lines = json or not sys.stdout.isatty()
+    return run_command(
+        lambda interruption: _get(group_ids, interruption, stdin=stdin, json_lines=json_lines), debug=debug
+    )
 
 
-def _get(group_ids: Iterable[str], *, stdin: bool, json_lines: bool) -> int:
-    client = GroupClient.from_env()  # what is wrong with the environment comes before what stdin has to say
-    lookup = asyncio.run(_look_up(client, [*group_ids, *(_lines_of_stdin() if stdin else [])]))
+def _get(group_ids: Iterable[str], interruption: Interruption, *, stdin: bool, json_lines: bool) -> int:
+    client = GroupClient.from_env()  # an error in the environment comes before anything is read
+    lookup = interruption.run(_look_up(client, [*group_ids, *(_lines_of_stdin() if stdin else [])]))
     if json_lines:
         _print_lines(lookup.found.values())
     elif lookup.found:
@@ -60,7 +60,7 @@ async def _look_up(client: GroupClient, group_ids: list[str]) -> Lookup:
 
 def _lines_of_stdin() -> Iterator[str]:
     if sys.stdin.isatty():
-        sys.stderr.write("Group IDs, one a line; Ctrl-D ends them.\n")
+        tell("Group IDs, one a line; Ctrl-D ends them.")
     for line in sys.stdin.buffer:
         if text := line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip():
             yield text
@@ -72,7 +72,11 @@ def _print_lines(profiles: Iterable[GroupProfile]) -> None:
 
 
 def _print_table(profiles: Iterable[GroupProfile]) -> None:
-    # Where the terminal is too narrow, rich takes from the widest column that may wrap; of the cells, only IDs do.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    # In a narrow terminal, rich takes from the widest column that may wrap; of the cells, only IDs do.
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("group_id", min_width=8)
     table.add_column("name", min_width=10, max_width=24)
@@ -101,9 +105,9 @@ def _cells(profile: GroupProfile) -> tuple[str, ...]:
 def _print_rest(lookup: Lookup) -> None:
     sys.stdout.flush()
     for group_id in lookup.missing:
-        sys.stderr.write(f"no such group: {group_id}\n")
+        tell(f"no such group: {printable(group_id)}")
     for group_id, error in lookup.failed.items():
-        sys.stderr.write(f"failed: {one_line(_words_for(group_id, error))}\n")
+        tell(f"failed: {one_line(_words_for(group_id, error))}")
     if lookup.failed:
         print_error(f"{len(lookup.failed)} of {len(lookup)} IDs failed{_advice(lookup.failed.values())}")
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections import deque
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from rich.console import Console, Group
@@ -13,8 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from rongcloud_groups.bulk.job import Progress
+from rongcloud_groups.cli.console import print_json, tell
+from rongcloud_groups.cli.sync_options import ProgressStyle
 
-Style = Literal["auto", "bar", "plain", "json", "none"]
 _SECONDS_OF_RATE: Final = 10.0
 
 
@@ -68,7 +69,7 @@ class Display(Protocol):
         ...
 
 
-def display(style: Style, *, stdout_has_rows: bool, in_json: bool = False) -> Display:
+def display(style: ProgressStyle, *, stdout_has_rows: bool, in_json: bool = False) -> Display:
     """The display of that style.
 
     Args:
@@ -82,7 +83,7 @@ def display(style: Style, *, stdout_has_rows: bool, in_json: bool = False) -> Di
         rows_on_terminal = stdout_has_rows and sys.stdout.isatty()
         able = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         style = "bar" if able and not rows_on_terminal else "plain"
-    kinds: dict[Style, type[Display]] = {"bar": BarDisplay, "plain": PlainDisplay, "json": JsonDisplay}
+    kinds: dict[ProgressStyle, type[Display]] = {"bar": BarDisplay, "plain": PlainDisplay, "json": JsonDisplay}
     return kinds.get(style, NoDisplay)()
 
 
@@ -175,7 +176,7 @@ class BarDisplay:
         self._live.start()
 
     def show(self, progress: Progress) -> None:
-        """Draw the lines anew."""
+        """Redraw the lines."""
         self._speed.add(progress)
         self._live.update(Group(self._first_line(progress), self._second_line(progress)), refresh=True)
 
@@ -217,20 +218,6 @@ class BarDisplay:
             Text(f"budget {_budget(self._speed, progress)}"),
         ]
         return Text(" · ", style="dim").join(parts)
-
-
-def tell(line: str) -> None:
-    """Print a line to stderr, if anybody reads it: a job does not end because nobody watches it."""
-    try:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
-
-
-def print_json(message: dict[str, Any]) -> None:
-    """Print a line of JSON to stderr."""
-    tell(msgspec.json.encode(message).decode())
 
 
 def _of_total(progress: Progress) -> str:

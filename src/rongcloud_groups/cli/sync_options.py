@@ -1,46 +1,90 @@
-"""What the command line of ``sync`` asks for."""
+"""The options of ``sync``."""
 
 import re
-from datetime import datetime
+from dataclasses import KW_ONLY, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from msgspec import Struct
+from cyclopts import Parameter
 
-from rongcloud_groups.bulk.sinks.interface import Format
-from rongcloud_groups.bulk.sources.files import FileSource, StdinSource, file_source, input_format
-from rongcloud_groups.bulk.sources.interface import Source
-from rongcloud_groups.bulk.sources.listing import ListingSource
-from rongcloud_groups.cli.progress import Style
-from rongcloud_groups.client import GroupClient
+from rongcloud_groups.cli.exit import Flag
 from rongcloud_groups.errors import ConfigError
 
-Reporting = Literal["text", "json"]
+if TYPE_CHECKING:  # help needs none of it
+    from rongcloud_groups.bulk.sources.interface import Source
+    from rongcloud_groups.client import GroupClient
+
+OutputFormat = Literal["jsonl", "csv", "sqlite", "parquet"]
+ProgressStyle = Literal["auto", "bar", "plain", "json", "none"]
+ReportFormat = Literal["text", "json"]
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
-class Options(Struct, frozen=True, kw_only=True):
-    """The arguments of ``sync``, under the names of its parameters."""
+@Parameter(name="*")
+@dataclass(frozen=True)
+class SyncOptions:
+    """The command line of ``sync``; the docstring of a field is its help text."""
 
-    ids: str | None
-    output: str | None
-    file_format: Format | None
-    column: str | None
-    field: str | None
-    all_groups: bool
-    since: datetime | None
-    retry_failed: Path | None
-    restart: bool
-    dry_run: bool
-    max_time: str | None
-    fail_on_missing: bool
-    progress: Style
-    report: Reporting
+    ids: str | None = None
+    """A file of group IDs: text with an ID a line, .csv, .tsv or .jsonl; - for stdin."""
+
+    _: KW_ONLY
+
+    stdin: Annotated[bool, Parameter(name="-", negative=(), show=False)] = False
+
+    output: Annotated[str | None, Parameter(name=["--output", "-o"], allow_leading_hyphen=True)] = None
+    """Where the rows go: .jsonl, .csv, .sqlite, .db or .parquet; - for JSON lines on stdout."""
+
+    file_format: Annotated[OutputFormat | None, Parameter(name="--format")] = None
+    """The output's format, where its name does not tell."""
+
+    column: str | None = None
+    """The column of a CSV or TSV input that holds the ID; without it, group_id."""
+
+    field: str | None = None
+    """The field of a JSON lines input that holds the ID; without it, group_id."""
+
+    all_groups: Annotated[Flag, Parameter(name="--all")] = False
+    """Take all groups of the app, oldest first, in place of a file."""
+
+    since: datetime | None = None
+    """With --all: only groups created since then, in ISO 8601; UTC where it names no zone."""
+
+    retry_failed: Path | None = None
+    """Take the IDs of a list of failed IDs. Those of OUT.failed.jsonl are added to OUT; any other list needs a new
+    output."""
+
+    restart: Flag = False
+    """Discard an unfinished run and start over."""
+
+    dry_run: Flag = False
+    """Count IDs, duplicates and invalid ones, estimate requests and time, try the credentials; write nothing."""
+
+    max_time: str | None = None
+    """Stop after this time (90, 30m, 8h); the same command resumes."""
+
+    fail_on_missing: Flag = False
+    """Exit with 3 if the service does not have one of the IDs."""
+
+    progress: ProgressStyle = "auto"
+    """auto is a bar on a terminal, otherwise a line every 30 seconds."""
+
+    report: ReportFormat = "text"
+    """json makes stderr JSON lines, the last one a summary, unless --progress asks for a bar or plain lines."""
+
+    debug: Flag = False
+    """Log what happens, and show the traceback of an error."""
+
+    @property
+    def has_input(self) -> bool:
+        """Whether the command line names any IDs to look up."""
+        return self.ids is not None or self.stdin or self.all_groups or self.retry_failed is not None
 
     @property
     def path(self) -> Path | None:
-        """The output; None for stdout. Where it is a link, what that leads to is replaced."""
+        """The output; None for stdout. A link is followed, and its target replaced."""
         if self.output is None or self.output == "-":
             return None
         path = Path(self.output)
@@ -57,8 +101,8 @@ class Options(Struct, frozen=True, kw_only=True):
         return self.retry_failed is not None and _is_same(self.retry_failed, self.failures_path)
 
     @property
-    def most_seconds(self) -> float | None:
-        """When to stop."""
+    def max_seconds(self) -> float | None:
+        """The seconds of ``--max-time``."""
         return None if self.max_time is None else seconds_of(self.max_time)
 
     @property
@@ -67,14 +111,14 @@ class Options(Struct, frozen=True, kw_only=True):
         return self.report == "json" or self.progress == "json"
 
     def check(self) -> None:
-        """Refuse what does not go together.
+        """Refuse options that contradict each other.
 
         Raises:
-            ConfigError: the message says what.
+            ConfigError: the message names them.
         """
-        given = [self.ids is not None, self.all_groups, self.retry_failed is not None]
+        given = [self.ids is not None, self.stdin, self.all_groups, self.retry_failed is not None]
         if sum(given) > 1:
-            raise ConfigError("give one of: a file of IDs, --all, --retry-failed")
+            raise ConfigError("give one of: a file of IDs, - for stdin, --all, --retry-failed")
         if self.since is not None and not self.all_groups:
             raise ConfigError("--since goes with --all")
         if self.output is None and not self.dry_run:
@@ -89,21 +133,25 @@ class Options(Struct, frozen=True, kw_only=True):
             return
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ConfigError(f"cannot write {self.output}: it is no regular file; write to stdout (-o -) instead")
-        given = self.retry_failed if self.ids in {None, "-"} else Path(self.ids or "")
+        given = self.retry_failed if self.ids is None else Path(self.ids)
         if given is not None and _is_same(given, path):
             raise ConfigError(f"{given} is the input and the output; give another output")
         if self.retry_failed is None and given is not None and _is_same(given, self.failures_path):
             raise ConfigError(f"{given} is the list of failed IDs of {self.output}; retry them with --retry-failed")
 
-    def source(self, client: GroupClient) -> Source:
+    def source(self, client: "GroupClient") -> "Source":
         """Where the IDs come from."""
+        from rongcloud_groups.bulk.sources.files import FileSource, StdinSource, file_source, input_format
+        from rongcloud_groups.bulk.sources.listing import ListingSource
+
         if self.all_groups:
-            return ListingSource(client.list_groups(), since=self.since, output=self.path)
+            since = None if self.since is None else self.since.replace(tzinfo=self.since.tzinfo or UTC)
+            return ListingSource(client.list_groups(), since=since, output=self.path)
         if self.retry_failed is not None:
             return FileSource(self.retry_failed, input_format(".jsonl"))
-        if self.ids == "-":
+        if self.ids is None:
             return StdinSource(input_format("", column=self.column, field=self.field))
-        return file_source(Path(self.ids or ""), column=self.column, field=self.field)
+        return file_source(Path(self.ids), column=self.column, field=self.field)
 
 
 def _is_same(one: Path, other: Path | None) -> bool:

@@ -8,12 +8,11 @@ from rongcloud_groups.bulk.estimate import Estimate
 from rongcloud_groups.bulk.failed_ids import Failure
 from rongcloud_groups.bulk.job import Report
 from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
-from rongcloud_groups.cli.console import printable
-from rongcloud_groups.cli.progress import print_json, tell
-from rongcloud_groups.cli.sync_options import Options
+from rongcloud_groups.cli.console import print_json, printable, tell
+from rongcloud_groups.cli.sync_options import SyncOptions
 
 
-def tell_failure(options: Options, failure: Failure) -> None:
+def tell_failure(options: SyncOptions, failure: Failure) -> None:
     """Say that an ID failed, where no file keeps it."""
     if options.speaks_json:
         print_json({"message_type": "failed", **msgspec.structs.asdict(failure)})
@@ -21,7 +20,7 @@ def tell_failure(options: Options, failure: Failure) -> None:
         tell(printable(f"failed: {failure.group_id}: {failure.message}"))
 
 
-def tell_report(options: Options, report: Report) -> None:
+def tell_report(options: SyncOptions, report: Report) -> None:
     """Say what was done, and what to do next."""
     failed_file = str(options.failures_path) if options.path is not None and report.counts.failed else None
     if options.speaks_json:
@@ -33,7 +32,7 @@ def tell_report(options: Options, report: Report) -> None:
         f"{counts.missing:,} missing, {counts.failed:,} failed"
     )
     if report.unreadable:
-        tell(f"besides, groups of the listing without an ID that can be looked up: {report.unreadable:,}")
+        tell(f"groups in the listing without an ID that can be looked up: {report.unreadable:,}")
     tell(f"{_number_of(report.requests, 'request')} in {report.seconds:.1f} s")
     if report.complete:
         tell(f"done: {options.path or 'stdout'}{f'; failed IDs: {failed_file}' if failed_file else ''}")
@@ -41,10 +40,10 @@ def tell_report(options: Options, report: Report) -> None:
         tell("stopped before the end")
     else:
         tell("stopped before the end; what was done is saved")
-        tell("run the same command again to go on")
+        tell("run the same command again to resume")
 
 
-def _summary(options: Options, report: Report, failed_file: str | None) -> dict[str, Any]:
+def _summary(options: SyncOptions, report: Report, failed_file: str | None) -> dict[str, Any]:
     return {
         "message_type": "summary",
         "complete": report.complete,
@@ -59,7 +58,7 @@ def _summary(options: Options, report: Report, failed_file: str | None) -> dict[
     }
 
 
-def tell_estimate(options: Options, estimate: Estimate) -> None:
+def tell_estimate(options: SyncOptions, estimate: Estimate) -> None:
     """Say what a job would take."""
     if options.speaks_json:
         print_json({"message_type": "estimate", **msgspec.structs.asdict(estimate)})
@@ -69,9 +68,13 @@ def tell_estimate(options: Options, estimate: Estimate) -> None:
     else:
         ids = _number_of(estimate.records, "ID")
         tell(f"{ids}, {estimate.duplicates:,} of them duplicates, {estimate.invalid:,} invalid")
-        tell(f"{_number_of(estimate.requests, 'request')}, {estimate.seconds:,.0f} s at the least")
+        tell(f"{_number_of(estimate.requests, 'request')}, {_duration(estimate.seconds)}")
     tell(estimate.credentials)
 
 
 def _number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    return "less than a second" if seconds < 1 else f"at least {seconds:,.0f} s"

@@ -1,0 +1,87 @@
+"""Runs the job of ``sync``, shows how far it is, and stops it when the command is to end."""
+
+import os
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+import anyio
+
+from rongcloud_groups.bulk.estimate import estimate
+from rongcloud_groups.bulk.failed_ids import FailedIdsFile, FailedIdsPrinter, Failures
+from rongcloud_groups.bulk.job import Job, Report
+from rongcloud_groups.bulk.sinks.interface import Sink
+from rongcloud_groups.bulk.sinks.open import open_sink
+from rongcloud_groups.cli.exit import ExitCode
+from rongcloud_groups.cli.progress import Display, display
+from rongcloud_groups.cli.signals import Interruption
+from rongcloud_groups.cli.sync_options import SyncOptions
+from rongcloud_groups.cli.sync_output import tell_estimate, tell_failure, tell_report
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.errors import ConfigError
+
+
+async def run_job(options: SyncOptions, interruption: Interruption) -> int:
+    """Do what the command line of ``sync`` asks for; returns the exit code."""
+    async with GroupClient.from_env() as client:
+        source = options.source(client)
+        if options.dry_run:
+            tell_estimate(options, await estimate(client, source))
+            return ExitCode.DONE
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # the others keep much of what they free
+        sink = open_sink(options.path, options.file_format)
+        if options.retry_failed is not None and not options.adds_to_output:
+            _check_that_new(options, sink)
+        printer = FailedIdsPrinter(partial(tell_failure, options))
+        failures: Failures = printer if options.path is None else FailedIdsFile(options.path)
+        job = Job(client, source, sink, failures, restart=options.restart, keep=options.adds_to_output)
+        screen = display(options.progress, stdout_has_rows=options.path is None, in_json=options.report == "json")
+        report = await watch(job, screen, interruption)
+    tell_report(options, report)
+    if not report.complete:
+        return interruption.exit_code
+    if report.counts.failed or (options.fail_on_missing and report.counts.missing):
+        return ExitCode.SOME_FAILED
+    return ExitCode.DONE
+
+
+def _check_that_new(options: SyncOptions, sink: Sink) -> None:
+    """Only the list beside an output is known to have no ID that has a row there already."""
+    if options.path is not None and options.path.exists() and (options.restart or sink.load() is None):
+        raise ConfigError(
+            f"{options.output} exists, and {options.retry_failed} is not its own list of failed IDs "
+            f"({options.failures_path}); give a new output"
+        )
+
+
+async def watch(job: Job, screen: Display, interruption: Interruption) -> Report:
+    """Run a job; show how far it is, and stop it when the command is to end."""
+
+    def stop() -> None:
+        screen.say("stopping: the requests under way end first; the same signal again stops at once")
+        job.stop()
+
+    interruption.grace = 30.0  # requests under way may have to be retried
+    try:
+        with interruption.stopping(stop):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(_show, screen, job)
+                outcome = await _outcome_of(job.run)
+                tasks.cancel_scope.cancel()
+    finally:
+        screen.close()
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+async def _show(screen: Display, job: Job) -> None:
+    while True:
+        await anyio.sleep(screen.interval)
+        screen.show(job.progress())
+
+
+async def _outcome_of(work: Callable[[], Awaitable[Report]]) -> Report | Exception:
+    try:
+        return await work()
+    except Exception as error:  # noqa: BLE001  raised outside of the task group, which would wrap it
+        return error
