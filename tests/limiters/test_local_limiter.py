@@ -1,6 +1,6 @@
 import asyncio
 from collections.abc import Sequence
-from math import ceil, inf
+from math import inf
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from support.virtual_time import at, now, run, stall, virtual_time
 
 from rongcloud_groups import ConfigError, LocalLimiter
+from rongcloud_groups.limiters.schedule import Window
 from rongcloud_groups.limiters.throttle import PAUSE, PAUSE_JITTER
 
 LIMITS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 33.3, 99.0, 100.0, 250.0, 1000.0]
@@ -49,13 +50,13 @@ def most_in_one_second(times: Sequence[float]) -> int:
 @pytest.mark.parametrize("limit", LIMITS)
 def test_no_second_holds_more_grants_than_the_limit(limit: float, lateness: float) -> None:
     granted = run(grants_of(limit, max(10.0, 5 / limit)), lateness=lateness)
-    assert most_in_one_second(granted) <= ceil(limit)
+    assert most_in_one_second(granted) <= max(1, int(limit))
 
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_timers_a_millisecond_late_leave_98_9_percent_of_the_limit(limit: float) -> None:
     granted = run(grants_of(limit, max(20.0, 50 / limit)), lateness=0.001)
-    assert (len(granted) - 1) / (granted[-1] - granted[0]) >= 0.989 * limit
+    assert (len(granted) - 1) / (granted[-1] - granted[0]) >= 0.989 * Window.of(limit).rate
 
 
 @given(
@@ -66,7 +67,7 @@ def test_timers_a_millisecond_late_leave_98_9_percent_of_the_limit(limit: float)
 @settings(max_examples=60, deadline=None)
 def test_a_stalled_loop_makes_no_burst(limit: float, lateness: float, stalls: list[tuple[float, float]]) -> None:
     granted = run(grants_of(limit, 6.0, stalls), lateness=lateness)
-    assert most_in_one_second(granted) <= ceil(limit)
+    assert most_in_one_second(granted) <= max(1, int(limit))
 
 
 @virtual_time
@@ -124,7 +125,7 @@ async def test_a_burst_of_refusals_is_one_cut() -> None:
     assert limiter.rate == pytest.approx(85)
     await at(6.0)
     await limiter.throttle(None, age=0.1)
-    assert limiter.rate < 85 * 0.85 + 0.1
+    assert limiter.rate < 75
 
 
 @virtual_time
@@ -211,7 +212,7 @@ def test_no_second_holds_more_grants_than_the_limit_while_the_rate_changes(
         await taking
         return door.granted
 
-    assert most_in_one_second(run(refused_at_times(), lateness=lateness)) <= ceil(limit)
+    assert most_in_one_second(run(refused_at_times(), lateness=lateness)) <= max(1, int(limit))
 
 
 @virtual_time

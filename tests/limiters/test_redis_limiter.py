@@ -24,14 +24,13 @@ from redis.exceptions import ConnectionError as RedisUnreachable
 
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiters.local import WAKE_UP_SLACK
 from rongcloud_groups.limiters.redis import FIRST_TIMEOUT, TIMEOUT, UNUSED, RedisClock, RedisLimiter, time_limit
-from rongcloud_groups.limiters.schedule import CATCH_UP, MAX_HISTORY, MAX_LATE, QUIET_PERIOD, SHARED_JITTER, slot_gap
-from rongcloud_groups.limiters.scripts import HORIZON, REFUSED, RESERVE, SOON
+from rongcloud_groups.limiters.schedule import MAX_HISTORY, MAX_LATE, QUIET_PERIOD, SHARED_JITTER, WAKE_UP_SLACK
+from rongcloud_groups.limiters.scripts import CATCH_UP, HORIZON, REFUSED, RESERVE, SOON
 from rongcloud_groups.limiters.throttle import DECREASE_FACTOR, PAUSE, Throttle
 from rongcloud_groups.limiters.url import limiter_from_url
 
-GAP = slot_gap(100, 100, behind=math.inf)
+GAP = 1 / 100
 SECOND = 1 + SHARED_JITTER
 
 
@@ -409,7 +408,7 @@ def test_the_climb_is_that_of_one_process(redis: "Redis", run: Run, cut_from: fl
     redis_now, _, rate, _, _, _, slots = reserve(run, 2)
     alone = Throttle(100, cut_at=now - elapsed, cut_from=cut_from).rate(redis_now)
     assert rate == pytest.approx(alone, rel=1e-3)
-    assert slots[1] - slots[0] == pytest.approx(slot_gap(alone, 100, behind=math.inf), rel=1e-3)
+    assert slots[1] - slots[0] == pytest.approx(1 / alone, rel=1e-3)
 
 
 # ---- Redis's clock
@@ -485,7 +484,7 @@ async def test_an_idle_process_takes_no_slot_that_it_may_not_use(redis: "Redis",
             await asyncio.sleep(0.02)
             await limiter.acquire()
             before = float(redis.hget(limiter.key, "next_slot") or 0)
-            assert before - redis_time(redis) < slot_gap(1000, 1000, behind=math.inf)
+            assert before - redis_time(redis) < 1 / 1000
 
 
 def scripts_run(redis: "Redis") -> int:
@@ -503,7 +502,7 @@ async def test_cancelled_waits_take_one_slot_together(redis: "Redis", server: Se
         for _ in range(10):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(limiter.acquire(), 0.05)
-        assert float(redis.hget(limiter.key, "next_slot") or 0) < now + 5 + 1.5 * slot_gap(1, 1, behind=math.inf)
+        assert float(redis.hget(limiter.key, "next_slot") or 0) < now + 5 + 1.5 * 1
 
 
 async def test_a_refusal_pauses_and_cuts_the_rate_for_every_limiter(redis: "Redis", server: Server) -> None:

@@ -4,29 +4,26 @@ import os
 import struct
 from array import array
 from asyncio import Lock, sleep
-from bisect import insort
 from collections.abc import Callable
-from math import inf, isfinite
+from math import isfinite
 from pathlib import Path
 from stat import S_ISREG
 from time import monotonic
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from rongcloud_groups._validation import positive
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import logger
-from rongcloud_groups.limiters.local import WAKE_UP_SLACK
 from rongcloud_groups.limiters.schedule import (
     HOST_JITTER,
     MAX_HISTORY,
     MAX_LATE,
+    MAX_RESERVED,
     QUIET_PERIOD,
-    Window,
-    remembered,
-    slot_gap,
+    SlotSchedule,
 )
-from rongcloud_groups.limiters.throttle import MAX_PAUSE, Throttle
+from rongcloud_groups.limiters.throttle import MAX_PAUSE
 
 try:
     import fcntl
@@ -34,8 +31,6 @@ except ImportError:  # pragma: no cover  Windows
     fcntl = None  # type: ignore[assignment]
 
 HEADER = struct.Struct("<8s2q6d")
-MAX_RESERVED = 500
-"""Slots that are reserved at a time: more processes than that wait without one."""
 MAX_RECORD = HEADER.size + 8 * (MAX_HISTORY + MAX_RESERVED)
 MARK = b"rcslots2"
 MAX_DAMAGED = 16_384
@@ -89,7 +84,7 @@ class HostLimiter:
         """Pause all processes, cut the rate once for all of them, and climb back on a cubic curve."""
 
         def refused(budget: Budget, now: float) -> float:
-            budget.refused(now, budget.rate(now), retry_after, age)
+            budget.refused(now, retry_after, age)
             self._rate = budget.rate(now)
             return max(0.0, budget.paused_until - now)
 
@@ -175,38 +170,11 @@ class HostLimiter:
         self._complained = True
 
 
-class Budget(Throttle):
-    """What the file holds; times are of the clock that all processes of a machine share since it was started.
+class Budget(SlotSchedule):
+    """A schedule that a file holds; times are of the clock that all processes share since the machine was started."""
 
-    Args:
-        limit: requests/s that the service allows.
-        next_slot: before it no more slots are given out.
-        sent: when the latest requests left, in order.
-        reserved: the slots that are not used yet, in order; one that is `MAX_LATE` never will be, and is forgotten.
-        late: by how much more than `WAKE_UP_SLACK` a process came late for its slot; the greatest such time, as far as
-            it is remembered.
-        late_at: when that was.
-        **throttle: see `Throttle`.
-    """
-
-    def __init__(
-        self,
-        limit: float,
-        next_slot: float,
-        sent: "array[float] | None" = None,
-        reserved: "array[float] | None" = None,
-        *,
-        late: float = 0.0,
-        late_at: float = 0.0,
-        **throttle: float,
-    ) -> None:
-        super().__init__(limit, **throttle)
-        self.next_slot = next_slot
-        self.sent = array("d") if sent is None else sent
-        self.reserved = array("d") if reserved is None else reserved
-        self.late = late
-        self.late_at = late_at
-        self._window = Window.of(limit)
+    def __init__(self, limit: float, next_slot: float, **others: Any) -> None:
+        super().__init__(limit, jitter=HOST_JITTER, next_slot=next_slot, **others)
 
     @classmethod
     def read(cls, record: bytes, limit: float, now: float) -> Self:
@@ -223,8 +191,8 @@ class Budget(Throttle):
                 budget = cls(
                     limit,
                     next_slot,
-                    times[:sent],
-                    times[sent:],
+                    sent=times[:sent],
+                    reserved=times[sent:],
                     late=late,
                     late_at=late_at,
                     paused_until=paused_until,
@@ -250,29 +218,6 @@ class Budget(Throttle):
         )
         return header + self.sent.tobytes() + self.reserved.tobytes()
 
-    def reserve(self, now: float) -> float:
-        """Take the next free slot."""
-        self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MAX_LATE))
-        opens = self._window_opens(now)
-        slot = max(now, self.next_slot, self.paused_until, opens)
-        insort(self.reserved, slot)
-        del self.reserved[MAX_RESERVED:]
-        self.next_slot = slot + slot_gap(self.rate(now), self.limit, slot - opens)
-        return slot
-
-    def use(self, slot: float, now: float) -> bool:
-        """Whether a request may leave now that has this slot; if not, its place is free again."""
-        try:
-            self.reserved.remove(slot)
-        except ValueError:  # the file is another one, or the slot was forgotten
-            return False
-        self._note_lateness(min(now - slot, MAX_LATE) - WAKE_UP_SLACK, now)
-        in_time = slot >= self.paused_until and now - slot <= MAX_LATE
-        if in_time:
-            insort(self.sent, now)
-            del self.sent[:-MAX_HISTORY]
-        return in_time
-
     def is_of_this_clock(self, now: float) -> bool:
         """Whether this can have been written since the machine was started."""
         latest = now + 2 * MAX_PAUSE
@@ -285,16 +230,6 @@ class Budget(Throttle):
             and 0 <= self.late <= MAX_LATE
             and 0 <= self.late_at <= now
             and self.cut_from >= 0
+            and all(time <= now for time in self.sent)
+            and all(slot <= latest for slot in self.reserved)
         )
-
-    def _window_opens(self, now: float) -> float:
-        requests = self._window.requests
-        latest = sorted([*self.sent[-requests:], *(slot + MAX_LATE for slot in self.reserved[-requests:])])
-        if len(latest) < requests:
-            return -inf
-        oldest = min(self.next_slot + MAX_LATE, latest[-requests])
-        return oldest + self._window.seconds + HOST_JITTER + remembered(self.late, now - self.late_at)
-
-    def _note_lateness(self, late: float, now: float) -> None:
-        if late > remembered(self.late, now - self.late_at):
-            self.late, self.late_at = late, now

@@ -1,6 +1,9 @@
-"""What the client needs of a limiter."""
+"""What the client needs of a limiter, and what all limiters have in common."""
 
+from asyncio import AbstractEventLoop, get_running_loop
 from typing import Protocol
+
+from rongcloud_groups.errors import ClientClosed
 
 
 class Limiter(Protocol):
@@ -19,7 +22,7 @@ class Limiter(Protocol):
         ...
 
     async def throttle(self, retry_after: float | None, age: float) -> float:
-        """The service refused a request as over the limit: hold back everybody who shares this budget.
+        """The service refused a request as over the limit: hold back all that share this budget.
 
         Args:
             retry_after: seconds that the service asks to wait, where it says.
@@ -29,3 +32,27 @@ class Limiter(Protocol):
             Seconds until requests leave again.
         """
         ...
+
+
+class LoopBound:
+    """What belongs to one event loop at a time: the next loop may have it when the one before is closed."""
+
+    def __init__(self) -> None:
+        self._loop: AbstractEventLoop | None = None
+
+    def _bind(self) -> bool:
+        """Belong to the running loop.
+
+        Returns:
+            Whether it belonged to no loop, or to one that is closed, until now.
+
+        Raises:
+            ClientClosed: it belongs to another loop.
+        """
+        loop = get_running_loop()
+        if loop is self._loop:
+            return False
+        if self._loop is not None and not self._loop.is_closed():
+            raise ClientClosed(f"the {type(self).__name__} is in use in another event loop: make one limiter in each")
+        self._loop = loop
+        return True

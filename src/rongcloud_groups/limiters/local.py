@@ -1,41 +1,39 @@
-"""The budget: at most so many requests in any second, as the server counts them."""
+"""LocalLimiter: the budget of one process."""
 
-from asyncio import get_running_loop, sleep
+from asyncio import Lock, get_running_loop, sleep
+from math import inf
 from typing import TYPE_CHECKING
 
-from rongcloud_groups._validation import positive
-from rongcloud_groups.limiters.throttle import Throttle
+from rongcloud_groups.limiters.interface import LoopBound
+from rongcloud_groups.limiters.schedule import PATH_JITTER, Pacing, Window
 
 if TYPE_CHECKING:
     from aiolimiter import AsyncLimiter
 
 
-PATH_JITTER = 0.007
-"""Seconds by which two requests may come closer together on their way than they left."""
+class LocalLimiter(LoopBound):
+    """A token bucket for one process: no second at the server holds more requests than the limit.
 
+    The bucket is aiolimiter's. It counts seconds: a request puts in as many as the next one has to come after it, and
+    one second leaks out in each. How many that are, and how many more the bucket may hold so that a busy event loop can
+    catch up, is the law in `limiters.schedule`.
 
-WAKE_UP_SLACK = 0.002
-"""Seconds by which a timer of the event loop may wake late without costing throughput."""
-
-
-class LocalLimiter:
-    """A token bucket for one process, so small that no second at the server holds more than the limit.
-
-    A bucket of size C, refilled at r requests/s, puts at most C + r(1 + J) requests into one second at the
-    server, where J is the jitter of the path: so C + r(1 + J) ≤ limit + 1. C - 1 is what a late wake-up may use.
+    One limiter may serve several clients, also of event loops that run one after the other.
 
     Args:
-        limit: requests/s that the service allows.
+        limit: requests/s that the service allows; of a fraction only whole requests are used.
 
     Raises:
         ConfigError: the limit is not a positive number.
     """
 
     def __init__(self, limit: float = 100.0) -> None:
-        self._limit = positive("rate", limit)
-        self._rate = self._limit
-        self._bucket = _bucket(self._limit)
-        self._throttle = Throttle(self._limit)
+        super().__init__()
+        self._pacing = Pacing(Window.of(limit, max_requests=inf), jitter=PATH_JITTER)
+        self._rate = self._pacing.limit
+        self._turn = Lock()
+        self._bucket: AsyncLimiter | None = None
+        self._empty_at = 0.0
 
     @property
     def rate(self) -> float:
@@ -43,42 +41,49 @@ class LocalLimiter:
         return self._rate
 
     async def acquire(self) -> None:
-        """Wait until one request may leave."""
+        """Wait until one request may leave.
+
+        Raises:
+            ClientClosed: another event loop is using the limiter.
+        """
         clock = get_running_loop().time
-        while True:
-            if (pause := self._throttle.paused_until - clock()) > 0:
+        if self._bind():
+            self._turn, self._bucket = Lock(), None
+        async with self._turn:
+            await self._take(clock())
+            while (pause := self._pacing.paused_until - clock()) > 0:
                 await sleep(pause)
-                continue
-            if self._rate < self._limit:
-                await self._climb(clock())
-            await self._bucket.acquire()
-            if clock() >= self._throttle.paused_until:
-                return
+                await self._take(clock())
 
     async def throttle(self, retry_after: float | None, age: float) -> float:
         """Pause, cut the rate once for all requests that had left by then, and climb back on a cubic curve."""
         now = get_running_loop().time()
-        if self._throttle.refused(now, self._rate, retry_after, age):
-            await self._set_rate(self._throttle.rate(now))
-        return max(0.0, self._throttle.paused_until - now)
+        self._pacing.refused(now, retry_after, age)
+        self._rate = min(self._rate, self._pacing.rate(now))
+        return max(0.0, self._pacing.paused_until - now)
 
-    async def _climb(self, now: float) -> None:
-        rate = self._throttle.rate(now)
-        if rate >= self._rate * 1.01 or rate == self._limit:
-            await self._set_rate(rate)
-
-    async def _set_rate(self, rate: float) -> None:
-        self._rate = rate
-        self._bucket = _bucket(rate)
-        await self._bucket.acquire(self._bucket.max_rate)  # starts empty: what the old one gave is still in the window
+    async def _take(self, now: float) -> None:
+        pacing = self._pacing
+        if self._bucket is None:
+            self._bucket = await _bucket_holding(min(self._empty_at - now, pacing.gap(now)))
+        catch_up = self._bucket.max_rate = pacing.catch_up(now)
+        due = max(now, self._empty_at - catch_up)
+        await self._bucket.acquire(0)
+        now = get_running_loop().time()
+        pacing.note_lateness(now - due, now)
+        gap = pacing.gap(now)
+        self._bucket.max_rate = catch_up + gap
+        await self._bucket.acquire(gap)
+        self._empty_at = max(self._empty_at, now) + gap
+        self._rate = pacing.rate(now)
 
     def __repr__(self) -> str:
-        return f"LocalLimiter({self._limit:g}, rate={self._rate:.1f})"
+        return f"LocalLimiter({self._pacing.limit:g}, rate={self._rate:.1f})"
 
 
-def _bucket(limit: float) -> "AsyncLimiter":
+async def _bucket_holding(seconds: float) -> "AsyncLimiter":
     from aiolimiter import AsyncLimiter  # it reads its own version with importlib.metadata, which takes a while
 
-    refill = limit / (1 + PATH_JITTER + WAKE_UP_SLACK)
-    size = 1 + WAKE_UP_SLACK * refill
-    return AsyncLimiter(size, size / refill)
+    bucket = AsyncLimiter(60, 60)  # one second leaks out in each
+    await bucket.acquire(max(0.0, seconds))
+    return bucket

@@ -21,8 +21,8 @@ from redis.exceptions import RedisError
 from rongcloud_groups._validation import positive
 from rongcloud_groups.errors import ClientClosed, ConfigError
 from rongcloud_groups.events import logger
-from rongcloud_groups.limiters.local import WAKE_UP_SLACK, LocalLimiter
-from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD
+from rongcloud_groups.limiters.local import LocalLimiter
+from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD, WAKE_UP_SLACK
 from rongcloud_groups.limiters.scripts import CLOCK_ERROR, REFUSED, RESERVE
 from rongcloud_groups.limiters.throttle import MAX_PAUSE, PAUSE_JITTER
 

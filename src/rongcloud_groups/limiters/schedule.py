@@ -1,64 +1,211 @@
-"""Reserved send times: the arithmetic that shared budgets have in common."""
+"""The law of all limiters: how far apart requests leave, how late one may be, and the proof that this is enough.
 
-from math import ceil, exp, floor
+A service that allows N requests in any W seconds sees no more than that if of any N + 1 requests the last one leaves
+at least W + J after the first one, where J is the jitter of the path: on their way they come at most J closer together.
+
+Slots. Each request has a slot, and leaves at its slot or, where its process is late, a moment after it. An event loop
+that is busy is late again and again; what it may catch up is its lateness, as it was seen to be: L, which starts at 0,
+rises to the lateness beyond S of each request that is later than S + L, and falls by the factor e in `LATENESS_DECAY`
+seconds. S is what every timer may be late. From one slot to the next it is at least
+
+    gap = (W + J + S + 2 L) / N
+
+and no slot lies more than S + L before the moment at which it is given out: what is later than that is lost.
+
+Proof. Let a request leave l after its slot. By the rule for L, l <= S + L at that moment. The N-th slot after it is N
+gaps later, and no request leaves before its slot, so the two are at least N gaps - l apart:
+W + J + S + 2 (mean of L over the gaps) - l. L falls to 1/e within a second at most, and its mean over a second is
+more than half its first value: so they are W + J apart, and while L is steady W + J + L. A process that is late to send
+is often late to be read as well, which is the same as more jitter.
+
+Evenness. In x seconds no more than (x + S + L) / gap + 1 requests leave: a token bucket of size 1 + (S + L) / gap that
+is refilled at 1 / gap, which is how `LocalLimiter` keeps this law. It follows that counts over fixed seconds and the
+mean of two of them, weighted by time (HAProxy's ``http_req_rate``), stay within N too, and that no request is more than
+S + L + J early for a GCRA with the gap W / N (nginx's ``limit_req``, whose ``burst`` counts such gaps).
+
+Where several processes share a budget, slots are given out before it is known how late the earlier ones are used. There
+a log of the latest send times is the proof (see `SlotSchedule`), and the gap keeps them even.
+"""
+
+from array import array
+from bisect import insort
+from collections.abc import Iterable
+from math import ceil, exp, floor, inf
 from typing import NamedTuple, Self
 
-SHARED_JITTER = 0.007
-"""Seconds, as `PATH_JITTER`, between machines that share a clock; late processes are a sign that more is needed."""
+from rongcloud_groups._validation import positive
+from rongcloud_groups.limiters.throttle import Throttle
 
+PATH_JITTER = 0.007
+"""Seconds by which two requests may come closer together on their way than they left."""
+
+SHARED_JITTER = 0.007
+"""The same between machines that share a clock."""
 
 HOST_JITTER = 0.01
-"""Seconds, as `SHARED_JITTER`, between processes that compete for the same processors."""
+"""The same between processes that compete for the same processors."""
 
+WAKE_UP_SLACK = 0.002
+"""Seconds by which a timer of the event loop may wake late without costing throughput: S."""
 
-LATENESS_DECAY = 3.0
-"""Seconds in which what is remembered of a process's lateness falls by the factor e."""
+MAX_LATE = 0.1
+"""Seconds after its slot at which a request may still leave; more is never caught up."""
 
+LATENESS_DECAY = 1.0
+"""Seconds in which the lateness that was seen, L, falls by the factor e."""
 
 MAX_HISTORY = 500
 """Requests whose send times a shared budget remembers."""
 
-
-MAX_LATE = 0.02
-"""Seconds after which a reserved slot is not used any more."""
-
-
-CATCH_UP = 0.8
-"""Part of the regular gap that two slots are apart at the least where what was not used lately is made good."""
-
-
-MAX_BEHIND = 0.1
-"""Seconds by which slots come later than the limit would let them, at the most, while that is made good."""
-
+MAX_RESERVED = 500
+"""Slots that are given out and not used yet; more processes than that wait without one."""
 
 QUIET_PERIOD = 1.6
-"""Seconds without a request when nobody knows what other processes sent in the last second."""
+"""Seconds without a request where it is not known what other processes sent in the last second."""
+
+MICROSECOND = 1e-6
 
 
 class Window(NamedTuple):
-    """How a shared budget counts: ``requests`` in so many seconds, wherever those begin."""
+    """How the service counts: ``requests`` in any ``seconds``."""
 
     requests: int
     seconds: float
 
     @classmethod
-    def of(cls, limit: float) -> Self:
-        """The window that keeps a limit in requests/s: a second, or a part of one that has few enough requests."""
-        parts = ceil(limit / MAX_HISTORY)
+    def of(cls, limit: float, max_requests: float = MAX_HISTORY) -> Self:
+        """The window that keeps a limit.
+
+        It is a second with as many whole requests as fit, a part of one where that would be more than
+        ``max_requests``, or the time of one request where the limit is less than one a second.
+
+        Args:
+            limit: requests/s that the service allows.
+            max_requests: what it may have room for.
+
+        Raises:
+            ConfigError: the limit is not a positive number.
+        """
+        limit = positive("rate", limit)
+        parts = max(1, ceil(limit / max_requests))
         return cls(max(1, floor(limit / parts)), max(1 / parts, 1 / limit))
 
+    @property
+    def rate(self) -> float:
+        """Requests/s that it comes to: the limit without its fraction."""
+        return self.requests / self.seconds
 
-def remembered(late: float, seconds: float) -> float:
-    """What is left of a lateness after so many seconds: that much is allowed for, besides the jitter."""
-    return late * exp(-seconds / LATENESS_DECAY)
 
+class Pacing(Throttle):
+    """How far apart requests leave and how late they may be, with what refusals and lateness leave of the limit.
 
-def slot_gap(rate: float, limit: float, behind: float) -> float:
-    """Seconds from a slot to the next one at the least.
+    Times are seconds on one clock.
 
     Args:
-        rate: requests/s that are let through now.
-        limit: requests/s that the service allows.
-        behind: seconds by which the slot comes later than the limit would let it.
+        window: how the service counts.
+        jitter: J, in seconds.
+        late: L as it was seen last, in seconds.
+        late_at: when that was.
+        **throttle: see `Throttle`.
     """
-    return CATCH_UP / limit if rate == limit and behind <= MAX_BEHIND else 1 / rate
+
+    def __init__(
+        self, window: Window, *, jitter: float, late: float = 0.0, late_at: float = 0.0, **throttle: float
+    ) -> None:
+        super().__init__(window.rate, **throttle)
+        self.window = window
+        self.jitter = jitter
+        self.late = late
+        self.late_at = late_at
+
+    def lateness(self, now: float) -> float:
+        """L: how late, beyond every timer's slack, a process was lately."""
+        return self.late * exp(min(0.0, self.late_at - now) / LATENESS_DECAY)
+
+    def gap(self, now: float) -> float:
+        """Seconds from one slot to the next."""
+        span = self.window.seconds + self.jitter + WAKE_UP_SLACK + 2 * self.lateness(now)
+        return max(span / self.window.requests, 1 / self.rate(now))
+
+    def catch_up(self, now: float) -> float:
+        """Seconds by which a slot may lie before the moment at which it is given out."""
+        return WAKE_UP_SLACK + self.lateness(now)
+
+    def note_lateness(self, late: float, now: float) -> None:
+        """A request leaves now, so many seconds after its slot."""
+        late = min(late, MAX_LATE)
+        if late > self.catch_up(now) + MICROSECOND:
+            self.late, self.late_at = late - WAKE_UP_SLACK, now
+
+
+class SlotSchedule(Pacing):
+    """The slots of a budget that processes share, as pure arithmetic.
+
+    A process reserves a slot, waits for it, and then asks whether it may use it. Of the N latest requests that left, or
+    may still leave, the earliest is known, and a slot is at least W + J + L after it. That holds whenever the processes
+    come, and if they never come: a slot that was not used counts until it is `MAX_LATE` old, and cannot be used then.
+
+    Proof. Of N + 1 requests let X be the one whose slot was reserved last. At that moment each of the others had left,
+    or is counted as leaving at the latest moment that is allowed to it. So X leaves at least W + J after the earliest
+    of them, and the last of all does too.
+
+    Args:
+        limit: requests/s that the service allows; of a fraction only whole requests are used.
+        jitter: J, in seconds.
+        next_slot: before it no more slots are given out.
+        sent: when the latest requests left, in order.
+        reserved: the slots that are not used yet, in order.
+        **pacing: see `Pacing`.
+
+    Raises:
+        ConfigError: the limit is not a positive number.
+    """
+
+    def __init__(
+        self,
+        limit: float,
+        *,
+        jitter: float,
+        next_slot: float = 0.0,
+        sent: Iterable[float] = (),
+        reserved: Iterable[float] = (),
+        **pacing: float,
+    ) -> None:
+        super().__init__(Window.of(limit), jitter=jitter, **pacing)
+        self.next_slot = next_slot
+        self.sent = array("d", sent)
+        self.reserved = array("d", reserved)
+
+    def reserve(self, now: float, lead: float = 0.0) -> float:
+        """Give out the next slot.
+
+        Args:
+            now: the time.
+            lead: seconds that the slot takes to get to its process.
+        """
+        self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MAX_LATE))
+        slot = max(now + lead - self.catch_up(now), self.next_slot, self.paused_until, self._window_opens(now))
+        insort(self.reserved, slot)
+        del self.reserved[MAX_RESERVED:]
+        self.next_slot = slot + self.gap(now)
+        return slot
+
+    def use(self, slot: float, now: float) -> bool:
+        """Whether the request of this slot may leave now; if not, the slot no longer counts."""
+        self.note_lateness(now - slot, now)
+        try:
+            self.reserved.remove(slot)
+        except ValueError:  # it was too late, or is one of another budget
+            return False
+        in_time = slot >= self.paused_until and now - slot <= MAX_LATE
+        if in_time:
+            insort(self.sent, now)
+            del self.sent[:-MAX_HISTORY]
+        return in_time
+
+    def _window_opens(self, now: float) -> float:
+        requests, seconds = self.window
+        latest = sorted([*self.sent[-requests:], *(slot + MAX_LATE for slot in self.reserved[-requests:])])
+        if len(latest) < requests:
+            return -inf
+        return latest[-requests] + seconds + self.jitter + self.lateness(now)

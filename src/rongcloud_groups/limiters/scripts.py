@@ -7,21 +7,23 @@ only claimed. A claim has to be confirmed before it is used, so that one whose o
 seconds of Redis's clock, exact to a microsecond.
 """
 
-from rongcloud_groups.limiters.local import WAKE_UP_SLACK
 from rongcloud_groups.limiters.schedule import (
-    CATCH_UP,
     LATENESS_DECAY,
-    MAX_BEHIND,
     MAX_HISTORY,
     MAX_LATE,
     QUIET_PERIOD,
     SHARED_JITTER,
+    WAKE_UP_SLACK,
 )
 from rongcloud_groups.limiters.throttle import DECREASE_FACTOR, MAX_PAUSE, MIN_SHARE, PAUSE, RECOVERY_TIME
 
 CLOCK_ERROR = 0.001
 """Seconds by which a process may misjudge Redis's clock."""
 
+CATCH_UP = 0.8
+"""Least part of the regular gap between two slots while unused ones are made good."""
+MAX_BEHIND = 0.1
+"""Most seconds by which slots come later than the limit would let them while that is made good."""
 HORIZON = 1.0
 """Seconds ahead of now within which a process takes more than one slot."""
 SOON = 0.03

@@ -6,22 +6,17 @@ from random import random
 PAUSE = 0.2
 """Seconds without a request after a refusal that does not say how long to wait."""
 
-
 PAUSE_JITTER = 0.05
-"""Seconds at the most that are added to a pause, so that processes do not come back together."""
-
+"""Upper bound, in seconds, of what is added to a pause so that processes do not come back together."""
 
 MAX_PAUSE = 60.0
-"""Seconds; a longer ``Retry-After`` is not believed."""
-
+"""Upper bound for ``Retry-After``, in seconds."""
 
 DECREASE_FACTOR = 0.85
 """What a refusal leaves of the rate."""
 
-
 MIN_SHARE = 0.05
 """What refusals leave of the limit, however many there are."""
-
 
 RECOVERY_TIME = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
@@ -30,7 +25,7 @@ RECOVERY_TIME = 4.0
 class Throttle:
     """What refusals leave of a limit: a pause, one cut for all requests that had left by then, a cubic climb back.
 
-    Times are seconds on one clock, whichever it is.
+    Times are seconds on one clock.
 
     Args:
         limit: requests/s that the service allows.
@@ -48,7 +43,7 @@ class Throttle:
         self.cut_from = cut_from
 
     def rate(self, now: float) -> float:
-        """Requests/s: quick to rise after a cut, slow near where it was refused, then quicker and quicker."""
+        """Requests/s: rises fast after a cut, slowly near the rate that was refused, then ever faster."""
         if not self.cut_from:
             return self.limit
         steepness = self.limit * (1 - DECREASE_FACTOR) / RECOVERY_TIME**3
@@ -56,17 +51,16 @@ class Throttle:
         rate = self.cut_from + steepness * (now - self.cut_at - back) ** 3
         return min(self.limit, max(rate, self.limit * MIN_SHARE))
 
-    def refused(self, now: float, rate: float, retry_after: float | None, age: float) -> bool:
-        """Take in a refusal at so many requests/s, see `Limiter.throttle`; True where it cuts the rate."""
-        news = now - age >= self.cut_at
-        if news:
+    def refused(self, now: float, retry_after: float | None, age: float) -> None:
+        """Take in a refusal; the arguments are those of `Limiter.throttle`."""
+        if now - age >= self.cut_at:
             # Refused on the way back: the true share has shrunk, so aim lower (RFC 9438, section 4.7).
+            rate = self.rate(now)
             self.cut_from = rate * (1 + DECREASE_FACTOR) / 2 if rate < self.cut_from else rate
             self.cut_at = now
             self._pause_until(now + PAUSE)
         if retry_after is not None:
             self._pause_until(now + min(retry_after, MAX_PAUSE))
-        return news
 
     def _pause_until(self, end: float) -> None:
         self.paused_until = max(self.paused_until, end + random() * PAUSE_JITTER)
