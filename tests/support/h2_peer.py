@@ -4,6 +4,7 @@ import asyncio
 import functools
 import socket
 import ssl
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, cast
@@ -75,7 +76,13 @@ class Peer(asyncio.Protocol):
         self._buffer = b""
         self._headers: dict[int, dict[str, str]] = {}
         self._bodies: dict[int, bytes] = {}
-        self._unsent: list[DataFrame] = []
+        self.tasks: list[asyncio.Task[None]] = []
+        self.drained = asyncio.Event()
+        self.drained.set()
+        self.stream_window = 65_535
+        self.bytes_sent = 0
+        self._stream_windows: dict[int, int] = {}
+        self._unsent: dict[int, deque[DataFrame]] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
@@ -84,9 +91,18 @@ class Peer(asyncio.Protocol):
         self.server.connected.set()
         if self.server.settings is not None:
             self.write(SettingsFrame(settings=self.server.settings))
+        if self.server.greet is not None:
+            self.server.greet(self)
+
+    def pause_writing(self) -> None:
+        self.drained.clear()
+
+    def resume_writing(self) -> None:
+        self.drained.set()
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self.lost.set()
+        self.drained.set()
         self.happened.set()
 
     def data_received(self, data: bytes) -> None:
@@ -107,11 +123,16 @@ class Peer(asyncio.Protocol):
             case HeadersFrame() | DataFrame():
                 self._take_request(frame)
             case SettingsFrame() if "ACK" not in frame.flags:
+                self.stream_window = frame.settings.get(SettingsFrame.INITIAL_WINDOW_SIZE, self.stream_window)
                 self.write(SettingsFrame(flags=["ACK"]))
             case WindowUpdateFrame(stream_id=0):
                 self.window += frame.window_increment
                 self._pump()
+            case WindowUpdateFrame():
+                self._stream_windows[frame.stream_id] = self.window_of(frame.stream_id) + frame.window_increment
+                self._pump()
             case RstStreamFrame():
+                self._unsent.pop(frame.stream_id, None)
                 self.resets.append((frame.stream_id, frame.error_code))
             case PingFrame() if "ACK" not in frame.flags:
                 self.pings += 1
@@ -165,16 +186,29 @@ class Peer(asyncio.Protocol):
             fields.append(("content-length", str(len(body) if length < 0 else length)))
         self.write(self.headers(stream_id, fields, end=not body))
         parts = [body[start : start + 16_384] for start in range(0, len(body), 16_384)]
-        self._unsent += [DataFrame(stream_id, part) for part in parts]
         if parts:
-            self._unsent[-1].flags.add("END_STREAM")
+            self._unsent[stream_id] = deque(DataFrame(stream_id, part) for part in parts)
+            self._unsent[stream_id][-1].flags.add("END_STREAM")
         self._pump()
 
+    def window_of(self, stream_id: int) -> int:
+        return self._stream_windows.get(stream_id, self.stream_window)
+
     def _pump(self) -> None:
-        while self._unsent and len(self._unsent[0].data) <= self.window:
-            frame = self._unsent.pop(0)
-            self.window -= len(frame.data)
-            self.write(frame)
+        """Sends what the windows take, a frame of each response in turn."""
+        sent = True
+        while sent:
+            sent = False
+            for stream_id, frames in list(self._unsent.items()):
+                size = len(frames[0].data)
+                if size <= min(self.window, self.window_of(stream_id)):
+                    self.window -= size
+                    self.bytes_sent += size
+                    self._stream_windows[stream_id] = self.window_of(stream_id) - size
+                    self.write(frames.popleft())
+                    sent = True
+                    if not frames:
+                        del self._unsent[stream_id]
 
 
 Script = Callable[[Peer, Received], None]
@@ -213,10 +247,18 @@ class Client:
 
 
 class Server:
-    def __init__(self, script: Script, settings: dict[int, int] | None, *, answers_pings: bool) -> None:
+    def __init__(
+        self,
+        script: Script,
+        settings: dict[int, int] | None,
+        greet: Callable[[Peer], None] | None,
+        *,
+        answers_pings: bool,
+    ) -> None:
         self.script = script
         self.settings = settings
         self.answers_pings = answers_pings
+        self.greet = greet
         self.replenish = True
         self.peers: list[Peer] = []
         self.connected = asyncio.Event()
@@ -251,12 +293,19 @@ class Server:
 
 @asynccontextmanager
 async def serving(
-    script: Script = echo, settings: dict[int, int] | None = None, *, answers_pings: bool = True
+    script: Script = echo,
+    settings: dict[int, int] | None = None,
+    greet: Callable[[Peer], None] | None = None,
+    *,
+    answers_pings: bool = True,
 ) -> AsyncIterator[Server]:
-    """A server on the loopback; `settings` are those of its first SETTINGS frame, 100 streams by default."""
+    """A server on the loopback.
+
+    `settings` are those of its first SETTINGS frame, 100 streams by default; `greet` is called with each new peer.
+    """
     if settings is None:
         settings = {SettingsFrame.MAX_CONCURRENT_STREAMS: 100}
-    server = Server(script, settings, answers_pings=answers_pings)
+    server = Server(script, settings, greet, answers_pings=answers_pings)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(lambda: Peer(server), "127.0.0.1", 0, ssl=server_context("h2"))
     server.port = listener.sockets[0].getsockname()[1]
@@ -268,6 +317,8 @@ async def serving(
             peer.transport.abort()
         for peer in server.peers:
             await peer.lost.wait()
+            for task in peer.tasks:
+                await task
         await listener.wait_closed()
 
 

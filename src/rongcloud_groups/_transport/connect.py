@@ -4,7 +4,7 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from rongcloud_groups._http import Origin
 from rongcloud_groups._transport.http2.connection import CLOSE_TIMEOUT, HTTP2Connection
@@ -104,8 +104,7 @@ class _Entry(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  narrows the type; streams have no other
-        self._transport = transport
+        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         protocol: asyncio.Protocol
         if tls is not None and tls.selected_alpn_protocol() == "h2":

@@ -1,0 +1,104 @@
+"""A whole client of servers that are broken or mean harm: every lookup ends, and no ID is lost."""
+
+import logging
+
+import pytest
+from support.h2_peer import Peer, Received
+from support.hostile_server import (
+    FLOODS,
+    HARMLESS_FIELDS,
+    STREAMS,
+    after,
+    answer,
+    flood,
+    hostile,
+    ignore,
+    lower_streams_to_none,
+    on_first_connection,
+    stop_reading,
+)
+
+from rongcloud_groups import RongCloudError
+
+IDS = [f"group-{number:058}" for number in range(2_500)]
+
+
+async def test_a_server_that_never_allows_a_stream_fails_the_lookup_within_its_attempts() -> None:
+    async with hostile(answer, {STREAMS: 0}) as (server, client):
+        with pytest.raises(RongCloudError, match="SETTINGS"):
+            await client.get("g1")
+        assert len(server.peers) <= 3 * 2
+        assert not any(peer.requests for peer in server.peers)
+
+
+async def test_streams_taken_away_after_each_response_cost_no_id() -> None:
+    async with hostile(lower_streams_to_none, rate=1000) as (server, client):
+        for number in range(3):
+            assert (await client.get(f"g{number}")) is not None
+        assert all(len(peer.requests) <= 1 for peer in server.peers)
+
+
+async def test_a_window_that_is_never_widened_costs_no_id() -> None:
+    async with hostile(answer, rate=1000, attempt_timeout=0.5) as (server, client):
+        server.replenish = False
+        lookup = await client.get_many(IDS)
+        assert len(lookup.found) == len(IDS)
+        assert sum(len(peer.requests) for peer in server.peers) == len(IDS) / 50
+
+
+@pytest.mark.parametrize("behave", [ignore, stop_reading], ids=["answers only PINGs", "stops reading"])
+async def test_a_connection_that_is_stuck_is_replaced(behave: object) -> None:
+    script = on_first_connection(after(1, behave))  # type: ignore[arg-type]
+    async with hostile(script, rate=1000) as (server, client):
+        assert (await client.get("before")) is not None
+        assert len((await client.get_many(IDS)).found) == len(IDS)
+        assert len(server.peers[0].requests) <= 64 + 1
+
+
+@pytest.mark.parametrize("behave", [ignore, stop_reading], ids=["answers only PINGs", "stops reading"])
+async def test_a_service_that_is_stuck_ends_each_id_after_its_attempts(behave: object) -> None:
+    async with hostile(behave, max_attempts=2) as (server, client):  # type: ignore[arg-type]
+        lookup = await client.get_many(["g1", "g2"])
+        assert set(lookup.failed) == {"g1", "g2"}
+        assert sum(len(peer.requests) for peer in server.peers) == 2
+
+
+@pytest.mark.parametrize("fields", HARMLESS_FIELDS, ids=lambda fields: fields[0][0])
+async def test_fields_that_gateways_add_cost_neither_id_nor_connection(fields: list[tuple[str, str]]) -> None:
+    def respond(peer: Peer, request: Received) -> None:
+        headers = peer.headers
+        peer.headers = lambda stream_id, given, *, end: headers(stream_id, [*given, *fields], end=end)  # type: ignore[method-assign, assignment, misc]
+        answer(peer, request)
+        peer.headers = headers  # type: ignore[method-assign]
+
+    async with hostile(respond, rate=1000) as (server, client):
+        assert len((await client.get_many(IDS[:1_000])).found) == 1_000
+        assert len(server.peers) == 1
+
+
+@pytest.mark.parametrize("kind", FLOODS)
+async def test_a_flood_costs_one_connection_and_no_id(kind: str) -> None:
+    async with hostile(on_first_connection(flood(FLOODS[kind])), rate=1000, attempt_timeout=5) as (server, client):
+        assert len((await client.get_many(IDS[:100])).found) == 100
+        assert len(server.peers) == 2
+
+
+async def test_a_server_that_only_floods_ends_each_id_after_its_attempts() -> None:
+    async with hostile(flood(FLOODS["PING"]), attempt_timeout=5) as (server, client):
+        with pytest.raises(RongCloudError, match="flood"):
+            await client.get("g1")
+        assert len(server.peers) <= 3 + 1
+
+
+async def test_no_signature_or_nonce_reaches_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.DEBUG):
+        async with hostile(answer, rate=1000) as (server, client):
+            await client.get_many(IDS[:200])
+            requests = [request for peer in server.peers for request in peer.requests]
+    # The server, in this same process, logs what it decodes.
+    log = "\n".join(message for message in caplog.messages if not message.startswith("Decod"))
+    assert requests
+    assert "connected to" in log
+    for request in requests:
+        assert request.headers["signature"] not in log
+        assert request.headers["nonce"] not in log
