@@ -183,13 +183,15 @@ async def test_a_flood_before_any_request_ends_the_connection() -> None:
 async def test_one_step_handles_few_frames_and_lets_others_run_before_the_next() -> None:
     async with serving() as server, server.client() as client:
         acknowledged: list[int] = []
-        write = client.connection._transport.write
+        session = client.connection._session
+        data_to_send = session.data_to_send
 
-        def count(data: bytes) -> None:
+        def count() -> bytes:
+            data = data_to_send()
             acknowledged.append(data.count(PingFrame(flags=["ACK"], opaque_data=b"12345678").serialize()))
-            write(data)
+            return data
 
-        client.connection._transport.write = count  # type: ignore[method-assign, assignment]
+        session.data_to_send = count  # type: ignore[method-assign]
         client.connection.data_received(PingFrame(opaque_data=b"12345678").serialize() * 1_000)
         assert len(acknowledged) == 1
         for turn in range(2, 5):
