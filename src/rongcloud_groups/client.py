@@ -4,6 +4,7 @@ import asyncio
 import ssl
 from asyncio import Event, Task
 from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
+from datetime import datetime
 from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -17,6 +18,7 @@ from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.listing import Listing, ListingRequests
 from rongcloud_groups._dispatch.lookups import Lookups
 from rongcloud_groups._dispatch.pending import PendingQueue
+from rongcloud_groups._dispatch.profile_pages import ProfilePages
 from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._dispatch.waiters import reject_single_str
@@ -306,6 +308,21 @@ class GroupClient:
         self._check_open()
         return Listing(self._listing.page)
 
+    def list_profiles(self, *, after: str | None = None, since: datetime | None = None) -> ProfilePages:
+        """The profiles of all groups, oldest first: ``async with client.list_profiles() as pages``.
+
+        Iterate over the pages with ``async for``: each has the outcomes of up to 1,000 groups in the listing's order,
+        and the token to resume after it. The next pages are fetched and looked up ahead, so that the budget is in use.
+
+        Args:
+            after: `ProfilePage.next_page_token` of the last page that is done; None to begin at the first.
+            since: leave out groups that were created before; groups without a creation time stay.
+
+        Raises:
+            ClientClosed: the client is not open.
+        """
+        return ProfilePages(self.list_groups(), self._look_up_in_bulk, self._start, after=after, since=since)
+
     def stats(self) -> Stats:
         """What the client did so far, and what it is doing."""
         return Stats(
@@ -324,6 +341,9 @@ class GroupClient:
             rate=self._gate.rate,
             host=self._links.host,
         )
+
+    async def _look_up_in_bulk(self, group_ids: Iterable[str]) -> Lookup:
+        return await self.get_many(group_ids, deadline=inf, bulk=True)
 
     def __repr__(self) -> str:
         if not hasattr(self, "_closing"):  # an option was refused, and a traceback shows its variables

@@ -46,7 +46,7 @@ def merged(parts: Iterator[Lookup]) -> tuple[int, int, int]:
     return found, missing, failed
 
 
-@pytest.mark.parametrize("name", ["get", "get_many", "stream", "list_groups", "stats"])
+@pytest.mark.parametrize("name", ["get", "get_many", "stream", "list_groups", "list_profiles", "stats"])
 def test_the_two_clients_have_the_same_methods(name: str) -> None:
     ours, theirs = getattr(BlockingGroupClient, name), getattr(GroupClient, name)
     assert ours.__doc__
@@ -82,7 +82,10 @@ def test_the_listing_is_an_iterator() -> None:
         emulator_process("--no-tls", "--listed", "1500") as address,
         BlockingGroupClient(address.app_key, address.app_secret, base_urls=address.url) as client,
     ):
-        assert len({group.group_id for group in client.list_groups()}) == 1500
+        listed = [group.group_id for group in client.list_groups()]
+        assert len(set(listed)) == 1500
+        pages = list(client.list_profiles())
+        assert [group_id for page in pages for group_id in page.lookup.found] == listed
 
 
 def test_a_bad_option_is_refused_when_the_client_is_made() -> None:

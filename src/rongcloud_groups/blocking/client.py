@@ -3,6 +3,7 @@
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack
+from datetime import datetime
 from functools import partial, update_wrapper
 from threading import Lock
 from types import TracebackType
@@ -12,6 +13,7 @@ from weakref import WeakSet, finalize
 
 from anyio.from_thread import start_blocking_portal
 
+from rongcloud_groups._dispatch.profile_pages import ProfilePage
 from rongcloud_groups.blocking.portal import Running, close_portal, wait
 from rongcloud_groups.blocking.stream import BlockingStream
 from rongcloud_groups.client import GroupClient
@@ -105,6 +107,23 @@ class BlockingGroupClient:
         pages = running.portal.call(running.client.list_groups).pages()
         while (page := wait(running, lambda: anext(pages, None))) is not None:
             yield from page.groups
+
+    def list_profiles(self, *, after: str | None = None, since: datetime | None = None) -> Iterator[ProfilePage]:
+        """The profiles of all groups, oldest first, in pages; see `GroupClient.list_profiles`.
+
+        Args:
+            after: `ProfilePage.next_page_token` of the last page that is done; None to begin at the first.
+            since: leave out groups that were created before; groups without a creation time stay.
+
+        Raises:
+            ClientClosed: the client was closed.
+            RongCloudError: a page could not be had, or an error that is not retryable.
+        """
+        running = self._run()
+        opened = running.portal.call(lambda: running.client.list_profiles(after=after, since=since))
+        with running.portal.wrap_async_context_manager(opened) as pages:
+            while (page := wait(running, lambda: anext(pages, None))) is not None:
+                yield page
 
     def stats(self) -> Stats:
         """Counts of the client so far, and its present state."""
