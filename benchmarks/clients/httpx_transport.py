@@ -7,9 +7,8 @@ from typing import Final
 import httpx
 
 from rongcloud_groups._http import Origin, Request, Response
-from rongcloud_groups._transport.connect import connect, tls_context
-from rongcloud_groups._transport.http1 import HTTP1Connection
-from rongcloud_groups._transport.http2.connection import HTTP2Connection
+from rongcloud_groups._transport.connect import Dialler
+from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups.errors import TransportError
 
 _MAX_SENDINGS: Final = 10
@@ -23,17 +22,17 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
     apply, the latter to the whole answer; ``None`` means 5 seconds.
 
     Args:
-        ssl_context: for https; None for what the system trusts. ALPN is set on it.
+        ssl_context: for https; None for what the system trusts.
         requests_per_connection: after how many requests a connection is replaced.
     """
 
     def __init__(
         self, *, ssl_context: ssl.SSLContext | None = None, requests_per_connection: float = float("inf")
     ) -> None:
-        self._ssl_context = tls_context(ssl_context, http2=True)
+        self._verify = ssl_context
         self._requests_per_connection = requests_per_connection
         self._origin: Origin | None = None
-        self._connections: list[HTTP2Connection | HTTP1Connection] = []
+        self._connections: list[Connection] = []
         self._opening: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
 
@@ -74,9 +73,7 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
                 if not error.never_processed or sendings == _MAX_SENDINGS:
                     raise
 
-    async def _with_free_slot(
-        self, request: httpx.Request, connect_timeout: float
-    ) -> HTTP2Connection | HTTP1Connection:
+    async def _with_free_slot(self, request: httpx.Request, connect_timeout: float) -> Connection:
         origin = Origin.parse(f"{request.url.scheme}://{request.url.netloc.decode('ascii')}")
         while True:
             current = self._connections[-1] if self._connections else None
@@ -105,16 +102,8 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
             for connection in self._connections:
                 connection.retire()
             self._connections = [connection for connection in self._connections if not connection.closed]
-            self._connections.append(
-                await connect(
-                    origin,
-                    ssl_context=self._ssl_context,
-                    http2=True,
-                    timeout=connect_timeout,
-                    max_in_flight=100,
-                    on_change=self._changed.set,
-                )
-            )
+            dialler = Dialler(verify=self._verify, http2=True, timeout=connect_timeout, max_in_flight=100)
+            self._connections.append(await dialler.connect(origin, self._changed.set))
             self._origin = origin
         finally:
             self._opening = None

@@ -24,7 +24,7 @@ from rongcloud_groups._http import Origin, Request
 from rongcloud_groups._protocol.api import batch_request
 from rongcloud_groups._protocol.dialects import RONGCLOUD
 from rongcloud_groups._protocol.signing import new_nonce
-from rongcloud_groups._transport.connect import connect, tls_context
+from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups.config import Credentials, Secret
 from rongcloud_groups.emulator.serve import Address
 from rongcloud_groups.events import BatchSent
@@ -46,15 +46,8 @@ def client_for(address: Address, *, rate: float = 100.0, hooks: Sequence[Hook] =
 @asynccontextmanager
 async def bare_requests(address: Address) -> AsyncIterator[Ask]:
     """What sends one."""
-    context = tls_context(trusting(address), http2=True)
-    connection = await connect(
-        Origin.parse(address.url),
-        ssl_context=context,
-        http2=True,
-        timeout=5.0,
-        max_in_flight=10,
-        on_change=lambda: None,
-    )
+    dialler = Dialler(verify=trusting(address), http2=True, timeout=5.0, max_in_flight=10)
+    connection = await dialler.connect(Origin.parse(address.url), lambda: None)
     request = signed(address)
     try:
         yield lambda: connection.send(request, 5.0)

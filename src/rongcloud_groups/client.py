@@ -22,11 +22,10 @@ from rongcloud_groups._dispatch.profile_pages import ProfilePages
 from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._dispatch.waiters import reject_single_str
-from rongcloud_groups._http import Origin
 from rongcloud_groups._protocol.api import BATCH_LIMIT
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
-from rongcloud_groups._transport.interface import Connection
-from rongcloud_groups._transport.pool import Links
+from rongcloud_groups._transport.failover import Failover
+from rongcloud_groups._transport.interface import Connector
 from rongcloud_groups._validation import number
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.config import ClientOptions, Options, Secret, options_from_environment
@@ -123,24 +122,23 @@ class GroupClient:
         self._host: Task[None] | None = None
         self._tasks: TaskGroup | None = None
         self._closing = Event()
-        self._ssl_context: ssl.SSLContext | None = None
-        self._transports = None if transport is None else _httpx_transports(transport)
+        self._transports = None if transport is None else _httpx_transports(transport, max_in_flight)
         self._emit = emit = Emitter(hooks)
         self._pending = PendingQueue(BATCH_LIMIT)
         limiter, self._own_limiter = options.make_limiter()
         self._gate = gate = SendGate(limiter, CreditGuard(max(1, int(rate))) if guard else None)
         policy = RetryPolicy(max_attempts)
         shared = self._transports is not None and self._transports.shared
-        self._links = Links(
+        self._failover = Failover(
             options.origins,
-            self._connect,
+            self._transports or _dialler(options),
             emit,
             requests_per_connection=None if shared else requests_per_connection,
             max_in_flight=max_in_flight,
         )
         self._dispatcher = Dispatcher(
             self._pending,
-            self._links,
+            self._failover,
             gate,
             options.credentials,
             dialect_named(dialect),
@@ -152,8 +150,7 @@ class GroupClient:
         cached = None if cache is None else CacheFront(cache, self._pending)
         self._lookups = Lookups(self._pending, cached, self._dispatcher)
         self._listing = ListingRequests(
-            self._links,
-            self._dispatcher,
+            self._failover,
             options.credentials,
             dialect_named(dialect),
             policy,
@@ -180,11 +177,6 @@ class GroupClient:
     async def __aenter__(self) -> Self:
         if self._host is not None:
             raise ClientClosed("a client is opened once; make another one")
-        if self._transports is None:
-            from rongcloud_groups._transport.connect import tls_context  # brings HTTP/2, which takes a while
-
-            if any(origin.scheme == "https" for origin in self._options.origins):
-                self._ssl_context = tls_context(self._options.verify, http2=self._options.http2)
         opened = Event()
         self._host = asyncio.create_task(self._run(opened), name="rongcloud_groups client")
         await opened.wait()
@@ -333,13 +325,13 @@ class GroupClient:
             group_ids_sent=self._dispatcher.group_ids_sent,
             retried=self._dispatcher.retried,
             throttled=self._dispatcher.throttled,
-            connections=self._links.opened,
-            host_switches=self._links.host_switches,
+            connections=self._failover.opened,
+            host_switches=self._failover.switches,
             budget_wait=self._dispatcher.budget_wait,
             waiting=len(self._pending),
             in_flight=self._dispatcher.in_flight,
             rate=self._gate.rate,
-            host=self._links.host,
+            host=self._failover.host,
         )
 
     async def _look_up_in_bulk(self, group_ids: Iterable[str]) -> Lookup:
@@ -349,7 +341,7 @@ class GroupClient:
         if not hasattr(self, "_closing"):  # an option was refused, and a traceback shows its variables
             return "<GroupClient, not made>"
         state = "open" if self._tasks is not None else "not open"
-        return f"<GroupClient {self.app_key!r} at {self._links.host}, {state}>"
+        return f"<GroupClient {self.app_key!r} at {self._failover.host}, {state}>"
 
     async def _run(self, opened: Event) -> None:
         """The client's own task: enter and exit may happen in two others."""
@@ -357,7 +349,7 @@ class GroupClient:
         try:
             async with anyio.create_task_group() as tasks:
                 self._tasks = tasks
-                tasks.start_soon(self._links.run)
+                tasks.start_soon(self._failover.run)
                 tasks.start_soon(self._dispatcher.run)
                 opened.set()
                 await self._closing.wait()
@@ -375,20 +367,6 @@ class GroupClient:
                 await self._transports.aclose()
             if self._own_limiter is not None:
                 await self._own_limiter.aclose()
-
-    async def _connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
-        if self._transports is not None:
-            return self._transports.connection(origin, self.max_in_flight, on_change)
-        from rongcloud_groups._transport.connect import connect
-
-        return await connect(
-            origin,
-            ssl_context=self._ssl_context,
-            http2=self._options.http2,
-            timeout=self._options.attempt_timeout,
-            max_in_flight=self.max_in_flight,
-            on_change=on_change,
-        )
 
     async def _observed(self, name: str, call: Awaitable[T]) -> T:
         """The result of a call; the hooks are notified of its end, however it ends."""
@@ -434,7 +412,15 @@ def _innermost(error: Exception) -> Exception:
     return error
 
 
-def _httpx_transports(transport: "TransportSource") -> "HttpxTransports":
+def _httpx_transports(transport: "TransportSource", slots: int) -> "HttpxTransports":
     from rongcloud_groups._transport.httpx_adapter import HttpxTransports
 
-    return HttpxTransports(transport)
+    return HttpxTransports(transport, slots)
+
+
+def _dialler(options: ClientOptions) -> Connector:
+    from rongcloud_groups._transport.connect import Dialler
+
+    return Dialler(
+        verify=options.verify, http2=options.http2, timeout=options.attempt_timeout, max_in_flight=options.max_in_flight
+    )

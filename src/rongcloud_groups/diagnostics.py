@@ -18,8 +18,8 @@ from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
 from rongcloud_groups._protocol.responses import NO_SUCH_API, http_date
 from rongcloud_groups._protocol.signing import new_nonce
-from rongcloud_groups._transport.connect import connect, tls_context
-from rongcloud_groups._transport.interface import Connection
+from rongcloud_groups._transport.connect import Dialler
+from rongcloud_groups._transport.interface import Connection, Connector
 from rongcloud_groups.check_advice import (
     CLOCK_TOLERANCE,
     UNKNOWN_APP_KEY,
@@ -115,9 +115,8 @@ async def check(
         verify=verify,
     )
     used, shared = options.make_limiter()
-    checking = _Checking(
-        options.credentials, dialect_named(dialect), SendGate(used), tls_context(verify, http2=True), attempt_timeout
-    )
+    dialler = Dialler(verify=verify, http2=True, timeout=attempt_timeout, max_in_flight=1)
+    checking = _Checking(options.credentials, dialect_named(dialect), SendGate(used), dialler, attempt_timeout)
     try:
         return await checking.checkup(options.origins)
     finally:
@@ -159,17 +158,12 @@ class _Checking:
     """The hosts one after the other, until one answers."""
 
     def __init__(
-        self,
-        credentials: Credentials,
-        dialect: Dialect,
-        gate: SendGate,
-        ssl_context: ssl.SSLContext,
-        attempt_timeout: float,
+        self, credentials: Credentials, dialect: Dialect, gate: SendGate, connector: Connector, attempt_timeout: float
     ) -> None:
         self._credentials = credentials
         self._dialect = dialect
         self._gate = gate
-        self._ssl_context = ssl_context
+        self._connector = connector
         self._attempt_timeout = attempt_timeout
         self._requests = 0
         self._problems: list[Finding] = []
@@ -192,14 +186,7 @@ class _Checking:
         return seen
 
     async def _connected(self, url: Origin) -> Connection:
-        return await connect(
-            url,
-            ssl_context=self._ssl_context,
-            http2=True,
-            timeout=self._attempt_timeout,
-            max_in_flight=1,
-            on_change=lambda: None,
-        )
+        return await self._connector.connect(url, lambda: None)
 
     async def _in_either_dialect(self, connection: Connection) -> _Answer:
         """The answer in the dialect that is set; in the other one, where that is understood instead."""

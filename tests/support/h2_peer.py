@@ -23,7 +23,7 @@ from hyperframe.frame import (
 )
 
 from rongcloud_groups._http import Origin, Request, Response
-from rongcloud_groups._transport.connect import connect, tls_context
+from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
 from rongcloud_groups._transport.interface import Connection
 
@@ -44,10 +44,11 @@ def server_context(*alpn: str) -> ssl.SSLContext:
     return context
 
 
-def client_context(*, http2: bool = True) -> ssl.SSLContext:
+def client_context() -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority().configure_trust(context)
-    return tls_context(context, http2=http2)
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    return context
 
 
 class Received(NamedTuple):
@@ -322,13 +323,7 @@ async def serving(
         await listener.wait_closed()
 
 
-async def opened(url: Origin, **options: Any) -> Connection:
-    """`connect` with the arguments that a test doesn't care about."""
-    settings: dict[str, Any] = {
-        "ssl_context": client_context(),
-        "http2": True,
-        "timeout": 10,
-        "max_in_flight": 64,
-        "on_change": lambda: None,
-    }
-    return await connect(url, **settings | options)
+async def opened(url: Origin, on_change: Callable[[], None] = lambda: None, **options: Any) -> Connection:
+    """A connection by a `Dialler` with the arguments that a test doesn't care about."""
+    settings: dict[str, Any] = {"verify": client_context(), "http2": True, "timeout": 10, "max_in_flight": 64}
+    return await Dialler(**settings | options).connect(url, on_change)

@@ -3,11 +3,10 @@ import socket
 import ssl
 
 import pytest
-from support.h2_peer import QUERY, authority, client_context, opened, server_context, serving
+from support.h2_peer import QUERY, authority, opened, server_context, serving
 from support.silent_server import Silent, listening
 
 from rongcloud_groups._http import Origin
-from rongcloud_groups._transport.connect import connect, tls_context
 from rongcloud_groups.errors import TransportError
 
 
@@ -50,11 +49,11 @@ async def test_a_refused_address_is_told_in_plain_words() -> None:
 async def test_an_address_that_refuses_or_is_silent_is_passed_over(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as server:
 
-        async def resolved(_host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
+        def resolved(_host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
             kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
             return [(*kind, (first, port)), (*kind, ("127.0.0.1", port))]
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+        monkeypatch.setattr(socket, "getaddrinfo", resolved)
         connection = await opened(server.url)
         assert (await connection.send(QUERY, 5)).status == 200
         await connection.aclose()
@@ -65,11 +64,11 @@ async def test_the_slower_of_two_addresses_is_let_go(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("rongcloud_groups._transport.connect._ATTEMPT_DELAY", 0)
     async with serving() as server:
 
-        async def resolved(_host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
+        def resolved(_host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
             kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
             return [(*kind, ("127.0.0.1", port))] * 5
 
-        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", resolved)
+        monkeypatch.setattr(socket, "getaddrinfo", resolved)
         connection = await opened(server.url)
         await connection.aclose()
 
@@ -87,7 +86,7 @@ async def test_a_name_that_cannot_be_one_is_told_in_plain_words() -> None:
 async def test_a_certificate_that_is_not_trusted_is_told_with_its_reason() -> None:
     async with serving() as server:
         with pytest.raises(TransportError, match="TLS handshake failed: certificate not trusted: unable to get"):
-            await opened(server.url, ssl_context=tls_context(ssl.create_default_context(), http2=True))
+            await opened(server.url, verify=ssl.create_default_context())
 
 
 async def test_a_certificate_for_another_name_is_told_with_its_reason() -> None:
@@ -158,9 +157,7 @@ async def test_the_default_context_honours_ssl_cert_file(
     authority().cert_pem.write_to_path(str(path))
     monkeypatch.setenv("SSL_CERT_FILE", str(path))
     async with serving() as server:
-        connection = await connect(
-            server.url, ssl_context=None, http2=True, timeout=10, max_in_flight=1, on_change=lambda: None
-        )
+        connection = await opened(server.url, verify=None)
         assert (await connection.send(QUERY, 5)).status == 200
         await connection.aclose()
 
@@ -168,7 +165,7 @@ async def test_the_default_context_honours_ssl_cert_file(
 async def test_without_http2_only_http1_is_offered() -> None:
     protocol = Silent()
     async with listening(protocol, server_context("h2", "http/1.1")) as url:
-        connection = await opened(url, ssl_context=client_context(http2=False))
+        connection = await opened(url, http2=False)
         assert connection.http_version == "HTTP/1.1"
         await connection.aclose()
         await protocol.lost.wait()

@@ -1,11 +1,15 @@
+import asyncio
 import socket
 
 import pytest
 from support.clients import ClientFor
+from support.scripted_network import BACKUP, LAST, PRIMARY, Network, ask, send
+from support.virtual_time import at, now, settle, virtual_time
 
 from rongcloud_groups import TransportError
+from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups.emulator import Emulator, Faults
-from rongcloud_groups.events import Event, HostSwitched
+from rongcloud_groups.events import ConnectFailed, Event, HostSwitched
 
 
 def closed_port() -> str:
@@ -85,3 +89,220 @@ async def test_a_certificate_that_is_not_trusted_is_named(client_for: ClientFor)
     ):
         with pytest.raises(TransportError, match="not trusted"):
             await client.get("g1")
+
+
+@virtual_time
+async def test_a_host_that_cannot_be_reached_is_told_once_for_each_wait() -> None:
+    network = Network()
+    network.down.add(PRIMARY)
+    async with network.failover() as failover:
+        for tries in (1, 2, 3):
+            with pytest.raises(TransportError, match=r"primary\.test is down") as caught:
+                await failover.ready()
+            assert caught.value.never_processed
+            assert len(network.tried) == len(network.seen(ConnectFailed)) == tries
+        await at(60.0)
+        assert len(network.tried) == 3
+        network.down.clear()
+        await ask(failover)
+
+
+@virtual_time
+async def test_every_host_is_tried_before_a_wait_fails() -> None:
+    network = Network()
+    network.down |= {PRIMARY, BACKUP, LAST}
+    async with network.failover(PRIMARY, BACKUP, LAST) as failover:
+        with pytest.raises(TransportError):
+            await failover.ready()
+        assert network.hosts_tried() == [PRIMARY, BACKUP, LAST]
+        with pytest.raises(TransportError):
+            await failover.ready()
+        assert sorted(network.hosts_tried()[3:]) == sorted([PRIMARY, BACKUP, LAST])
+
+
+@virtual_time
+async def test_a_host_that_cannot_be_reached_is_left_for_the_next_at_once() -> None:
+    network = Network()
+    network.down.add(PRIMARY)
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        await ask(failover)
+        assert now() == pytest.approx(0.2, abs=0.001)
+        assert failover.host == BACKUP
+        assert failover.switches == 1
+        assert network.seen(HostSwitched) == [HostSwitched(PRIMARY, BACKUP, "primary.test is down")]
+        await ask(failover, 30)
+        assert network.hosts_tried() == [PRIMARY, BACKUP]
+
+
+@virtual_time
+async def test_a_failed_request_switches_the_host_and_the_others_of_that_host_do_not_switch_back() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        flights = [await send(failover) for _ in range(5)]
+        for connection in flights:
+            failover.failed(connection, "no answer within 5 s")
+        assert failover.host == BACKUP
+        assert failover.switches == 1
+        assert network.connections[0].retired_at is not None
+        assert not network.connections[0].closed
+        await ask(failover)
+        assert network.hosts_tried() == [PRIMARY, BACKUP]
+
+
+@virtual_time
+async def test_a_late_failure_from_before_a_switch_says_nothing_of_the_host_now() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        early, late = await send(failover), await send(failover)
+        failover.failed(early, "HTTP 500")
+        failover.failed(await send(failover), "HTTP 500")
+        assert failover.host == PRIMARY
+        failover.failed(late, "HTTP 500")
+        assert failover.host == PRIMARY
+
+
+@virtual_time
+async def test_with_one_host_a_failed_request_switches_nothing() -> None:
+    network = Network()
+    async with network.failover() as failover:
+        connection = await send(failover)
+        failover.failed(connection, "HTTP 500")
+        assert failover.pick() is connection
+        assert failover.switches == 0
+
+
+@virtual_time
+async def test_every_connection_to_a_host_that_is_left_takes_no_more_requests() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        failing = await ask(failover, 50)
+        await at(1.0)
+        assert len(network.open_to(PRIMARY)) == 2
+        failover.failed(failing, "HTTP 500")
+        assert network.open_to(PRIMARY) == []
+
+
+@virtual_time
+async def test_a_connection_that_comes_up_after_its_host_was_left_is_not_used() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        connection = await send(failover)
+        network.connections[0].close("closed by the server")
+        waiting = asyncio.create_task(failover.ready())
+        await settle()
+        failover.failed(connection, "HTTP 500")
+        await waiting
+        picked = failover.pick()
+        assert picked is not None
+        assert picked.host == BACKUP
+        await at(2.0)
+        assert network.open_to(PRIMARY) == []
+
+
+async def switched_to_backup(failover: Failover) -> None:
+    failover.failed(await send(failover), "HTTP 500")
+    await ask(failover)
+    assert failover.host == BACKUP
+
+
+@virtual_time
+async def test_the_primary_is_probed_after_a_minute_with_one_request_and_used_again_when_it_answers() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        await switched_to_backup(failover)
+        await at(59.0)
+        await ask(failover, 3)
+        assert network.hosts_tried().count(PRIMARY) == 1
+        await at(61.0)
+        assert (await ask(failover)).host == BACKUP
+        await at(62.0)
+        assert network.hosts_tried().count(PRIMARY) == 2
+        probe = await send(failover)
+        assert probe.host == PRIMARY
+        for _ in range(3):
+            assert (await ask(failover)).host == BACKUP
+        failover.succeeded(probe)
+        assert failover.host == PRIMARY
+        assert (await ask(failover)) is probe
+        assert network.open_to(BACKUP) == []
+        await at(200.0)
+        await ask(failover)
+        assert failover.switches == 2
+
+
+@virtual_time
+async def test_a_failed_probe_is_repeated_after_another_minute() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        await switched_to_backup(failover)
+        for minute in (1, 2, 3):
+            await at(minute * 61.0 + 1.0)
+            await ask(failover)
+            await at(minute * 61.0 + 2.0)
+            probe = await send(failover)
+            assert probe.host == PRIMARY
+            failover.failed(probe, "HTTP 500")
+            assert failover.host == BACKUP
+            assert (await ask(failover)).host == BACKUP
+            assert network.open_to(PRIMARY) == []
+        assert network.hosts_tried().count(PRIMARY) == 4
+        assert failover.switches == 1
+
+
+@virtual_time
+async def test_a_probe_that_cannot_connect_is_repeated_after_another_minute() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        await switched_to_backup(failover)
+        network.down.add(PRIMARY)
+        for seconds, tries in ((62.0, 2), (121.0, 2), (124.0, 3)):
+            await at(seconds)
+            await ask(failover)
+            await at(seconds + 1.0)
+            assert (await ask(failover)).host == BACKUP
+            assert network.hosts_tried().count(PRIMARY) == tries
+        assert failover.switches == 1
+
+
+@virtual_time
+async def test_a_probe_that_closes_before_it_was_used_is_repeated_after_another_minute() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        await switched_to_backup(failover)
+        await at(62.0)
+        await ask(failover)
+        await at(63.0)
+        network.connections[-1].close("closed by the server")
+        await at(124.0)
+        await ask(failover)
+        await at(125.0)
+        assert (await ask(failover)).host == PRIMARY
+
+
+@virtual_time
+async def test_a_probe_that_neither_answers_nor_fails_is_repeated_after_another_minute() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        await switched_to_backup(failover)
+        await at(62.0)
+        await ask(failover)
+        await at(63.0)
+        assert (await send(failover)).host == PRIMARY
+        network.connections[-1].close("GOAWAY: the request was never processed")
+        await at(124.0)
+        await ask(failover)
+        await at(125.0)
+        assert (await ask(failover)).host == PRIMARY
+
+
+@virtual_time
+async def test_the_backup_failing_leads_back_to_the_primary() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        await switched_to_backup(failover)
+        failover.failed(await send(failover), "HTTP 500")
+        assert failover.host == PRIMARY
+        await ask(failover)
+        await at(100.0)
+        await ask(failover)
+        assert BACKUP not in network.hosts_tried()[3:]

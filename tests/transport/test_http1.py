@@ -3,11 +3,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import pytest
-from support.h2_peer import QUERY, client_context, opened, server_context
+from support.h2_peer import QUERY, opened, server_context
 
 from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport import http1
-from rongcloud_groups._transport.connect import connect
 from rongcloud_groups._transport.http1 import HTTP1Connection
 from rongcloud_groups.errors import TransportError
 
@@ -64,9 +63,7 @@ async def serving(handler: Handler, *, tls: bool = True) -> AsyncIterator[Server
 
 @asynccontextmanager
 async def connected(server: Server, on_change: Callable[[], None] = lambda: None) -> AsyncIterator[HTTP1Connection]:
-    connection = await connect(
-        server.url, ssl_context=client_context(), http2=True, timeout=10, max_in_flight=64, on_change=on_change
-    )
+    connection = await opened(server.url, on_change)
     assert isinstance(connection, HTTP1Connection)
     try:
         yield connection
@@ -167,7 +164,7 @@ async def test_connection_close_closes_it_after_the_answer() -> None:
     ):
         assert (await connection.send(QUERY, 5)).body == b"bye"
         assert connection.closed
-        with pytest.raises(TransportError, match="closed by the server after its answer"):
+        with pytest.raises(TransportError, match="closed by the server after its response"):
             await connection.send(QUERY, 5)
 
 

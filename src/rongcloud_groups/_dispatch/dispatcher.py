@@ -1,7 +1,7 @@
 """The dispatcher: a ready connection, a token, up to 50 IDs, sent in one step; then the response is handled."""
 
 import logging
-from asyncio import Event, Future, Lock, get_running_loop
+from asyncio import Event, Future, get_running_loop
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +17,8 @@ from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.api import batch_request, read_batch
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.signing import new_nonce
-from rongcloud_groups._transport.pool import Link, Links
+from rongcloud_groups._transport.failover import Failover
+from rongcloud_groups._transport.pool import PooledConnection
 from rongcloud_groups.config import Credentials
 from rongcloud_groups.errors import (
     DecodeError,
@@ -50,8 +51,7 @@ class InFlight:
     """One request in flight."""
 
     batch: Batch
-    link: Link
-    host: str
+    connection: PooledConnection
     future: Future[Response]
     request_id: str
     sent_at: float
@@ -62,7 +62,7 @@ class Dispatcher:
 
     Args:
         pending: where IDs wait.
-        links: the connections.
+        failover: the connections.
         gate: when a request may leave.
         credentials: signs requests.
         dialect: the interface of the service.
@@ -75,7 +75,7 @@ class Dispatcher:
     def __init__(
         self,
         pending: PendingQueue,
-        links: Links,
+        failover: Failover,
         gate: SendGate,
         credentials: Credentials,
         dialect: Dialect,
@@ -86,7 +86,7 @@ class Dispatcher:
         attempt_timeout: float,
     ) -> None:
         self._pending = pending
-        self._links = links
+        self._failover = failover
         self._gate = gate
         self._credentials = credentials
         self._dialect = dialect
@@ -96,7 +96,6 @@ class Dispatcher:
         self._attempt_timeout = attempt_timeout
         self._in_flight: dict[Batch, InFlight] = {}
         self._changed = Event()
-        self._readying = Lock()
         self._tasks: TaskGroup | None = None
         self._connect_failures = 0
         self._warn_again_at = float("-inf")
@@ -117,15 +116,6 @@ class Dispatcher:
     def phase_of(self, group_id: str) -> Phase:
         """What an open ID is waiting for."""
         return self._phase if self._pending.waits(group_id) else "waiting for the service"
-
-    async def link_ready(self) -> None:
-        """Wait until a connection can take a request; `Links.ready` takes one caller at a time.
-
-        Raises:
-            TransportError: no host could be reached.
-        """
-        async with self._readying:
-            await self._links.ready()
 
     async def run(self) -> None:
         """Send until cancelled; then abandon the requests in flight."""
@@ -163,7 +153,7 @@ class Dispatcher:
     async def _connected(self) -> bool:
         self._phase = "connecting"
         try:
-            await self.link_ready()
+            await self._failover.ready()
         except TransportError as error:
             await self._could_not_connect(error)
             return False
@@ -186,24 +176,23 @@ class Dispatcher:
         self.budget_wait += waited
         if self._emit:
             self._emit(TokenWaited(waited))
-        link = None if self._closed else self._links.pick()
-        batch = self._pending.take(self._cancel) if link is not None else None
-        if link is None or batch is None:  # connection lost, or no caller left
+        connection = None if self._closed else self._failover.pick()
+        batch = self._pending.take(self._cancel) if connection is not None else None
+        if connection is None or batch is None:  # connection lost, or no caller left
             self._gate.unused()
             return
-        self._send(link, batch)
+        self._send(connection, batch)
 
-    def _send(self, link: Link, batch: Batch) -> None:
+    def _send(self, connection: PooledConnection, batch: Batch) -> None:
         nonce = new_nonce()
         request = batch_request(self._dialect, self._credentials, batch.group_ids, nonce)
-        future = link.send(request, self._attempt_timeout)
-        host = self._links.host_of(link.host)
-        flight = InFlight(batch, link, host, future, nonce.request_id, get_running_loop().time())
+        future = connection.send(request, self._attempt_timeout)
+        flight = InFlight(batch, connection, future, nonce.request_id, get_running_loop().time())
         self._in_flight[batch] = flight
         self.requests += 1
         self.group_ids_sent += len(batch)
         if self._emit:
-            self._emit(BatchSent(nonce.request_id, host, len(batch)))
+            self._emit(BatchSent(nonce.request_id, connection.host, len(batch)))
         future.add_done_callback(partial(self._on_response, flight))
 
     def _on_response(self, flight: InFlight, future: Future[Response]) -> None:
@@ -231,7 +220,7 @@ class Dispatcher:
     def _abandoned(self, flight: InFlight) -> None:
         if self._emit:
             seconds = get_running_loop().time() - flight.sent_at
-            self._emit(BatchAbandoned(flight.request_id, flight.host, len(flight.batch), seconds))
+            self._emit(BatchAbandoned(flight.request_id, flight.connection.host, len(flight.batch), seconds))
 
     def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         assert self._tasks is not None  # noqa: S101  responses come only inside run()
@@ -244,11 +233,11 @@ class Dispatcher:
         except RongCloudError as error:
             self._failed(flight, error)
             return
-        self._links.trust(flight.link)
+        self._failover.succeeded(flight.connection)
         if self._emit:
             seconds = get_running_loop().time() - flight.sent_at
             found, missing = len(answer.found), len(answer.missing)
-            self._emit(BatchAnswered(flight.request_id, flight.host, found, missing, seconds))
+            self._emit(BatchAnswered(flight.request_id, flight.connection.host, found, missing, seconds))
         if not answer.unreadable:
             self._pending.settle((entry, answer.found.get(entry.group_id)) for entry in entries)
             return
@@ -264,11 +253,11 @@ class Dispatcher:
         entries = flight.batch.entries
         age = get_running_loop().time() - flight.sent_at
         if self._emit:
-            self._emit(BatchFailed(flight.request_id, flight.host, len(entries), error, age))
+            self._emit(BatchFailed(flight.request_id, flight.connection.host, len(entries), error, age))
         if isinstance(error, ServerError) or (isinstance(error, TransportError) and not error.never_processed):
-            self._links.distrust(flight.link, str(error))
+            self._failover.failed(flight.connection, str(error))
         elif isinstance(error, ServiceError):
-            self._links.trust(flight.link)
+            self._failover.succeeded(flight.connection)
         match self._policy.action(error):
             case "fatal":
                 self._abort_all(error)

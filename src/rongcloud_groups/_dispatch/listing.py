@@ -6,13 +6,13 @@ from typing import Any, Final
 
 import anyio
 
-from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
 from rongcloud_groups._protocol.api import ListingPage, listing_request, read_listing
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.signing import new_nonce
-from rongcloud_groups._transport.pool import Link, Links
+from rongcloud_groups._transport.failover import Failover
+from rongcloud_groups._transport.pool import PooledConnection
 from rongcloud_groups.config import Credentials
 from rongcloud_groups.errors import (
     ClientClosed,
@@ -34,11 +34,10 @@ _OLDEST_FIRST: Final = 0
 
 
 class ListingRequests:
-    """Asks for pages beside the batches: on the same links, with the same retries and failover.
+    """Asks for pages beside the batches: on the same connections, with the same retries and failover.
 
     Args:
-        links: where requests leave.
-        dispatcher: who else uses the links.
+        failover: the connections.
         credentials: what signs requests.
         dialect: which of the service's two interfaces is spoken.
         retry: what becomes of lost requests.
@@ -48,8 +47,7 @@ class ListingRequests:
 
     def __init__(
         self,
-        links: Links,
-        dispatcher: Dispatcher,
+        failover: Failover,
         credentials: Credentials,
         dialect: Dialect,
         retry: RetryPolicy,
@@ -57,8 +55,7 @@ class ListingRequests:
         *,
         attempt_timeout: float,
     ) -> None:
-        self._links = links
-        self._dispatcher = dispatcher
+        self._failover = failover
         self._credentials = credentials
         self._dialect = dialect
         self._policy = retry
@@ -112,33 +109,33 @@ class ListingRequests:
                 await anyio.sleep(self._policy.back_off(attempts.lost))
 
     async def _attempt(self, token: str | None) -> ListingPage:
-        link = await self._link_with_token()
+        connection = await self._connection_with_token()
         nonce = new_nonce()
         request = listing_request(
             self._dialect, self._credentials, nonce, page_token=token, size=PAGE_SIZE, order=_OLDEST_FIRST
         )
         try:
-            reply = await link.send(request, self._attempt_timeout)
+            reply = await connection.send(request, self._attempt_timeout)
             page = read_listing(self._dialect, reply, nonce.request_id)
         except ServerError as error:
-            self._links.distrust(link, str(error))
+            self._failover.failed(connection, str(error))
             raise
         except TransportError as error:
             if not error.never_processed:
-                self._links.distrust(link, str(error))
+                self._failover.failed(connection, str(error))
             raise
         except ServiceError:
-            self._links.trust(link)
+            self._failover.succeeded(connection)
             raise
-        self._links.trust(link)
+        self._failover.succeeded(connection)
         return page
 
-    async def _link_with_token(self) -> Link:
+    async def _connection_with_token(self) -> PooledConnection:
         while True:
-            await self._dispatcher.link_ready()
+            await self._failover.ready()
             await self._gate.wait()
-            if link := self._links.pick():
-                return link
+            if connection := self._failover.pick():
+                return connection
             self._gate.unused()
 
 

@@ -1,97 +1,136 @@
-"""Opens one connection: TCP, TLS, and the protocol that both sides speak."""
+"""Opens one connection: name resolution, TCP, TLS, and the protocol that both sides speak."""
 
 import asyncio
+import ipaddress
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from asyncio import Future
+from collections.abc import Callable
+from contextlib import suppress
+from functools import cached_property
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from aiohappyeyeballs import AddrInfoType, start_connection
+
 from rongcloud_groups._http import Origin
-from rongcloud_groups._transport.http2.connection import CLOSE_TIMEOUT, HTTP2Connection
+from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, Connection
 from rongcloud_groups.errors import TransportError
 
 if TYPE_CHECKING:
     from rongcloud_groups._transport.http1 import HTTP1Connection
+    from rongcloud_groups._transport.http2.connection import HTTP2Connection
 
 _ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not answered; RFC 8305, section 8."""
 
-_Address = tuple[int, int, int, str, tuple[Any, ...]]
+_alpn_lock = Lock()
 
 
-def tls_context(verify: ssl.SSLContext | None, *, http2: bool) -> ssl.SSLContext:
-    """The TLS context for `connect`, with ALPN set.
+class Dialler:
+    """A `Connector` over TCP and TLS. ALPN chooses the protocol; without TLS it is HTTP/1.1.
 
     Args:
-        verify: the caller's context, which is changed in place; None for one that trusts what the system trusts,
-            where ``SSL_CERT_FILE`` and ``SSL_CERT_DIR`` are honoured.
+        verify: which certificates to trust; None for those that the system trusts, where ``SSL_CERT_FILE`` and
+            ``SSL_CERT_DIR`` are honoured.
         http2: whether HTTP/2 is offered, before HTTP/1.1.
-    """
-    context = ssl.create_default_context() if verify is None else verify
-    context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
-    return context
-
-
-async def connect(
-    origin: Origin,
-    *,
-    ssl_context: ssl.SSLContext | None,
-    http2: bool,
-    timeout: float,
-    max_in_flight: int,
-    on_change: Callable[[], None],
-) -> "HTTP2Connection | HTTP1Connection":
-    """Opens a connection that is ready for requests, in the protocol that ALPN chose; without TLS, HTTP/1.1.
-
-    Args:
-        origin: where to.
-        ssl_context: from `tls_context`; None makes one for this connection.
-        http2: whether HTTP/2 is offered by a context that is made here.
         timeout: seconds for TCP, TLS and the server's SETTINGS together.
-        max_in_flight: how many requests may be open at once.
-        on_change: called when the connection's `open_slots` may have grown, and when it is retired or closed.
-
-    Raises:
-        TransportError: when it fails; the message says where and why. Nothing was sent, so it is
-            `never_processed`.
+        max_in_flight: how many requests may be open on a connection at once.
     """
-    loop = asyncio.get_running_loop()
-    _, host, port = origin
-    entry = _Entry(origin, max_in_flight, timeout, on_change)
-    ready = False
+
+    def __init__(self, *, verify: ssl.SSLContext | None, http2: bool, timeout: float, max_in_flight: int) -> None:
+        self._verify = verify
+        self._http2 = http2
+        self._timeout = timeout
+        self._max_in_flight = max_in_flight
+        self._resolving: dict[tuple[str, int], Future[list[AddrInfoType]]] = {}
+
+    @cached_property
+    def tls(self) -> ssl.SSLContext:
+        """The TLS context, which offers the protocols by ALPN."""
+        protocols = ["h2", "http/1.1"] if self._http2 else ["http/1.1"]
+        if self._verify is not None:
+            offering = _AlpnContext(ssl.PROTOCOL_TLS_CLIENT)
+            offering.context, offering.protocols = self._verify, protocols
+            return offering
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(protocols)
+        return context
+
+    async def connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
+        """See `Connector.connect`."""
+        _, host, port = origin
+        attempt = _Attempt()
+        protocol = _AlpnProtocol(origin, self._max_in_flight, self._timeout, on_change)
+        limit = asyncio.timeout(self._timeout)
+        try:
+            async with limit:
+                return await self._open(origin, protocol, attempt)
+        except (OSError, RuntimeError, UnicodeError, TransportError) as error:
+            cause = f"timed out after {self._timeout:g} s" if limit.expired() else f"failed: {_describe(error)}"
+            failure = TransportError(f"{host}:{port}: {attempt.step} {cause}", never_processed=True)
+            raise failure from error
+        finally:
+            if not attempt.succeeded:
+                protocol.abort()
+
+    async def _open(self, origin: Origin, protocol: "_AlpnProtocol", attempt: "_Attempt") -> Connection:
+        loop = asyncio.get_running_loop()
+        _, host, port = origin
+        addresses = await self._resolve(host, port)
+        attempt.step = "connecting"
+        connected = await start_connection(addresses, happy_eyeballs_delay=_ATTEMPT_DELAY, interleave=1)
+        if origin.scheme == "https":
+            attempt.step = "TLS handshake"
+            await loop.create_connection(
+                lambda: protocol, sock=connected, ssl=self.tls, server_hostname=host, ssl_shutdown_timeout=CLOSE_TIMEOUT
+            )
+        else:
+            await loop.create_connection(lambda: protocol, sock=connected)
+        attempt.step = "HTTP/2 SETTINGS"
+        await protocol.connection.wait_ready()
+        attempt.succeeded = True
+        return protocol.connection
+
+    async def _resolve(self, host: str, port: int) -> list[AddrInfoType]:
+        """The addresses of a host. A lookup that hangs holds one thread, however often it is waited for."""
+        with suppress(ValueError):
+            return [_address_info(host, port)]
+        if (resolving := self._resolving.get((host, port))) is None:
+            resolving = asyncio.get_running_loop().run_in_executor(None, _look_up, host, port)
+            self._resolving[host, port] = resolving
+            resolving.add_done_callback(lambda done: self._resolved(host, port, done))
+        return await asyncio.shield(resolving)
+
+    def _resolved(self, host: str, port: int, done: Future[list[AddrInfoType]]) -> None:
+        del self._resolving[host, port]
+        if not done.cancelled():
+            done.exception()  # every waiter may have left
+
+
+class _Attempt:
     step = "name resolution"
-    limit = asyncio.timeout(timeout)
-    try:
-        async with limit:
-            addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            step = "connecting"
-            connected = await _first_connected(addresses)
-            if origin.scheme == "https":
-                step = "TLS handshake"
-                await loop.create_connection(
-                    lambda: entry,
-                    sock=connected,
-                    ssl=ssl_context or tls_context(None, http2=http2),
-                    server_hostname=host,
-                    ssl_shutdown_timeout=CLOSE_TIMEOUT,
-                )
-            else:
-                await loop.create_connection(lambda: entry, sock=connected)
-            if isinstance(entry.connection, HTTP2Connection):
-                step = "HTTP/2 SETTINGS"
-                await entry.connection.wait_ready()
-            ready = True
-            return entry.connection
-    except (OSError, UnicodeError, TransportError) as error:
-        cause = f"timed out after {timeout:g} s" if limit.expired() else f"failed: {_reason(error)}"
-        failure = TransportError(f"{host}:{port}: {step} {cause}", never_processed=True)
-        raise failure from error
-    finally:
-        if not ready:
-            entry.abort()
+    succeeded = False
 
 
-class _Entry(asyncio.Protocol):
+class _AlpnContext(ssl.SSLContext):
+    """A caller's context that offers our protocols on our connections, and stays as it was for everything else."""
+
+    context: ssl.SSLContext
+    protocols: list[str]
+
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
+        # OpenSSL copies the list to the connection when it is made, which is here.
+        with _alpn_lock:
+            self.context.set_alpn_protocols(self.protocols)
+            try:
+                return self.context.wrap_bio(*args, **options)
+            finally:
+                with suppress(MemoryError):  # OpenSSL 1.1.1 clears the list and reports an error
+                    self.context.set_alpn_protocols([])
+
+
+class _AlpnProtocol(asyncio.Protocol):
     """Chooses the protocol when the transport is up, and hands it over in the same step, so no byte is missed."""
 
     connection: "HTTP2Connection | HTTP1Connection"
@@ -104,10 +143,12 @@ class _Entry(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         protocol: asyncio.Protocol
         if tls is not None and tls.selected_alpn_protocol() == "h2":
+            from rongcloud_groups._transport.http2.connection import HTTP2Connection
+
             protocol = self.connection = HTTP2Connection(
                 self._origin.authority,
                 max_in_flight=self._max_in_flight,
@@ -115,11 +156,10 @@ class _Entry(asyncio.Protocol):
                 slot_timeout=self._timeout,
             )
         else:
-            from rongcloud_groups._transport.http1 import HTTP1Connection  # brings httpcore, which HTTP/2 does without
+            from rongcloud_groups._transport.http1 import HTTP1Connection
 
-            self.connection = HTTP1Connection(self._origin, on_change=self._on_change)
-            protocol = self.connection.protocol
-        transport.set_protocol(protocol)
+            protocol = self.connection = HTTP1Connection(self._origin, on_change=self._on_change)
+        self._transport.set_protocol(protocol)
         protocol.connection_made(transport)
 
     def abort(self) -> None:
@@ -127,46 +167,22 @@ class _Entry(asyncio.Protocol):
             self._transport.abort()
 
 
-async def _first_connected(addresses: Sequence[_Address]) -> socket.socket:
-    """Tries the addresses, staggered, and returns the first socket that connects.
+def _look_up(host: str, port: int) -> list[AddrInfoType]:
+    return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
-    `asyncio` can do this by itself, but leaves a socket open when it is cancelled just as that one connects.
+
+def _address_info(host: str, port: int) -> AddrInfoType:
+    """The address that a literal IP address stands for: it needs no resolver.
+
+    Raises:
+        ValueError: it is a name.
     """
-    loop = asyncio.get_running_loop()
-    attempts: list[asyncio.Task[socket.socket]] = []
-    winner: asyncio.Task[socket.socket] | None = None
-    try:
-        while winner is None:
-            if len(attempts) < len(addresses):
-                attempts.append(loop.create_task(_connected(addresses[len(attempts)])))
-            elif all(attempt.done() for attempt in attempts):
-                return await attempts[-1]
-            if still_open := [attempt for attempt in attempts if not attempt.done()]:
-                delay = _ATTEMPT_DELAY if len(attempts) < len(addresses) else None
-                await asyncio.wait(still_open, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
-            ended = [attempt for attempt in attempts if attempt.done()]
-            winner = next((attempt for attempt in ended if attempt.exception() is None), None)
-        return winner.result()
-    finally:
-        for attempt in attempts:
-            # One that is cancelled closes its socket itself.
-            if not attempt.cancel() and attempt is not winner and attempt.exception() is None:
-                attempt.result().close()
+    if ipaddress.ip_address(host).version == 6:  # noqa: PLR2004  IPv6
+        return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0))
+    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))
 
 
-async def _connected(address: _Address) -> socket.socket:
-    family, kind, protocol, _, where = address
-    connecting = socket.socket(family, kind, protocol)
-    try:
-        connecting.settimeout(0)
-        await asyncio.get_running_loop().sock_connect(connecting, where)
-    except BaseException:
-        connecting.close()
-        raise
-    return connecting
-
-
-def _reason(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     match error:
         case ssl.SSLCertVerificationError():
             return f"certificate not trusted: {error.verify_message}"

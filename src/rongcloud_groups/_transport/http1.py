@@ -1,61 +1,42 @@
-"""One HTTP/1.1 connection: `httpcore.AsyncHTTP11Connection` over a stream that is connected already."""
+"""One HTTP/1.1 connection: an `asyncio.Protocol` around the state machine of `h11`."""
 
 import asyncio
+import select
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
-import httpcore
+import h11
 
 from rongcloud_groups._http import Origin, Request, Response
-from rongcloud_groups._transport.http2.connection import CLOSE_TIMEOUT
 from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE
+from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, ConnectionState
 from rongcloud_groups.errors import TransportError
 
 _FIELD_OVERHEAD: Final = 32  # bytes a field counts beyond its text; RFC 9113, section 6.5.2
+_MAX_INFORMATIONAL: Final = 16
+"""Responses 1xx before the final one; a server sends one or two."""
+_MAX_TINY_CHUNKS: Final = 1_000
+"""Chunks of a body that has few bytes in each; a server sends none."""
+_TINY: Final = 16
 
 
-class HTTP1Connection:
+class HTTP1Connection(ConnectionState, asyncio.Protocol):
     """A `Connection` that carries one request at a time.
 
     Args:
         origin: where it goes.
-        on_change: called, in the same step, when `open_slots` may have grown and when the connection is
-            retired or closed. It may send.
-        close_timeout: seconds that closing may take before the socket is cut off.
-
-    Attributes:
-        sent: how many requests it was given.
-        in_flight: how many of them are still open, 0 or 1.
-        closed: True when nothing can come from it any more.
-        closed_reason: why it takes no more requests, for a log; empty while it does.
-        http_version: ``HTTP/1.1``.
-        protocol: what the transport is to talk to; its `connection_made` makes the connection ready.
+        on_change: see `Connector.connect`.
+        close_timeout: seconds that closing may take before the socket is aborted.
     """
 
     http_version = "HTTP/1.1"
 
     def __init__(self, origin: Origin, *, on_change: Callable[[], None], close_timeout: float = CLOSE_TIMEOUT) -> None:
-        self.sent = 0
-        self.in_flight = 0
-        self.closed = False
-        self.closed_reason = ""
-        self._loop = asyncio.get_running_loop()
-        self._authority = origin.authority
-        self._origin = origin
-        self._on_change = on_change
-        self._close_timeout = close_timeout
-        self._retired = False
-        self._transport: asyncio.Transport
-        self._http: httpcore.AsyncHTTP11Connection
-        self._lost = asyncio.Event()
-        self._cut_off: asyncio.TimerHandle | None = None
+        super().__init__(origin.authority, on_change, close_timeout=close_timeout)
+        self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEADER_LIST_SIZE)
         self._future: asyncio.Future[Response] | None = None
-        self._exchange: asyncio.Task[None] | None = None
-        self.protocol: asyncio.Protocol = _WatchedStream(self._connected, self._heard_while_idle, self._connection_lost)
-
-    def __repr__(self) -> str:
-        state = self.closed_reason or "open"
-        return f"<HTTP1Connection {self._authority} {state}, {self.sent} sent, {self.in_flight} in flight>"
+        self._timer: asyncio.TimerHandle | None = None
+        self._builder = _ResponseBuilder()
 
     @property
     def open_slots(self) -> int:
@@ -63,14 +44,10 @@ class HTTP1Connection:
         return 0 if self._retired or self.closed or self.in_flight else 1
 
     def send(self, request: Request, timeout: float) -> asyncio.Future[Response]:
-        """Starts sending; the future ends in the reply or in a `TransportError`.
+        """Send at once; see `Connection.send`.
 
-        Call it only while `open_slots` is positive. Cancelling the future closes the connection, as does a
-        time-out: HTTP/1.1 has no other way to abandon a request.
-
-        Args:
-            request: what to send.
-            timeout: seconds until the attempt ends in a `TransportError`.
+        Cancelling the future closes the connection, as does a time-out: HTTP/1.1 has no other way to abandon a
+        request.
         """
         future: asyncio.Future[Response] = self._loop.create_future()
         if not self.open_slots:
@@ -80,178 +57,175 @@ class HTTP1Connection:
         self.sent += 1
         self.in_flight = 1
         self._future = future
+        self._builder = _ResponseBuilder()
+        self._timer = self._loop.call_later(timeout, self._on_timeout, timeout)
         future.add_done_callback(self._on_done)
-        self._exchange = self._loop.create_task(self._carry_out(request, timeout))
+        try:
+            data = self._encode(request)
+        except h11.LocalProtocolError as error:
+            self._close(f"request refused by h11: {error}")
+        else:
+            self._transport.write(data)
         return future
 
     def retire(self) -> None:
-        """Takes no more requests; closes when the open one has ended."""
-        if self._retired or self.closed:
-            return
-        self._retired = True
-        self.closed_reason = f"retired after {self.sent} requests"
-        if self.in_flight:
-            self._on_change()
-        else:
-            self._close(self.closed_reason)
+        """Take no more requests; close when the open one has ended."""
+        if self._mark_retired(f"retired after {self.sent} requests"):
+            if self.in_flight:
+                self._on_change()
+            else:
+                self._close(self.closed_reason)
 
     async def aclose(self) -> None:
-        """Closes now; an open request ends in a `TransportError`. Returns when the socket is closed."""
+        """Close now; an open request ends in a `TransportError`. Returns when the socket is closed."""
         self._close("closed here")
-        if self._exchange is not None:
-            await asyncio.wait([self._exchange])
         await self._lost.wait()
 
-    # What the stream tells
+    # Called by asyncio
 
-    def _connected(self, transport: asyncio.Transport, stream: httpcore.AsyncNetworkStream) -> None:
-        self._transport = transport
-        scheme, host, port = self._origin
-        origin = httpcore.Origin(scheme.encode(), host.encode(), port)
-        self._http = httpcore.AsyncHTTP11Connection(origin, stream)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
 
-    def _heard_while_idle(self, what: str) -> None:
+    def data_received(self, data: bytes) -> None:
         if self._future is None:
-            self._close(what)
+            self._close("the server spoke unasked")
+        elif not self.closed:
+            self._receive(data)
 
-    def _connection_lost(self, exc: Exception | None) -> None:
-        self._lost.set()
-        if self._cut_off is not None:
-            self._cut_off.cancel()
-        # An open exchange may still find its whole answer among what was received, and ends by itself.
-        self._heard_while_idle(f"connection lost: {exc}" if exc else "closed by the server")
+    def eof_received(self) -> None:
+        if self._future is not None and not self.closed:
+            self._receive(b"")
+        self._close("closed by the server")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._close(f"connection lost: {exc}" if exc else "closed by the server")
+        self._on_transport_lost()
 
     # The exchange
 
-    async def _carry_out(self, request: Request, seconds: float) -> None:
-        outcome: Response | TransportError
-        limit = asyncio.timeout(seconds)
+    def _encode(self, request: Request) -> bytes:
+        fields = [("host", self._authority), *request.headers, ("content-length", str(len(request.body)))]
+        events = (
+            h11.Request(method="POST", target=request.path, headers=fields),
+            h11.Data(request.body),
+            h11.EndOfMessage(),
+        )
+        return b"".join(self._h11.send(event) or b"" for event in events)
+
+    def _receive(self, data: bytes) -> None:
         try:
-            async with limit:
-                outcome = await self._ask(request)
-        except Exception as error:  # noqa: BLE001  httpcore lets errors of h11 and the socket through as they are
-            text = str(error) or type(error).__name__
-            if limit.expired():
-                text = f"no answer within {seconds:g} s from {self._authority}"
-            outcome = TransportError(text)
-            outcome.__cause__ = error
-        if self._future is None:
-            return
-        self._settle(self._future, outcome)
-        if isinstance(outcome, TransportError):
-            self._close(str(outcome))
-        elif self._retired or self._transport.is_closing():
-            self._close("closed by the server after its answer")
+            self._h11.receive_data(data)
+            while not self._builder.complete:
+                event = self._h11.next_event()
+                if event is h11.NEED_DATA:
+                    return
+                self._builder.take(event)
+        except h11.RemoteProtocolError as error:
+            unanswered = not data and self._h11.their_state is h11.ERROR and not self._builder.status
+            text = "server disconnected without sending a response" if unanswered else str(error)
+            self._close(text, cause=error)
+        except TransportError as error:
+            self._close(str(error))
         else:
+            self._answer(self._builder.response())
+
+    def _answer(self, response: Response) -> None:
+        future, self._future = self._future, None
+        self._end_request()
+        if future is not None and not future.done():
+            future.set_result(response)
+        if self._retired or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+            self._close("closed by the server after its response")
+        elif self._h11.trailing_data[0] or self._transport.get_write_buffer_size() or self._has_unread():
+            self._close("the server sent more than its response, or before it had the request")
+        else:
+            self._h11.start_next_cycle()
             self._on_change()
 
-    async def _ask(self, request: Request) -> Response:
-        headers = [("host", self._authority), *request.headers, ("content-length", str(len(request.body)))]
-        scheme, host, port = self._origin
-        target = httpcore.URL(
-            scheme=scheme.encode(), host=host.encode(), port=port, target=request.path.encode("ascii")
-        )
-        response = await self._http.handle_async_request(
-            httpcore.Request(
-                b"POST",
-                target,
-                headers=[(name.encode(), value.encode()) for name, value in headers],
-                content=request.body,
-            )
-        )
-        if sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in response.headers) > MAX_HEADER_LIST_SIZE:
-            raise TransportError(f"{self._authority}: a header list of more than {MAX_HEADER_LIST_SIZE >> 10} KiB")
-        body = bytearray()
-        async for part in response.aiter_stream():
-            body += part
-            if len(body) > MAX_BODY_SIZE:
-                raise TransportError(f"{self._authority}: a body of more than {MAX_BODY_SIZE >> 20} MiB")
-        await response.aclose()
-        fields = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers}
-        return Response(response.status, fields, bytes(body))
+    def _has_unread(self) -> bool:
+        """Whether the server sent more: it would be taken for the response to the next request."""
+        handle = self._transport.get_extra_info("socket").fileno()
+        if not hasattr(select, "poll"):  # Windows
+            return bool(select.select([handle], [], [], 0)[0])
+        poll = select.poll()
+        poll.register(handle, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def _end_request(self) -> None:
+        self.in_flight = 0
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _on_done(self, future: asyncio.Future[Response]) -> None:
         if future.cancelled() and self._future is future:
             self._close("request cancelled")
 
-    def _settle(self, future: asyncio.Future[Response], outcome: Response | TransportError) -> None:
-        self._future = None
-        self.in_flight = 0
-        if future.done():
-            return
-        if isinstance(outcome, Response):
-            future.set_result(outcome)
-        else:
-            future.set_exception(outcome)
+    def _on_timeout(self, timeout: float) -> None:
+        self._close(f"no answer within {timeout:g} s from {self._authority}", cause=TimeoutError())
 
-    def _close(self, reason: str) -> None:
-        if self.closed:
+    def _close(self, reason: str, *, cause: Exception | None = None) -> None:
+        if not self._mark_closed(reason):
             return
-        self.closed = True
-        self.closed_reason = self.closed_reason or reason
-        if self._future is not None and self._exchange is not None:
-            self._settle(self._future, TransportError(f"{self._authority}: {reason}"))
-            self._exchange.cancel()
-        if not self._lost.is_set():
-            self._transport.close()
-            self._cut_off = self._loop.call_later(self._close_timeout, self._transport.abort)
+        if self._future is not None:
+            future, self._future = self._future, None
+            self._end_request()
+            if not future.done():
+                text = reason if self._authority in reason else f"{self._authority}: {reason}"
+                error = TransportError(text)
+                error.__cause__ = cause
+                future.set_exception(error)
+        if not self._transport.is_closing():
+            self._close_transport()
         self._on_change()
 
 
-class _SocketStream(httpcore.AsyncNetworkStream):
-    """httpcore's view of asyncio's streams."""
+class _ResponseBuilder:
+    """Puts a response together, within the limits of what a response may be."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
+    def __init__(self) -> None:
+        self.status = 0
+        self.complete = False
+        self._fields: dict[str, str] = {}
+        self._body = bytearray()
+        self._informational = 0
+        self._chunks = 0
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002  httpcore's signature
-        return await self._reader.read(max_bytes)
+    def take(self, event: h11.Event | type) -> None:
+        """Take the next event of the response.
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002  httpcore's signature
-        try:
-            self._writer.write(buffer)
-            await self._writer.drain()
-        except OSError as error:
-            # httpcore then looks for an answer that came before the whole request was sent.
-            raise httpcore.WriteError(str(error)) from error
+        Raises:
+            TransportError: the response is not acceptable.
+        """
+        match event:
+            case h11.InformationalResponse():
+                self._informational += 1
+                if self._informational > _MAX_INFORMATIONAL:
+                    raise TransportError(f"more than {_MAX_INFORMATIONAL} informational responses")
+            case h11.Response():
+                self._take_head(event)
+            case h11.Data():
+                self._take_body(event)
+            case h11.EndOfMessage():
+                self.complete = True
+            case _:
+                raise TransportError("server disconnected without sending a response")
 
-    async def aclose(self) -> None:
-        self._writer.close()
+    def response(self) -> Response:
+        """The whole response."""
+        return Response(self.status, self._fields, bytes(self._body))
 
+    def _take_head(self, head: h11.Response) -> None:
+        if sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in head.headers) > MAX_HEADER_LIST_SIZE:
+            raise TransportError(f"a header list of more than {MAX_HEADER_LIST_SIZE >> 10} KiB")
+        self.status = head.status_code
+        self._fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
+        if "transfer-encoding" in self._fields and "content-length" in self._fields:
+            raise TransportError("a response with both Transfer-Encoding and Content-Length")
 
-class _WatchedStream(asyncio.StreamReaderProtocol):
-    """A stream that tells what happens while nobody reads from it."""
-
-    def __init__(
-        self,
-        connected: Callable[[asyncio.Transport, httpcore.AsyncNetworkStream], None],
-        heard: Callable[[str], None],
-        lost: Callable[[Exception | None], None],
-    ) -> None:
-        loop = asyncio.get_running_loop()
-        self._watched_reader = asyncio.StreamReader(loop=loop)
-        super().__init__(self._watched_reader, loop=loop)
-        self._connected = connected
-        self._heard = heard
-        self._told_lost = lost
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  narrows the type; streams have no other
-        super().connection_made(transport)
-        loop = asyncio.get_running_loop()
-        writer = asyncio.StreamWriter(transport, self, self._watched_reader, loop)
-        self._connected(transport, _SocketStream(self._watched_reader, writer))
-
-    def data_received(self, data: bytes) -> None:
-        super().data_received(data)
-        self._heard("the server spoke unasked")
-
-    def eof_received(self) -> bool | None:
-        keep_open = super().eof_received()
-        self._heard("closed by the server")
-        return keep_open
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._told_lost(exc)
+    def _take_body(self, data: h11.Data) -> None:
+        self._body += data.data
+        self._chunks += data.chunk_start
+        if len(self._body) > MAX_BODY_SIZE:
+            raise TransportError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
+        if self._chunks > max(_MAX_TINY_CHUNKS, len(self._body) // _TINY):
+            raise TransportError("a body in chunks of a few bytes")

@@ -1,48 +1,64 @@
-"""Which connection the next request takes: ready, spare or retiring; and which host."""
+"""The connections to one origin: ready, spare, or retiring."""
 
-from asyncio import Event, Future, get_running_loop
+import logging
+from asyncio import Future, get_running_loop
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
 
 from rongcloud_groups._http import Origin, Request, Response
-from rongcloud_groups._transport.interface import Connection
+from rongcloud_groups._transport.interface import Connection, Connector
 from rongcloud_groups.errors import TransportError
-from rongcloud_groups.events import ConnectFailed, ConnectionOpened, ConnectionRetired, Emitter, HostSwitched, logger
+from rongcloud_groups.events import ConnectFailed, ConnectionOpened, ConnectionRetired, Emitter
 
-IDLE_TIMEOUT = 55.0
-"""Seconds. The service asks to close a connection that was idle for so long (its base URL page)."""
-PROBE_AFTER = 60.0
-"""Seconds from a switch to a backup until the primary is tried again, with one request."""
-MAX_CONNECTIONS = 8
-"""HTTP/2 connections to one host at the most, however few streams each allows."""
-PACE_OVER = 20
+MAX_CONNECTIONS: Final = 8
+"""HTTP/2 connections to one origin at most, however few streams each allows."""
+PACE_WINDOW: Final = 20
 """Requests over which the present pace is measured."""
-SPARE_PAUSE = 1.0
+SPARE_PAUSE: Final = 1.0
 """Seconds until a spare is tried again after a connection could not be opened."""
+MAX_BACK_OFF: Final = 5.0
+"""Seconds at most between connections that close before they carry a request."""
 
-Connect = Callable[[Origin, Callable[[], None]], Awaitable[Connection]]
-"""Opens a connection to a base URL; calls back when it may take more requests, or none any more."""
+_logger = logging.getLogger(__name__)
 
 
-class Link:
-    """One connection, and how much may still be asked of it."""
+class PoolObserver(Protocol):
+    """Receives what happens in a pool; `Failover` is one."""
 
-    __slots__ = ("_most", "_sent", "connection", "host", "idle_since", "left_behind", "retired_because")
+    def on_change(self) -> None:
+        """A connection may have become ready, or was lost."""
+        ...
 
-    def __init__(
-        self, connection: Connection, host: int, most: float, idle_since: float, sent: Callable[["Link"], None]
-    ) -> None:
+    def on_sent(self, connection: "PooledConnection") -> None:
+        """A request was sent on this connection."""
+        ...
+
+    def on_unreachable(self, pool: "ConnectionPool", error: TransportError) -> None:
+        """The pool has no usable connection, and this is why none could be had."""
+        ...
+
+
+class PooledConnection:
+    """One connection, and how many more requests it may take."""
+
+    __slots__ = ("_max_requests", "connection", "detached", "idle_since", "pool", "retired_reason")
+
+    def __init__(self, pool: "ConnectionPool", connection: Connection, max_requests: float, now: float) -> None:
+        self.pool = pool
         self.connection = connection
-        self.host = host
-        self.idle_since: float | None = idle_since
-        self.retired_because = ""
-        self.left_behind = False
-        self._most = most
-        self._sent = sent
+        self.idle_since: float | None = now
+        self.retired_reason = ""
+        self.detached = False
+        self._max_requests = max_requests
+
+    @property
+    def host(self) -> str:
+        """The host (and port) that it is connected to."""
+        return self.pool.host
 
     @property
     def open_slots(self) -> int:
@@ -52,312 +68,278 @@ class Link:
     @property
     def usable(self) -> bool:
         """Whether it will ever take another request."""
-        return not self.retired_because and not self.connection.closed and self.connection.sent < self._most
+        unretired = not self.retired_reason and not self.connection.closed_reason
+        return unretired and self.connection.sent < self._max_requests
 
     @property
-    def left(self) -> float:
-        """How many requests it will take yet."""
-        return self._most - self.connection.sent if self.usable else 0
+    def remaining(self) -> float:
+        """How many more requests it will take."""
+        return self._max_requests - self.connection.sent if self.usable else 0
 
     def send(self, request: Request, timeout: float) -> Future[Response]:
         """Send at once; see `Connection.send`."""
         future = self.connection.send(request, timeout)
-        self._sent(self)
+        self.pool.on_sent(self)
         return future
 
     def retire(self, reason: str) -> None:
-        """Take no more requests; what is in flight may end."""
-        if not self.retired_because:
-            self.retired_because = reason
+        """Take no more requests; those in flight may end."""
+        if not self.retired_reason:
+            self.retired_reason = reason
             self.connection.retire()
 
 
-class Links:
-    """The connections to the host in use, one step ahead of what they are needed for.
+class ConnectionPool:
+    """The connections to one origin, opened one step ahead of their need.
 
-    A link takes fewer than ``requests_per_connection`` requests and is let go after `IDLE_TIMEOUT` seconds
-    without one, as the service asks; its successor is up before that. A host that fails is left for the next one
-    at once, and the primary is probed with one request after ``probe_after``.
+    A connection takes fewer than ``requests_per_connection`` requests and is closed after ``idle_timeout`` seconds
+    without one, as the service asks; its successor is open before that.
 
     Args:
-        origins: the primary, then its backups.
-        connect: opens one connection.
+        origin: where the connections go.
+        connector: opens one connection.
+        observer: notified of changes.
         emit: where events go.
-        requests_per_connection: requests that a connection must not reach; None where it is not ours to say.
-        max_in_flight: requests in flight at the most.
-        probe_after: seconds.
+        requests_per_connection: requests that a connection must not reach; None for no limit.
+        max_in_flight: requests in flight at most.
         idle_timeout: seconds.
     """
 
     def __init__(
         self,
-        origins: Sequence[Origin],
-        connect: Connect,
+        origin: Origin,
+        connector: Connector,
+        observer: PoolObserver,
         emit: Emitter,
         *,
         requests_per_connection: int | None,
         max_in_flight: int,
-        probe_after: float = PROBE_AFTER,
-        idle_timeout: float = IDLE_TIMEOUT,
+        idle_timeout: float,
     ) -> None:
-        self._origins = origins
-        self._hosts = [origin.authority for origin in origins]
-        self._connect = connect
-        self._emit = emit
-        self._most = float("inf") if requests_per_connection is None else requests_per_connection - 1
-        self._max_in_flight = max_in_flight
-        self._probe_after = probe_after
-        self._idle_timeout = idle_timeout
-        self._current = 0
-        self._links: list[Link] = []
-        self._probe: Link | None = None
-        self._probe_at = float("inf")
-        self._connecting = 0
-        self._spare_not_before = 0.0
-        self._opening_takes = 0.0
-        self._sent_at: deque[float] = deque(maxlen=PACE_OVER)
-        self._unreachable: set[int] = set()
-        self._failure: TransportError | None = None
-        self._wanted = False
-        self._changed = Event()
-        self._tasks: TaskGroup | None = None
+        self.host = origin.authority
+        self.active = False
+        self.wanted = False
         self.opened = 0
-        self.host_switches = 0
+        self._origin = origin
+        self._connector = connector
+        self._observer = observer
+        self._emit = emit
+        self._max_requests = float("inf") if requests_per_connection is None else requests_per_connection - 1
+        self._max_in_flight = max_in_flight
+        self._idle_timeout = idle_timeout
+        self._connections: list[PooledConnection] = []
+        self._connecting = 0
+        self._wasted = 0
+        self._open_not_before = 0.0
+        self._spare_not_before = 0.0
+        self._opening_time = 0.0
+        self._sent_at: deque[float] = deque(maxlen=PACE_WINDOW)
+        self._tasks: TaskGroup | None = None
 
-    @property
-    def host(self) -> str:
-        """The host in use."""
-        return self.host_of(self._current)
-
-    def host_of(self, index: int) -> str:
-        """The host (and port) of one of the base URLs."""
-        return self._hosts[index]
+    def __repr__(self) -> str:
+        usable = self._usable()
+        counts = (
+            f"{sum(bool(each.open_slots) for each in usable)} ready",
+            f"{sum(not each.open_slots for each in usable)} full",
+            f"{len(self._connections) - len(usable)} retiring",
+            f"{self._connecting} opening",
+        )
+        return f"<ConnectionPool {self.host} {'active' if self.active else 'inactive'}: {', '.join(counts)}>"
 
     async def run(self) -> None:
-        """Open and retire links until cancelled; then close them all."""
+        """Open and retire connections until cancelled; then close them all."""
         try:
             async with anyio.create_task_group() as self._tasks:
                 await self._retire_idle()
         finally:
             self._tasks = None
             with anyio.CancelScope(shield=True):
-                for link in list(self._links):
-                    await link.connection.aclose()
+                for pooled in list(self._connections):
+                    await pooled.connection.aclose()
 
-    def pick(self) -> Link | None:
-        """A link that can take a request in this very step."""
-        if self._probe is not None and self._probe.open_slots:
-            return self._probe
-        for link in self._links:
-            if link.host == self._current and link.open_slots:
-                return link
+    def pick(self) -> PooledConnection | None:
+        """A connection that can take a request in this very step."""
+        for pooled in self._connections:
+            if pooled.open_slots:
+                return pooled
         return None
 
-    async def ready(self) -> None:
-        """Wait until `pick` has a link.
+    def activate(self, *, wanted: bool) -> None:
+        """Requests go here from now on.
+
+        Args:
+            wanted: whether a caller is waiting for a connection.
+        """
+        self.active = True
+        self.wanted = wanted
+        self._maintain()
+
+    def deactivate(self, reason: str) -> None:
+        """Requests go elsewhere from now on: retire every connection."""
+        self.active = self.wanted = False
+        for pooled in list(self._connections):
+            self._detach(pooled, reason)
+
+    async def open_probe(self) -> PooledConnection:
+        """Open a connection of an inactive pool.
 
         Raises:
-            TransportError: no host could be reached; the next call tries them all again.
+            TransportError: it cannot be opened.
         """
-        if self.pick():
+        pooled = await self._connect()
+        self._connections.append(pooled)
+        return pooled
+
+    def open_where_needed(self) -> None:
+        """Open what a waiting caller, or the next requests, will need."""
+        if self._tasks is None or not self.active:
             return
-        self._failure = None
-        self._wanted = True
-        try:
-            while not self.pick():
-                self._changed.clear()
-                self._connect_where_needed()
-                await self._changed.wait()
-                if self._failure is not None and not self.pick():
-                    raise self._failure
-        finally:
-            self._wanted = False
-
-    def distrust(self, link: Link, reason: str) -> None:
-        """A request on this link failed in a way that speaks against its host: use the next one."""
-        if link.left_behind or self._tasks is None:
-            return
-        if link.host == self._current:
-            self._switch_from(self._current, reason)
-        else:
-            link.left_behind = True
-            link.retire(f"probe failed: {reason}")
-            self._probe_later()
-
-    def trust(self, link: Link) -> None:
-        """A request on this link was answered; where it was the probe of the primary, go back to it."""
-        if link.host == 0 and self._current != 0 and not link.left_behind:
-            self._use(0, "it answers again")
-
-    def _switch_from(self, host: int, reason: str) -> None:
-        if len(self._origins) > 1:
-            self._use((host + 1) % len(self._origins), reason)
-
-    def _use(self, host: int, reason: str) -> None:
-        old, self._current = self._current, host
-        for link in list(self._links):
-            if link.host == old:
-                self._leave(link)
-        self.host_switches += 1
-        self._probe_later()
-        logger.warning("requests go to %s instead of %s now: %s", self.host, self.host_of(old), reason)
-        if self._emit:
-            self._emit(HostSwitched(self.host_of(old), self.host, reason))
-        self._tend()
-
-    def _leave(self, link: Link) -> None:
-        link.left_behind = True
-        link.retire(f"switched to {self.host}")
-
-    def _probe_later(self) -> None:
-        on_backup = self._current != 0
-        self._probe_at = get_running_loop().time() + self._probe_after if on_backup else float("inf")
-
-    def _sent_on(self, link: Link) -> None:
-        now = get_running_loop().time()
-        self._sent_at.append(now)
-        link.idle_since = None
-        if link is self._probe:
-            self._probe = None
-            self._probe_later()
-        if not link.usable:
-            link.retire(f"used for {link.connection.sent} requests")
-        if now >= self._probe_at:
-            self._probe_at = float("inf")
-            self._start(self._open_probe)
-        self._connect_where_needed()
-
-    def _tend(self) -> None:
-        """Something changed: forget closed links, open what is needed, wake whoever waits."""
-        now = get_running_loop().time()
-        for link in list(self._links):
-            if link.connection.closed:
-                self._forget(link)
-            elif link.idle_since is None and not link.connection.in_flight:
-                link.idle_since = now
-        self._connect_where_needed()
-        self._changed.set()
-
-    def _forget(self, link: Link) -> None:
-        self._links.remove(link)
-        if self._tasks is not None:
-            self._start(self._see_off, link)
-        if link is self._probe:
-            self._probe = None
-            self._probe_later()
-        reason = link.retired_because or link.connection.closed_reason
-        logger.debug(
-            "connection to %s closed after %d requests: %s", self.host_of(link.host), link.connection.sent, reason
-        )
-        if self._emit:
-            self._emit(ConnectionRetired(self.host_of(link.host), link.connection.sent, reason))
-
-    async def _see_off(self, link: Link) -> None:
-        """Wait until it is closed; the end of `run` waits for that too."""
-        with anyio.CancelScope(shield=True):
-            await link.connection.aclose()
-
-    def _connect_where_needed(self) -> None:
-        if self._tasks is None:
-            return
-        usable = [link for link in self._links if link.host == self._current and link.usable]
-        if self._wanted:
-            if self._failure is None and not any(link.open_slots for link in usable) and self._may_grow(usable):
+        usable = self._usable()
+        if self.wanted:
+            if not any(pooled.open_slots for pooled in usable) and self._may_grow(usable):
                 self._start_opening()
         elif usable and self._connecting < MAX_CONNECTIONS and self._spare_is_due(usable):
             self._start_opening()
 
-    def _spare_is_due(self, usable: list[Link]) -> bool:
-        """Whether what the links will take yet may be used up before another one is open."""
+    @property
+    def next_deadline(self) -> float:
+        """When a wait for a connection has to be looked at again, by the loop's clock."""
+        now = get_running_loop().time()
+        return min((at for at in (self._open_not_before, self._spare_not_before) if at > now), default=float("inf"))
+
+    def on_sent(self, pooled: PooledConnection) -> None:
+        """A request was sent on this connection."""
+        now = get_running_loop().time()
+        self._sent_at.append(now)
+        self._wasted = 0
+        pooled.idle_since = None
+        if not pooled.usable:
+            pooled.retire(f"used for {pooled.connection.sent} requests")
+        self._observer.on_sent(pooled)
+        self.open_where_needed()
+
+    def _usable(self) -> list[PooledConnection]:
+        return [pooled for pooled in self._connections if pooled.usable]
+
+    def _maintain(self) -> None:
+        """After any change: forget closed connections, open what is needed, notify the observer."""
+        now = get_running_loop().time()
+        for pooled in list(self._connections):
+            if pooled.connection.closed:
+                self._forget(pooled)
+            elif pooled.idle_since is None and not pooled.connection.in_flight:
+                pooled.idle_since = now
+        self.open_where_needed()
+        self._observer.on_change()
+
+    def _forget(self, pooled: PooledConnection) -> None:
+        self._connections.remove(pooled)
+        if self._tasks is not None:
+            self._start(self._close, pooled)
+        connection = pooled.connection
+        reason = pooled.retired_reason or connection.closed_reason
+        _logger.debug("connection to %s closed after %d requests: %s", self.host, connection.sent, reason)
+        if self._emit:
+            self._emit(ConnectionRetired(self.host, connection.sent, reason))
+        if not connection.sent and not pooled.retired_reason:
+            self._on_wasted(reason)
+
+    def _on_wasted(self, reason: str) -> None:
+        """A connection carried no request: from the second in a row, back off before the next."""
+        self._wasted += 1
+        if self.wanted and not self._usable():
+            self._observer.on_unreachable(self, TransportError(f"{self.host}: {reason}", never_processed=True))
+        if self._wasted > 1:
+            delay = min(MAX_BACK_OFF, 0.1 * 2.0 ** min(self._wasted, 10))
+            self._open_not_before = get_running_loop().time() + delay
+
+    async def _close(self, pooled: PooledConnection) -> None:
+        """Wait until it is closed; the end of `run` waits for that too."""
+        with anyio.CancelScope(shield=True):
+            await pooled.connection.aclose()
+
+    def _detach(self, pooled: PooledConnection, reason: str) -> None:
+        pooled.detached = True
+        pooled.retire(reason)
+
+    def _spare_is_due(self, usable: list[PooledConnection]) -> bool:
+        """Whether the open connections may be used up before another one is open."""
         now = get_running_loop().time()
         pace = len(self._sent_at) / (now - self._sent_at[0]) if self._paced(now) else 0.0
-        left = sum(link.left for link in usable) + self._connecting * self._most
-        return left <= max(self._most / 2, 2 * self._opening_takes * pace) and now >= self._spare_not_before
+        remaining = sum(pooled.remaining for pooled in usable) + self._connecting * self._max_requests
+        return remaining <= max(self._max_requests / 2, 2 * self._opening_time * pace) and now >= max(
+            self._spare_not_before, self._open_not_before
+        )
 
     def _paced(self, now: float) -> bool:
         return len(self._sent_at) == self._sent_at.maxlen and now > self._sent_at[0]
 
-    def _may_grow(self, usable: list[Link]) -> bool:
-        http2 = any(link.connection.http_version == "HTTP/2" for link in usable)
-        most = MAX_CONNECTIONS if http2 else self._max_in_flight
-        if usable and get_running_loop().time() < self._spare_not_before:
+    def _may_grow(self, usable: list[PooledConnection]) -> bool:
+        now = get_running_loop().time()
+        if now < self._open_not_before or (usable and now < self._spare_not_before):
             return False
-        return len(usable) + self._connecting < most and self._connecting <= len(usable) // 2
+        if not all(pooled.connection.sent for pooled in usable):
+            return False  # a new connection without a slot: the server would give the next one none either
+        http2 = any(pooled.connection.http_version == "HTTP/2" for pooled in usable)
+        limit = MAX_CONNECTIONS if http2 else self._max_in_flight
+        return len(usable) + self._connecting < limit and self._connecting <= len(usable) // 2
 
     def _start_opening(self) -> None:
         self._connecting += 1
-        self._start(self._open, self._current)
+        self._start(self._open)
 
     def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         assert self._tasks is not None, "requests are sent only while run() runs"  # noqa: S101  an invariant
         self._tasks.start_soon(task, *args)
 
-    async def _open(self, host: int) -> None:
+    async def _open(self) -> None:
         """Open one of the connections counted in ``_connecting``."""
         try:
-            link = await self._opened(host)
+            pooled = await self._connect()
         except TransportError as error:
-            self._could_not_open(host, error)
+            self._spare_not_before = get_running_loop().time() + SPARE_PAUSE
+            if not self._usable():
+                self._observer.on_unreachable(self, error)
         else:
-            self._unreachable.clear()
-            self._links.append(link)
-            if host != self._current:
-                self._leave(link)
+            self._connections.append(pooled)
+            if not self.active:
+                self._detach(pooled, "opened too late")
         finally:
             self._connecting -= 1
-        self._tend()
+        self._maintain()
 
-    async def _opened(self, host: int) -> Link:
+    async def _connect(self) -> PooledConnection:
         started = get_running_loop().time()
         try:
-            connection = await self._connect(self._origins[host], self._tend)
+            connection = await self._connector.connect(self._origin, self._maintain)
         except TransportError as error:
-            logger.info("%s", error)
+            _logger.info("%s", error)
             if self._emit:
-                self._emit(ConnectFailed(self.host_of(host), error))
+                self._emit(ConnectFailed(self.host, error))
             raise
         now = get_running_loop().time()
-        self._opening_takes = now - started
+        self._opening_time = now - started
         self.opened += 1
-        logger.debug("connected to %s in %.3f s (%s)", self.host_of(host), now - started, connection.http_version)
+        _logger.debug("connected to %s in %.3f s (%s)", self.host, now - started, connection.http_version)
         if self._emit:
-            self._emit(ConnectionOpened(self.host_of(host), connection.http_version, now - started))
-        return Link(connection, host, self._most, now, self._sent_on)
-
-    def _could_not_open(self, host: int, error: TransportError) -> None:
-        self._spare_not_before = get_running_loop().time() + SPARE_PAUSE
-        if host != self._current or any(link.host == host and link.usable for link in self._links):
-            return
-        self._unreachable.add(host)
-        self._switch_from(host, str(error))
-        if self._current in self._unreachable:
-            self._unreachable.clear()
-            self._failure = error
-
-    async def _open_probe(self) -> None:
-        try:
-            self._probe = await self._opened(0)
-        except TransportError:
-            self._probe_later()
-        else:
-            self._links.append(self._probe)
-            self._tend()
+            self._emit(ConnectionOpened(self.host, connection.http_version, now - started))
+        return PooledConnection(self, connection, self._max_requests, now)
 
     async def _retire_idle(self) -> None:
         while True:
             now = get_running_loop().time()
-            idle = [link for link in self._links if link.usable and link.idle_since is not None]
-            due = [link for link in idle if now - (link.idle_since or now) >= self._idle_timeout]
+            idle = [(pooled, pooled.idle_since) for pooled in self._usable() if pooled.idle_since is not None]
+            due = [pooled for pooled, since in idle if now - since >= self._idle_timeout]
             if due:
                 await self._replace(due)
-            rest = [link.idle_since or now for link in idle if link not in due]
+            rest = [since for pooled, since in idle if pooled not in due]
             await anyio.sleep_until(min(rest, default=now) + self._idle_timeout)
 
-    async def _replace(self, due: list[Link]) -> None:
-        """Let go of idle links; where they are all there is and were of use, only once another one is up."""
-        others = any(link.usable and link.host == self._current and link not in due for link in self._links)
-        if not others and any(link.connection.sent for link in due):
+    async def _replace(self, due: list[PooledConnection]) -> None:
+        """Close idle connections. If they are the last usable ones and were of use, open another one first."""
+        others = any(pooled not in due for pooled in self._usable())
+        if self.active and not others and any(pooled.connection.sent for pooled in due):
             self._connecting += 1
-            await self._open(self._current)
-        for link in due:
-            link.retire(f"idle for {self._idle_timeout:g} s")
+            await self._open()
+        for pooled in due:
+            pooled.retire(f"idle for {self._idle_timeout:g} s")

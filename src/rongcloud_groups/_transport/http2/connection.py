@@ -29,14 +29,13 @@ from rongcloud_groups._transport.http2.frames import FloodError
 from rongcloud_groups._transport.http2.keepalive import KeepAlive
 from rongcloud_groups._transport.http2.response import MalformedResponse, ResponseBuilder
 from rongcloud_groups._transport.http2.session import LAST_STREAM_ID, Session
+from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, ConnectionState
 from rongcloud_groups.errors import TransportError
 
 PING_AFTER: Final = 1.0
 """Seconds of silence, with requests open, until a PING asks whether the server is there."""
 PING_TIMEOUT: Final = 1.0
 """Seconds from that PING until the connection counts as dead."""
-CLOSE_TIMEOUT: Final = 1.0
-"""Seconds that closing may take before the socket is aborted."""
 SLOT_TIMEOUT: Final = 5.0
 """Seconds for which the server may let no request in before the connection retires."""
 _MAX_UNWRITTEN: Final = 16 * 1024
@@ -50,7 +49,7 @@ class _Stream:
     response: ResponseBuilder = field(default_factory=ResponseBuilder)
 
 
-class HTTP2Connection(asyncio.Protocol):
+class HTTP2Connection(ConnectionState, asyncio.Protocol):
     """A `Connection` that carries many requests at once.
 
     Args:
@@ -86,31 +85,19 @@ class HTTP2Connection(asyncio.Protocol):
         close_timeout: float = CLOSE_TIMEOUT,
         slot_timeout: float = SLOT_TIMEOUT,
     ) -> None:
-        self._authority = authority
+        super().__init__(authority, on_change, close_timeout=close_timeout)
         self._max_in_flight = max_in_flight
-        self._on_change = on_change
-        self._close_timeout = close_timeout
         self._slot_timeout = slot_timeout
-
-        self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport
         self._settled = asyncio.Event()
-        self._lost = asyncio.Event()
         self._session = Session(authority)
         self._keepalive = KeepAlive(ping_after, ping_timeout, self._ping, self._on_silence)
         self._streams: dict[int, _Stream] = {}
         self._allowed = 0
         self._responses = 0
-        self._retired = False
         self._writing_paused = False
         self._changed = False
         self._next_step: asyncio.Handle | None = None
         self._slot_timer: asyncio.TimerHandle | None = None
-        self._abort_timer: asyncio.TimerHandle | None = None
-
-    def __repr__(self) -> str:
-        state = self.closed_reason or "open"
-        return f"<HTTP2Connection {self._authority} {state}, {self.sent} sent, {self.in_flight} in flight>"
 
     # For the dispatcher
 
@@ -197,10 +184,7 @@ class HTTP2Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish_reading()
         self._close(f"connection lost: {exc}" if exc else "closed by the server", None)
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
-        del self._transport  # the transport sits in a reference cycle and holds 256 KiB of buffers: drop it now
-        self._lost.set()
+        self._on_transport_lost()
         self._end_step()
 
     def pause_writing(self) -> None:
@@ -353,16 +337,14 @@ class HTTP2Connection(asyncio.Protocol):
     # The end
 
     def _retire(self, reason: str) -> None:
-        if not self._retired and not self.closed:
-            self._retired = self._changed = True
-            self.closed_reason = reason
+        if self._mark_retired(reason):
+            self._changed = True
 
     def _close(self, reason: str, code: ErrorCodes | None) -> None:
         """Ends everything at once; a GOAWAY with `code` is sent first, if it isn't None."""
-        if self.closed:
+        if not self._mark_closed(reason):
             return
-        self.closed = self._changed = True
-        self.closed_reason = self.closed_reason or reason
+        self._changed = True
         for stream_id in list(self._streams):
             self._fail(stream_id, reason)
         self._keepalive.close()
@@ -372,8 +354,7 @@ class HTTP2Connection(asyncio.Protocol):
             if code is not None:
                 self._session.close(code)
             self._flush()
-            self._transport.close()
-            self._abort_timer = self._loop.call_later(self._close_timeout, self._transport.abort)
+            self._close_transport()
 
     def _watch_slots(self) -> None:
         """Runs a timer while the server lets no request in."""

@@ -1,0 +1,207 @@
+"""Which origin requests go to: the primary, or a backup until the primary answers again."""
+
+import logging
+from asyncio import Event, Lock, get_running_loop
+from collections.abc import Sequence
+from typing import Final
+
+import anyio
+from anyio.abc import TaskGroup
+
+from rongcloud_groups._http import Origin
+from rongcloud_groups._transport.interface import Connector
+from rongcloud_groups._transport.pool import ConnectionPool, PooledConnection
+from rongcloud_groups.errors import TransportError
+from rongcloud_groups.events import Emitter, HostSwitched
+
+IDLE_TIMEOUT: Final = 55.0
+"""Seconds. The service asks to close a connection that was idle for so long (its base URL page)."""
+PROBE_AFTER: Final = 60.0
+"""Seconds from a switch to a backup until the primary is tried again, with one request."""
+
+_logger = logging.getLogger(__name__)
+
+
+class Failover:
+    """Holds one pool an origin, and sends requests to one of them.
+
+    An origin that fails is left for the next one at once, and the primary is probed with one request after
+    ``probe_after`` seconds.
+
+    Args:
+        origins: the primary, then its backups.
+        connector: opens one connection.
+        emit: where events go.
+        requests_per_connection: requests that a connection must not reach; None for no limit.
+        max_in_flight: requests in flight at most.
+        probe_after: seconds.
+        idle_timeout: seconds after which an idle connection is closed.
+    """
+
+    def __init__(
+        self,
+        origins: Sequence[Origin],
+        connector: Connector,
+        emit: Emitter,
+        *,
+        requests_per_connection: int | None,
+        max_in_flight: int,
+        probe_after: float = PROBE_AFTER,
+        idle_timeout: float = IDLE_TIMEOUT,
+    ) -> None:
+        self._pools = [
+            ConnectionPool(
+                origin,
+                connector,
+                self,
+                emit,
+                requests_per_connection=requests_per_connection,
+                max_in_flight=max_in_flight,
+                idle_timeout=idle_timeout,
+            )
+            for origin in origins
+        ]
+        self._primary = self._pool = self._pools[0]
+        self._pool.active = True
+        self._emit = emit
+        self._probe_after = probe_after
+        self._probe: PooledConnection | None = None
+        self._probe_at = float("inf")
+        self._unreachable: set[ConnectionPool] = set()
+        self._failure: TransportError | None = None
+        self._waiting = Lock()
+        self._changed = Event()
+        self._tasks: TaskGroup | None = None
+        self.switches = 0
+
+    def __repr__(self) -> str:
+        return f"<Failover to {self.host}, {self.switches} switches: {self._pools!r}>"
+
+    @property
+    def host(self) -> str:
+        """The host (and port) in use."""
+        return self._pool.host
+
+    @property
+    def opened(self) -> int:
+        """Connections opened so far."""
+        return sum(pool.opened for pool in self._pools)
+
+    async def run(self) -> None:
+        """Open and retire connections until cancelled; then close them all."""
+        try:
+            async with anyio.create_task_group() as self._tasks:
+                for pool in self._pools:
+                    self._tasks.start_soon(pool.run)
+        finally:
+            self._tasks = None
+
+    def pick(self) -> PooledConnection | None:
+        """A connection that can take a request in this very step."""
+        if self._probe is not None and self._probe.open_slots:
+            return self._probe
+        return self._pool.pick()
+
+    async def ready(self) -> None:
+        """Wait until `pick` has a connection.
+
+        Raises:
+            TransportError: no origin could be reached; the next call tries them all again.
+        """
+        if self.pick() is not None:
+            return
+        async with self._waiting:
+            self._failure = None
+            self._unreachable.clear()
+            self._pool.wanted = True
+            try:
+                await self._wait_for_connection()
+            finally:
+                self._pool.wanted = False
+
+    def failed(self, connection: PooledConnection, reason: str) -> None:
+        """Report a failure that suggests that the host is down; fail over to the next one.
+
+        Args:
+            connection: the connection that the request was sent on.
+            reason: for the log.
+        """
+        if connection.detached or self._tasks is None:
+            return
+        if connection.pool is self._pool:
+            self._switch_to_next(reason)
+        else:
+            connection.detached = True
+            connection.retire(f"probe failed: {reason}")
+            self._schedule_probe()
+
+    def succeeded(self, connection: PooledConnection) -> None:
+        """Report a response; if it is that of the probe, go back to the primary."""
+        if connection.pool is self._primary and self._pool is not self._primary and not connection.detached:
+            self._switch_to(self._primary, "it answers again")
+
+    def on_change(self) -> None:
+        """See `PoolObserver`."""
+        if self._probe is not None and self._probe.connection.closed:
+            self._probe = None
+            self._schedule_probe()
+        self._changed.set()
+
+    def on_sent(self, connection: PooledConnection) -> None:
+        """See `PoolObserver`."""
+        if connection is self._probe:
+            self._probe = None
+            self._schedule_probe()
+        if self._tasks is not None and get_running_loop().time() >= self._probe_at:
+            self._probe_at = float("inf")
+            self._tasks.start_soon(self._open_probe)
+
+    def on_unreachable(self, pool: ConnectionPool, error: TransportError) -> None:
+        """See `PoolObserver`."""
+        if pool is not self._pool:
+            return
+        self._unreachable.add(pool)
+        self._switch_to_next(str(error))
+        if self._pool in self._unreachable:
+            self._unreachable.clear()
+            self._failure = error
+            self._pool.wanted = False
+            self._changed.set()
+
+    async def _wait_for_connection(self) -> None:
+        while self.pick() is None:
+            if self._failure is not None:
+                raise self._failure
+            self._changed.clear()
+            self._pool.open_where_needed()
+            with anyio.CancelScope(deadline=self._pool.next_deadline):
+                await self._changed.wait()
+
+    def _switch_to_next(self, reason: str) -> None:
+        if len(self._pools) > 1:
+            self._switch_to(self._pools[(self._pools.index(self._pool) + 1) % len(self._pools)], reason)
+
+    def _switch_to(self, pool: ConnectionPool, reason: str) -> None:
+        old, self._pool = self._pool, pool
+        wanted = old.wanted
+        self.switches += 1
+        self._schedule_probe()
+        old.deactivate(f"switched to {pool.host}")
+        _logger.warning("requests go to %s instead of %s from now on: %s", pool.host, old.host, reason)
+        if self._emit:
+            self._emit(HostSwitched(old.host, pool.host, reason))
+        pool.activate(wanted=wanted and pool not in self._unreachable)
+
+    def _schedule_probe(self) -> None:
+        on_backup = self._pool is not self._primary
+        self._probe_at = get_running_loop().time() + self._probe_after if on_backup else float("inf")
+
+    async def _open_probe(self) -> None:
+        try:
+            probe = await self._primary.open_probe()
+        except TransportError:
+            self._schedule_probe()
+            return
+        if self._pool is not self._primary:
+            self._probe = probe
+        self.on_change()
