@@ -33,7 +33,9 @@ class HttpxTransports:
         elif callable(source):
             self._make = source
         else:
-            raise ConfigError(f"transport {source!r}: give an httpx.AsyncBaseTransport, or a function that makes one")
+            raise ConfigError(
+                f"transport is {source!r}; give an httpx.AsyncBaseTransport, or a function that makes one"
+            )
 
     @property
     def shared(self) -> bool:
