@@ -1,11 +1,31 @@
+import asyncio
 import signal
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import pytest
+import uvloop
 from support.clients import ClientFor, trusting
 
 from rongcloud_groups import GroupClient
 from rongcloud_groups.emulator import Emulator
+
+ON_BOTH_LOOPS: Final = {
+    "transport",
+    "emulator",
+    "limiters",
+    "test_cancellation.py",
+    "test_client.py",
+    "test_hostile_servers.py",
+    "test_listing.py",
+}
+"""Rooms and files whose tests run on uvloop too: web servers take it where it is installed."""
+
+
+def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    if ON_BOTH_LOOPS & {item.path.name, item.path.parent.name}:
+        return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+    return {"asyncio": asyncio.new_event_loop}
 
 
 @pytest.fixture(scope="session", autouse=True)
