@@ -265,3 +265,13 @@ def test_ctrl_c_ends_a_call_and_gives_up_its_ids() -> None:
         thread.join()
         while client.stats().waiting:
             pass
+
+
+@pytest.mark.usefixtures("address")
+def test_an_iteration_in_a_closed_client_ends_in_client_closed() -> None:
+    client = BlockingGroupClient.from_env()
+    with client.stream(iter(IDS)) as parts:
+        next(parts)
+        client.close()
+        with pytest.raises(ClientClosed):
+            list(parts)

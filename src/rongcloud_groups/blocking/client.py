@@ -14,7 +14,7 @@ from weakref import WeakSet, finalize
 from anyio.from_thread import start_blocking_portal
 
 from rongcloud_groups._dispatch.profile_pages import ProfilePage
-from rongcloud_groups.blocking.portal import Running, close_portal, wait
+from rongcloud_groups.blocking.portal import Running, close_portal, entered, wait
 from rongcloud_groups.blocking.stream import BlockingStream
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.config import Secret, options_from_environment
@@ -121,7 +121,7 @@ class BlockingGroupClient:
         """
         running = self._run()
         opened = running.portal.call(lambda: running.client.list_profiles(after=after, since=since))
-        with running.portal.wrap_async_context_manager(opened) as pages:
+        with entered(running, opened) as pages:
             while (page := wait(running, lambda: anext(pages, None))) is not None:
                 yield page
 
@@ -176,6 +176,7 @@ class BlockingGroupClient:
         client, self._unopened = self._unopened or self._make(), None
         stack = ExitStack()
         portal = stack.enter_context(start_blocking_portal("asyncio"))
+        stack.callback(portal.call, portal.stop, True)  # noqa: FBT003  cancel streams that are still iterated
         try:
             stack.enter_context(portal.wrap_async_context_manager(client))
         except BaseException:

@@ -1,9 +1,9 @@
 """A client in an event loop of its own thread, and how other threads wait for it."""
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
 from typing import NamedTuple, TypeVar
 from weakref import finalize
 
@@ -13,6 +13,7 @@ from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import ClientClosed
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Running(NamedTuple):
@@ -44,6 +45,18 @@ def wait(running: Running, call: Callable[[], Awaitable[R]]) -> R:
         raise ClientClosed("the client is closed") from None
     finally:
         future.cancel()
+
+
+@contextmanager
+def entered(running: Running, context: AbstractAsyncContextManager[T]) -> Iterator[T]:
+    """Enter an asynchronous context in the event loop, and leave it there, unless the loop has ended before."""
+    with ExitStack() as stack:
+        value = stack.enter_context(running.portal.wrap_async_context_manager(context))
+        try:
+            yield value
+        finally:
+            if not running.close.alive or running.pid != os.getpid():
+                stack.pop_all()
 
 
 def close_portal(pid: int, stack: ExitStack) -> None:

@@ -1,6 +1,5 @@
 """A stream whose source is read in the thread that consumes it."""
 
-import os
 from asyncio import Event
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -11,7 +10,7 @@ from typing import Final, Self
 
 from anyio import CancelScope
 
-from rongcloud_groups.blocking.portal import Running, wait
+from rongcloud_groups.blocking.portal import Running, entered, wait
 from rongcloud_groups.lookup import Lookup
 
 IDS_AT_A_TIME: Final = 500
@@ -35,7 +34,7 @@ class BlockingStream:
     def __enter__(self) -> Self:
         if not self._opened:
             self._opened = True
-            self._stack.enter_context(self._running.portal.wrap_async_context_manager(self._parts))
+            self._stack.enter_context(entered(self._running, self._parts))
         return self
 
     def __exit__(
@@ -46,10 +45,7 @@ class BlockingStream:
     def close(self) -> None:
         """Give up the IDs that have no outcome yet."""
         self._ended = True
-        if self._running.close.alive and self._running.pid == os.getpid():
-            self._stack.close()
-        else:
-            self._stack.pop_all()
+        self._stack.close()
 
     def __iter__(self) -> Self:
         return self
