@@ -1,5 +1,6 @@
 """A whole client of servers that are broken or mean harm: every lookup ends, and no ID is lost."""
 
+import asyncio
 import logging
 
 import pytest
@@ -18,7 +19,7 @@ from support.hostile_server import (
     stop_reading,
 )
 
-from rongcloud_groups import RongCloudError
+from rongcloud_groups import RongCloudError, TransportError
 
 IDS = [f"group-{number:058}" for number in range(2_500)]
 
@@ -102,3 +103,28 @@ async def test_no_signature_or_nonce_reaches_a_log(caplog: pytest.LogCaptureFixt
     for request in requests:
         assert request.headers["signature"] not in log
         assert request.headers["nonce"] not in log
+
+
+class SlowLimiter:
+    """Grants each token a while after it was asked for."""
+
+    rate = 100.0
+
+    async def acquire(self) -> None:
+        await asyncio.sleep(0.05)
+
+    async def throttle(self, retry_after: float | None, age: float) -> float:  # noqa: ARG002  the limiter's signature
+        return 0.0
+
+
+async def test_connections_that_close_before_their_token_cost_attempts_and_are_few() -> None:
+    def close_soon(peer: Peer) -> None:
+        asyncio.get_running_loop().call_later(0.01, peer.transport.close)
+
+    async with hostile(answer, greet=close_soon, limiter=SlowLimiter()) as (server, client):
+        lookup = await client.get_many(["g1", "g2"])
+        assert [type(error) for error in lookup.failed.values()] == [TransportError] * 2
+        assert len(server.peers) <= 4
+        with pytest.raises(TransportError):
+            async for _ in client.list_groups():
+                pass

@@ -1,10 +1,12 @@
 import asyncio
+import itertools
 
 import pytest
 from support.scripted_network import PRIMARY, Network, ScriptedConnection, ask, send
 from support.virtual_time import at, now, settle, virtual_time
 
-from rongcloud_groups._transport.pool import MAX_CONNECTIONS
+from rongcloud_groups import TransportError
+from rongcloud_groups._transport.pool import MAX_BACK_OFF, MAX_CONNECTIONS
 from rongcloud_groups.events import ConnectionOpened, ConnectionRetired
 
 
@@ -310,3 +312,47 @@ async def test_a_cancelled_wait_leaves_the_links_usable() -> None:
         assert len(network.connections) == 1
         await ask(failover)
         assert len(network.connections) == 1
+
+
+@virtual_time
+async def test_connections_that_close_before_they_carry_a_request_are_opened_ever_more_slowly() -> None:
+    network = Network(handshake=0.001)
+    async with network.failover() as failover:
+        for _ in range(12):
+            await failover.ready()
+            network.connections[-1].close("closed by the server")
+        opened_at = [seconds for _, seconds in network.tried]
+        pauses = [later - earlier for earlier, later in itertools.pairwise(opened_at)]
+        assert pauses[0] < 0.1
+        assert pauses == sorted(pauses)
+        assert pauses[-1] == pytest.approx(MAX_BACK_OFF, abs=0.01)
+        assert sum(seconds < 1.0 for seconds in opened_at) <= 4
+        await ask(failover)
+        network.connections[-1].close("closed by the server")
+        waited_from = now()
+        await ask(failover)
+        assert now() - waited_from < 0.1
+
+
+@virtual_time
+async def test_a_connection_that_closes_without_having_had_a_slot_ends_the_wait() -> None:
+    network = Network(slots=0)
+    async with network.failover() as failover:
+        waiting = asyncio.create_task(failover.ready())
+        await at(4.0)
+        assert not waiting.done()
+        assert len(network.connections) == 1
+        network.connections[0].close("the server let no request in for 5 s")
+        with pytest.raises(TransportError, match=r"primary\.test: the server let no request in") as caught:
+            await waiting
+        assert caught.value.never_processed
+
+
+@virtual_time
+async def test_pool_and_failover_show_their_state() -> None:
+    network = Network(slots=1)
+    async with network.failover() as failover:
+        await send(failover)
+        await ask(failover)
+        state = "<ConnectionPool primary.test active: 1 ready, 1 full, 0 retiring, 0 opening>"
+        assert repr(failover) == f"<Failover to primary.test, 0 switches: [{state}]>"

@@ -42,6 +42,7 @@ from rongcloud_groups.events import (
     logger,
 )
 
+CLOSED_BEFORE_SENT = "the connection closed before the request could be sent"
 REPEAT_WARNING_AFTER = 60.0
 """Seconds until a warning that still holds is logged again."""
 
@@ -157,7 +158,6 @@ class Dispatcher:
         except TransportError as error:
             await self._could_not_connect(error)
             return False
-        self._connect_failures = 0
         return True
 
     async def _could_not_connect(self, error: TransportError) -> None:
@@ -180,7 +180,10 @@ class Dispatcher:
         batch = self._pending.take(self._cancel) if connection is not None else None
         if connection is None or batch is None:  # connection lost, or no caller left
             self._gate.unused()
+            if connection is None:
+                await self._could_not_connect(TransportError(CLOSED_BEFORE_SENT, never_processed=True))
             return
+        self._connect_failures = 0
         self._send(connection, batch)
 
     def _send(self, connection: PooledConnection, batch: Batch) -> None:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import anyio
 
+from rongcloud_groups._dispatch.dispatcher import CLOSED_BEFORE_SENT
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
 from rongcloud_groups._protocol.api import ListingPage, listing_request, read_listing
@@ -131,12 +132,12 @@ class ListingRequests:
         return page
 
     async def _connection_with_token(self) -> PooledConnection:
-        while True:
-            await self._failover.ready()
-            await self._gate.wait()
-            if connection := self._failover.pick():
-                return connection
-            self._gate.unused()
+        await self._failover.ready()
+        await self._gate.wait()
+        if connection := self._failover.pick():
+            return connection
+        self._gate.unused()
+        raise TransportError(CLOSED_BEFORE_SENT)
 
 
 class Listing:
