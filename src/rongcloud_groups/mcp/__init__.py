@@ -1,0 +1,1 @@
+"""Group lookups for agents: ``python -m rongcloud_groups.mcp`` speaks the Model Context Protocol on stdio."""
