@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from h2.errors import ErrorCodes
-from hyperframe.frame import DataFrame, PingFrame, SettingsFrame, WindowUpdateFrame
+from hyperframe.frame import DataFrame, Frame, PingFrame, SettingsFrame, WindowUpdateFrame
 from support.h2_peer import QUERY, Peer, Received, by_path, opened, serving
 from support.hostile_server import FLOODS, HARMLESS_FIELDS, STREAMS, flood, ignore, stop_reading
 
@@ -203,18 +203,20 @@ async def test_one_step_handles_few_frames_and_lets_others_run_before_the_next()
         assert len(server.peers) == 1
 
 
-async def test_whole_responses_that_come_right_before_the_end_are_responses() -> None:
-    def respond(peer: Peer, _request: Received) -> None:
-        if len(peer.requests) == 60:
-            peer.write(*[PingFrame(opaque_data=b"12345678") for _ in range(500)])
-            for each in peer.requests:
-                peer.reply(each.stream_id)
-            peer.transport.close()
-
-    async with serving(respond) as server, server.client() as client:
-        responses = await asyncio.gather(*(client.connection.send(QUERY, 30) for _ in range(60)))
-        assert {response.status for response in responses} == {200}
-        assert len(server.peers) == 1
+@pytest.mark.parametrize("ending", ["eof_received", "connection_lost"])
+async def test_whole_responses_that_come_right_before_the_end_are_responses(ending: str) -> None:
+    async with serving(by_path) as server, server.client() as client:
+        futures = [client.connection.send(QUERY._replace(path="/hang"), 30) for _ in range(60)]
+        frames: list[Frame] = [PingFrame(opaque_data=b"12345678")] * 500
+        frames += [server.peer.headers(stream_id, end=True) for stream_id in range(1, 121, 2)]
+        client.connection.data_received(b"".join(frame.serialize() for frame in frames))
+        assert not any(future.done() for future in futures)
+        if ending == "eof_received":
+            client.connection.eof_received()
+        else:
+            client.connection._transport.abort()
+            await client.until(lambda: client.connection.closed)
+        assert {(await future).status for future in futures} == {200}
 
 
 async def test_a_talkative_server_that_responds_is_kept() -> None:
