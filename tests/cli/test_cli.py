@@ -18,8 +18,7 @@ from rongcloud_groups import GroupProfile, ServerError
 from rongcloud_groups.cli.app import exit_code
 from rongcloud_groups.cli.console import one_line
 from rongcloud_groups.cli.emulator_process import emulator_process
-from rongcloud_groups.cli.exit import run_command
-from rongcloud_groups.cli.signals import Interruption
+from rongcloud_groups.cli.exit import Context, run_command
 from rongcloud_groups.emulator import Emulator
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -301,7 +300,7 @@ def test_a_reader_that_went_away_ends_it_quietly(env: dict[str, str]) -> None:
 def test_a_full_disk_is_one_line(env: dict[str, str]) -> None:
     with Path("/dev/full").open("wb") as full:
         ended = run("get", "g1", env=env, stdout=full.fileno())
-    assert (ended.code, ended.stderr) == (1, "rongcloud-groups: error: [Errno 28] No space left on device\n")
+    assert (ended.code, ended.stderr) == (1, "rongcloud-groups: error: cannot write stdout: No space left on device\n")
 
 
 @pytest.mark.parametrize(
@@ -314,42 +313,40 @@ def test_a_full_disk_is_one_line(env: dict[str, str]) -> None:
     ],
 )
 def test_a_wrong_command_line_is_one_line_and_ends_with_2(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert exit_code(arguments) == 2
-    stdout, stderr = capsys.readouterr()
+    stdout, stderr = capfd.readouterr()
     assert stdout == ""
     assert words in stderr
     assert stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["get", "--help"], ["emulate", "-h"], ["demo", "--help"]])
-def test_help_goes_to_stdout(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_goes_to_stdout(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     assert exit_code(arguments) == 0
-    stdout, stderr = capsys.readouterr()
+    stdout, stderr = capfd.readouterr()
     assert "Usage: rongcloud-groups" in stdout
     assert stderr == ""
 
 
-def test_an_unexpected_error_is_one_line_and_a_traceback_only_when_asked_for(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    def work(_: Interruption) -> int:
+def test_an_unexpected_error_is_one_line_and_a_traceback_only_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(_: Context) -> int:
         raise KeyError("a bug\nof two lines")
 
     assert run_command(work, debug=False) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    assert capfd.readouterr().err.count("\n") == 1
     assert run_command(work, debug=True) == 1
-    assert "Traceback" in capsys.readouterr().err
+    assert "Traceback" in capfd.readouterr().err
     logging.getLogger("rongcloud_groups").setLevel(logging.NOTSET)
 
 
-def test_another_error_of_the_service_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    def work(_: Interruption) -> int:
+def test_another_error_of_the_service_ends_with_1(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(_: Context) -> int:
         raise ServerError(1000, 500, "no\x1b[2J use")
 
     assert run_command(work, debug=False) == 1
-    assert capsys.readouterr().err == "rongcloud-groups: error: no\ufffd[2J use (code 1000, HTTP 500)\n"
+    assert capfd.readouterr().err == "rongcloud-groups: error: no\ufffd[2J use (code 1000, HTTP 500)\n"
 
 
 def test_ctrl_c_outside_of_a_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,28 +416,28 @@ async def test_emulate_prints_what_get_needs_and_a_report_at_the_end(groups_file
     assert report["faults"] == {"slow-body": 1}
 
 
-def test_emulate_says_which_port_is_taken(capsys: pytest.CaptureFixture[str]) -> None:
+def test_emulate_says_which_port_is_taken(capfd: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert exit_code(["emulate", "--port", str(port)]) == 1
-    stderr = capsys.readouterr().err
+    stderr = capfd.readouterr().err
     assert "in use" in stderr
     assert str(port) in stderr
     assert stderr.count("\n") == 1
 
 
-def test_emulate_lists_the_faults_where_it_knows_none_of_that_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_emulate_lists_the_faults_where_it_knows_none_of_that_name(capfd: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["emulate", "--fault", "gremlins=1%"]) == 2
-    stderr = capsys.readouterr().err
+    stderr = capfd.readouterr().err
     assert stderr.startswith("rongcloud-groups: error: 'gremlins=1%' is not a fault.")
     assert "\n  rst=SHARE: the stream is reset" in stderr
 
 
-def test_emulate_names_the_line_that_is_no_group(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_emulate_names_the_line_that_is_no_group(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     groups = tmp_path / "groups.jsonl"
     groups.write_text('{"groupId": "g1"}\n{"name": "no ID"}\n')
     assert exit_code(["emulate", "--groups", str(groups)]) == 2
-    assert f"{groups}, line 2: groupId is missing" in capsys.readouterr().err
+    assert f"{groups}, line 2: groupId is missing" in capfd.readouterr().err
 
 
 async def _started(*arguments: str, env: dict[str, str], **options: Any) -> asyncio.subprocess.Process:

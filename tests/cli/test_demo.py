@@ -3,18 +3,21 @@ import os
 import re
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import pytest
+from support.bulk_jobs import until
 from support.command_line import COMMAND, TIMEOUT, Ended, OnTerminal, environment, run, run_on_terminal
 
-from rongcloud_groups import GroupProfile, InvalidGroupId, RongCloudError, TransportError
+from rongcloud_groups import GroupProfile, InvalidGroupId
 from rongcloud_groups._protocol.api import validated_group_id
-from rongcloud_groups.cli import demo
+from rongcloud_groups.bulk import Counts, Failure, Report
+from rongcloud_groups.cli import demo_run
 from rongcloud_groups.cli.app import exit_code
-from rongcloud_groups.cli.demo_ids import DISTINCT, INVALID, LINES, demo_ids
-from rongcloud_groups.cli.demo_outcome import Outcome
+from rongcloud_groups.cli.demo_run import DISTINCT, INVALID, LINES, Outcome, contradictions, demo_ids
+from rongcloud_groups.emulator.recorder import Report as Seen
 
 NUMBER = re.compile(r"^(\w[\w ]+?)  +([\d,.]+)  ", re.MULTILINE)
 
@@ -76,18 +79,20 @@ def test_the_emulator_counted_full_requests_and_no_second_over_the_limit(piped: 
 
 def test_where_stderr_is_no_terminal_it_tells_its_progress_in_lines(piped: Demo) -> None:
     lines = piped.ended.stderr.splitlines()
-    assert len(lines) == 5
-    assert lines[-1].startswith("19,500 of 19,500 IDs, 390 requests, ")
+    assert 3 <= len(lines) <= 10
+    done = [int(line.split(" of 20,000 IDs, ")[0].replace(",", "")) for line in lines]
+    assert done == sorted(set(done))
 
 
 def test_a_terminal_shows_a_bar_that_fits(on_terminal: OnTerminal) -> None:
     assert on_terminal.code == 0, on_terminal.screen
     text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", on_terminal.screen)
-    bars = [line for line in re.split(r"[\r\n]", text) if "━" in line]
+    lines = re.split(r"[\r\n]", text)
+    bars = [line for line in lines if "━" in line]
     assert len(bars) > 5
-    assert all(len(bar) <= 80 for bar in bars)
-    assert bars[-1].startswith("19,500 of 19,500 IDs ━")
-    assert "390 requests" in bars[-1]
+    assert all(len(line) <= 80 for line in lines if line in bars or "budget" in line)
+    assert re.match(r"1[5-9],\d{3} of 20,000 +━", bars[-1])
+    assert any("found 1" in line and "budget" in line for line in lines)
     assert "worst second" in text
 
 
@@ -100,7 +105,7 @@ async def test_ctrl_c_ends_it_and_its_emulator_and_leaves_no_half_of_a_file(tmp_
     os.killpg(process.pid, signal.SIGINT)
     stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT)
     assert (process.returncode, stdout, stderr) == (130, b"", b"")
-    assert b" of 19,500 IDs" in progress
+    assert b" of 20,000 IDs" in progress
     assert not (tmp_path / "demo" / "profiles.jsonl").exists()
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
@@ -119,81 +124,116 @@ async def test_sigterm_to_it_alone_ends_its_emulator_as_well(tmp_path: Path) -> 
         os.killpg(process.pid, 0)
 
 
+async def test_its_emulator_ends_with_it_even_if_it_is_killed(tmp_path: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        COMMAND, "demo", cwd=tmp_path, env=without_credentials(), stdout=-1, stderr=-1, start_new_session=True
+    )
+    assert process.stderr is not None
+    await asyncio.wait_for(process.stderr.readline(), TIMEOUT)
+    process.kill()
+    await asyncio.wait_for(process.communicate(), TIMEOUT)
+    await until(lambda: not processes_in_group(process.pid))
+
+
+def processes_in_group(number: int) -> bool:
+    try:
+        os.killpg(number, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 # When it does not add up
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    monkeypatch.setattr(demo, "demo_ids", lambda: ["g1", "g2", "g1", "poisoned", *INVALID])
+    monkeypatch.setattr(demo_run, "demo_ids", lambda: ["g1", "g2", "g1", "poisoned", *INVALID])
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_a_small_one_adds_up(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_small_one_adds_up(small: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["demo"]) == 0
-    assert "in demo/group-ids.txt" in capsys.readouterr().out
+    assert "in demo/group-ids.txt" in capfd.readouterr().out
     assert (small / "demo" / "profiles.jsonl").exists()
 
 
 def test_an_id_that_fails_at_the_service_ends_it_with_1(
-    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "_EMULATOR", ["--unknown=0", "--fault=poison=poisoned"])
+    monkeypatch.setattr(demo_run, "_EMULATOR", ["--unknown=0", "--fault=poison=poisoned"])
     assert exit_code(["demo", "--directory", str(small)]) == 1
-    stdout, stderr = capsys.readouterr()
+    stdout, stderr = capfd.readouterr()
     assert "'poisoned' failed: " in stderr
     assert f"{len(INVALID)} of them invalid" in stdout
 
 
 def test_an_emulator_that_does_not_start_is_an_error(
-    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    small: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo, "_EMULATOR", ["--fault=gremlins"])
+    monkeypatch.setattr(demo_run, "_EMULATOR", ["--fault=gremlins"])
     assert exit_code(["demo", "--directory", str(small)]) == 1
-    assert "the emulator did not start: " in capsys.readouterr().err
+    assert "the emulator did not start: " in capfd.readouterr().err
 
 
-def test_a_folder_that_cannot_be_made_is_an_error(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(small: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (small / "file").touch()
     assert exit_code(["demo", "--directory", str(small / "file")]) == 1
-    assert "File exists" in capsys.readouterr().err
+    assert "File exists" in capfd.readouterr().err
 
 
-def outcome(**changes: object) -> Outcome:
-    right = Outcome(
-        ids_file=Path("ids"),
-        lines=6,
-        distinct=5,
-        profiles_file=Path("profiles"),
-        written=Counter("ab"),
-        found=2,
-        missing=2,
-        failed={"x,y": InvalidGroupId("x,y", "it has a comma in it")},
-        requests=1,
-        connections=1,
-        worst_second=1,
-        seconds=0.1,
+def refused(*group_ids: str) -> list[Failure]:
+    return [Failure(group_id, "InvalidGroupId", None, "it has a comma in it", 0) for group_id in group_ids]
+
+
+def outcome(
+    *,
+    found: int = 2,
+    missing: int = 2,
+    written: str = "ab",
+    failed: Sequence[Failure] = tuple(refused(*INVALID)),
+    worst_second: int = 1,
+) -> Outcome:
+    counts = Counts(records=20, duplicates=1, found=found, missing=missing, failed=len(failed))
+    seen = msgspec.convert(
+        {field: {} for field in ("requests", "codes", "faults", "http_versions")}
+        | {
+            field: 1
+            for field in Seen.__struct_fields__
+            if field not in {"requests", "codes", "faults", "http_versions"}
+        }
+        | {"worst_second": worst_second},
+        Seen,
     )
-    return msgspec.structs.replace(right, **changes)
+    return Outcome(
+        ids_file=Path("ids"),
+        distinct=4 + len(INVALID),
+        profiles_file=Path("profiles"),
+        written=Counter(written),
+        failed=list(failed),
+        report=Report(complete=True, counts=counts, resumed_from=0, seconds=1.0, requests=1),
+        seen=seen,
+    )
 
 
-NO_ERROR: dict[str, RongCloudError] = {}
+GONE = Failure("z", "TransportError", None, "gone", 5)
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        (outcome(missing=1), ["4 IDs are found, missing or failed; it should be all 5"]),
-        (outcome(missing=3, failed=NO_ERROR), ["0 IDs were refused as invalid; it should be the 1 that are"]),
-        (outcome(written=Counter("aab")), ["3 profiles are in the file; it should be the 2 found"]),
-        (outcome(written=Counter("a")), ["1 profiles are in the file; it should be the 2 found"]),
+        (outcome(missing=1), ["9 IDs are found, missing or failed; it should be all 10"]),
+        (outcome(missing=8, failed=[]), ["0 IDs were refused as invalid; it should be the 6 that are"]),
+        (outcome(written="aab"), ["3 profiles are in the file; it should be the 2 found"]),
+        (outcome(written="a"), ["1 profiles are in the file; it should be the 2 found"]),
         (outcome(worst_second=101), ["101 requests came in one second; the service allows 100"]),
-        (outcome(failed=outcome().failed | {"z": TransportError("gone")}, missing=1), ["'z' failed: gone"]),
+        (outcome(failed=[*refused(*INVALID), GONE], missing=1), ["'z' failed: gone"]),
         (outcome(worst_second=100), []),
     ],
 )
 def test_what_does_not_add_up_is_said(wrong: Outcome, words: list[str]) -> None:
-    assert wrong.contradictions(invalid={"x,y"}) == words
+    assert contradictions(wrong) == words
 
 
 def test_the_invalid_ids_are_all_that_cannot_be_asked_for() -> None:

@@ -1,11 +1,13 @@
 import json
 import re
+import threading
 
 import pytest
 
 from rongcloud_groups.bulk import Counts, Progress
 from rongcloud_groups.cli import progress as progress_module
-from rongcloud_groups.cli.progress import BarDisplay, JsonDisplay, NoDisplay, PlainDisplay, Speed, display
+from rongcloud_groups.cli.progress import Display, JsonLines, MessagesAlone, PlainLines, Speed, display
+from rongcloud_groups.cli.progress_bar import Bar
 from rongcloud_groups.cli.sync_options import ProgressStyle, seconds_of
 
 
@@ -37,22 +39,22 @@ def test_without_a_total_or_a_speed_no_end_is_told() -> None:
     assert speed.seconds_left(after(2, 1000, None)) is None
 
 
-def test_a_plain_line_says_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = PlainDisplay()
-    plain.show(after(10, 50_000))
-    plain.show(after(11, 55_000, None))
-    plain.close()
-    assert capsys.readouterr().err.splitlines() == [
+def test_a_plain_line_says_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:
+    plain, speed = PlainLines(30.0), Speed()
+    for progress in (after(10, 50_000), after(11, 55_000, None)):
+        speed.add(progress)
+        plain.show(progress, speed)
+    assert capfd.readouterr().err.splitlines() == [
         "50,000 of 100,000 IDs, 5,000/s, 0:00:10 left, found 49,997, missing 1, failed 1, budget 100% of 100/s",
         "55,000 IDs, 5,000/s, found 54,997, missing 1, failed 1, budget 100% of 100/s",
     ]
 
 
-def test_a_line_of_json_says_all_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = JsonDisplay()
+def test_a_line_of_json_says_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:
+    lines = Display(JsonLines(), in_json=True)
     lines.show(after(10, 50_000))
     lines.close()
-    assert json.loads(capsys.readouterr().err) == {
+    assert json.loads(capfd.readouterr().err) == {
         "message_type": "status",
         "records": 50_000,
         "duplicates": 1,
@@ -69,34 +71,61 @@ def test_a_line_of_json_says_all_of_it(capsys: pytest.CaptureFixture[str]) -> No
     }
 
 
-@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("columns", [40, 60, 80, 120])
 @pytest.mark.parametrize("total", [None, 10_000_000, 0])
 def test_a_bar_fits_the_terminal(
-    columns: int, total: int | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    columns: int, total: int | None, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TTY_COMPATIBLE", "1")  # what rich takes for a terminal
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
-    bar = BarDisplay()
-    bar.show(after(2000, 9_999_999, total))
+    bar, speed = Bar(), Speed()
+    speed.add(after(2000, 9_999_999, total))
+    bar.show(after(2000, 9_999_999, total), speed)
     bar.close()
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err).splitlines()
-    assert any("9,999,999" in line for line in lines)
-    assert any("budget 100% of 100/s" in line for line in lines)
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", capfd.readouterr().err).splitlines()
+    text = " ".join(" ".join(lines).split())
+    assert "9,999,999" in text
+    assert "budget 100% of 100/s" in text
+    assert "…" not in text
     assert all(len(line) <= columns for line in lines)
+
+
+class Stuck(MessagesAlone):
+    """A terminal that takes nothing until it is released."""
+
+    def __init__(self) -> None:
+        self.released = threading.Event()
+        self.lines: list[str] = []
+
+    def write(self, line: str) -> None:
+        self.released.wait()
+        self.lines.append(line)
+
+
+def test_a_terminal_that_takes_nothing_holds_up_no_job_and_loses_no_message() -> None:
+    stuck = Stuck()
+    shown = Display(stuck)
+    shown.say("first", {})
+    for second in range(1, 100):
+        shown.show(after(second, second * 10))
+    shown.say("last", {})
+    stuck.released.set()
+    shown.close()
+    assert stuck.lines == ["first", "last"]
 
 
 @pytest.mark.parametrize(
     ("style", "terminals", "rows", "term", "kind"),
     [
-        ("auto", {"stdout", "stderr"}, False, "xterm", BarDisplay),
-        ("auto", {"stderr"}, True, "xterm", BarDisplay),
-        ("auto", {"stdout", "stderr"}, True, "xterm", PlainDisplay),
-        ("auto", {"stdout"}, False, "xterm", PlainDisplay),
-        ("auto", {"stdout", "stderr"}, False, "dumb", PlainDisplay),
-        ("plain", {"stderr"}, False, "xterm", PlainDisplay),
-        ("json", {"stderr"}, False, "xterm", JsonDisplay),
-        ("none", {"stderr"}, False, "xterm", NoDisplay),
+        ("auto", {"stdout", "stderr"}, False, "xterm", Bar),
+        ("auto", {"stderr"}, True, "xterm", Bar),
+        ("auto", {"stdout", "stderr"}, True, "xterm", PlainLines),
+        ("auto", {"stdout"}, False, "xterm", PlainLines),
+        ("auto", {"stdout", "stderr"}, False, "dumb", PlainLines),
+        ("plain", {"stderr"}, False, "xterm", PlainLines),
+        ("json", {"stderr"}, False, "xterm", JsonLines),
+        ("none", {"stderr"}, False, "xterm", MessagesAlone),
     ],
 )
 def test_there_is_a_bar_only_on_a_terminal_without_rows(
@@ -113,7 +142,7 @@ def test_there_is_a_bar_only_on_a_terminal_without_rows(
         monkeypatch.setattr(stream_object, "isatty", lambda stream=stream: stream in terminals)
     shown = display(style, stdout_has_rows=rows)
     shown.close()
-    assert type(shown) is kind
+    assert type(shown._renderer) is kind
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("8h", 28_800)])

@@ -171,11 +171,11 @@ async def test_what_is_wrong_with_the_files_is_told_with_its_exit_code(
     ],
 )
 def test_what_is_wrong_with_the_arguments_is_told_before_anything_is_asked(
-    arguments: list[str], words: str, unserved: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, unserved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     written(unserved / "ids.txt", "g1")
     assert exit_code(["sync", *arguments]) == 2
-    told = capsys.readouterr()
+    told = capfd.readouterr()
     assert told.out == ""
     assert words in told.err
     assert files_in(unserved) == ["ids.txt"]
@@ -193,7 +193,7 @@ def test_what_is_wrong_with_the_arguments_is_told_before_anything_is_asked(
     ],
 )
 def test_no_file_is_replaced_that_somebody_else_needs(
-    arguments: list[str], words: str, unserved: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, unserved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     written(unserved / "ids.csv", "group_id", "g1")
     written(unserved / "some.jsonl", '{"group_id":"g1"}')
@@ -202,7 +202,7 @@ def test_no_file_is_replaced_that_somebody_else_needs(
     os.mkfifo(unserved / "pipe")
     before = files_in(unserved)
     assert exit_code(["sync", *arguments]) == 2
-    assert words in capsys.readouterr().err
+    assert words in capfd.readouterr().err
     assert files_in(unserved) == before
 
 

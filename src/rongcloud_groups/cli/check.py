@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from rongcloud_groups.cli.console import one_line
-from rongcloud_groups.cli.exit import ExitCode, Flag, error_message, exit_code_for, run_command
-from rongcloud_groups.cli.signals import Interruption
+from rongcloud_groups.cli.console import one_line, write_rows
+from rongcloud_groups.cli.exit import Context, ExitCode, Flag, error_message, exit_code_for, run_command
 from rongcloud_groups.config import options_from_environment
 
 if TYPE_CHECKING:  # help needs none of it
@@ -26,15 +25,15 @@ def check(*, json: Flag = False, debug: Flag = False) -> int:
         json: One JSON object; times are in seconds.
         debug: Log what happens, and show the traceback of an error.
     """
-    return run_command(lambda interruption: _check(interruption, json=json), debug=debug)
+    return run_command(lambda context: _check(context, json=json), debug=debug)
 
 
-def _check(interruption: Interruption, *, json: bool) -> int:
+def _check(context: Context, *, json: bool) -> int:
     from rongcloud_groups.diagnostics import Diagnosis, Finding, check
 
     code: int = ExitCode.DONE
     try:
-        diagnosis = interruption.run(check(**options_from_environment()))
+        diagnosis = context.interruption.run(check(**options_from_environment()))
         code = ExitCode.DONE if diagnosis.ok else ExitCode.NOT_ACCEPTED
     except Exception as error:
         if not json:
@@ -43,7 +42,7 @@ def _check(interruption: Interruption, *, json: bool) -> int:
         dialect = os.environ.get("RONGCLOUD_DIALECT") or "rongcloud"
         diagnosis = Diagnosis(ok=False, dialect=dialect, problems=[Finding(error_message(error), "")])
     if json:
-        sys.stdout.buffer.write(msgspec.json.encode(diagnosis) + b"\n")
+        write_rows(msgspec.json.encode(diagnosis) + b"\n")
     else:
         sys.stdout.writelines(f"{line}\n" for line in _lines(diagnosis))
     return code

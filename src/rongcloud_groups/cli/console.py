@@ -1,23 +1,28 @@
-"""What the commands write: text that a terminal can show, and lines on stderr that harm no job."""
+"""What the commands write: rows to stdout, all of them, and messages to stderr that harm no job."""
 
+import json
+import logging
 import os
 import sys
-from typing import Any
+import time
+from typing import Any, Final, Protocol
 
 import msgspec
 
-_JOINERS = {"\N{ZERO WIDTH JOINER}"}
+from rongcloud_groups._output import write_all
+
+_JOINERS: Final = {"\N{ZERO WIDTH JOINER}"}
 """Not printable by themselves, but inside an emoji."""
+_QUIET_SECONDS: Final = 10.0
+"""A warning is repeated after this time at the earliest."""
+_MAX_KEPT: Final = 100
 
 
 def printable(text: str) -> str:
     """The text with a replacement for each character that a terminal would obey instead of showing."""
     if text.isprintable():
         return text
-    return "".join(
-        character if character.isprintable() or character in _JOINERS else "\N{REPLACEMENT CHARACTER}"
-        for character in text
-    )
+    return "".join(character if _is_shown(character) else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def one_line(text: str) -> str:
@@ -25,17 +30,61 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.split()))
 
 
-def tell(line: str) -> None:
-    """Print a line to stderr, if it can be written: no command fails because its messages are lost."""
+def printable_rows(content: bytes, encoding: str) -> bytes:
+    """Rows for a terminal: JSON lines keep their value, for JSON escapes what the terminal would obey or cannot show.
+
+    Args:
+        content: whole lines in UTF-8.
+        encoding: the terminal's.
+    """
+    lines = content.decode(errors="replace").split("\n")
+    return "\n".join(map(_printable_row, lines)).encode(encoding, "replace")
+
+
+def _printable_row(line: str) -> str:
+    if line.isprintable():
+        return line
+    if not line.startswith("{"):
+        return printable(line)
+    return "".join(char if _is_shown(char) else json.dumps(char)[1:-1].replace("\x7f", r"\u007f") for char in line)
+
+
+def _is_shown(character: str) -> bool:
+    return character.isprintable() or character in _JOINERS
+
+
+def write_rows(content: bytes) -> None:
+    """Write rows to stdout, all of them.
+
+    Raises:
+        OSError: stdout takes no more.
+    """
+    if sys.stdout.isatty():
+        content = printable_rows(content, sys.stdout.encoding)
     try:
-        sys.stderr.write(f"{line}\n")
-        sys.stderr.flush()
+        sys.stdout.flush()
+        write_all(sys.stdout.fileno(), content)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "stdout") from None
+
+
+def write_stderr(text: str) -> None:
+    """Write text to stderr, if that is possible: no command fails because its messages are lost."""
+    try:
+        write_all(sys.stderr.fileno(), text.encode(sys.stderr.encoding, "replace"))
     except OSError:
         discard(sys.stderr.fileno())
 
 
+def tell(line: str) -> None:
+    """Write a line to stderr."""
+    write_stderr(f"{line}\n")
+
+
 def print_json(message: dict[str, Any]) -> None:
-    """Print a line of JSON to stderr."""
+    """Write a line of JSON to stderr."""
     tell(msgspec.json.encode(message).decode())
 
 
@@ -44,3 +93,55 @@ def discard(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
+
+
+class Speaker(Protocol):
+    """Shows messages on stderr."""
+
+    def say(self, text: str, fields: dict[str, Any]) -> None:
+        """Show a message: its text, or where stderr is JSON lines, its fields."""
+        ...
+
+
+class Messages:
+    """Messages as lines on stderr.
+
+    Args:
+        in_json: whether they are JSON lines.
+    """
+
+    def __init__(self, *, in_json: bool) -> None:
+        self._in_json = in_json
+
+    def say(self, text: str, fields: dict[str, Any]) -> None:
+        """Write a line."""
+        if self._in_json:
+            print_json(fields)
+        else:
+            tell(f"rongcloud-groups: {text}")
+
+
+class Warnings(logging.Handler):
+    """Shows the warnings of the client and of its limiter, and keeps them for a report.
+
+    Attributes:
+        speaker: shows them.
+        kept: their texts, the first hundred.
+    """
+
+    def __init__(self, speaker: Speaker) -> None:
+        super().__init__(logging.WARNING)
+        self.speaker = speaker
+        self.kept: list[str] = []
+        self._shown_at: dict[str, float] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Show a warning; the command reports errors itself."""
+        now = time.monotonic()
+        if record.levelno != logging.WARNING or now < self._shown_at.get(record.msg, 0.0) + _QUIET_SECONDS:
+            return
+        self._shown_at[record.msg] = now
+        message = one_line(record.getMessage())
+        if len(self.kept) < _MAX_KEPT:
+            self.kept.append(message)
+        self.speaker.say(f"warning: {message}", {"message_type": "warning", "message": message})

@@ -5,8 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from rongcloud_groups.cli.exit import ExitCode, Flag, run_command
-from rongcloud_groups.cli.signals import Interruption
+from rongcloud_groups.cli.exit import Context, ExitCode, Flag, run_command
 from rongcloud_groups.errors import ConfigError
 
 
@@ -54,7 +53,7 @@ def emulate(
         debug: Show the traceback of an error.
     """
 
-    def work(interruption: Interruption) -> int:
+    def work(context: Context) -> int:
         require_emulator()
         from rongcloud_groups.emulator import Emulator, Faults, OtherConsumer, Service, Universe, serve
 
@@ -75,7 +74,7 @@ def emulate(
             latency_tail=latency_tail,
             seed=seed,
         )
-        interruption.run(serve(Emulator(service, host=host, port=port, tls=tls, http2=http2), ca_file=ca_file))
+        context.interruption.run(serve(Emulator(service, host=host, port=port, tls=tls, http2=http2), ca_file=ca_file))
         return ExitCode.DONE
 
     return run_command(work, debug=debug)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from subprocess import PIPE
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -15,22 +16,32 @@ if TYPE_CHECKING:  # it imports what an extra brings
     from rongcloud_groups.emulator.serve import Address
 
 _TIME_TO_END: Final = 5.0  # seconds
+_PROGRAM: Final = """
+import os, signal, sys, threading
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the parent, which ends this process
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # so does its death
+from rongcloud_groups.emulator.__main__ import main
+main()
+"""
 
 
 @contextmanager
 def emulator_process(*options: str) -> Iterator["Address"]:
-    """Run ``python -m rongcloud_groups.emulator`` for as long as the context lasts; yield its address.
+    """Run ``python -m rongcloud_groups.emulator`` while the context lasts, at most as long as this process.
 
     Args:
         options: its options.
+
+    Yields:
+        Its address.
 
     Raises:
         ConfigError: what the emulator needs is not installed.
         RongCloudError: it did not start.
     """
     require_emulator()
-    command = [sys.executable, "-P", "-m", "rongcloud_groups.emulator", *options]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # noqa: S603  our own module
+    command = [sys.executable, "-P", "-c", _PROGRAM, *options]
+    with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:  # noqa: S603  our own module
         try:
             assert process.stdout is not None  # noqa: S101  it is a pipe
             yield _address(process.stdout.readline(), process)

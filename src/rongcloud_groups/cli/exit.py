@@ -3,13 +3,14 @@
 import logging
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
-from rongcloud_groups.cli.console import discard, one_line, print_json, printable, tell
+from rongcloud_groups.cli.console import Messages, Warnings, discard, one_line, print_json, printable, tell
 from rongcloud_groups.cli.signals import Interruption
 from rongcloud_groups.errors import AuthenticationError, ConfigError, RongCloudError, ServiceNotEnabled
 
@@ -33,22 +34,33 @@ class ShowHelp(Exception):  # noqa: N818  a way to end, not an error
     """A command was called without what it needs: print its help to stderr and exit with `ExitCode.USAGE`."""
 
 
-def run_command(work: Callable[[Interruption], int], *, debug: bool, in_json: bool = False) -> int:
+class Context(NamedTuple):
+    """What a command runs in.
+
+    Attributes:
+        interruption: tells it of SIGINT and SIGTERM.
+        warnings: what the client has warned of.
+    """
+
+    interruption: Interruption
+    warnings: Warnings
+
+
+def run_command(work: Callable[[Context], int], *, debug: bool, in_json: bool = False) -> int:
     """Do a command's work.
 
     Args:
-        work: returns the exit code; its argument tells it of SIGINT and SIGTERM.
+        work: returns the exit code.
         debug: log what the client does, and show the traceback of an error.
-        in_json: print an error as JSON.
+        in_json: print errors and warnings as JSON.
 
     Returns:
         The exit code of the work, or of the error or signal that ended it.
     """
-    _log(debug=debug)
     interruption = Interruption()
-    with interruption.by_signals():
+    with _logged(Warnings(Messages(in_json=in_json)), debug=debug) as warnings, interruption.by_signals():
         try:
-            code = work(interruption)
+            code = work(Context(interruption, warnings))
             sys.stdout.flush()
         except KeyboardInterrupt:
             return interruption.exit_code or ExitCode.INTERRUPTED
@@ -99,7 +111,7 @@ def _message(error: Exception, *, debug: bool) -> str:
     match error:
         case ConfigError():
             return str(error)
-        case OSError(filename=str() | bytes()):
+        case OSError(filename=str()):
             return one_line(f"cannot write {error.filename}: {error.strerror}")
         case RongCloudError() | OSError():
             return one_line(str(error)) or type(error).__name__
@@ -108,10 +120,14 @@ def _message(error: Exception, *, debug: bool) -> str:
             return words if debug else f"{words} (--debug shows where)"
 
 
-def _log(*, debug: bool) -> None:
+@contextmanager
+def _logged(warnings: Warnings, *, debug: bool) -> Iterator[Warnings]:
     logger = logging.getLogger("rongcloud_groups")
     if debug:
         logging.basicConfig(format="%(relativeCreated)7.0f ms  %(message)s")
         logger.setLevel(logging.DEBUG)
-    else:
-        logger.addHandler(logging.NullHandler())  # the command itself says what its user needs to know
+    logger.addHandler(warnings)
+    try:
+        yield warnings
+    finally:
+        logger.removeHandler(warnings)

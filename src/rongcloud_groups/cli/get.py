@@ -7,9 +7,8 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from rongcloud_groups.cli.console import one_line, printable, tell
-from rongcloud_groups.cli.exit import ExitCode, Flag, ShowHelp, print_error, run_command
-from rongcloud_groups.cli.signals import Interruption
+from rongcloud_groups.cli.console import one_line, printable, tell, write_rows
+from rongcloud_groups.cli.exit import Context, ExitCode, Flag, ShowHelp, print_error, run_command
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError, TransportError
 from rongcloud_groups.lookup import Lookup
@@ -37,14 +36,12 @@ def get(
     if not group_ids and not stdin:
         raise ShowHelp("get")
     json_lines = json or not sys.stdout.isatty()
-    return run_command(
-        lambda interruption: _get(group_ids, interruption, stdin=stdin, json_lines=json_lines), debug=debug
-    )
+    return run_command(lambda context: _get(group_ids, context, stdin=stdin, json_lines=json_lines), debug=debug)
 
 
-def _get(group_ids: Iterable[str], interruption: Interruption, *, stdin: bool, json_lines: bool) -> int:
+def _get(group_ids: Iterable[str], context: Context, *, stdin: bool, json_lines: bool) -> int:
     client = GroupClient.from_env()  # an error in the environment comes before anything is read
-    lookup = interruption.run(_look_up(client, [*group_ids, *(_lines_of_stdin() if stdin else [])]))
+    lookup = context.interruption.run(_look_up(client, [*group_ids, *(_lines_of_stdin() if stdin else [])]))
     if json_lines:
         _print_lines(lookup.found.values())
     elif lookup.found:
@@ -67,8 +64,7 @@ def _lines_of_stdin() -> Iterator[str]:
 
 
 def _print_lines(profiles: Iterable[GroupProfile]) -> None:
-    sys.stdout.buffer.write(msgspec.json.Encoder().encode_lines(profiles))
-    sys.stdout.buffer.flush()
+    write_rows(msgspec.json.Encoder().encode_lines(profiles))
 
 
 def _print_table(profiles: Iterable[GroupProfile]) -> None:

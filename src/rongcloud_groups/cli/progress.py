@@ -1,26 +1,29 @@
-"""What a running job shows on stderr: a bar, a line now and then, JSON lines, or nothing."""
+"""What a running job shows on stderr: a bar, a line now and then, JSON lines, or only messages."""
 
 import os
+import queue
+import signal
 import sys
+import threading
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Any, Final, Protocol
 
 import msgspec
-from rich.console import Console, Group
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
-from rich.text import Text
 
 from rongcloud_groups.bulk.job import Progress
 from rongcloud_groups.cli.console import print_json, tell
+from rongcloud_groups.cli.signals import handled
 from rongcloud_groups.cli.sync_options import ProgressStyle
 
 _SECONDS_OF_RATE: Final = 10.0
+_MAX_WAITING: Final = 1000
 
 
 class Speed:
-    """IDs/s, requests/s and what is left, by the last ten seconds."""
+    """IDs/s, requests/s and the time that is left, by the last ten seconds."""
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int, int]] = deque()
@@ -41,14 +44,14 @@ class Speed:
         self.requests = (now[2] - then[2]) / seconds if seconds else 0.0
 
     def seconds_left(self, progress: Progress) -> float | None:
-        """Seconds until the end, where that can be told."""
+        """Seconds until the end; None where it cannot be foreseen."""
         if progress.total is None or not self.records:
             return None
         return (progress.total - progress.counts.records) / self.records
 
 
-class Display(Protocol):
-    """Shows how far a job is.
+class Renderer(Protocol):
+    """Writes progress in one style.
 
     Attributes:
         interval: seconds between two calls of `show`.
@@ -56,80 +59,151 @@ class Display(Protocol):
 
     interval: float
 
-    def show(self, progress: Progress) -> None:
-        """Show it."""
+    def show(self, progress: Progress, speed: Speed) -> None:
+        """Write how far the job is."""
         ...
 
-    def say(self, message: str) -> None:
-        """Tell what happens."""
+    def write(self, line: str) -> None:
+        """Write a line."""
         ...
 
     def close(self) -> None:
-        """The job has ended; leave the terminal as it was."""
+        """Leave the terminal as it was; `show` may follow."""
         ...
 
 
-def display(style: ProgressStyle, *, stdout_has_rows: bool, in_json: bool = False) -> Display:
+class Display:
+    """What a job shows, written by a thread of its own: a terminal that takes nothing does not hold up the job.
+
+    Args:
+        renderer: the style.
+        in_json: whether messages are JSON.
+    """
+
+    def __init__(self, renderer: Renderer, *, in_json: bool = False) -> None:
+        self.interval = renderer.interval
+        self._renderer = renderer
+        self._in_json = in_json
+        self._speed = Speed()
+        self._waiting: queue.Queue[Progress | str | None] = queue.Queue(_MAX_WAITING)
+        self._drawing = threading.Lock()
+        self._thread = threading.Thread(target=self._write_all, daemon=True)
+        self._thread.start()
+
+    def show(self, progress: Progress) -> None:
+        """Show how far the job is, unless the thread is still busy with what was said before."""
+        self._speed.add(progress)
+        if self._waiting.empty():
+            self._waiting.put(progress)
+
+    def say(self, text: str, fields: dict[str, Any]) -> None:
+        """Show a message above the progress: its text, or where messages are JSON, its fields.
+
+        A thread waits while a thousand messages wait. An event loop must not: there a message is dropped then.
+        """
+        line = msgspec.json.encode(fields).decode() if self._in_json else text
+        if threading.current_thread() is threading.main_thread():
+            with suppress(queue.Full):
+                self._waiting.put_nowait(line)
+        else:
+            self._waiting.put(line)
+
+    def close(self) -> None:
+        """Write all messages, and leave the terminal as it was."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    @contextmanager
+    def suspendable(self) -> Iterator[None]:
+        """Leave the terminal as it was, too, while Ctrl-Z stops the process."""
+
+        def suspend(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  a signal handler's signature
+            locked = self._drawing.acquire(timeout=0.5)  # without it, a terminal that takes nothing has the process
+            if locked:
+                self._renderer.close()
+            os.kill(os.getpid(), signal.SIGSTOP)
+            if locked:
+                self._drawing.release()
+
+        with handled({signal.SIGTSTP: suspend}):
+            yield
+
+    def _write_all(self) -> None:
+        while (item := self._waiting.get()) is not None:
+            with self._drawing:
+                if isinstance(item, Progress):
+                    self._renderer.show(item, self._speed)
+                else:
+                    self._renderer.write(item)
+        self._renderer.close()
+
+
+def display(
+    style: ProgressStyle,
+    *,
+    stdout_has_rows: bool,
+    in_json: bool = False,
+    debug: bool = False,
+    line_interval: float = 30.0,
+) -> Display:
     """The display of that style.
 
     Args:
-        style: ``auto`` is a bar on a terminal that shows no rows, otherwise plain; with ``in_json``, JSON.
+        style: ``auto`` is a bar on a terminal that shows nothing else, otherwise plain; with ``in_json``, JSON.
         stdout_has_rows: whether rows go to stdout.
         in_json: whether stderr is to be JSON lines.
+        debug: whether log lines go to stderr.
+        line_interval: seconds between two lines of the plain style.
     """
     if style == "auto" and in_json:
-        return JsonDisplay(PlainDisplay.interval)
+        return Display(JsonLines(line_interval), in_json=True)
     if style == "auto":
         rows_on_terminal = stdout_has_rows and sys.stdout.isatty()
         able = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
-        style = "bar" if able and not rows_on_terminal else "plain"
-    kinds: dict[ProgressStyle, type[Display]] = {"bar": BarDisplay, "plain": PlainDisplay, "json": JsonDisplay}
-    return kinds.get(style, NoDisplay)()
+        style = "bar" if able and not rows_on_terminal and not debug else "plain"
+    if style == "bar":
+        from rongcloud_groups.cli.progress_bar import Bar
+
+        return Display(Bar(), in_json=in_json)
+    if style == "json":
+        return Display(JsonLines(), in_json=True)
+    return Display(PlainLines(line_interval) if style == "plain" else MessagesAlone(), in_json=in_json)
 
 
-class NoDisplay:
-    """Shows nothing."""
+class MessagesAlone:
+    """No progress."""
 
     interval = 3600.0
 
-    def show(self, progress: Progress) -> None:
-        """Nothing."""
+    def show(self, progress: Progress, speed: Speed) -> None: ...
 
-    def say(self, message: str) -> None:
-        """Nothing."""
+    def write(self, line: str) -> None:
+        tell(line)
 
-    def close(self) -> None:
-        """Nothing."""
+    def close(self) -> None: ...
 
 
-class PlainDisplay:
-    """A line every 30 seconds."""
+class PlainLines(MessagesAlone):
+    """A line now and then.
 
-    interval = 30.0
+    Args:
+        interval: seconds from one to the next.
+    """
 
-    def __init__(self) -> None:
-        self._speed = Speed()
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
 
-    def show(self, progress: Progress) -> None:
-        """Print a line."""
-        self._speed.add(progress)
+    def show(self, progress: Progress, speed: Speed) -> None:
         counts = progress.counts
-        parts = [f"{counts.records:,}{_of_total(progress)} IDs", f"{self._speed.records:,.0f}/s"]
-        if left := _left(self._speed.seconds_left(progress)):
-            parts.append(f"{left} left")
+        parts = [f"{counts.records:,}{of_total(progress)} IDs", f"{speed.records:,.0f}/s"]
+        if (left := speed.seconds_left(progress)) is not None:
+            parts.append(f"{clock(left)} left")
         parts += [f"found {counts.found:,}", f"missing {counts.missing:,}", f"failed {counts.failed:,}"]
-        parts.append(f"budget {_budget(self._speed, progress)}")
+        parts.append(f"budget {budget(progress, speed)}")
         tell(", ".join(parts))
 
-    def say(self, message: str) -> None:
-        """Print it."""
-        tell(message)
 
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class JsonDisplay:
+class JsonLines(MessagesAlone):
     """JSON objects with ``"message_type": "status"``.
 
     Args:
@@ -138,101 +212,35 @@ class JsonDisplay:
 
     def __init__(self, interval: float = 1.0) -> None:
         self.interval = interval
-        self._speed = Speed()
 
-    def show(self, progress: Progress) -> None:
-        """Print a line of JSON."""
-        self._speed.add(progress)
-        left = self._speed.seconds_left(progress)
+    def show(self, progress: Progress, speed: Speed) -> None:
+        left = speed.seconds_left(progress)
         status: dict[str, Any] = {
             "message_type": "status",
             **msgspec.structs.asdict(progress.counts),
             "total": progress.total,
             "seconds": round(progress.seconds, 3),
             "seconds_left": None if left is None else round(left, 1),
-            "records_per_second": round(self._speed.records, 1),
+            "records_per_second": round(speed.records, 1),
             "requests": progress.requests,
-            "requests_per_second": round(self._speed.requests, 1),
+            "requests_per_second": round(speed.requests, 1),
             "rate": progress.rate,
         }
         print_json(status)
 
-    def say(self, message: str) -> None:
-        """Print it in an object with ``"message_type": "note"``."""
-        print_json({"message_type": "note", "message": message})
 
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class BarDisplay:
-    """Two live lines on a terminal."""
-
-    interval = 0.25
-
-    def __init__(self) -> None:
-        self._speed = Speed()
-        self._live = Live(console=Console(stderr=True), auto_refresh=False, transient=True)
-        self._live.start()
-
-    def show(self, progress: Progress) -> None:
-        """Redraw the lines."""
-        self._speed.add(progress)
-        self._live.update(Group(self._first_line(progress), self._second_line(progress)), refresh=True)
-
-    def say(self, message: str) -> None:
-        """Print it above the lines."""
-        self._live.console.print(message, highlight=False)
-
-    def close(self) -> None:
-        """Wipe the lines."""
-        self._live.stop()
-
-    def _first_line(self, progress: Progress) -> Table:
-        line = Table.grid(padding=(0, 2), expand=True)
-        line.add_column(no_wrap=True)
-        line.add_column(ratio=1)
-        for _ in range(3):
-            line.add_column(no_wrap=True, justify="right")
-        done, total = progress.counts.records, progress.total
-        bar = ProgressBar(total=total, completed=done, pulse=total is None)
-        percent = "" if not total else f"{done / total:.0%}"
-        left = _left(self._speed.seconds_left(progress))
-        line.add_row(
-            f"{done:,}{_of_total(progress)}",
-            bar,
-            Text(percent, style="bold"),
-            f"{self._speed.records:,.0f} IDs/s",
-            f"{left} left" if left else f"{_clock(progress.seconds)} so far",
-        )
-        return line
-
-    def _second_line(self, progress: Progress) -> Text:
-        counts = progress.counts
-        failed = Text(f"failed {counts.failed:,}", style="bold red" if counts.failed else "")
-        parts = [
-            Text(f"found {counts.found:,}", style="green"),
-            Text(f"missing {counts.missing:,}"),
-            failed,
-            Text(f"duplicates {counts.duplicates:,}"),
-            Text(f"budget {_budget(self._speed, progress)}"),
-        ]
-        return Text(" · ", style="dim").join(parts)
-
-
-def _of_total(progress: Progress) -> str:
+def of_total(progress: Progress) -> str:
+    """How many IDs there are, where that is known."""
     return "" if progress.total is None else f" of {progress.total:,}"
 
 
-def _budget(speed: Speed, progress: Progress) -> str:
-    return f"{speed.requests / progress.rate:.0%} of {progress.rate:.0f}/s"
+def budget(progress: Progress, speed: Speed) -> str:
+    """How much of the rate limit is used."""
+    return f"{speed.requests / progress.rate:.0%} of {progress.rate:g}/s"
 
 
-def _left(seconds: float | None) -> str:
-    return "" if seconds is None else _clock(seconds)
-
-
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

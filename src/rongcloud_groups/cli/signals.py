@@ -5,12 +5,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, Final, TypeVar
 
 Result = TypeVar("Result")
+Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 GRACE: Final = 0.9
 
@@ -92,14 +93,21 @@ class Interruption:
             self.end(128 + number)
 
         numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
-        before = {number: signal.signal(number, received) for number in numbers}
-        try:
+        with handled(dict.fromkeys(numbers, received)):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
     def _end_process(self) -> None:
         """What the main thread waits for may not end: a name server, a disk, a reader of stdout."""
         time.sleep(self.grace)
         os._exit(self.exit_code)
+
+
+@contextmanager
+def handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """Handle signals in another way for as long as the context lasts."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

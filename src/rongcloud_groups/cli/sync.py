@@ -1,7 +1,6 @@
 """``rongcloud-groups sync``: parse, run a job, end with an exit code."""
 
-from rongcloud_groups.cli.exit import ExitCode, ShowHelp, run_command
-from rongcloud_groups.cli.signals import Interruption
+from rongcloud_groups.cli.exit import Context, ExitCode, ShowHelp, run_command
 from rongcloud_groups.cli.sync_options import SyncOptions
 from rongcloud_groups.errors import ConfigError, RongCloudError
 
@@ -19,18 +18,16 @@ def sync(options: SyncOptions = SyncOptions()) -> int:  # noqa: B008  frozen
     """
     if not options.has_input:
         raise ShowHelp("sync")
-    return run_command(
-        lambda interruption: _sync(options, interruption), debug=options.debug, in_json=options.speaks_json
-    )
+    return run_command(lambda context: _sync(options, context), debug=options.debug, in_json=options.speaks_json)
 
 
-def _sync(options: SyncOptions, interruption: Interruption) -> int:
+def _sync(options: SyncOptions, context: Context) -> int:
     from rongcloud_groups.cli.sync_job import run_job
 
     options.check()
     try:
-        with interruption.after(options.max_seconds, ExitCode.STOPPED):
-            return interruption.run(run_job(options, interruption))
+        with context.interruption.after(options.max_seconds, ExitCode.STOPPED):
+            return context.interruption.run(run_job(options, context))
     except (RongCloudError, OSError) as error:
         if not isinstance(error, ConfigError | BrokenPipeError) and options.path is not None:
             error.add_note("what was done is saved, the same command resumes there")

@@ -1,6 +1,7 @@
 """Runs the job of ``sync``, shows how far it is, and stops it when the command is to end."""
 
 import os
+import signal
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -11,16 +12,16 @@ from rongcloud_groups.bulk.failed_ids import FailedIdsFile, FailedIdsPrinter, Fa
 from rongcloud_groups.bulk.job import Job, Report
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sinks.open import open_sink
-from rongcloud_groups.cli.exit import ExitCode
+from rongcloud_groups.cli.exit import Context, ExitCode
 from rongcloud_groups.cli.progress import Display, display
-from rongcloud_groups.cli.signals import Interruption
+from rongcloud_groups.cli.signals import handled
 from rongcloud_groups.cli.sync_options import SyncOptions
-from rongcloud_groups.cli.sync_output import tell_estimate, tell_failure, tell_report
+from rongcloud_groups.cli.sync_output import say_failure, tell_estimate, tell_report
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import ConfigError
 
 
-async def run_job(options: SyncOptions, interruption: Interruption) -> int:
+async def run_job(options: SyncOptions, context: Context) -> int:
     """Do what the command line of ``sync`` asks for; returns the exit code."""
     async with GroupClient.from_env() as client:
         source = options.source(client)
@@ -31,14 +32,23 @@ async def run_job(options: SyncOptions, interruption: Interruption) -> int:
         sink = open_sink(options.path, options.file_format)
         if options.retry_failed is not None and not options.adds_to_output:
             _check_that_new(options, sink)
-        printer = FailedIdsPrinter(partial(tell_failure, options))
+        in_json = options.report == "json"
+        screen = display(options.progress, stdout_has_rows=options.path is None, in_json=in_json, debug=options.debug)
+        printer = FailedIdsPrinter(partial(say_failure, screen))
         failures: Failures = printer if options.path is None else FailedIdsFile(options.path)
         job = Job(client, source, sink, failures, restart=options.restart, keep=options.adds_to_output)
-        screen = display(options.progress, stdout_has_rows=options.path is None, in_json=options.report == "json")
-        report = await watch(job, screen, interruption)
-    tell_report(options, report)
+
+        def stop() -> None:
+            message = "stopping: the requests under way end first; the same signal again stops at once"
+            screen.say(message, {"message_type": "note", "message": message})
+            job.stop()
+
+        context.interruption.grace = 30.0  # requests under way may have to be retried
+        with context.interruption.stopping(stop):
+            report = await watch(job, screen, context)
+    tell_report(options, report, context.warnings.kept)
     if not report.complete:
-        return interruption.exit_code
+        return context.interruption.exit_code
     if report.counts.failed or (options.fail_on_missing and report.counts.missing):
         return ExitCode.SOME_FAILED
     return ExitCode.DONE
@@ -53,16 +63,11 @@ def _check_that_new(options: SyncOptions, sink: Sink) -> None:
         )
 
 
-async def watch(job: Job, screen: Display, interruption: Interruption) -> Report:
-    """Run a job; show how far it is, and stop it when the command is to end."""
-
-    def stop() -> None:
-        screen.say("stopping: the requests under way end first; the same signal again stops at once")
-        job.stop()
-
-    interruption.grace = 30.0  # requests under way may have to be retried
+async def watch(job: Job, screen: Display, context: Context) -> Report:
+    """Run a job, and show how far it is; neither the terminal's end nor Ctrl-Z harms it."""
+    context.warnings.speaker = screen
     try:
-        with interruption.stopping(stop):
+        with screen.suspendable(), handled({signal.SIGHUP: signal.SIG_IGN}):
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(_show, screen, job)
                 outcome = await _outcome_of(job.run)

@@ -8,23 +8,27 @@ from rongcloud_groups.bulk.estimate import Estimate
 from rongcloud_groups.bulk.failed_ids import Failure
 from rongcloud_groups.bulk.job import Report
 from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
-from rongcloud_groups.cli.console import print_json, printable, tell
+from rongcloud_groups.cli.console import Speaker, print_json, printable, tell
 from rongcloud_groups.cli.sync_options import SyncOptions
 
 
-def tell_failure(options: SyncOptions, failure: Failure) -> None:
+def say_failure(speaker: Speaker, failure: Failure) -> None:
     """Say that an ID failed, where no file keeps it."""
-    if options.speaks_json:
-        print_json({"message_type": "failed", **msgspec.structs.asdict(failure)})
-    else:
-        tell(printable(f"failed: {failure.group_id}: {failure.message}"))
+    fields = {"message_type": "failed", **msgspec.structs.asdict(failure)}
+    speaker.say(printable(f"failed: {failure.group_id}: {failure.message}"), fields)
 
 
-def tell_report(options: SyncOptions, report: Report) -> None:
-    """Say what was done, and what to do next."""
+def tell_report(options: SyncOptions, report: Report, warnings: list[str]) -> None:
+    """Say what was done, and what to do next.
+
+    Args:
+        options: the command line's.
+        report: the job's.
+        warnings: what the client warned of on the way.
+    """
     failed_file = str(options.failures_path) if options.path is not None and report.counts.failed else None
     if options.speaks_json:
-        print_json(_summary(options, report, failed_file))
+        print_json(_summary(options, report, failed_file) | {"warnings": warnings})
         return
     counts = report.counts
     tell(

@@ -1,0 +1,162 @@
+"""The job of the demo, and whether its counts agree with those of the emulator."""
+
+import random
+import ssl
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from rongcloud_groups.bulk import FailedIdsPrinter, Failure, Job, Report, file_source, open_sink
+from rongcloud_groups.cli.emulator_process import emulator_process
+from rongcloud_groups.cli.exit import Context
+from rongcloud_groups.cli.progress import display
+from rongcloud_groups.cli.sync_job import watch
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.emulator.recorder import Report as Seen
+from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.errors import InvalidGroupId
+from rongcloud_groups.models import GroupProfile
+
+RATE: Final = 100
+"""Requests in any one second that the service allows an App Key."""
+LINES: Final = 20_000
+DISTINCT: Final = 19_500
+"""Different IDs among the lines, the invalid ones included; the other lines are duplicates."""
+INVALID: Final = (
+    "chess,tea",
+    "chess and tea",
+    "chess\ttea",
+    "chess\N{ZERO WIDTH SPACE}tea",
+    f"{'a-very-long-name-':*<65}",
+    "g1001,g1002,g1003",
+)
+"""IDs that no request may carry: with commas, spaces, an invisible character, or 65 characters."""
+_EMULATOR: Final = ("--latency=0.02", "--latency-tail=0.005", "--unknown=0.05", f"--limit={RATE}")
+
+
+class Outcome(msgspec.Struct, frozen=True, kw_only=True):
+    """The counts of a demo.
+
+    Attributes:
+        ids_file: the file of IDs.
+        distinct: the different IDs in it.
+        profiles_file: the file of profiles.
+        written: how often each group ID is in it.
+        failed: the IDs that failed.
+        report: the job's report.
+        seen: the emulator's report.
+    """
+
+    ids_file: Path
+    distinct: int
+    profiles_file: Path
+    written: Counter[str]
+    failed: list[Failure]
+    report: Report
+    seen: Seen
+
+
+def demo_ids() -> list[str]:
+    """All the lines, in an order that is the same each time."""
+    shuffle = random.Random(20)
+    valid = list(_valid_ids(DISTINCT - len(INVALID)))
+    lines = [*valid, *INVALID, *shuffle.choices(valid, k=LINES - DISTINCT)]
+    shuffle.shuffle(lines)
+    return lines
+
+
+def _valid_ids(count: int) -> Iterator[str]:
+    for number in range(count):
+        match number % 10:
+            case 0:
+                yield f"项目组-{number}"
+            case 1:
+                yield f"team_{number:x}"
+            case _:
+                yield f"g{100_000 + number}"
+
+
+def run(directory: Path, context: Context) -> Outcome:
+    """Write the IDs, and look them up."""
+    directory.mkdir(parents=True, exist_ok=True)
+    ids_file = directory / "group-ids.txt"
+    ids = demo_ids()
+    ids_file.write_text("".join(f"{line}\n" for line in ids), encoding="utf-8", newline="\n")
+    profiles_file = directory / "profiles.jsonl"
+    failed: list[Failure] = []
+    with emulator_process(*_EMULATOR) as address:
+        report, seen = context.interruption.run(_look_up(address, ids_file, profiles_file, failed, context))
+    profiles = msgspec.json.Decoder(GroupProfile).decode_lines(profiles_file.read_bytes())
+    return Outcome(
+        ids_file=ids_file,
+        distinct=len(set(ids)),
+        profiles_file=profiles_file,
+        written=Counter(profile.group_id for profile in profiles),
+        failed=failed,
+        report=report,
+        seen=seen,
+    )
+
+
+async def _look_up(
+    address: Address, ids_file: Path, profiles_file: Path, failed: list[Failure], context: Context
+) -> tuple[Report, Seen]:
+    import httpx
+
+    tls = ssl.create_default_context(cafile=address.ca_file)
+    # The guard keeps to the limit on a busy machine as well, where the emulator's process may be late to read.
+    async with GroupClient(
+        address.app_key, address.app_secret, base_urls=address.url, verify=tls, guard=True
+    ) as client:
+        source, sink = file_source(ids_file), open_sink(profiles_file)
+        job = Job(client, source, sink, FailedIdsPrinter(failed.append), restart=True)
+        report = await watch(job, display("auto", stdout_has_rows=False, line_interval=1.0), context)
+    async with httpx.AsyncClient(base_url=address.url, verify=tls, http2=True) as http:
+        response = await http.get("/_emulator/report")
+    return report, msgspec.json.decode(response.raise_for_status().content, type=Seen)
+
+
+def contradictions(outcome: Outcome) -> list[str]:
+    """Sentences on what does not add up; none if all does."""
+    counts, written = outcome.report.counts, outcome.written
+    settled = counts.found + counts.missing + counts.failed
+    refused = {each.group_id for each in outcome.failed if each.error == InvalidGroupId.__name__}
+    sentences = [f"{each.group_id!r} failed: {each.message}" for each in outcome.failed if each.group_id not in refused]
+    if settled != outcome.distinct:
+        sentences.append(f"{settled:,} IDs are found, missing or failed; it should be all {outcome.distinct:,}")
+    if refused != set(INVALID):
+        sentences.append(f"{len(refused)} IDs were refused as invalid; it should be the {len(INVALID)} that are")
+    if len(written) != counts.found or written.total() != counts.found:
+        sentences.append(f"{written.total():,} profiles are in the file; it should be the {counts.found:,} found")
+    if outcome.seen.worst_second > RATE:
+        sentences.append(f"{outcome.seen.worst_second} requests came in one second; the service allows {RATE}")
+    return sentences
+
+
+def print_summary(outcome: Outcome) -> None:
+    """Print the counts to stdout."""
+    from rich.console import Console
+
+    counts, seconds = outcome.report.counts, outcome.report.seconds
+    invalid = sum(each.error == InvalidGroupId.__name__ for each in outcome.failed)
+    connections = f"over HTTP/2, on {outcome.seen.connections} connections, one after another"
+    rows = (
+        ("lines", f"{counts.records:,}", f"in {outcome.ids_file}"),
+        ("distinct IDs", f"{outcome.distinct:,}", "each was looked up once"),
+        ("found", f"{counts.found:,}", f"their profiles are in {outcome.profiles_file}"),
+        ("missing", f"{counts.missing:,}", "the service has no such group"),
+        ("failed", f"{counts.failed:,}", f"{invalid} of them invalid, refused before any request"),
+        ("requests", f"{outcome.seen.batch_requests:,}", connections),
+        ("worst second", f"{outcome.seen.worst_second:,}", f"requests, counted by the emulator; {RATE} are allowed"),
+        ("time", f"{seconds:.1f}", "seconds"),
+        ("speed", f"{outcome.distinct / seconds:,.0f}", "IDs/s"),
+    )
+    console = Console(markup=False, highlight=False, emoji=False)
+    for name, number, words in rows:
+        console.print(f"{name:<12}  {number:>6}", style="bold", end="  ", soft_wrap=True)
+        console.print(words, soft_wrap=True)
+    sys.stdout.flush()
