@@ -1,12 +1,15 @@
 import asyncio
 import socket
 import ssl
+import threading
+from contextlib import suppress
 
 import pytest
 from support.h2_peer import QUERY, authority, opened, server_context, serving
 from support.silent_server import Silent, listening
 
 from rongcloud_groups._http import Origin
+from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups.errors import TransportError
 
 
@@ -169,3 +172,109 @@ async def test_without_http2_only_http1_is_offered() -> None:
         assert connection.http_version == "HTTP/1.1"
         await connection.aclose()
         await protocol.lost.wait()
+
+
+def offered_by(context: ssl.SSLContext) -> str | None:
+    """The protocol that a server which knows them all chooses of those that the context offers."""
+    server = server_context("h2", "own/2", "own/1")
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (
+        context.wrap_bio(to_client, to_server, server_hostname="localhost"),
+        server.wrap_bio(to_server, to_client, server_side=True),
+    )
+    for _ in range(3):
+        for end in ends:
+            with suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    return ends[0].selected_alpn_protocol()
+
+
+@pytest.mark.parametrize("own", [None, "own/1", "own/2"])
+async def test_the_callers_context_stays_as_it_was_and_serves_clients_with_and_without_http2_at_once(
+    own: str | None,
+) -> None:
+    context = ssl.create_default_context()
+    authority().configure_trust(context)
+    if own:
+        context.set_alpn_protocols(["unknown", own])
+    async with serving() as server, listening(Silent(), server_context("h2", "http/1.1")) as either:
+        with_http2 = Dialler(verify=context, http2=True, timeout=10, max_in_flight=1)
+        without = Dialler(verify=context, http2=False, timeout=10, max_in_flight=1)
+        versions = []
+        for dialler, url in ((with_http2, server.url), (without, either), (with_http2, server.url)):
+            connection = await dialler.connect(url, lambda: None)
+            versions.append(connection.http_version)
+            await connection.aclose()
+        assert versions == ["HTTP/2", "HTTP/1.1", "HTTP/2"]
+        assert offered_by(context) == own
+
+
+def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> list[str]:
+    """Makes the resolver give one answer after the other; returns the hosts that it was asked for."""
+    asked: list[str] = []
+
+    def resolve(host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
+        asked.append(host)
+        answer = answers[min(len(asked), len(answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (answer, port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    return asked
+
+
+async def test_a_name_that_fails_recovers_and_moves_is_resolved_for_each_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with serving() as server:
+        asked = resolving(monkeypatch, socket.gaierror(-3, "try again"), "127.0.0.9", "127.0.0.1")
+        with pytest.raises(TransportError, match="name resolution failed: name not resolved: try again") as failed:
+            await opened(server.url)
+        assert failed.value.never_processed
+        with pytest.raises(TransportError, match="connecting failed: connection refused"):
+            await opened(server.url)
+        connection = await opened(server.url)
+        assert (await connection.send(QUERY, 5)).status == 200
+        await connection.aclose()
+        assert asked == ["localhost"] * 3
+
+
+async def test_an_ip_address_needs_no_resolver(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = resolving(monkeypatch, RuntimeError("no resolver"))
+    async with listening(Silent()) as url:
+        connection = await opened(url._replace(host="127.0.0.1"))
+        await connection.aclose()
+    with pytest.raises(TransportError, match="::1:9: connecting failed"):
+        await opened(Origin.parse("http://[::1]:9"))
+    assert asked == []
+
+
+async def test_a_resolver_that_hangs_holds_one_thread_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    asked: list[str] = []
+
+    def hang(host: str, *_args: object, **_options: object) -> list[object]:
+        asked.append(host)
+        released.wait()
+        raise socket.gaierror(-3, "try again")
+
+    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    dialler = Dialler(verify=None, http2=True, timeout=0.05, max_in_flight=1)
+    before = asyncio.all_tasks()
+    try:
+        for _ in range(20):
+            with pytest.raises(TransportError, match=r"name resolution timed out after 0\.05 s"):
+                await dialler.connect(Origin.parse("https://slow.test"), lambda: None)
+        assert asked == ["slow.test"]
+        assert asyncio.all_tasks() == before
+    finally:
+        released.set()
+
+
+async def test_a_machine_without_threads_left_costs_the_connection_and_not_the_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolving(monkeypatch, RuntimeError("can't start new thread"))
+    with pytest.raises(TransportError, match="name resolution failed: can't start new thread"):
+        await opened(Origin.parse("https://group.test"))

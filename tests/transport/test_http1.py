@@ -313,3 +313,80 @@ async def test_a_server_that_speaks_before_it_is_asked_is_left() -> None:
         await changed.wait()
         assert connection.closed
         await connection.aclose()
+
+
+SURPLUS = answer(b"surplus")
+
+
+@pytest.mark.parametrize("tls", [True, False])
+@pytest.mark.parametrize("surplus", [SURPLUS, SURPLUS[:20], b"\r\n", b"x"])
+async def test_a_surplus_response_is_never_taken_for_the_next_one(surplus: bytes, tls: bool) -> None:  # noqa: FBT001  a parameter
+    async with serving(saying(answer(b"mine") + surplus), tls=tls) as server, connected(server) as connection:
+        assert (await connection.send(QUERY, 5)).body == b"mine"
+        assert connection.closed
+        with pytest.raises(TransportError, match="the server sent more than its response") as refused:
+            await connection.send(QUERY, 5)
+        assert refused.value.never_processed
+
+
+async def test_a_surplus_response_that_is_still_in_the_socket_is_never_taken_for_the_next_one() -> None:
+    async def flood(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(answer(b"mine") + SURPLUS * 40_000)
+        await server.go.wait()
+
+    async with serving(flood, tls=False) as server, connected(server) as connection:
+        assert (await connection.send(QUERY, 5)).body == b"mine"
+        assert connection.open_slots == 0
+        server.go.set()
+
+
+async def test_a_response_before_the_whole_request_was_sent_ends_the_connection() -> None:
+    async def hasty(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer(b"early"))
+        await server.go.wait()
+
+    async with serving(hasty, tls=False) as server, connected(server) as connection:
+        assert (await connection.send(QUERY._replace(body=b"x" * 20_000_000), 5)).body == b"early"
+        assert connection.closed
+        server.go.set()
+
+
+@pytest.mark.parametrize(
+    ("head", "text"),
+    [
+        (b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n3\r\nabc\r\n0\r\n\r\n", "both Transfer-Encoding and"),
+        (b"Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", "conflicting Content-Length"),
+        (b"Transfer-Encoding: gzip\r\n\r\nabc", "Only Transfer-Encoding: chunked is supported"),
+        (b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 2_000, "a body in chunks of a few bytes"),
+    ],
+)
+async def test_a_response_whose_length_is_in_doubt_is_refused(head: bytes, text: str) -> None:
+    async with serving(saying(b"HTTP/1.1 200 OK\r\n" + head)) as server, connected(server) as connection:
+        with pytest.raises(TransportError, match=text):
+            await connection.send(QUERY, 5)
+        assert connection.closed
+
+
+async def test_a_chunked_response_is_put_together() -> None:
+    chunks = b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in (b"a" * 300, b"b" * 5))
+    data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + chunks + b"0\r\n\r\n"
+    async with serving(saying(data)) as server, connected(server) as connection:
+        assert (await connection.send(QUERY, 5)).body == b"a" * 300 + b"b" * 5
+
+
+async def test_an_early_hint_is_no_response_and_a_flood_of_them_ends_the_connection() -> None:
+    hint = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
+    async with serving(saying(hint + answer(b"final"))) as server, connected(server) as connection:
+        assert (await connection.send(QUERY, 5)).body == b"final"
+    async with serving(saying(hint * 1_000)) as server, connected(server) as connection:
+        with pytest.raises(TransportError, match="more than 16 informational responses"):
+            await connection.send(QUERY, 5)
+
+
+async def test_a_request_that_no_server_could_take_is_a_transport_error() -> None:
+    async with serving(hang) as server, connected(server) as connection:
+        with pytest.raises(TransportError, match="request refused by h11"):
+            await connection.send(Request("/q q", [], b""), 5)
+        assert connection.closed

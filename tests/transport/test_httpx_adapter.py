@@ -331,3 +331,27 @@ async def test_a_transport_that_cancels_its_own_call_costs_an_attempt_and_loses_
         lookup = await client.get_many(["g1", "g2"])
         assert client.stats().requests == 2
     assert [type(error) for error in lookup.failed.values()] == [TransportError] * 2
+
+
+async def test_a_transport_that_cannot_be_made_costs_attempts_and_not_the_client() -> None:
+    made = iter([RuntimeError("no more sockets"), Transport()])
+
+    def make() -> httpx.AsyncBaseTransport:
+        match next(made):
+            case Exception() as error:
+                raise error
+            case transport:
+                return transport
+
+    async with GroupClient("key", "secret", transport=make) as client:
+        lookup = await client.get_many(["g1", "g2"])
+        assert list(lookup.found) == ["g1", "g2"]
+
+
+async def test_a_transport_that_cannot_be_made_is_named_with_its_cause() -> None:
+    def make() -> httpx.AsyncBaseTransport:
+        raise RuntimeError("no more sockets")
+
+    async with GroupClient("key", "secret", transport=make, max_attempts=1) as client:
+        with pytest.raises(TransportError, match="making the transport failed: RuntimeError: no more sockets"):
+            await client.get("g1")

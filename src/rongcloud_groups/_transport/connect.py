@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not answered; RFC 8305, section 8."""
+
+_ALPN_EXTENSION: Final = b"\0\x10"
 
 _alpn_lock = Lock()
 
@@ -50,9 +52,7 @@ class Dialler:
         """The TLS context, which offers the protocols by ALPN."""
         protocols = ["h2", "http/1.1"] if self._http2 else ["http/1.1"]
         if self._verify is not None:
-            offering = _AlpnContext(ssl.PROTOCOL_TLS_CLIENT)
-            offering.context, offering.protocols = self._verify, protocols
-            return offering
+            return _AlpnContext.of(self._verify, protocols)
         context = ssl.create_default_context()
         context.set_alpn_protocols(protocols)
         return context
@@ -116,18 +116,25 @@ class _Attempt:
 class _AlpnContext(ssl.SSLContext):
     """A caller's context that offers our protocols on our connections, and stays as it was for everything else."""
 
-    context: ssl.SSLContext
-    protocols: list[str]
+    _context: ssl.SSLContext
+    _protocols: list[str]
+    _own_protocols: list[str]
+
+    @classmethod
+    def of(cls, context: ssl.SSLContext, protocols: list[str]) -> Self:
+        new = cls(ssl.PROTOCOL_TLS_CLIENT)
+        new._context, new._protocols, new._own_protocols = context, protocols, _offered_by(context)
+        return new
 
     def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
         # OpenSSL copies the list to the connection when it is made, which is here.
         with _alpn_lock:
-            self.context.set_alpn_protocols(self.protocols)
+            self._context.set_alpn_protocols(self._protocols)
             try:
-                return self.context.wrap_bio(*args, **options)
+                return self._context.wrap_bio(*args, **options)
             finally:
-                with suppress(MemoryError):  # OpenSSL 1.1.1 clears the list and reports an error
-                    self.context.set_alpn_protocols([])
+                with suppress(MemoryError):  # OpenSSL 1.1.1 clears the list, and reports an error
+                    self._context.set_alpn_protocols(self._own_protocols)
 
 
 class _AlpnProtocol(asyncio.Protocol):
@@ -165,6 +172,24 @@ class _AlpnProtocol(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+
+def _offered_by(context: ssl.SSLContext) -> list[str]:
+    """The protocols that a context offers, which it shows nowhere but in a ClientHello; RFC 8446, 4.1.2; RFC 7301."""
+    outgoing = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        context.wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname="name.invalid").do_handshake()
+    hello = outgoing.read()[43:]  # after record and message headers, version and random
+    for length_size in (1, 2, 1):  # session ID, cipher suites, compression methods
+        hello = hello[length_size + int.from_bytes(hello[:length_size]) :]
+    hello = hello[2:]
+    while hello and hello[:2] != _ALPN_EXTENSION:
+        hello = hello[4 + int.from_bytes(hello[2:4]) :]
+    names, protocols = hello[6 : 4 + int.from_bytes(hello[2:4])], list[str]()
+    while names:
+        protocols.append(names[1 : 1 + names[0]].decode("ascii"))
+        names = names[1 + names[0] :]
+    return protocols
 
 
 def _look_up(host: str, port: int) -> list[AddrInfoType]:
