@@ -1,4 +1,4 @@
-"""Answers kept for a while, so that the same group is not asked for again and again."""
+"""Outcomes kept for a while, so that lookups of a group that is often needed share one request."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
 
 
 MISSING_TTL = 10.0
-"""Seconds for which a missing group is kept, where nothing else is said: it may be created any moment."""
+"""Seconds for which a missing group is kept by default; it may be created at any moment."""
 
 
-class CachedAnswer(msgspec.Struct, frozen=True):
-    """An answer that a cache holds; ``profile`` is None where the service has no such group."""
+class CachedOutcome(msgspec.Struct, frozen=True):
+    """An outcome that a cache holds; ``profile`` is None where the service has no such group."""
 
     profile: GroupProfile | None
 
 
 class CacheInfo(msgspec.Struct, frozen=True):
-    """What a cache did and holds.
+    """The counts of a cache.
 
     Attributes:
-        hits: IDs answered from the cache.
+        hits: IDs that the cache held.
         misses: IDs that the cache did not hold, or no longer.
-        size: answers held now.
-        max_size: answers held at the most.
+        size: outcomes held now.
+        max_size: the most outcomes that it may hold.
     """
 
     hits: int
@@ -44,25 +44,25 @@ class CacheInfo(msgspec.Struct, frozen=True):
     max_size: int
 
 
-class _Book(Protocol):
+class _Queue(Protocol):
     def mark_stale(self, group_ids: Iterable[str] | None = None) -> None: ...
 
 
 class Cache:
-    """Answers of one App Key, kept in memory for a while: ``GroupClient(…, cache=Cache(ttl=60))``.
+    """Outcomes of one App Key, kept in memory for a while: ``GroupClient(…, cache=Cache(ttl=60))``.
 
-    `GroupClient.get` and `GroupClient.get_many` take from it what it holds, at no request and no wait, and put into
-    it what was found or is missing; a failure is never kept. Streams and ``get_many(…, bulk=True)`` pass it by: they
-    want what the service has now, and would push out what is asked for often. A profile is handed out as it is held,
-    so do not change its dicts. Needs the extra ``cache``.
+    `GroupClient.get` and `GroupClient.get_many` return the groups that it holds without a request, and add those that
+    they found or that are missing; a failure is never kept. Streams and ``get_many(…, bulk=True)`` bypass it: they
+    want current profiles, and would push out the ones that are needed often. Callers share the profiles, so do not
+    change their dicts. Clients of the same App Key may share a cache. Needs the extra ``cache``.
 
     Args:
         ttl: seconds for which a profile is kept.
-        jitter: the part of that time, 0 to 1, by which it is shortened at random at the most, so that what was asked
-            for together does not expire together.
-        max_size: answers held at the most; the least recently used goes first.
-        missing_ttl: seconds for which it is kept that a group is missing, shortened likewise; 0 for not at all. By
-            default 10, or ``ttl`` where that is less.
+        jitter: the largest part of that time, 0 to 1, by which it is shortened at random, so that groups that were
+            looked up together do not expire together.
+        max_size: the most outcomes that it may hold; the least recently used one is dropped first.
+        missing_ttl: seconds for which a missing group is kept, shortened in the same way; 0 for not at all. By default
+            10, or ``ttl`` where that is less.
         timer: the clock, in seconds.
 
     Raises:
@@ -87,66 +87,74 @@ class Cache:
         self._missing_ttl = missing_ttl and positive("missing_ttl", missing_ttl)
         self._held = _store(at_least(1, "max_size", max_size), self._expiry, timer)
         self._asked: dict[str, object] = {}
-        self._books: WeakSet[_Book] = WeakSet()
+        self._queues: WeakSet[_Queue] = WeakSet()
         self._hits = self._misses = 0
+        self._app_key: str | None = None
 
     def invalidate(self, *group_ids: str) -> None:
         """Forget these IDs: the next lookup asks the service.
 
-        An answer that is on its way is not kept. It goes to those who wait for it already; who comes later waits
-        for a request that leaves once it is there.
+        The outcome of a request in flight is not kept. The callers that wait for it already receive it; a caller that
+        arrives later waits for a new request, sent after that one has ended.
         """
         for group_id in group_ids:
             self._asked.pop(group_id, None)
             with suppress(KeyError):
                 del self._held[group_id]
-        for book in self._books:
-            book.mark_stale(group_ids)
+        for queue in self._queues:
+            queue.mark_stale(group_ids)
 
     def clear(self) -> None:
         """Forget all IDs; see `invalidate`."""
         self._asked.clear()
         self._held.clear()
-        for book in self._books:
-            book.mark_stale()
+        for queue in self._queues:
+            queue.mark_stale()
 
-    def watch(self, pending: _Book) -> None:
-        """Tell this book, as long as there is one, what is invalidated."""
-        self._books.add(pending)
+    def attach(self, queue: _Queue, app_key: str) -> None:
+        """Notify this queue, while it exists, of each invalidation.
+
+        Raises:
+            ConfigError: the cache has the groups of another App Key.
+        """
+        if self._app_key not in {None, app_key}:
+            raise ConfigError(f"cache has the groups of App Key {self._app_key!r}; make another one for {app_key!r}")
+        self._app_key = app_key
+        self._queues.add(queue)
 
     def info(self) -> CacheInfo:
-        """What it did and holds."""
+        """The counts so far."""
         self._held.expire()
         return CacheInfo(self._hits, self._misses, len(self._held), int(self._held.maxsize))
 
-    def lookup(self, group_id: str) -> CachedAnswer | None:
-        """The answer it holds for an ID, or None."""
+    def lookup(self, group_id: str) -> CachedOutcome | None:
+        """The outcome that it holds for an ID, or None."""
         try:
-            remembered = self._held[group_id]
+            cached = self._held[group_id]
         except KeyError:
             self._misses += 1
             return None
         self._hits += 1
-        return remembered
+        return cached
 
     def asked(self, group_id: str, asker: object) -> None:
-        """An ID is asked for, by ``asker``."""
+        """``asker`` has caused a request for an ID."""
         self._asked[group_id] = asker
 
     def answered(self, group_id: str, asker: object, outcome: Outcome) -> None:
-        """What ``asker`` asked for has its outcome; keep it unless the ID was invalidated or asked for since."""
+        """The ID has its outcome; keep it unless the ID was invalidated, or caused another request, since."""
         if self._asked.get(group_id) is asker:
             del self._asked[group_id]
             if not isinstance(outcome, RongCloudError):
-                self._held[group_id] = CachedAnswer(outcome)
+                self._held[group_id] = CachedOutcome(outcome)
 
     def given_up(self, group_id: str, asker: object) -> None:
         """``asker`` will not see the outcome."""
         if self._asked.get(group_id) is asker:
             del self._asked[group_id]
 
-    def _expiry(self, _: str, remembered: CachedAnswer, now: float) -> float:
-        seconds = self._missing_ttl if remembered.profile is None else self._ttl
+    def _expiry(self, _: str, cached: CachedOutcome, now: float) -> float:
+        seconds = self._missing_ttl if cached.profile is None else self._ttl
         return now + seconds * (1 - self._jitter * random())
 
     def __repr__(self) -> str:
@@ -154,8 +162,8 @@ class Cache:
 
 
 def _store(
-    max_size: int, expiry: Callable[[str, CachedAnswer, float], float], timer: Callable[[], float]
-) -> "TLRUCache[str, CachedAnswer, float]":
+    max_size: int, expiry: Callable[[str, CachedOutcome, float], float], timer: Callable[[], float]
+) -> "TLRUCache[str, CachedOutcome, float]":
     try:
         from cachetools import TLRUCache
     except ImportError:

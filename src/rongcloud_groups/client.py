@@ -1,17 +1,16 @@
 """GroupClient: look up group profiles by ID, any number of them, within the service's rate limit."""
 
 import asyncio
+import os
 import ssl
-from asyncio import Event, Task
-from collections.abc import AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Sequence
+from asyncio import Event, Future, Task
+from collections.abc import AsyncIterable, Awaitable, Coroutine, Iterable, Sequence
 from datetime import datetime
 from math import inf
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
-import anyio
-from anyio.abc import TaskGroup
-
+from rongcloud_groups._dispatch import open_clients
 from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.gate import SendGate
@@ -120,13 +119,16 @@ class GroupClient:
             hooks=hooks,
         )
         self._host: Task[None] | None = None
-        self._tasks: TaskGroup | None = None
+        self._pid = 0
+        self._tasks: asyncio.TaskGroup | None = None
+        self._running: set[Task[None]] = set()
         self._closing = Event()
+        self._problem = "the client is closed"
         self._transports = None if transport is None else _httpx_transports(transport, max_in_flight)
         self._emit = emit = Emitter(hooks)
         self._pending = PendingQueue(BATCH_LIMIT)
-        limiter, self._own_limiter = options.make_limiter()
-        self._gate = gate = SendGate(limiter, CreditGuard(max(1, int(rate))) if guard else None)
+        self._limiter, self._own_limiter = options.make_limiter()
+        gate = SendGate(self._limiter, CreditGuard(max(1, int(rate))) if guard else None)
         policy = RetryPolicy(max_attempts)
         shared = self._transports is not None and self._transports.shared
         self._failover = Failover(
@@ -147,7 +149,7 @@ class GroupClient:
             max_in_flight=max_in_flight,
             attempt_timeout=attempt_timeout,
         )
-        cached = None if cache is None else CacheFront(cache, self._pending)
+        cached = None if cache is None else CacheFront(cache, self._pending, app_key)
         self._lookups = Lookups(self._pending, cached, self._dispatcher)
         self._listing = ListingRequests(
             self._failover,
@@ -174,13 +176,28 @@ class GroupClient:
         """
         return cls(**{**options_from_environment(), **options})
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> Self:
+        """Open the client without ``async with``; `aclose` closes it. A client is opened once.
+
+        Raises:
+            ClientClosed: it was opened before.
+        """
         if self._host is not None:
             raise ClientClosed("a client is opened once; make another one")
-        opened = Event()
-        self._host = asyncio.create_task(self._run(opened), name="rongcloud_groups client")
-        await opened.wait()
+        loop = asyncio.get_running_loop()
+        opened = loop.create_future()
+        self._pid = os.getpid()
+        self._host = loop.create_task(self._run(opened), name="rongcloud_groups client")
+        try:
+            await opened
+        except BaseException:
+            self._host.cancel()
+            await asyncio.wait([self._host])
+            raise
         return self
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
@@ -188,9 +205,15 @@ class GroupClient:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the client, as leaving its context does: what is open ends in `ClientClosed`."""
+        """Close the client, as leaving its context does: open lookups end in `ClientClosed`.
+
+        Raises:
+            ClientClosed: it was opened in another event loop, or before a fork.
+            ExceptionGroup: an error had stopped the client.
+        """
         if self._host is None:
             return
+        self._check_loop(self._host)
         self._closing.set()
         await asyncio.wait([self._host])
         if not self._host.cancelled() and (error := self._host.exception()):
@@ -330,7 +353,7 @@ class GroupClient:
             budget_wait=self._dispatcher.budget_wait,
             waiting=len(self._pending),
             in_flight=self._dispatcher.in_flight,
-            rate=self._gate.rate,
+            rate=self._limiter.rate,
             host=self._failover.host,
         )
 
@@ -343,26 +366,30 @@ class GroupClient:
         state = "open" if self._tasks is not None else "not open"
         return f"<GroupClient {self.app_key!r} at {self._failover.host}, {state}>"
 
-    async def _run(self, opened: Event) -> None:
+    async def _run(self, opened: Future[None]) -> None:
         """The client's own task: enter and exit may happen in two others."""
-        problem = "the client was closed"
         try:
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
-                tasks.start_soon(self._failover.run)
-                tasks.start_soon(self._dispatcher.run)
-                opened.set()
+            async with asyncio.TaskGroup() as self._tasks:
+                for part in (self._failover, self._dispatcher):
+                    self._start(part.run()).add_done_callback(lambda _: self._closing.set())
+                open_clients.register(self.app_key, self._options.origins, self._limiter)
+                if not opened.done():
+                    opened.set_result(None)
                 await self._closing.wait()
                 self._dispatcher.close()
-                tasks.cancel_scope.cancel()
-        except Exception as error:
-            logger.exception("the client stopped")
-            cause = _innermost(error)
-            problem = f"the client stopped: {type(cause).__name__}: {cause}"
+                for task in list(self._running):
+                    task.cancel()
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError):
+                logger.exception("the client stopped")
+                cause = _innermost(error)
+                self._problem = f"the client stopped: {type(cause).__name__}: {cause}"
             raise
         finally:
             self._tasks = None
-            self._pending.abort(ClientClosed(problem))
+            self._closing.set()
+            open_clients.unregister(self.app_key, self._options.origins, self._limiter)
+            self._pending.abort(ClientClosed(self._problem))
             if self._transports is not None:
                 await self._transports.aclose()
             if self._own_limiter is not None:
@@ -386,17 +413,31 @@ class GroupClient:
             deadline = self._options.deadline
         return inf if deadline is None else number("deadline", deadline)
 
-    def _start(self, task: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._check_open()
+    def _start(self, coroutine: Coroutine[Any, Any, None]) -> Task[None]:
+        """Run a task until it ends or the client closes."""
         assert self._tasks is not None  # noqa: S101  it is open
-        self._tasks.start_soon(task)
+        task = self._tasks.create_task(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
 
     def _check_open(self) -> None:
         if self._host is None:
             raise ClientClosed("the client is not open: use it inside 'async with GroupClient(…) as client'")
-        if self._tasks is None or self._closing.is_set():
-            raise ClientClosed("the client is closed")
-        if asyncio.get_running_loop() is not self._host.get_loop():
+        self._check_loop(self._host)
+        if self._closing.is_set():
+            raise ClientClosed(self._problem)
+        if self._tasks is None:
+            raise ClientClosed("the client is still opening: wait until 'async with' or open() has opened it")
+
+    def _check_loop(self, host: Task[None]) -> None:
+        if self._pid != os.getpid():
+            raise ClientClosed("the client was opened before this process was forked: open one client in each process")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ClientClosed("no event loop runs in this thread: use the client in the one that opened it") from None
+        if loop is not host.get_loop():
             raise ClientClosed("the client was opened in another event loop: open one client in each")
 
 
@@ -406,8 +447,8 @@ def _counts(result: Lookup | GroupProfile | None) -> tuple[int, int, int]:
     return (0, 1, 0) if result is None else (1, 0, 0)
 
 
-def _innermost(error: Exception) -> Exception:
-    while isinstance(error, ExceptionGroup):
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
 

@@ -1,6 +1,7 @@
 """What happened inside a client, as frozen structs given to hooks, and the sums that `GroupClient.stats` returns."""
 
 import logging
+from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
 
 import msgspec
@@ -121,7 +122,7 @@ class Throttled(Event, frozen=True):
 
 
 Hook = Callable[[Event], None]
-"""Called with each event, on the client's event loop: return quickly. What it raises is logged and dropped."""
+"""Called with each event, on the client's event loop: return quickly. An exception that it raises is logged."""
 
 
 class Stats(msgspec.Struct, frozen=True):
@@ -176,5 +177,11 @@ class Emitter:
         for hook in self._hooks:
             try:
                 hook(event)
-            except Exception:
+            except (KeyboardInterrupt, SystemExit) as error:
+                get_running_loop().call_soon(_raise, error)  # it ends the loop, but leaves no step half done
+            except BaseException:
                 logger.exception("the hook %r failed on %s", hook, type(event).__name__)
+
+
+def _raise(error: BaseException) -> None:
+    raise error

@@ -1,11 +1,14 @@
 """What a lookup of many IDs ends in."""
 
 from copy import copy
+from typing import TypeVar
 
 import msgspec
 
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.models import GroupProfile
+
+E = TypeVar("E", bound=RongCloudError)
 
 Outcome = GroupProfile | RongCloudError | None
 """What became of one ID: its profile, why it failed, or None where the service has no such group."""
@@ -39,7 +42,7 @@ class Lookup(msgspec.Struct):
             return
         errors = []
         for group_id, error in self.failed.items():
-            each = copy(error)
+            each = copy_error(error)
             each.add_note(f"group ID {group_id!r}")
             errors.append(each)
         raise ExceptionGroup(f"{len(errors)} of {len(self)} group IDs failed", errors)
@@ -52,3 +55,13 @@ class Lookup(msgspec.Struct):
             self.failed[group_id] = outcome
         else:
             self.found[group_id] = outcome
+
+
+def copy_error(error: E) -> E:
+    """A copy with a traceback and notes of its own, for one more caller."""
+    twin = copy(error)
+    if notes := getattr(error, "__notes__", None):
+        twin.__notes__ = list(notes)
+    if error.__cause__ is not None:
+        twin.__cause__ = error.__cause__
+    return twin

@@ -338,7 +338,7 @@ class CachedLookups(RuleBasedStateMachine):
         self.clock = 0.0
         self.cache = Cache(ttl=self.TTL, jitter=0.3, timer=lambda: self.clock)
         self.pending = PendingQueue(2)
-        self.book = CacheFront(self.cache, self.pending)
+        self.book = CacheFront(self.cache, self.pending, "key")
         self.versions = {"g1": 0, "g2": 0}
         self.waiting: list[tuple[Asker, str, int]] = []
         self.in_flight: list[tuple[Batch, dict[str, int]]] = []

@@ -494,17 +494,18 @@ async def test_an_unknown_group_that_makes_the_service_refuse_its_batch_fails_al
         assert all(isinstance(error, RongCloudError) for error in lookup.failed.values())
 
 
-async def test_a_fault_inside_while_an_answer_is_read_ends_the_client_and_nobody_waits_for_ever(
+async def test_a_fault_that_no_call_can_survive_ends_the_client_and_every_call_with_its_cause(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def faulty(*_: object) -> None:
         raise RuntimeError("a fault of our own")
 
     client = GroupClient(emulator.app_key, emulator.app_secret, base_urls=emulator.url, verify=trusting(emulator))
-    await client.__aenter__()
-    monkeypatch.setattr("rongcloud_groups._dispatch.dispatcher.read_batch", faulty)
-    with pytest.raises(ClientClosed, match=r"^the client stopped: RuntimeError: a fault of our own$"):
-        await client.get("g1")
+    await client.open()
+    monkeypatch.setattr("rongcloud_groups._dispatch.pending.PendingQueue.settle", faulty)
+    for _ in range(2):
+        with pytest.raises(ClientClosed, match=r"^the client stopped: RuntimeError: a fault of our own$"):
+            await client.get("g1")
     with pytest.raises(ExceptionGroup) as ended:
         await client.aclose()
     assert ended.group_contains(RuntimeError, match="a fault of our own", depth=2)

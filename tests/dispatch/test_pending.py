@@ -1,7 +1,6 @@
-from collections.abc import Callable, Coroutine, Iterable
-from typing import Any
+import asyncio
+from collections.abc import Iterable
 
-import anyio
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -473,13 +472,8 @@ async def test_a_stream_that_is_left_leaves_nothing_in_the_book() -> None:
     pending = PendingQueue(LIMIT)
     source = (f"g{number}" for number in range(100))
 
-    def start(feed: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        tasks.start_soon(feed)
-
-    async with (
-        anyio.create_task_group() as tasks,
-        Stream(source, pending=pending, wake=lambda: None, start=start, window=8, bulk=True) as parts,
-    ):
+    start = asyncio.get_running_loop().create_task
+    async with Stream(source, pending=pending, wake=lambda: None, start=start, window=8, bulk=True) as parts:
         await settle()
         assert len(pending) == 8
         pending.settle((entry, None) for entry in taken(pending).entries)

@@ -1,55 +1,64 @@
-"""A cache before the queue of IDs."""
+"""A cache in front of the queue of IDs."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.errors import RongCloudError
+from rongcloud_groups.events import logger
 from rongcloud_groups.lookup import Outcome
 
 
 class CacheFront:
-    """The book of open IDs with a cache before it. It waits itself for each ID that was opened here.
+    """The queue of open IDs with a cache in front of it.
 
-    Who joins an ID that is open already keeps nothing: the cache may have been told that the group changed since that
-    was asked for.
+    It is itself a waiter for each ID that it opened. Only the caller that caused a request stores its outcome; a caller
+    that joined it may have arrived after an invalidation.
 
     Args:
-        cache: what is looked into first.
-        pending: the book.
+        cache: is asked first.
+        pending: the queue.
+        app_key: the App Key whose groups these are.
+
+    Raises:
+        ConfigError: the cache has the groups of another App Key.
     """
 
-    def __init__(self, cache: Cache, pending: PendingQueue) -> None:
+    def __init__(self, cache: Cache, pending: PendingQueue, app_key: str) -> None:
         self._cache = cache
         self._pending = pending
         self._openers: dict[str, Waiter] = {}
-        cache.watch(pending)
+        cache.attach(pending, app_key)
 
     def add(self, group_id: str, waiter: Waiter, *, fresh: bool) -> None:
         """Settle an ID that the cache holds, unless it is to be ``fresh``; let ``waiter`` wait for any other."""
-        if not fresh and (remembered := self._cache.lookup(group_id)) is not None:
-            waiter.settle(group_id, remembered.profile)
+        if not fresh and (cached := self._cache.lookup(group_id)) is not None:
+            waiter.settle(group_id, cached.profile)
             return
         opens = self._pending.begins(group_id)
         self._pending.add(group_id, waiter, bulk=False)
         if opens:
-            self._pending.leave(self, [group_id])  # what is in flight, if anything, is outdated
+            self._pending.leave(self, [group_id])  # the request in flight, if any, is stale
             self._openers[group_id] = waiter
-            self._cache.asked(group_id, waiter)
             self._pending.add(group_id, self, bulk=False)
+            self._cache.asked(group_id, waiter)
 
     def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
         """``waiter`` no longer waits for these IDs."""
         for group_id in group_ids:
             if self._openers.get(group_id) is waiter:
                 del self._openers[group_id]
-                self._cache.given_up(group_id, waiter)
+                with _logged():
+                    self._cache.given_up(group_id, waiter)
                 self._pending.leave(self, [group_id])
             self._pending.leave(waiter, [group_id])
 
     def settle(self, group_id: str, outcome: Outcome) -> None:
         """An ID that was opened here has its outcome."""
-        self._cache.answered(group_id, self._openers.pop(group_id), outcome)
+        opener = self._openers.pop(group_id)
+        with _logged():
+            self._cache.answered(group_id, opener, outcome)
 
     def flush(self) -> None:
         """Nothing is held back."""
@@ -57,5 +66,17 @@ class CacheFront:
     def abort(self, error: RongCloudError) -> None:  # noqa: ARG002  none is kept
         """There will be no outcome."""
         for group_id, opener in self._openers.items():
-            self._cache.given_up(group_id, opener)
+            with _logged():
+                self._cache.given_up(group_id, opener)
         self._openers.clear()
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """A cache that fails, such as by its ``timer``, costs no caller its outcome."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException:  # noqa: BLE001  logged
+        logger.exception("the cache failed")

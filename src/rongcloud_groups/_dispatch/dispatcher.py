@@ -10,11 +10,12 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from rongcloud_groups._dispatch.containment import contained
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.pending import Batch, PendingId, PendingQueue
 from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol.api import batch_request, read_batch
+from rongcloud_groups._protocol.api import BatchAnswer, batch_request, read_batch
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups._transport.failover import Failover
@@ -56,6 +57,12 @@ class InFlight:
     future: Future[Response]
     request_id: str
     sent_at: float
+    cancelled: bool = False
+
+    def cancel(self) -> None:
+        """Abandon the request."""
+        self.cancelled = True
+        self.future.cancel()
 
 
 class Dispatcher:
@@ -136,11 +143,11 @@ class Dispatcher:
 
     def _cancel_all(self) -> None:
         for flight in list(self._in_flight.values()):
-            flight.future.cancel()
+            flight.cancel()
 
     def _cancel(self, batch: Batch) -> None:
         if flight := self._in_flight.get(batch):
-            flight.future.cancel()
+            flight.cancel()
 
     def __repr__(self) -> str:
         return f"<Dispatcher: {self.requests} requests sent, {self.in_flight} in flight, {self._phase}>"
@@ -188,10 +195,23 @@ class Dispatcher:
 
     def _send(self, connection: PooledConnection, batch: Batch) -> None:
         nonce = new_nonce()
-        request = batch_request(self._dialect, self._credentials, batch.group_ids, nonce)
-        future = connection.send(request, self._attempt_timeout)
-        flight = InFlight(batch, connection, future, nonce.request_id, get_running_loop().time())
-        self._in_flight[batch] = flight
+        try:
+            with contained(RongCloudError, "building the request"):
+                request = batch_request(self._dialect, self._credentials, batch.group_ids, nonce)
+        except RongCloudError as error:
+            self._gate.unused()
+            self._bisect(batch.entries, error)
+            return
+        sent_at = get_running_loop().time()
+        try:
+            with contained(TransportError, f"sending to {connection.host}"):
+                future = connection.send(request, self._attempt_timeout)
+        except TransportError as error:
+            self._gate.finished()
+            self._failover.failed(connection, str(error))
+            self._retry(batch.entries, error)
+            return
+        flight = self._in_flight[batch] = InFlight(batch, connection, future, nonce.request_id, sent_at)
         self.requests += 1
         self.group_ids_sent += len(batch)
         if self._emit:
@@ -201,24 +221,25 @@ class Dispatcher:
     def _on_response(self, flight: InFlight, future: Future[Response]) -> None:
         del self._in_flight[flight.batch]
         self._gate.finished()
-        if future.cancelled():
-            self._abandoned(flight)
-        else:
-            self._handle(flight, future)
+        try:
+            if flight.cancelled or self._closed:
+                self._abandoned(flight)
+            else:
+                self._handle(flight, future)
+        except BaseException as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
+            self._start(_raise, fault)
         self._changed.set()
 
     def _handle(self, flight: InFlight, future: Future[Response]) -> None:
-        error = future.exception()
-        if self._closed:
-            self._abandoned(flight)
-            return
         try:
-            if isinstance(error, RongCloudError):
-                self._failed(flight, error)
-            else:
-                self._answered(flight, future.result())
-        except Exception as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
-            self._start(_raise, fault)
+            with contained(TransportError, f"the request to {flight.connection.host}"):
+                response = future.result()
+            with contained(DecodeError, "reading the response"):
+                answer = read_batch(self._dialect, response, flight.batch.group_ids, flight.request_id)
+        except RongCloudError as error:
+            self._failed(flight, error)
+        else:
+            self._answered(flight, answer)
 
     def _abandoned(self, flight: InFlight) -> None:
         if self._emit:
@@ -229,13 +250,8 @@ class Dispatcher:
         assert self._tasks is not None  # noqa: S101  responses come only inside run()
         self._tasks.start_soon(task, *args)
 
-    def _answered(self, flight: InFlight, reply: Response) -> None:
+    def _answered(self, flight: InFlight, answer: BatchAnswer) -> None:
         entries = flight.batch.entries
-        try:
-            answer = read_batch(self._dialect, reply, flight.batch.group_ids, flight.request_id)
-        except RongCloudError as error:
-            self._failed(flight, error)
-            return
         self._failover.succeeded(flight.connection)
         if self._emit:
             seconds = get_running_loop().time() - flight.sent_at
@@ -268,16 +284,23 @@ class Dispatcher:
                 assert isinstance(error, RateLimited)  # noqa: S101  nothing else pauses
                 self.throttled += 1
                 self._start(self._throttled, self._pending.rest(entries), error, age)
-            case "bisect" if len(entries) > 1:
-                logger.info("%s; sending each half of the batch alone", error)
-                self._pending.requeue_halves(self._pending.rest(entries))
-                if self._emit:
-                    self._emit(BatchSplit(len(entries)))
-                self._changed.set()
+            case "bisect":
+                self._bisect(entries, error)
             case "retry":
                 self._retry(entries, error)
             case _:
                 self._pending.settle((entry, error) for entry in entries)
+
+    def _bisect(self, entries: list[PendingId], error: RongCloudError) -> None:
+        """Find the ID at fault: send each half of the batch alone, down to one ID."""
+        if len(entries) == 1:
+            self._pending.settle((entry, error) for entry in entries)
+            return
+        logger.info("%s; sending each half of the batch alone", error)
+        self._pending.requeue_halves(self._pending.rest(entries))
+        if self._emit:
+            self._emit(BatchSplit(len(entries)))
+        self._changed.set()
 
     def _abort_all(self, error: RongCloudError) -> None:
         logger.error("not retryable: %s", error)
@@ -341,5 +364,5 @@ def _attempts(entry: PendingId) -> Attempts:
     return entry.attempts
 
 
-async def _raise(fault: Exception) -> None:
+async def _raise(fault: BaseException) -> None:
     raise fault

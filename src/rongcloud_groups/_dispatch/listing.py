@@ -1,14 +1,16 @@
 """The listing of an app's groups: a sequential cursor with a budget of its own."""
 
-from asyncio import CancelledError, Future, get_running_loop
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import Any, Final
+from asyncio import get_running_loop, wait
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
 
 import anyio
 
+from rongcloud_groups._dispatch.containment import contained
 from rongcloud_groups._dispatch.dispatcher import CLOSED_BEFORE_SENT
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
+from rongcloud_groups._dispatch.stream import Start
 from rongcloud_groups._protocol.api import ListingPage, listing_request, read_listing
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.signing import new_nonce
@@ -52,7 +54,7 @@ class ListingRequests:
         credentials: Credentials,
         dialect: Dialect,
         retry: RetryPolicy,
-        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        start: Start,
         *,
         attempt_timeout: float,
     ) -> None:
@@ -73,26 +75,26 @@ class ListingRequests:
         Raises:
             RongCloudError: the page could not be had, or the client was closed.
         """
-        answer: Future[ListingPage] = get_running_loop().create_future()
-        scope = anyio.CancelScope()
-
-        async def ask() -> None:
-            with scope:
-                try:
-                    page = await self._until_answered(token)
-                except RongCloudError as error:
-                    _settle(answer, error)
-                except CancelledError:
-                    _settle(answer, ClientClosed("the client was closed"))
-                    raise
-                else:
-                    _settle(answer, page)
-
-        self._start(ask)
+        outcome: list[ListingPage | RongCloudError] = []
+        task = self._start(self._record(outcome, token))
         try:
-            return await answer
+            await wait([task])
         finally:
-            scope.cancel()
+            task.cancel()
+        match outcome:
+            case [ListingPage() as page]:
+                return page
+            case [RongCloudError() as error]:
+                raise error
+            case _:
+                raise ClientClosed("the client was closed")
+
+    async def _record(self, outcome: list[ListingPage | RongCloudError], token: str | None) -> None:
+        try:
+            with contained(RongCloudError, "the listing"):
+                outcome.append(await self._until_answered(token))
+        except RongCloudError as error:
+            outcome.append(error)
 
     async def _until_answered(self, token: str | None) -> ListingPage:
         attempts = Attempts()
@@ -168,21 +170,13 @@ class Listing:
         Raises:
             RongCloudError: a page could not be had.
         """
-        token = after
+        token, seen = after, {after}
         while True:
             page = await self._page(token)
             yield page
             if page.next_page_token is None:
                 return
-            if page.next_page_token == token:
-                raise DecodeError(f"the listing names the same page again as the next one: {token!r}")
             token = page.next_page_token
-
-
-def _settle(answer: Future[ListingPage], outcome: ListingPage | RongCloudError) -> None:
-    if answer.done():
-        return
-    if isinstance(outcome, RongCloudError):
-        answer.set_exception(outcome)
-    else:
-        answer.set_result(outcome)
+            if token in seen:
+                raise DecodeError(f"the listing repeats a page token: {token!r}")
+            seen.add(token)

@@ -1,21 +1,18 @@
 """Look up one ID or many, over the cache, the queue and a deadline."""
 
-from asyncio import TimerHandle, get_running_loop, sleep
+from asyncio import TimerHandle, get_running_loop
 from collections.abc import Callable, Iterable
 from math import inf
-from typing import Final
 
 from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
+from rongcloud_groups._dispatch.turn import Turn
 from rongcloud_groups._dispatch.waiters import GetManyWaiter, GetWaiter, reject_single_str
 from rongcloud_groups._protocol.api import validated_group_id
 from rongcloud_groups.errors import DeadlineExceeded
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
-
-IDS_IN_A_STEP: Final = 1000
-"""How many IDs one call takes up before other tasks have a turn; a multiple of a batch."""
 
 
 class Lookups:
@@ -65,13 +62,14 @@ class Lookups:
 
     async def _add_all(self, group_ids: Iterable[object], waiter: GetManyWaiter, *, bulk: bool, fresh: bool) -> None:
         """Take up the IDs in steps, to the last one even after the deadline: each of them has an outcome."""
-        for count, group_id in enumerate(group_ids, start=1):
+        turn = Turn()
+        for group_id in group_ids:
             valid = waiter.admit(group_id)
             if valid is not None:
                 self._add(valid, waiter, bulk=bulk, fresh=fresh)
-            if count % IDS_IN_A_STEP == 0:
+            if turn.over():
                 self._dispatcher.wake()
-                await sleep(0)
+                await turn.pause()
                 if waiter.future.done():  # aborted
                     return
         self._dispatcher.wake()

@@ -1,15 +1,16 @@
 """The profiles of all groups, in the listing's order, page by page."""
 
-from asyncio import Event, Future, get_running_loop
+from asyncio import Event, Future, Task, get_running_loop, wait
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import anyio
 
 from rongcloud_groups._dispatch.listing import Listing
+from rongcloud_groups._dispatch.stream import Start
 from rongcloud_groups.errors import ClientClosed, RongCloudError
 from rongcloud_groups.lookup import Lookup
 
@@ -38,7 +39,7 @@ class ProfilePages:
         self,
         listing: Listing,
         look_up: Callable[[list[str]], Awaitable[Lookup]],
-        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        start: Start,
         *,
         after: str | None,
         since: datetime | None,
@@ -48,23 +49,29 @@ class ProfilePages:
         self._start = start
         self._since = since
         self._open: deque[Future[ProfilePage]] = deque()
-        self._fetching = anyio.CancelScope()
+        self._fetching: Task[None] | None = None
+        self._left = False
         self._changed = Event()
         self._room = Event()
-        self._ended = Event()
         self._error: RongCloudError | None = None
 
     async def __aenter__(self) -> Self:
-        self._start(self._fetch)
+        if self._fetching is not None:
+            raise ClientClosed("the pages are used once: call client.list_profiles() again")
+        self._fetching = self._start(self._fetch())
+        self._fetching.add_done_callback(lambda _: self._changed.set())
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._fetching.cancel()
-        await self._ended.wait()
+        self._left = True
+        if self._fetching is not None:
+            self._fetching.cancel()
+            await wait([self._fetching])
 
     def __aiter__(self) -> Self:
+        self._check_entered()
         return self
 
     async def __anext__(self) -> ProfilePage:
@@ -73,8 +80,9 @@ class ProfilePages:
         Raises:
             RongCloudError: a page could not be had, or an error that is not retryable.
         """
+        fetching = self._check_entered()
         while not self._open:
-            if self._ended.is_set():
+            if fetching.done():
                 if self._error is not None:
                     raise self._error
                 raise StopAsyncIteration
@@ -85,15 +93,18 @@ class ProfilePages:
         self._room.set()
         return page
 
+    def _check_entered(self) -> Task[None]:
+        if self._fetching is None or self._left:
+            state = "have ended" if self._left else "are not open"
+            raise ClientClosed(f"the pages {state}: write 'async with client.list_profiles() as pages: …'")
+        return self._fetching
+
     async def _fetch(self) -> None:
         self._error = ClientClosed("the client was closed")
         try:
-            with self._fetching:
-                async with anyio.create_task_group() as lookups:
-                    self._error = await self._look_up_pages(lookups.start_soon)
+            async with anyio.create_task_group() as lookups:
+                self._error = await self._look_up_pages(lookups.start_soon)
         finally:
-            self._ended.set()
-            self._changed.set()
             for page in self._open:
                 page.cancel()
 

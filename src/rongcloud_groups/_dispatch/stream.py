@@ -1,25 +1,39 @@
 """Look up IDs as they come, in flat memory."""
 
-from asyncio import Event
+from asyncio import Event, Task, wait
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Collection, Coroutine, Iterable
-from copy import copy
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Coroutine,
+    Generator,
+    Iterable,
+    Iterator,
+)
 from types import TracebackType
 from typing import Any, Self
 
-import anyio
-
+from rongcloud_groups._dispatch.containment import is_cancellation
 from rongcloud_groups._dispatch.pending import PendingQueue
+from rongcloud_groups._dispatch.turn import Turn
 from rongcloud_groups._dispatch.waiters import failed_key
 from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
-from rongcloud_groups.errors import InvalidGroupId, RongCloudError
-from rongcloud_groups.lookup import Lookup, Outcome
+from rongcloud_groups.errors import ClientClosed, InvalidGroupId, RongCloudError
+from rongcloud_groups.lookup import Lookup, Outcome, copy_error
+
+Start = Callable[[Coroutine[Any, Any, None]], Task[None]]
+"""Runs a task until it ends or the client closes."""
+
+_USE = "async with client.stream(ids) as parts: async for part in parts: …"
 
 
 class Stream:
     """An asynchronous iterator of `Lookup` parts; `GroupClient.stream` makes it.
 
-    Use it in ``async with``. It takes IDs from their source only as fast as its parts are consumed.
+    Use it once, in ``async with``. It takes IDs from their source only as fast as its parts are consumed.
     """
 
     def __init__(
@@ -28,7 +42,7 @@ class Stream:
         *,
         pending: PendingQueue,
         wake: Callable[[], None],
-        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], None],
+        start: Start,
         window: int,
         bulk: bool,
     ) -> None:
@@ -46,33 +60,44 @@ class Stream:
         self._unconsumed = 0
         self._changed = Event()
         self._room = Event()
-        self._feeding = anyio.CancelScope()
-        self._fed = Event()
-        self._feed_error: Exception | None = None
+        self._reading: Task[None] | None = None
+        self._left = False
+        self._source_error: BaseException | None = None
         self._aborted: RongCloudError | None = None
 
     async def __aenter__(self) -> Self:
-        self._start(self._feed)
+        if self._reading is not None:
+            raise ClientClosed("a stream is used once: make another one with client.stream()")
+        self._reading = self._start(self._read())
+        self._reading.add_done_callback(self._wake_consumer)
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._feeding.cancel()
+        assert self._reading is not None  # noqa: S101  it was entered
+        self._left = True
+        ended_before = self._reading.done()
+        self._reading.cancel()
         try:
-            await self._fed.wait()
+            await wait([self._reading])
         finally:
             self._pending.leave(self, list(self._open))
+        if self._source_error is not None and exc_value is None and not ended_before:
+            raise self._source_error  # by a generator that was closed here
 
     def __aiter__(self) -> Self:
+        self._check_entered()
         return self
 
     async def __anext__(self) -> Lookup:
         """The next IDs that have their outcome, at most 50.
 
         Raises:
-            RongCloudError: no retry can mend what happened, or the client was closed.
+            RongCloudError: an error that is not retryable, or the client was closed.
+            ClientClosed: the stream is not open.
         """
+        reading = self._check_entered()
         while True:
             if self._parts:
                 part = self._parts.popleft()
@@ -80,10 +105,12 @@ class Stream:
                 self._room.set()
                 return part
             if self._aborted is not None:
-                raise copy(self._aborted)
-            if self._fed.is_set() and not self._open:
-                if self._feed_error is not None:
-                    raise self._feed_error
+                raise copy_error(self._aborted)
+            if reading.done() and not self._open:
+                if self._source_error is not None:
+                    raise self._source_error
+                if reading.cancelled():
+                    raise ClientClosed("the client was closed")
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
@@ -94,7 +121,7 @@ class Stream:
         self._record(group_id, outcome)
 
     def flush(self) -> None:
-        """All that settles in this step has settled."""
+        """Every ID that settles in this step has settled."""
         if len(self._part):
             self._parts.append(self._part)
             self._part = Lookup()
@@ -103,23 +130,55 @@ class Stream:
     def abort(self, error: RongCloudError) -> None:
         """There will be no outcome for the open IDs."""
         self._aborted = error
-        self._feeding.cancel()
+        self._open.clear()
+        if self._reading is not None:
+            self._reading.cancel()
         self._changed.set()
 
-    async def _feed(self) -> None:
+    def _check_entered(self) -> Task[None]:
+        if self._reading is None:
+            raise ClientClosed(f"the stream is not open: write '{_USE}'")
+        if self._left:
+            raise ClientClosed(f"the stream has ended: write '{_USE}'")
+        return self._reading
+
+    def _wake_consumer(self, _: Task[None]) -> None:
+        self.flush()
+
+    async def _read(self) -> None:
+        """Admit the IDs of the source. An exception of the source is raised where the parts are consumed."""
+        source = self._group_ids
         try:
-            with self._feeding:
-                if isinstance(self._group_ids, AsyncIterable):
-                    async for group_id in self._group_ids:
-                        await self._admit(group_id)
-                else:
-                    for group_id in self._group_ids:
-                        await self._admit(group_id)
-        except Exception as error:  # noqa: BLE001  whatever the source raises is the consumer's to see
-            self._feed_error = error
+            await (
+                self._read_async(aiter(source)) if isinstance(source, AsyncIterable) else self._read_sync(iter(source))
+            )
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            if is_cancellation(error):
+                raise
+            self._source_error = error
+
+    async def _read_async(self, source: AsyncIterator[object]) -> None:
+        try:
+            async for group_id in source:
+                await self._admit(group_id)
+                if self._left:
+                    return
         finally:
-            self._fed.set()
-            self.flush()
+            if isinstance(source, AsyncGenerator):
+                await source.aclose()
+
+    async def _read_sync(self, source: Iterator[object]) -> None:
+        turn = Turn()
+        try:
+            for group_id in source:
+                await self._admit(group_id)
+                if turn.over():
+                    await turn.pause()
+        finally:
+            if isinstance(source, Generator):
+                source.close()
 
     async def _admit(self, group_id: object) -> None:
         while len(self._open) + self._unconsumed >= self._window:

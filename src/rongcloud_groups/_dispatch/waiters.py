@@ -2,13 +2,12 @@
 
 from asyncio import Future
 from collections.abc import Callable, Iterable
-from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
 from rongcloud_groups._protocol.api import validated_group_id
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
-from rongcloud_groups.lookup import Lookup, Outcome
+from rongcloud_groups.lookup import Lookup, Outcome, copy_error
 from rongcloud_groups.models import GroupProfile
 
 
@@ -31,7 +30,7 @@ class GetWaiter:
     def abort(self, error: RongCloudError) -> None:
         """There will be no outcome."""
         if not self.future.done():
-            self.future.set_exception(copy(error))
+            self.future.set_exception(copy_error(error))
 
 
 class _Open:
@@ -96,7 +95,7 @@ class GetManyWaiter:
     def abort(self, error: RongCloudError) -> None:
         """There will be no outcome for the open IDs."""
         if not self.future.done():
-            self.future.set_exception(copy(error))
+            self.future.set_exception(copy_error(error))
 
     def open_ids(self) -> list[str]:
         """The IDs that have no outcome yet."""
