@@ -1,4 +1,5 @@
 import asyncio
+import errno
 import fcntl
 import logging
 import math
@@ -9,7 +10,8 @@ from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from time import monotonic
+from time import monotonic, process_time
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,16 +20,26 @@ from hypothesis import strategies as st
 
 from rongcloud_groups import ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiters.host import HEADER, MARK, MAX_DAMAGED, Budget, HostLimiter
-from rongcloud_groups.limiters.schedule import HOST_JITTER, MAX_LATE, MAX_RESERVED, QUIET_PERIOD, WAKE_UP_SLACK
+from rongcloud_groups.limiters.budget_file import HEADER, MARK, _record
+from rongcloud_groups.limiters.budget_file import _schedule as decode
+from rongcloud_groups.limiters.host import WARN_AFTER, HostLimiter
+from rongcloud_groups.limiters.schedule import (
+    HOST_JITTER,
+    MAX_LATE,
+    MAX_RESERVED,
+    QUIET_PERIOD,
+    WAKE_UP_SLACK,
+    SlotSchedule,
+)
 from rongcloud_groups.limiters.throttle import PAUSE
 from rongcloud_groups.limiters.url import limiter_from_url
 
 GAP = (1 + HOST_JITTER + WAKE_UP_SLACK) / 100
 GRANTS_UNTIL_TOLD = """
 import asyncio, json, sys
-from time import monotonic
-from rongcloud_groups.limiters.host import HostLimiter
+from time import monotonic, process_time
+from typing import Any
+from rongcloud_groups.limiters.host import WARN_AFTER, HostLimiter
 
 async def main():
     limiter = HostLimiter(sys.argv[1], float(sys.argv[2]))
@@ -101,12 +113,22 @@ def said(child: "subprocess.Popen[str]") -> str:
     return child.stdout.readline().strip()
 
 
+def schedule(limit: float = 100, **state: Any) -> SlotSchedule:
+    return SlotSchedule(limit, jitter=HOST_JITTER, **state)
+
+
+def encode(schedule: SlotSchedule, limit: float) -> bytes:
+    return _record(b"a budget", schedule, limit)
+
+
 def put(path: Path, *, limit: float = 100, ahead: float = 0.0) -> None:
-    path.write_bytes(Budget(limit, monotonic() + ahead).record())
+    path.write_bytes(encode(schedule(limit, next_slot=monotonic() + ahead), limit))
 
 
 def next_slot(path: Path, limit: float = 100) -> float:
-    return Budget.read(path.read_bytes(), limit, monotonic()).next_slot
+    read = decode(path.read_bytes(), limit, monotonic())
+    assert read is not None
+    return read.next_slot
 
 
 @asynccontextmanager
@@ -124,14 +146,12 @@ async def reserve_and_leave(limiter: HostLimiter) -> None:
         pass
 
 
-# ---- what the file holds, without a clock
+# ---- the record
 
 
 @given(st.binary(max_size=2 * HEADER.size))
-def test_a_damaged_record_is_a_silent_budget(record: bytes) -> None:
-    budget = Budget.read(record, 100, 500.0)
-    assert budget.reserve(500.0) == 500.0 + QUIET_PERIOD
-    assert budget.rate(500.0) == 100
+def test_a_damaged_record_is_no_schedule(record: bytes) -> None:
+    assert decode(record, 100, 500.0) is None
 
 
 times = st.lists(st.floats(), max_size=MAX_RESERVED)
@@ -139,14 +159,16 @@ counts = st.none() | st.integers(-(2**63), 2**63 - 1)
 
 
 @given(st.tuples(*[st.floats()] * 6), times, times, st.tuples(counts, counts))
-def test_whatever_numbers_a_record_has_slots_come_within_minutes_at_a_sane_rate(
-    numbers: tuple[float, ...], sent: list[float], reserved: list[float], said: tuple[int | None, ...]
+def test_with_any_numbers_in_a_record_slots_come_within_minutes_at_a_sane_rate(
+    numbers: tuple[float, ...], sent: list[float], reserved: list[float], claimed: tuple[int | None, ...]
 ) -> None:
-    counted = [len(each) if count is None else count for each, count in zip((sent, reserved), said, strict=True)]
-    record = HEADER.pack(MARK, *counted, *numbers) + array("d", sent + reserved).tobytes()
-    budget = Budget.read(record, 100, 500.0)
-    assert 500.0 - MAX_LATE <= budget.reserve(500.0) <= 500.0 + 120
-    assert 5 <= budget.rate(500.0) <= 100
+    counted = [len(each) if count is None else count for each, count in zip((sent, reserved), claimed, strict=True)]
+    empty = encode(schedule(), 100)
+    header = HEADER.unpack_from(empty)[:4]
+    read = decode(HEADER.pack(*header, *counted, 100.0, *numbers) + array("d", sent + reserved).tobytes(), 100, 500.0)
+    if read is not None:
+        assert 500.0 - MAX_LATE <= read.reserve(500.0) <= 500.0 + 300
+        assert 5 <= read.rate(500.0) <= 100
 
 
 past = st.floats(0, 1000)
@@ -163,9 +185,8 @@ def test_a_record_is_read_as_it_was_written(
     sent: list[float],
     reserved: list[float],
 ) -> None:
-    written = Budget(
-        100,
-        next_slot,
+    written = schedule(
+        next_slot=next_slot,
         sent=sorted(sent),
         reserved=sorted(reserved),
         late=late,
@@ -174,15 +195,22 @@ def test_a_record_is_read_as_it_was_written(
         cut_at=cut_at,
         cut_from=cut_from,
     )
-    assert vars(Budget.read(written.record(), 100, 1000.0)) == vars(written)
+    read = decode(encode(written, 100), 100, 1000.0)
+    assert read is not None
+    assert vars(read) == vars(written)
 
 
-@pytest.mark.parametrize("what", ["next_slot", "paused_until", "cut_at"])
-def test_a_record_from_before_a_reboot_is_a_silent_budget(what: str) -> None:
-    times = {"next_slot": 9.0, "paused_until": 9.0, "cut_at": 9.0} | {what: 40_000.0}
-    written = Budget(100, times["next_slot"], paused_until=times["paused_until"], cut_at=times["cut_at"])
-    budget = Budget.read(written.record(), 100, 10.0)
-    assert budget.reserve(10.0) == 10.0 + QUIET_PERIOD
+@pytest.mark.parametrize(
+    "state", [{"next_slot": 40.0}, {"paused_until": 100.0}, {"cut_at": 11.0}, {"sent": [9.0, 10.5]}, {"late_at": 11.0}]
+)
+def test_a_record_from_the_future_is_no_schedule(state: dict[str, Any]) -> None:
+    assert decode(encode(schedule(**state), 100), 100, 10.0) is None
+
+
+def test_a_record_of_another_boot_is_no_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    record = encode(schedule(), 100)
+    monkeypatch.setattr("rongcloud_groups.limiters.budget_file._known_boot_id", os.urandom(16))
+    assert decode(record, 100, 10.0) is None
 
 
 # ---- one process
@@ -204,45 +232,100 @@ async def test_tasks_that_share_a_limiter_get_one_slot_each(path: Path) -> None:
     assert monotonic() >= before + 9 * GAP - WAKE_UP_SLACK
 
 
-async def test_a_new_file_is_silent_first(tmp_path: Path) -> None:
+async def test_a_new_file_begins_with_the_whole_budget(tmp_path: Path, heard: Heard) -> None:
     before = monotonic()
-    limiter = HostLimiter(tmp_path / "new", 1000)
-    async with waiting(limiter):
-        assert next_slot(tmp_path / "new", 1000) >= before + QUIET_PERIOD
+    await HostLimiter(tmp_path / "new").acquire()
+    await HostLimiter(tmp_path / "new").acquire()
+    assert next_slot(tmp_path / "new") < before + QUIET_PERIOD
+    assert heard.messages == []
 
 
-def test_a_deleted_file_is_made_anew(path: Path) -> None:
+def test_a_file_that_is_deleted_in_use_is_made_again_and_silent_first(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     limiter = HostLimiter(path)
     asyncio.run(limiter.acquire())
     path.unlink()
+    asyncio.run(HostLimiter(path).acquire())  # which cannot know
     before = monotonic()
     asyncio.run(reserve_and_leave(limiter))
     assert next_slot(path) >= before + QUIET_PERIOD
+    assert ["replaced" in message for message in caplog.messages] == [True]
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"garbage", os.urandom(HEADER.size), os.urandom(MAX_DAMAGED)],
-    ids=["empty", "text", "noise", "much noise"],
-)
-def test_a_damaged_file_starts_afresh(path: Path, content: bytes) -> None:
+@pytest.mark.parametrize("content", [MARK, MARK + b"3 not a record", MARK + os.urandom(600)])
+def test_a_damaged_file_is_silent_first_and_says_so(
+    path: Path, content: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
     path.write_bytes(content)
     before = monotonic()
     asyncio.run(reserve_and_leave(HostLimiter(path)))
-    first = next_slot(path)
-    assert first >= before + QUIET_PERIOD
-    asyncio.run(reserve_and_leave(HostLimiter(path)))
-    assert next_slot(path) == pytest.approx(first + GAP)
+    assert next_slot(path) >= before + QUIET_PERIOD
+    assert [str(path) in message for message in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize("content", [b"[section]\nkey=value\n", b"\0" * 200])
+def test_a_file_with_something_else_is_refused_and_left_alone(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match="something else; name a file that does not exist yet"):
+        HostLimiter(path)
+    assert path.read_bytes() == content
+
+
+def test_a_file_that_becomes_something_else_is_left_alone(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    limiter = HostLimiter(path)
+    path.write_text("Dear Sir")
+    asyncio.run(reserve_and_leave(limiter))
+    assert path.read_text() == "Dear Sir"
+    assert ["something else" in message for message in caplog.messages] == [True]
+
+
+def test_a_symbolic_link_is_not_followed(path: Path) -> None:
+    link = path.with_name("link")
+    link.symlink_to(path)
+    with pytest.raises(ConfigError, match="symbolic link; name the file itself"):
+        HostLimiter(link)
+
+
+@pytest.mark.parametrize(("directory_mode", "file_mode"), [(0o2775, 0o660), (0o755, 0o640)])
+def test_a_group_that_shares_the_directory_shares_the_file(tmp_path: Path, directory_mode: int, file_mode: int) -> None:
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    directory.chmod(directory_mode)
+    umask = os.umask(0o027)
+    try:
+        HostLimiter(directory / "budget")
+    finally:
+        os.umask(umask)
+    assert (directory / "budget").stat().st_mode & 0o777 == file_mode
+
+
+def test_a_file_system_without_locks_is_refused_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", no_locks)  # there is no such file system here
+    with pytest.raises(ConfigError, match="its file system has no locks"):
+        HostLimiter(path)
+
+
+async def test_two_rates_on_one_file_are_reported_once(path: Path, heard: Heard) -> None:
+    await HostLimiter(path, 100).acquire()
+    other = HostLimiter(path, 50)
+    await other.acquire()
+    await other.acquire()
+    assert len(heard.messages) == 1
+    assert "a rate of 50 here and of 100 in another process" in heard.messages[0]
 
 
 async def test_cancelled_waits_take_one_slot_together(path: Path) -> None:
     put(path, limit=1, ahead=5)
-    first = next_slot(path)
+    first = next_slot(path, 1)
     limiter = HostLimiter(path, 1)
     for _ in range(20):
         async with waiting(limiter):
             pass
-    assert next_slot(path) == pytest.approx(first + 1 + HOST_JITTER + WAKE_UP_SLACK)
+    assert next_slot(path, 1) == pytest.approx(first + 1 + HOST_JITTER + WAKE_UP_SLACK)
 
 
 async def test_a_refusal_pauses_and_cuts_the_rate_for_every_limiter(path: Path) -> None:
@@ -303,13 +386,10 @@ async def limiter_is_stuck(task: "asyncio.Task[None]") -> bool:
     return not done
 
 
-def test_a_path_that_cannot_be_a_budget_is_refused_and_left_alone(tmp_path: Path) -> None:
-    letter = tmp_path / "letter"
-    letter.write_text("Dear Sir" * MAX_DAMAGED)
-    for path in (letter, tmp_path, tmp_path / "no" / "such", Path("/dev/null")):
+def test_a_path_that_cannot_be_a_budget_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "no" / "such", Path("/dev/null")):
         with pytest.raises(ConfigError, match=str(path)):
             HostLimiter(path)
-    assert letter.read_text().startswith("Dear Sir")
 
 
 @pytest.mark.parametrize("limit", [0, -1, math.nan, "100"])
@@ -319,7 +399,7 @@ def test_a_limit_that_is_no_positive_number_is_refused(path: Path, limit: float)
 
 
 def test_without_locks_it_says_what_to_use(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rongcloud_groups.limiters.host.fcntl", None)
+    monkeypatch.setattr("rongcloud_groups.limiters.budget_file.fcntl", None)
     with pytest.raises(ConfigError, match="RedisLimiter"):
         HostLimiter(path)
 
@@ -346,15 +426,21 @@ def granted_by(worker: "subprocess.Popen[str]") -> Sequence[float]:
     return msgspec.json.decode(output, type=list[float])
 
 
-async def test_a_lock_that_another_process_holds_stops_requests_and_not_the_event_loop(
-    path: Path, children: list["subprocess.Popen[str]"]
+async def test_a_lock_that_another_process_holds_stops_requests_and_is_reported_after_a_second(
+    path: Path, children: list["subprocess.Popen[str]"], heard: Heard
 ) -> None:
     holder = started(children, HOLDS_THE_LOCK, str(path))
     assert said(holder) == "locked"
+    before = monotonic()
     async with waiting(HostLimiter(path)) as task:
-        assert await limiter_is_stuck(task)
+        processor_time = process_time()
+        await heard.came.wait()
+        assert monotonic() >= before + WARN_AFTER
+        assert process_time() - processor_time < 0.1 * WARN_AFTER
+        assert "another process holds its lock" in heard.messages[0]
         holder.kill()
         await task
+    assert len(heard.messages) == 1
 
 
 async def test_a_forked_limiter_shares_the_lock_with_its_parent(path: Path) -> None:
@@ -362,6 +448,12 @@ async def test_a_forked_limiter_shares_the_lock_with_its_parent(path: Path) -> N
     await limiter.acquire()
     with path.open("r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nothing of it is locked, or could be inherited
+
+
+def test_a_limiter_serves_one_event_loop_after_the_other(path: Path) -> None:
+    limiter = HostLimiter(path)
+    for _ in range(3):
+        asyncio.run(limiter.acquire())
 
 
 # ---- in a client

@@ -1,13 +1,14 @@
 import asyncio
 from collections.abc import Sequence
 from math import inf
+from time import monotonic
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.virtual_time import at, now, run, stall, virtual_time
 
-from rongcloud_groups import ConfigError, LocalLimiter
+from rongcloud_groups import ClientClosed, ConfigError, LocalLimiter
 from rongcloud_groups.limiters.schedule import Window
 from rongcloud_groups.limiters.throttle import PAUSE, PAUSE_JITTER
 
@@ -224,6 +225,40 @@ async def test_a_low_limit_holds_when_a_wait_for_a_token_outlasts_the_pause() ->
     await limiter.throttle(None, age=0.0)
     await taking
     assert most_in_one_second(door.granted) <= 2
+
+
+def test_a_limiter_serves_one_event_loop_after_the_other_and_keeps_the_limit() -> None:
+    async def take(count: int) -> None:
+        for _ in range(count):
+            await limiter.acquire()
+
+    limiter = LocalLimiter(20)
+    before = monotonic()
+    for _ in range(3):
+        asyncio.run(take(2))
+    assert monotonic() - before >= 5 / 20
+
+
+def test_a_limiter_in_use_in_another_event_loop_is_refused() -> None:
+    limiter = LocalLimiter(100)
+
+    async def take_beside_another_loop() -> None:
+        await limiter.acquire()
+        with pytest.raises(
+            ClientClosed, match="LocalLimiter is in use in another event loop: make one limiter in each"
+        ):
+            await asyncio.to_thread(asyncio.run, limiter.acquire())
+        await limiter.acquire()
+
+    asyncio.run(take_beside_another_loop())
+
+
+@virtual_time
+async def test_a_late_loop_catches_up_and_the_rate_falls_for_a_while() -> None:
+    door = Door(LocalLimiter(100))
+    await door.open_until(4.0, [(number * 0.055, 0.05) for number in range(80)])
+    assert sum(2 <= time < 4 for time in door.granted) >= 2 * 85
+    assert most_in_one_second(door.granted) <= 100
 
 
 @pytest.mark.parametrize("limit", [0, -1, float("nan"), inf, True, "100", None])

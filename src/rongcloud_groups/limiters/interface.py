@@ -1,5 +1,6 @@
 """What the client needs of a limiter, and what all limiters have in common."""
 
+import os
 from asyncio import AbstractEventLoop, get_running_loop
 from typing import Protocol
 
@@ -39,20 +40,21 @@ class LoopBound:
 
     def __init__(self) -> None:
         self._loop: AbstractEventLoop | None = None
+        self._process = 0
 
     def _bind(self) -> bool:
         """Belong to the running loop.
 
         Returns:
-            Whether it belonged to no loop, or to one that is closed, until now.
+            Whether it belongs to this loop only from now on: nothing of an earlier one may be used any more.
 
         Raises:
             ClientClosed: it belongs to another loop.
         """
-        loop = get_running_loop()
-        if loop is self._loop:
+        loop, process = get_running_loop(), os.getpid()
+        if loop is self._loop and process == self._process:
             return False
-        if self._loop is not None and not self._loop.is_closed():
+        if self._loop is not None and not self._loop.is_closed() and process == self._process:
             raise ClientClosed(f"the {type(self).__name__} is in use in another event loop: make one limiter in each")
-        self._loop = loop
+        self._loop, self._process = loop, process
         return True

@@ -42,7 +42,7 @@ PATH_JITTER = 0.007
 SHARED_JITTER = 0.007
 """The same between machines that share a clock."""
 
-HOST_JITTER = 0.01
+HOST_JITTER = 0.008
 """The same between processes that compete for the same processors."""
 
 WAKE_UP_SLACK = 0.002
