@@ -15,10 +15,6 @@ if TYPE_CHECKING:
 @pytest.fixture
 def rongcloud_emulator() -> "InProcessEmulator":
     """RongCloud's group service inside the test: add groups, script failures, read what was asked."""
-    try:
-        from rongcloud_groups.pytest_plugin import InProcessEmulator
-    except ModuleNotFoundError as error:
-        if error.name != "trustme":
-            raise
-        pytest.fail("rongcloud_emulator needs the extra: pip install 'rongcloud-groups[emulator]'", pytrace=False)
+    from rongcloud_groups.pytest_plugin import InProcessEmulator
+
     return InProcessEmulator()

@@ -10,7 +10,7 @@ import aiohttp  # type: ignore[import-not-found,unused-ignore]  # in the environ
 from aiolimiter import AsyncLimiter
 from benchmarks.clients.field_httpx import NESTED, PATH, signed
 
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 
 class AiohttpRecipe:

@@ -12,7 +12,7 @@ from typing import Any, Self
 import httpx
 from aiolimiter import AsyncLimiter
 
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 PATH = "/entrust/group/profile/query.json"
 NESTED = ("groupProfile", "groupExtProfile", "permissions")

@@ -12,7 +12,7 @@ import httpx
 
 from rongcloud_groups import GroupClient, GroupProfile
 from rongcloud_groups._protocol.dialects import DialectName
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 OWN_FIELDS = {"host", "content-length", "connection", "accept-encoding"}
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from benchmarks.clients.field_httpx import PATH
 
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 Profiles = dict[str, Any]
 

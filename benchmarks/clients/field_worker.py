@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from benchmarks.clients.field_environment import interpreter
 
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 CLIENTS: Final[dict[str, tuple[str, str]]] = {
     "rongcloud-groups": ("benchmarks.clients.field_ours", "Ours"),

@@ -15,7 +15,7 @@ from rongcloud_groups._protocol.api import batch_request
 from rongcloud_groups._protocol.dialects import dialect
 from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups.config import Credentials, Secret
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 Side = Literal["httpx", "rongcloud_groups"]
 CLOSING_TIME = 2.0

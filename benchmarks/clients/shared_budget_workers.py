@@ -12,7 +12,7 @@ from typing import Self
 import msgspec
 
 from rongcloud_groups import Event, GroupClient
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.events import BatchSent
 
 

@@ -18,7 +18,7 @@ from benchmarks.measuring.measured import RESULTS
 from benchmarks.servers.child_processes import raw_server, trusting
 
 from rongcloud_groups import GroupClient
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 BATCHES = 1000
 SHOWN = 45

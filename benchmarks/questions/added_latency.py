@@ -26,13 +26,13 @@ from rongcloud_groups._protocol.dialects import RONGCLOUD
 from rongcloud_groups._protocol.signing import new_nonce
 from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups.config import Credentials, Secret
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.events import BatchSent
 
 MOST_ADDED = 0.0003
 MOST_BEHIND_SLOW = 0.080
 UNLIMITED = 1e6
-LATENCY = ("--limit", "0", "--latency", "0.015", "--latency-tail", "0.002")  # bare requests are not refused
+LATENCY = ("--rate", "0", "--latency", "0.015", "--latency-tail", "0.002")  # bare requests are not refused
 
 Ask = Callable[[], Awaitable[object]]
 

@@ -20,7 +20,7 @@ from benchmarks.servers.child_processes import directed_emulator, emulator, late
 
 from rongcloud_groups import GroupClient, Lookup
 from rongcloud_groups.emulator import Universe
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 LATENCY = ("--latency", "0.015", "--latency-tail", "0.002")
 AWAY = ("--delay", "0.005")

@@ -17,7 +17,7 @@ import msgspec
 from benchmarks.measuring.measured import print_table, write_results
 from benchmarks.servers.child_processes import emulator
 
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "rongcloud-groups")
 MEMORY_LIMIT = 150.0
@@ -49,10 +49,10 @@ def main() -> None:
     few, many = (10_000, 100_000) if options.quick else (100_000, 1_000_000)
     outputs = ["out.jsonl"] if options.quick else ["out.jsonl", "out.csv", "out.sqlite", "out.parquet"]
     runs = []
-    with tempfile.TemporaryDirectory() as name, emulator("--limit", "0") as address:
+    with tempfile.TemporaryDirectory() as name, emulator("--rate", "0") as address:
         for output in outputs:
             runs += [sync(address, Path(name), output, count, rate=1e6) for count in counts_of_runs(few, many)]
-    with tempfile.TemporaryDirectory() as name, emulator("--limit", "100") as address:
+    with tempfile.TemporaryDirectory() as name, emulator("--rate", "100") as address:
         real = sync(address, Path(name), "out.jsonl", 50_000, rate=100)
         arrivals = httpx.get(f"{address.url}/_emulator/arrivals", verify=address.ca_file or True).json()
     runs.append(real)

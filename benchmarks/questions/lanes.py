@@ -19,7 +19,7 @@ from benchmarks.measuring.measured import print_table, write_results
 from benchmarks.servers.child_processes import emulator, seen, trusting
 
 from rongcloud_groups import Event, GroupClient
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.events import BatchAnswered
 
 LATENCY = ("--latency", "0.015", "--latency-tail", "0.002")

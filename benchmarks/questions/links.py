@@ -24,7 +24,7 @@ from benchmarks.servers.child_processes import directed_emulator, emulator, prox
 
 SIDES: Sequence[Side] = ("httpx", "rongcloud_groups")
 NEVER = "3600"
-LIMITLESS = ("--limit", "0")
+LIMITLESS = ("--rate", "0")
 
 
 class Outcome(msgspec.Struct, kw_only=True):

@@ -18,7 +18,7 @@ from benchmarks.plots.line_plot import line_plot
 from benchmarks.servers.child_processes import raw_server, trusting
 
 from rongcloud_groups import GroupClient
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 SIZES = (10_000, 30_000, 100_000, 300_000, 1_000_000)
 QUICK_SIZES = (3_000, 10_000, 30_000)

@@ -19,7 +19,7 @@ from benchmarks.servers.child_processes import emulator, seen
 from benchmarks.servers.redis_process import RedisProcess
 
 from rongcloud_groups.emulator import worst_second
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 LIMIT = 100
 LEAST_TOGETHER = 98.5

@@ -23,7 +23,7 @@ from benchmarks.measuring.measured import print_table, write_results
 from benchmarks.servers.child_processes import emulator, seen
 
 from rongcloud_groups.emulator import worst_second
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 LATENCY = ("--latency", "0.015", "--latency-tail", "0.002")
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -11,7 +11,7 @@ import httpx
 import msgspec
 
 from rongcloud_groups.emulator import Report
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 
 class ProxyAddress(msgspec.Struct, frozen=True):

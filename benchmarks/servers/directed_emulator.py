@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import msgspec
 
 from rongcloud_groups.emulator import Emulator, OtherConsumer, Service, serve
+from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.emulator.responses import Answer
-from rongcloud_groups.emulator.serve import Address
 
 
 class DirectedService(Service):

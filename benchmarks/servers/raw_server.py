@@ -22,7 +22,7 @@ from h2.events import DataReceived, RequestReceived, StreamEnded, StreamReset, W
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
 
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 WINDOW = 2**24
 STREAMS = 200

@@ -18,7 +18,7 @@ pytest-asyncio and with anyio's plugin. Signing, batching, retries and decoding 
 connection is left out. What the client takes in its real environment is given to it as an option: an app that calls
 ``GroupClient.from_env()`` gets the emulator's client in its place, such as by FastAPI's ``dependency_overrides``.
 
-Needs the extra ``emulator``. Where you would rather not have it, run pytest with ``-p no:rongcloud_groups``.
+Where you would rather not have it, run pytest with ``-p no:rongcloud_groups``.
 """
 
 import asyncio

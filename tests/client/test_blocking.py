@@ -19,7 +19,7 @@ from rongcloud_groups import ClientClosed, ConfigError, GroupClient, InvalidGrou
 from rongcloud_groups.blocking import BlockingGroupClient, shared
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.emulator import Report
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 IDS = [f"g{number}" for number in range(1000)]
 

@@ -1,6 +1,7 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import ssl
 import sys
@@ -12,11 +13,13 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from cyclopts import App
 from support.service_requests import V1_BATCH, form, signed
 
+from rongcloud_groups.cli.emulate import emulate
 from rongcloud_groups.emulator import Emulator, serve
 from rongcloud_groups.emulator.__main__ import main
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 
 @asynccontextmanager
@@ -45,7 +48,7 @@ async def stop(process: asyncio.subprocess.Process, by: signal.Signals) -> dict[
 
 @pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGINT])
 async def test_another_program_starts_it_uses_it_and_stops_it(by: signal.Signals) -> None:
-    async with program("--port", "0", "--limit", "0", "--fault", "error-500=100%") as (address, process):
+    async with program("--port", "0", "--rate", "0", "--fault", "error-500=100%") as (address, process):
         trust = ssl.create_default_context(cafile=address["ca_file"])
         async with httpx.AsyncClient(http2=True, verify=trust, base_url=address["url"]) as client:
             headers = signed(app_key=address["app_key"], app_secret=address["app_secret"])
@@ -59,7 +62,7 @@ async def test_another_program_starts_it_uses_it_and_stops_it(by: signal.Signals
 async def test_options_reach_the_service(tmp_path: Path) -> None:
     groups = tmp_path / "groups.jsonl"
     groups.write_text('{"groupId": "only"}\n')
-    options = ["--no-tls", "--groups", str(groups), "--limit", "2", "--retry-after", "3", "--other", "0.001"]
+    options = ["--no-tls", "--groups", str(groups), "--rate", "2", "--retry-after", "3", "--other", "0.001"]
     async with program(*options) as (address, process):
         assert address["ca_file"] is None
         async with httpx.AsyncClient(base_url=address["url"]) as client:
@@ -125,3 +128,13 @@ async def test_a_certificate_that_nobody_asked_for_is_removed_at_the_end() -> No
     os.kill(os.getpid(), signal.SIGINT)
     await serving
     assert not await ca_file.exists()
+
+
+def test_both_command_lines_have_the_same_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    program = set(re.findall(r"--[a-z0-9-]+", capsys.readouterr().out)) - {"--help"}
+    command = {
+        name for argument in App(default_command=emulate).assemble_argument_collection() for name in argument.names
+    }
+    assert program == command - {"*", "--debug"}

@@ -8,6 +8,9 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+from h2.errors import ErrorCodes
+from hyperframe.frame import DataFrame
+from support.raw_http2 import RawHttp2
 from support.service_requests import KEY, SECRET, V1_BATCH, V4_BATCH, form, signed
 
 from rongcloud_groups.emulator import Emulator, Faults, GoAway, Report, Service, Universe
@@ -271,3 +274,60 @@ async def test_over_http1_a_connection_can_turn_into_a_black_hole_or_be_closed_f
         with pytest.raises(httpx.TransportError):
             await ask(client, "a")
     assert emulator.report().batch_requests == 1
+
+
+async def test_an_endless_body_over_http1_is_refused_early() -> None:
+    async with Emulator(tls=False) as emulator:
+        reader, writer = await asyncio.open_connection(*emulator.url.removeprefix("http://").split(":"))
+        fields = [f"{name}: {value}" for name, value in signed().items()]
+        writer.write(
+            "\r\n".join([f"POST {V1_BATCH} HTTP/1.1", "host: x", "transfer-encoding: chunked", *fields]).encode()
+        )
+        writer.write(b"\r\n\r\n" + (b"10000\r\n" + b"g" * 65_536 + b"\r\n") * 8)
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400")
+        assert b"connection: close" in head.lower()
+        assert msgspec.json.decode(await reader.read())["code"] == 1005
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_an_endless_body_over_http2_is_refused_early_and_costs_its_stream_alone() -> None:
+    async with Emulator(universe=EVERY) as emulator, RawHttp2(emulator) as client:
+        endless = client.ask("a", end=False)
+        client.flush()
+        for _ in range(20):
+            client.write(DataFrame(endless, b"g" * 16_384))
+        reply = await client.reply(endless)
+        assert msgspec.json.decode(reply.body)["code"] == 1005
+        while reply.reset is None:
+            await client.read()
+        assert reply.reset == ErrorCodes.NO_ERROR
+        later = client.ask("a")
+        client.flush()
+        assert len((await client.reply(later)).profiles) == 1
+
+
+@pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2", "HTTP/1.1"])
+async def test_a_body_that_announces_too_much_is_answered(http2: bool) -> None:  # noqa: FBT001  a parameter
+    async with Emulator(http2=http2) as emulator, client_of(emulator, http2=http2) as client:
+        reply = await client.post(V1_BATCH, content=b"groupIds=" + b"g" * 300_000, headers=signed())
+        assert (reply.status_code, reply.json()["code"]) == (400, 1005)
+
+
+@pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2", "HTTP/1.1"])
+async def test_bytes_that_are_no_text_are_answered_without_a_traceback(
+    http2: bool,  # noqa: FBT001  a parameter
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Emulator(http2=http2) as emulator, client_of(emulator, http2=http2) as client:
+        for path, content_type, body in (
+            (V1_BATCH, "application/x-www-form-urlencoded", b"groupIds=\xff\xfe"),
+            (V4_BATCH, "application/json", b'{"channelIds": ["\xff"]}'),
+        ):
+            reply = await client.post(path, content=body, headers=signed(content_type=content_type))
+            assert (reply.status_code, reply.json()["code"]) == (400, 1002)
+        headers = [*signed().items(), ("x-note", b"\xff\xfe")]
+        assert (await client.post(V1_BATCH, content=form(["a"]), headers=headers)).status_code == 200  # type: ignore[arg-type]
+    assert not caplog.records
+    assert emulator.report().protocol_errors == 0

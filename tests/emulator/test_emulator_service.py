@@ -3,6 +3,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.service_requests import SECRET, V1_BATCH, V1_LISTING, V4_BATCH, V4_LISTING, ask, form, profiles, signed
 
 from rongcloud_groups.emulator import Faults, OtherConsumer, Service, Universe
@@ -372,3 +374,21 @@ def test_a_listing_refuses_what_it_cannot_read(body: bytes) -> None:
 @pytest.mark.parametrize("body", [b'{"pageSize": []}', b'{"pageSize": 1e999}', b'{"pageToken": 5}'])
 def test_a_v4_listing_refuses_other_types(body: bytes) -> None:
     assert ask(service(), body, V4_LISTING).code == 1002
+
+
+bodies = st.binary(max_size=80) | st.builds(
+    lambda name, value: name + value,
+    st.sampled_from([b"groupIds=", b"size=", b"pageToken=p-", b'{"channelIds":', b'{"pageSize":', b'{"pageToken":']),
+    st.binary(max_size=40) | st.from_regex(rb"[0-9a-f%\[\]\"{}\\u,.-]{0,40}", fullmatch=True),
+)
+
+
+@given(
+    path=st.sampled_from([V1_BATCH, V1_LISTING, V4_BATCH, V4_LISTING]),
+    body=bodies,
+    content_type=st.sampled_from(["application/x-www-form-urlencoded", "application/json", "text/plain"]),
+)
+def test_any_bytes_get_an_answer(path: str, body: bytes, content_type: str) -> None:
+    answer = ask(service(limit=None), body, path, headers=signed(content_type=content_type))
+    assert answer.code in {200, 1002, 1003}
+    assert json.loads(answer.body)["code"] in {0, answer.code}

@@ -20,7 +20,7 @@ from support.command_line import TIMEOUT, environment
 from rongcloud_groups import GroupClient, GroupProfile
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.emulator import Report, Universe
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -16,8 +16,8 @@ from rongcloud_groups.cli.exit import Context
 from rongcloud_groups.cli.progress import display
 from rongcloud_groups.cli.sync_job import watch
 from rongcloud_groups.client import GroupClient
+from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.emulator.recorder import Report as Seen
-from rongcloud_groups.emulator.serve import Address
 from rongcloud_groups.errors import InvalidGroupId
 from rongcloud_groups.models import GroupProfile
 
@@ -35,7 +35,7 @@ INVALID: Final = (
     "g1001,g1002,g1003",
 )
 """IDs that no request may carry: with commas, spaces, an invisible character, or 65 characters."""
-_EMULATOR: Final = ("--latency=0.02", "--latency-tail=0.005", "--unknown=0.05", f"--limit={RATE}")
+_EMULATOR: Final = ("--latency=0.02", "--latency-tail=0.005", "--unknown=0.05", f"--rate={RATE}")
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):

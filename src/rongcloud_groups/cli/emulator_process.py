@@ -13,7 +13,7 @@ from rongcloud_groups.cli.emulate import require_emulator
 from rongcloud_groups.errors import RongCloudError
 
 if TYPE_CHECKING:  # it imports what an extra brings
-    from rongcloud_groups.emulator.serve import Address
+    from rongcloud_groups.emulator.program import Address
 
 _TIME_TO_END: Final = 5.0  # seconds
 _PROGRAM: Final = """
@@ -50,7 +50,7 @@ def emulator_process(*options: str) -> Iterator["Address"]:
 
 
 def _address(line: bytes, process: subprocess.Popen[bytes]) -> "Address":
-    from rongcloud_groups.emulator.serve import Address
+    from rongcloud_groups.emulator.program import Address
 
     if not line:
         _, words = process.communicate()

@@ -3,14 +3,17 @@
 It shares no code with the client, so that it can judge it. Needs the extra ``emulator``.
 """
 
-from rongcloud_groups.emulator.app import asgi_app
-from rongcloud_groups.emulator.faults import Faults, GoAway, StreamsDrop
-from rongcloud_groups.emulator.groups import Universe
-from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, worst_second
-from rongcloud_groups.emulator.recorder import Report
-from rongcloud_groups.emulator.serve import serve
-from rongcloud_groups.emulator.server import Emulator
-from rongcloud_groups.emulator.service import Service
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rongcloud_groups.emulator.faults import Faults, GoAway, StreamsDrop
+    from rongcloud_groups.emulator.groups import Universe
+    from rongcloud_groups.emulator.program import serve
+    from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, worst_second
+    from rongcloud_groups.emulator.recorder import Report
+    from rongcloud_groups.emulator.server import Emulator
+    from rongcloud_groups.emulator.service import Service
 
 __all__ = [
     "Emulator",
@@ -22,7 +25,27 @@ __all__ = [
     "Service",
     "StreamsDrop",
     "Universe",
-    "asgi_app",
     "serve",
     "worst_second",
 ]
+
+_MODULES: Final = {
+    "Emulator": "server",
+    "Faults": "faults",
+    "GoAway": "faults",
+    "OtherConsumer": "rate_limit",
+    "RateCheck": "rate_limit",
+    "Report": "recorder",
+    "Service": "service",
+    "StreamsDrop": "faults",
+    "Universe": "groups",
+    "serve": "program",
+    "worst_second": "rate_limit",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name at its first use: the command shows the options of the emulator without its extra."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

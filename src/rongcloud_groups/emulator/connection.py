@@ -11,6 +11,7 @@ from rongcloud_groups.emulator.responses import Answer
 
 CONTROL_PREFIX = "/_emulator/"
 SLOW_PIECES = 10
+LINGER = 0.25  # seconds in which a client can still send before a connection that ends on its account is closed
 
 
 class Host(Protocol):

@@ -4,7 +4,8 @@ import time
 
 import h11
 
-from rongcloud_groups.emulator.connection import Host, ServerConnection, pieces
+from rongcloud_groups.emulator.connection import LINGER, Host, ServerConnection, pieces
+from rongcloud_groups.emulator.requests import MAX_BODY_SIZE
 from rongcloud_groups.emulator.responses import Answer
 
 _CLOSES = ("goaway", "goaway-lower", "goaway-close")
@@ -22,6 +23,7 @@ class Http1Carrier(ServerConnection):
         self._body = bytearray()
         self._arrived = 0.0
         self._closing = False
+        self._refused = False
 
     @property
     def busy(self) -> bool:
@@ -42,10 +44,15 @@ class Http1Carrier(ServerConnection):
                 match event:
                     case h11.Request():
                         self._begin(event, arrived)
-                    case h11.Data():
+                    case h11.Data() if not self._refused:
                         self._body += event.data
-                    case h11.EndOfMessage():
+                        if len(self._body) > MAX_BODY_SIZE:
+                            self._refused = self._closing = True
+                            self._answer()
+                    case h11.EndOfMessage() if not self._refused:
                         self._answer()
+                    case h11.Data() | h11.EndOfMessage():
+                        pass
                     case _:
                         return
         except h11.RemoteProtocolError:
@@ -65,7 +72,7 @@ class Http1Carrier(ServerConnection):
     def _answer(self) -> None:
         request = self._request
         assert request is not None  # noqa: S101  h11 ends a message only after it began
-        headers = {name.decode(): value.decode("latin-1") for name, value in request.headers}
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
         answer = self.host.answer(
             request.method.decode(), request.target.decode(), headers, bytes(self._body), self._arrived
         )
@@ -104,7 +111,9 @@ class Http1Carrier(ServerConnection):
         data = self._h11.send(h11.Data(data=body)) or b""
         self.transport.write(head + data + (self._h11.send(h11.EndOfMessage()) or b""))
         self._request = None
-        if self._h11.our_state is h11.MUST_CLOSE:
+        if self._refused:
+            self.after(LINGER, self.transport.close)  # closed at once, the response could be lost on its way
+        elif self._h11.our_state is h11.MUST_CLOSE:
             self.transport.close()
         elif self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -20,30 +21,25 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from rongcloud_groups.emulator.connection import Host, ServerConnection, pieces
+from rongcloud_groups.emulator.connection import LINGER, Host, ServerConnection, pieces
+from rongcloud_groups.emulator.requests import MAX_BODY_SIZE
 from rongcloud_groups.emulator.responses import Answer
 
 _WINDOW = 2**20
-_LINGER = 0.25  # seconds in which what the client sent before it saw the GOAWAY can still arrive
 
 
+@dataclass(slots=True, eq=False)
 class _Stream:
-    __slots__ = ("arrived", "body", "headers", "id", "method", "target", "unsent", "whole")
-
-    def __init__(self, stream_id: int, headers: dict[str, str], arrived: float) -> None:
-        self.id = stream_id
-        self.method = headers.get(":method", "")
-        self.target = headers.get(":path", "")
-        self.headers = headers
-        self.arrived = arrived
-        self.body = bytearray()
-        self.unsent = b""
-        self.whole = False  # whether `unsent` is all that is left of the answer
-
-
-def _as_text(headers: Iterable[tuple[bytes | str, bytes | str]]) -> dict[str, str]:
-    """h2 gives text under the configured encoding, but its types leave both open."""
-    return {str(name): str(value) for name, value in headers}
+    id: int
+    method: str
+    target: str
+    headers: dict[str, str]
+    arrived: float
+    body: bytearray = field(default_factory=bytearray)
+    read: bool = False  # whether no more of the body is wanted
+    refused: bool = False  # whether that is because it is too long
+    unsent: bytes = b""
+    whole: bool = False  # whether `unsent` is all that is left of the response
 
 
 class Http2Carrier(ServerConnection):
@@ -56,7 +52,7 @@ class Http2Carrier(ServerConnection):
         self._h2 = H2Connection(
             H2Configuration(
                 client_side=False,
-                header_encoding="utf-8",
+                header_encoding=None,
                 validate_outbound_headers=False,
                 normalize_outbound_headers=False,
             )
@@ -102,13 +98,19 @@ class Http2Carrier(ServerConnection):
     def _take(self, event: Event, arrived: float) -> None:
         match event:
             case RequestReceived():
-                self._begin(_Stream(event.stream_id, _as_text(event.headers), arrived))
+                headers = {_text(name): _text(value) for name, value in event.headers}
+                target = headers.get(":path", "")
+                self._begin(_Stream(event.stream_id, headers.get(":method", ""), target, headers, arrived))
             case DataReceived():
                 self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
-                if stream := self._streams.get(event.stream_id):
+                if (stream := self._streams.get(event.stream_id)) and not stream.read:
                     stream.body += event.data
+                    if len(stream.body) > MAX_BODY_SIZE:
+                        stream.read = stream.refused = True
+                        self._answer(stream)
             case StreamEnded():
-                if stream := self._streams.get(event.stream_id):
+                if (stream := self._streams.get(event.stream_id)) and not stream.read:
+                    stream.read = True
                     self._answer(stream)
             case StreamReset():
                 self._streams.pop(event.stream_id, None)
@@ -189,6 +191,9 @@ class Http2Carrier(ServerConnection):
             ended = stream.whole and not stream.unsent
             self._h2.send_data(stream.id, piece, end_stream=ended)
             if ended:
+                if stream.refused:
+                    with suppress(ProtocolError):  # the client may have ended it
+                        self._h2.reset_stream(stream.id, ErrorCodes.NO_ERROR)
                 self._forget(stream)
                 return
 
@@ -231,9 +236,14 @@ class Http2Carrier(ServerConnection):
 
     def _close_if_done(self) -> None:
         if self._last_stream_id is not None and not self._streams:
-            self.after(_LINGER, self.transport.close)
+            self.after(LINGER, self.transport.close)
 
     def _flush(self) -> None:
         data = self._h2.data_to_send()
         if data and not self.host.faults.black_hole:
             self.transport.write(data)
+
+
+def _text(given: bytes | str) -> str:
+    """A header field's name or value, which may hold any bytes."""
+    return given if isinstance(given, str) else given.decode("latin-1")

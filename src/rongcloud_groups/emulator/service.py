@@ -16,6 +16,7 @@ from rongcloud_groups.emulator.faults import CARRIED, Faults
 from rongcloud_groups.emulator.groups import Universe
 from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, Window
 from rongcloud_groups.emulator.requests import (
+    MAX_BODY_SIZE,
     STATUS,
     ServiceRefusal,
     SignatureCheck,
@@ -160,7 +161,7 @@ class Service:
             method: the HTTP method.
             path: the path, without a query.
             headers: lower-case names.
-            body: the whole body.
+            body: the whole body, or as much of it as shows that it is over `MAX_BODY_SIZE`.
             now: when the request arrived, in seconds on a monotonic clock.
         """
         try:
@@ -189,6 +190,8 @@ class Service:
         fault = self.faults.choose(self._number)
         if fault in _FAILURES:
             raise _FAILURES[fault]
+        if len(body) > MAX_BODY_SIZE:
+            raise ServiceRefusal(1005, f"the body is over {MAX_BODY_SIZE >> 10} KiB")
         if route.kind == "listing":
             answer = self._listing(route.version, headers, body)
         else:
