@@ -7,7 +7,9 @@ import struct
 import sys
 import sysconfig
 import termios
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import NamedTuple
@@ -67,16 +69,16 @@ def run_on_terminal(
     typed: bytes = b"",
     command: Sequence[str] = (COMMAND,),
     cwd: Path | None = None,
+    encoding: str = "utf-8",
 ) -> OnTerminal:
-    ours, theirs = pty.openpty()
-    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
-    env = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}  # the terminal says
+    ours, theirs = _open_terminal(columns)
+    env = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}  # the terminal has them
     with Popen(  # noqa: S603  likewise
         [*command, *arguments], env=env, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs
     ) as process:
         os.close(theirs)
         os.write(ours, typed)
-        screen = b"".join(_read_all(ours)).decode()
+        screen = b"".join(_read_all(ours)).decode(encoding)
     os.close(ours)
     return OnTerminal(process.returncode, screen.replace("\r\n", "\n"))
 
@@ -85,8 +87,73 @@ def _read_all(terminal: int) -> Iterator[bytes]:
     while True:
         try:
             data = os.read(terminal, 65536)
-        except OSError:  # so Linux says that nobody has the other end
+        except OSError:  # Linux says so when the other end is closed
             return
         if not data:
             return
         yield data
+
+
+def _open_terminal(columns: int) -> tuple[int, int]:
+    ours, theirs = pty.openpty()
+    _resize(theirs, columns)
+    return ours, theirs
+
+
+def _resize(terminal: int, columns: int) -> None:
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
+class Terminal:
+    """The command in a session of its own, with a terminal that a test holds.
+
+    Attributes:
+        process: the command.
+        screen: the terminal's content so far.
+    """
+
+    def __init__(self, *arguments: str, env: Mapping[str, str], here: Path, columns: int = 80) -> None:
+        self._ours, theirs = _open_terminal(columns)
+        os.set_blocking(self._ours, False)
+        env = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}
+        self.screen = ""
+        command = ["/usr/bin/setsid", "--ctty", COMMAND, *arguments]
+        self.process = Popen(command, env=env, cwd=here, stdin=theirs, stdout=theirs, stderr=theirs)  # noqa: S603  our own command
+        os.close(theirs)
+
+    def read(self) -> str:
+        """What is on the screen now."""
+        with suppress(BlockingIOError, OSError):
+            while data := os.read(self._ours, 65536):
+                self.screen += data.decode(errors="replace")
+        return self.screen
+
+    def state(self) -> str:
+        """The process's state, as Linux has it: T is stopped."""
+        return Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+    def type(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def resize(self, columns: int) -> None:
+        _resize(self._ours, columns)
+
+    def hang_up(self) -> None:
+        """Close the terminal, as a window is closed or a network connection lost."""
+        self.read()
+        os.close(self._ours)
+        self._ours = -1
+
+    def wait(self) -> int:
+        """Wait for the process's end; returns its exit code."""
+        deadline = time.monotonic() + TIMEOUT
+        while (code := self.process.poll()) is None and time.monotonic() < deadline:
+            if self._ours >= 0:
+                self.read()
+            time.sleep(0.005)
+        assert code is not None
+        if self._ours >= 0:
+            self.read()
+            os.close(self._ours)
+            self._ours = -1
+        return code

@@ -46,6 +46,8 @@ class Bar(Progress):
 
     def __init__(self) -> None:
         self._counts = Text()
+        self._lengths: list[int] = []
+        self._terminal = _Console(file=cast("IO[str]", _Stderr()))
         super().__init__(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -57,7 +59,6 @@ class Bar(Progress):
         )
         self.live = self._new_live()
         self._task = self.add_task("", total=None, percent="", time="")
-        self._lengths: list[int] = []
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """The two lines."""
@@ -66,7 +67,8 @@ class Bar(Progress):
 
     def show(self, progress: job.Progress, speed: Speed) -> None:
         """Redraw both lines."""
-        narrow = self.console.width < _NARROW
+        width = self._terminal.width
+        narrow = width < _NARROW
         done, total = progress.counts.records, progress.total
         left = speed.seconds_left(progress)
         time = f"{clock(progress.seconds)} so far" if left is None else f"{clock(left)} left"
@@ -80,9 +82,13 @@ class Bar(Progress):
             time=time if narrow else f"{per_second}  {time}",
         )
         self._counts = self._counts_of(progress, speed, first=[per_second] if narrow else [])
-        self.start()
-        self._erase_wrapped_lines()
-        self.refresh()
+        self._erase_wrapped_lines(width)
+        lines = self.console.render_lines(self.get_renderable(), pad=False)
+        self._lengths = [Segment.get_line_length(line) for line in lines]
+        if self.live.is_started:
+            self.refresh()
+        else:
+            self.start()
 
     def write(self, line: str) -> None:
         """Write a line above the bar."""
@@ -91,7 +97,7 @@ class Bar(Progress):
     def close(self) -> None:
         """Erase both lines."""
         if self.live.is_started:
-            self._erase_wrapped_lines()
+            self._erase_wrapped_lines(self._terminal.width)
             self.stop()
         self._lengths = []
         self.live = self._new_live()  # the old one would look for its lines where others are now
@@ -118,9 +124,8 @@ class Bar(Progress):
         ]
         return Text(" | " if self.console.options.ascii_only else " · ", style="dim").join(parts)
 
-    def _erase_wrapped_lines(self) -> None:
+    def _erase_wrapped_lines(self, width: int) -> None:
         """A terminal that became narrower has wrapped the lines: they take more rows than rich drew."""
-        rows = sum(-(-length // self.console.width) - 1 for length in self._lengths)
+        rows = sum(-(-length // width) - 1 for length in self._lengths)
         self.console.control(Control(*[(ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)] * rows))
-        lines = self.console.render_lines(self.get_renderable(), pad=False)
-        self._lengths = [Segment.get_line_length(line) for line in lines]
+        self.console.width = width  # rich draws for the width that was looked at
