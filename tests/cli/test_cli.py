@@ -1,13 +1,15 @@
 import asyncio
+import importlib.metadata
 import json
 import logging
 import os
 import re
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -15,10 +17,12 @@ from rich.cells import cell_len
 from support.command_line import APP_SECRET, COMMAND, TIMEOUT, environment, run, run_on_terminal, run_python
 
 from rongcloud_groups import GroupProfile, ServerError
+from rongcloud_groups.bulk import Format
 from rongcloud_groups.cli.app import exit_code
 from rongcloud_groups.cli.console import one_line
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.cli.exit import Context, run_command
+from rongcloud_groups.cli.sync_options import OutputFormat
 from rongcloud_groups.emulator import Emulator
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
@@ -226,6 +230,9 @@ def test_a_wrong_secret_ends_with_4_and_is_shown_nowhere(dialect_env: dict[str, 
     ended = run("get", "g1", env=wrong)
     assert (ended.code, ended.stdout) == (4, "")
     assert ended.stderr.startswith("rongcloud-groups: error: signature is invalid (code 1004, HTTP 401")
+    checked = run("check", "--json", env=wrong)
+    [finding] = json.loads(checked.stdout)["problems"]
+    assert ended.stderr.endswith(f": {finding['advice']}\n")
     assert ended.stderr.count("\n") == 1
     debugged = run("get", "--debug", "g1", env=wrong)
     assert debugged.code == 4
@@ -361,6 +368,90 @@ def test_joined_emoji_stay_joined() -> None:
     assert one_line("a  \N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET}\tb") == "a \N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET} b"
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [["sync", "--report", "json", "--frob"], ["sync", "--report=json", "a", "b"], ["check", "--json", "-x"]],
+)
+def test_a_wrong_command_line_is_json_where_stderr_is(arguments: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(arguments) == 2
+    assert json.loads(capfd.readouterr().err)["exit_code"] == 2
+
+
+def test_an_argument_too_many_is_named(capfd: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["sync", "a.txt", "b.txt", "-o", "c.jsonl"]) == 2
+    assert "Unexpected argument 'b.txt'" in capfd.readouterr().err
+
+
+def test_the_version_is_that_of_the_installed_package(capfd: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["--version"]) == 0
+    assert capfd.readouterr().out.strip() == importlib.metadata.version("rongcloud-groups")
+
+
+def test_help_describes_each_command_and_how_it_is_called(capfd: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["--help"]) == 0
+    text = " ".join(capfd.readouterr().out.replace("│", " ").split())
+    for words in ("get Look up groups", "sync Look up every ID", "check Ask", "demo Look up", "emulate Run"):
+        assert words in text
+    assert exit_code(["sync", "--help"]) == 0
+    assert capfd.readouterr().out.startswith("Usage: rongcloud-groups sync [OPTIONS] IDS -o OUT\n")
+
+
+def test_the_formats_that_help_lists_are_those_of_the_sinks() -> None:
+    assert get_args(OutputFormat) == get_args(Format)
+
+
+def test_python_runs_the_package_as_the_command() -> None:
+    ended = run("-m", "rongcloud_groups", "--version", env=environment(), command=(sys.executable,))
+    assert (ended.code, ended.stderr) == (0, "")
+
+
+def test_completion_is_installed_for_a_shell(tmp_path: Path) -> None:
+    ended = run("--install-completion", "--shell", "bash", env=environment(HOME=str(tmp_path)))
+    assert ended.code == 0, ended.stderr
+    assert any("rongcloud" in path.read_text() for path in tmp_path.rglob("*") if path.is_file())
+
+
+def test_windows_is_refused_in_one_line() -> None:
+    code = "import sys; from rongcloud_groups.cli import main; sys.platform = 'win32'; main()"
+    ended = run_python(code, env=environment())
+    assert ended.code == 2
+    assert ended.stderr == "rongcloud-groups: error: this command runs on Linux and macOS; on Windows, run it in WSL\n"
+
+
+# Warnings
+
+
+@pytest.mark.parametrize("command", ["get", "check", "sync"])
+async def test_a_warning_of_the_limiter_reaches_the_person_and_the_report(
+    command: str, emulator_env: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.socket() as unserved:
+        unserved.bind(("127.0.0.1", 0))  # taken, and not listening
+        emulator_env["RONGCLOUD_LIMITER"] = f"redis://127.0.0.1:{unserved.getsockname()[1]}"
+        (tmp_path / "ids.txt").write_text("g1\n")
+        arguments = {"get": ["g1"], "check": ["--json"], "sync": ["ids.txt", "-o", "-", "--report", "json"]}[command]
+        ended = await asyncio.to_thread(run, command, *arguments, env=emulator_env, cwd=tmp_path)
+    assert ended.code == 0
+    match command:
+        case "get":
+            assert ended.stderr.startswith("rongcloud-groups: warning: Redis at 127.0.0.1")
+        case "check":
+            assert "Redis at 127.0.0.1" in json.loads(ended.stdout)["problems"][0]["problem"]
+        case _:
+            warning, summary = map(json.loads, ended.stderr.splitlines())
+            assert warning["message_type"] == "warning"
+            assert summary["warnings"] == [warning["message"]]
+
+
+@pytest.mark.parametrize("variable", ["RONGCLOUD_APP_KEY", "RONGCLOUD_APP_SECRET"])
+def test_check_is_json_without_credentials_too(variable: str) -> None:
+    ended = run("check", "--json", env=environment(**{variable: None}))
+    assert (ended.code, ended.stderr) == (2, "")
+    diagnosis = json.loads(ended.stdout)
+    assert not diagnosis["ok"]
+    assert variable in diagnosis["problems"][0]["problem"]
+
+
 # What is not installed
 
 
@@ -402,18 +493,34 @@ async def test_emulate_prints_what_get_needs_and_a_report_at_the_end(groups_file
         "emulate", "--groups", str(groups_file), "--rate", "50", "--window", "bucket", "--fault", "slow-body=100%",
         env=environment(),
     )  # fmt: skip
-    assert process.stderr is not None
-    said = [(await process.stderr.readline()).decode().rstrip().partition("=") for _ in range(4)]
-    variables: dict[str, str | None] = {name: value for name, _, value in said}
+    assert process.stdout is not None
+    lines = (await process.stdout.read()).decode().splitlines()  # it closes stdout once it listens
+    variables: dict[str, str | None] = {}
+    for line in lines:
+        name, _, value = line.removeprefix("export ").partition("=")
+        variables[name] = value
+    assert [line.split()[0] for line in lines] == ["export"] * 5
+    assert int(variables.pop("RONGCLOUD_EMULATOR_PID") or 0) == process.pid
     url, ca_file = variables.pop("RONGCLOUD_BASE_URL"), variables.pop("SSL_CERT_FILE")
     got = await asyncio.to_thread(run, "get", "g1", "nobody", env=environment(url, ca_file, **variables))
     assert (got.code, got.stderr) == (0, "no such group: nobody\n")
     process.send_signal(signal.SIGINT)
     code, stdout, stderr = await _ended(process)
     assert (code, stdout) == (0, "")
-    report = json.loads(stderr)
+    listens, report_line = stderr.splitlines()
+    assert listens == f"the emulator listens at {url}; Ctrl-C ends it"
+    report = json.loads(report_line)
     assert report["batch_requests"] == 1
     assert report["faults"] == {"slow-body": 1}
+
+
+def test_a_shell_evaluates_what_emulate_prints() -> None:
+    line = f"""
+        eval "$("{COMMAND}" emulate &)"
+        "{COMMAND}" get g1; kill "$RONGCLOUD_EMULATOR_PID"
+    """
+    ended = run("-c", line, env=environment(RONGCLOUD_APP_KEY=None, RONGCLOUD_APP_SECRET=None), command=("sh",))
+    assert profiles_in(ended.stdout)[0].group_id == "g1"
 
 
 def test_emulate_says_which_port_is_taken(capfd: pytest.CaptureFixture[str]) -> None:

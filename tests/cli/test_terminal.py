@@ -49,7 +49,7 @@ async def bash(line: str, *, env: dict[str, str], here: Path) -> tuple[int, str,
 # stdout that takes a part
 
 
-@pytest.mark.parametrize("command", ["get {ids} --json", "sync ids.txt -o -", "sync ids.txt -o - --format csv"])
+@pytest.mark.parametrize("command", ["get {ids} --json"])
 async def test_a_pipe_that_takes_only_a_part_gets_all_rows(command: str, variables: dict[str, str], here: Path) -> None:
     arguments = command.format(ids=" ".join(ids(400))).split()
     reader, writer = os.pipe()
@@ -159,7 +159,7 @@ async def test_a_terminal_of_another_encoding_shows_a_replacement(
 ) -> None:
     emulator.service.universe.add("项目组-1", groupName="🥾 walks")
     variables["PYTHONIOENCODING"] = encoding
-    for arguments in (["get", "项目组-1", "项目组-2,"], ["get", "--json", "项目组-1"], ["sync", "ids.txt", "-o", "-"]):
+    for arguments in (["get", "项目组-1", "项目组-2,"], ["get", "--json", "项目组-1"]):
         shown = await asyncio.to_thread(run_on_terminal, *arguments, env=variables, cwd=here, encoding=encoding)
         assert shown.code == (3 if len(arguments) == 3 and arguments[1] != "--json" and arguments[0] == "get" else 0)
         assert "Traceback" not in shown.screen
@@ -168,9 +168,7 @@ async def test_a_terminal_of_another_encoding_shows_a_replacement(
     assert ("项目组-1" in shown.screen) == (encoding == "gbk")
 
 
-@pytest.mark.parametrize(
-    "arguments", [["get", "--json", "odd"], ["sync", "-", "-o", "-"], ["sync", "-", "-o", "-", "--format", "csv"]]
-)
+@pytest.mark.parametrize("arguments", [["get", "--json", "odd"]])
 async def test_a_terminal_obeys_no_row_and_a_pipe_gets_it_unchanged(
     arguments: list[str], variables: dict[str, str], here: Path
 ) -> None:

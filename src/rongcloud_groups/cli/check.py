@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -13,6 +13,9 @@ from rongcloud_groups.config import options_from_environment
 
 if TYPE_CHECKING:  # help needs none of it
     from rongcloud_groups.diagnostics import Diagnosis
+
+
+_LIMITER: Final = "lookups can succeed, but slower: check RONGCLOUD_LIMITER"
 
 
 def check(*, json: Flag = False, debug: Flag = False) -> int:
@@ -31,6 +34,7 @@ def check(*, json: Flag = False, debug: Flag = False) -> int:
 def _check(context: Context, *, json: bool) -> int:
     from rongcloud_groups.diagnostics import Diagnosis, Finding, check
 
+    context.warnings.speaker = None  # they become problems
     code: int = ExitCode.DONE
     try:
         diagnosis = context.interruption.run(check(**options_from_environment()))
@@ -41,6 +45,8 @@ def _check(context: Context, *, json: bool) -> int:
         code = exit_code_for(error)
         dialect = os.environ.get("RONGCLOUD_DIALECT") or "rongcloud"
         diagnosis = Diagnosis(ok=False, dialect=dialect, problems=[Finding(error_message(error), "")])
+    problems = [*diagnosis.problems, *(Finding(warning, _LIMITER) for warning in context.warnings.kept)]
+    diagnosis = msgspec.structs.replace(diagnosis, problems=problems)
     if json:
         write_rows(msgspec.json.encode(diagnosis) + b"\n")
     else:
@@ -57,11 +63,18 @@ def _lines(diagnosis: "Diagnosis") -> Iterator[str]:
     if diagnosis.round_trip is not None:
         yield f"round trip: {1000 * diagnosis.round_trip:.0f} ms"
     if diagnosis.clock_offset is not None:
-        yield f"clock:      {diagnosis.clock_offset:+.0f} s against the server's"
+        yield f"clock:      {_offset(diagnosis.clock_offset)}"
     for problem in diagnosis.problems:
         yield f"problem:    {one_line(problem.problem)}"
-        yield f"            {one_line(problem.advice)}"
+        if problem.advice:
+            yield f"            {one_line(problem.advice)}"
     yield "The service answers: lookups can succeed." if diagnosis.ok else "Lookups cannot succeed like this."
+
+
+def _offset(seconds: float) -> str:
+    if abs(seconds) < 1:
+        return "within a second of the server's"
+    return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} the server's"
 
 
 def _dialect(diagnosis: "Diagnosis") -> str:

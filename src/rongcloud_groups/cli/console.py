@@ -125,11 +125,11 @@ class Warnings(logging.Handler):
     """Shows the warnings of the client and of its limiter, and keeps them for a report.
 
     Attributes:
-        speaker: shows them.
+        speaker: shows them; None only keeps them.
         kept: their texts, the first hundred.
     """
 
-    def __init__(self, speaker: Speaker) -> None:
+    def __init__(self, speaker: Speaker | None) -> None:
         super().__init__(logging.WARNING)
         self.speaker = speaker
         self.kept: list[str] = []
@@ -144,4 +144,5 @@ class Warnings(logging.Handler):
         message = one_line(record.getMessage())
         if len(self.kept) < _MAX_KEPT:
             self.kept.append(message)
-        self.speaker.say(f"warning: {message}", {"message_type": "warning", "message": message})
+        if self.speaker is not None:
+            self.speaker.say(f"warning: {message}", {"message_type": "warning", "message": message})

@@ -1,12 +1,19 @@
 """``rongcloud-groups emulate``: the service on loopback, for a first look and for tests."""
 
-from typing import Annotated
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from rongcloud_groups.cli.console import discard, tell, write_rows
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, run_command
 from rongcloud_groups.emulator.options import EmulatorOptions
 from rongcloud_groups.errors import ConfigError
+
+if TYPE_CHECKING:  # it imports what an extra brings
+    from rongcloud_groups.emulator.program import Address
 
 
 def emulate(
@@ -14,7 +21,12 @@ def emulate(
     *,
     debug: Flag = False,
 ) -> int:
-    """Run the service on this machine until Ctrl-C; print the environment variables to set, and a report at the end.
+    """Run the service on this machine until Ctrl-C.
+
+    It prints the environment variables to set to stdout, as export lines for a shell, closes stdout, and prints a
+    report to stderr at the end:
+
+        eval "$(rongcloud-groups emulate &)"; rongcloud-groups get g1; kill $RONGCLOUD_EMULATOR_PID
 
     Args:
         options: see `EmulatorOptions`.
@@ -29,10 +41,27 @@ def emulate(
             emulator = options.build()
         except ValueError as error:
             raise ConfigError(str(error)) from error
-        context.interruption.run(serve(emulator, ca_file=options.ca_file))
+        except OSError as error:
+            raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
+        context.interruption.run(serve(emulator, ca_file=options.ca_file, started=_export))
         return ExitCode.DONE
 
     return run_command(work, debug=debug)
+
+
+def _export(address: "Address") -> None:
+    """Write export lines to stdout and close it, so that a shell that evaluates them need not wait for the end."""
+    variables = {
+        "RONGCLOUD_BASE_URL": address.url,
+        "RONGCLOUD_APP_KEY": address.app_key,
+        "RONGCLOUD_APP_SECRET": address.app_secret,
+        "SSL_CERT_FILE": address.ca_file,
+        "RONGCLOUD_EMULATOR_PID": str(os.getpid()),
+    }
+    lines = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items() if value is not None]
+    write_rows("".join(lines).encode())
+    discard(sys.stdout.fileno())
+    tell(f"the emulator listens at {address.url}; Ctrl-C ends it")
 
 
 def require_emulator() -> None:
