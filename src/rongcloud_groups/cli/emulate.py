@@ -23,10 +23,11 @@ def emulate(
 ) -> int:
     """Run the service on this machine until Ctrl-C.
 
-    It prints the environment variables to set to stdout, as export lines for a shell, closes stdout, and prints a
-    report to stderr at the end:
+    It prints export lines for a shell to stdout, which it then closes, and a report to stderr at the end. In a script:
 
-        eval "$(rongcloud-groups emulate &)"; rongcloud-groups get g1; kill $RONGCLOUD_EMULATOR_PID
+        eval "$(rongcloud-groups emulate &)"
+        rongcloud-groups get g1
+        kill $RONGCLOUD_EMULATOR_PID
 
     Args:
         options: see `EmulatorOptions`.
