@@ -66,8 +66,9 @@ class GroupClient:
         requests_per_connection: requests that a connection must not reach; the service asks for fewer than 80.
         http2: offer HTTP/2; the server decides.
         verify: what certificates are trusted; the system's by default, where ``SSL_CERT_FILE`` is honoured.
-        transport: an httpx transport, or a function that makes one for each connection, to carry the requests in
-            place of the client's own connections: a mock, an ASGI app, a proxy. It is closed with the client.
+        transport: a transport of httpx or httpx2, or a function that makes one for each connection, to carry the
+            requests in place of the client's own connections: a mock, an ASGI app. It is closed with the client.
+            ``"httpx"`` or ``"httpx2"`` takes that library's own transports, which its mocks see in tests.
         cache: keeps answers for a while; by default each lookup asks the service.
         hooks: called with each `Event`.
 
@@ -124,7 +125,7 @@ class GroupClient:
         self._running: set[Task[None]] = set()
         self._closing = Event()
         self._problem = "the client is closed"
-        self._transports = None if transport is None else _httpx_transports(transport, max_in_flight)
+        self._transports = None if transport is None else _httpx_transports(options)
         self._emit = emit = Emitter(hooks)
         self._pending = PendingQueue(BATCH_LIMIT)
         self._limiter, self._own_limiter = options.make_limiter()
@@ -453,10 +454,11 @@ def _innermost(error: BaseException) -> BaseException:
     return error
 
 
-def _httpx_transports(transport: "TransportSource", slots: int) -> "HttpxTransports":
+def _httpx_transports(options: ClientOptions) -> "HttpxTransports":
     from rongcloud_groups._transport.httpx_adapter import HttpxTransports
 
-    return HttpxTransports(transport, slots)
+    assert options.transport is not None  # noqa: S101  the caller asks for one
+    return HttpxTransports(options.transport, options.max_in_flight, options.verify)
 
 
 def _dialler(options: ClientOptions) -> Connector:

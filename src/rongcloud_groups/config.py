@@ -230,7 +230,7 @@ def options_from_environment() -> dict[str, Any]:
     if not app_key:
         raise ConfigError("the environment variable RONGCLOUD_APP_KEY is not set")
     options: dict[str, Any] = {"app_key": app_key, "app_secret": _secret()}
-    for option in ("region", "dialect", "limiter"):
+    for option in ("region", "dialect", "limiter", "transport"):
         if value := _variable(option.upper()):
             options[option] = value
     if urls := _variable("BASE_URL"):

@@ -117,7 +117,7 @@ def test_base_urls_take_the_place_of_the_region(base_urls: Any, urls: list[str])
         ({"base_urls": ["https://one..test"]}, r"base URL 'https://one\.\.test' cannot be read"),
         ({"base_urls": [7]}, "base URL 7 cannot be read"),
         ({"base_urls": [b"https://one.test"]}, "base URL b'https://one.test' cannot be read"),
-        ({"transport": 7}, "transport is 7; give an httpx.AsyncBaseTransport, or a function"),
+        ({"transport": 7}, "transport is 7; give a transport of httpx or httpx2, or a function"),
         ({"dialect": "klingon"}, "dialect 'klingon' is not known; the dialects are rongcloud, nexconn"),
         ({"dialect": []}, r"dialect \[\] is not known"),
         ({"rate": 0}, "rate is 0; give a positive number"),

@@ -7,11 +7,12 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import httpx
+import httpx2
 import pytest
 import respx
 from support.virtual_time import at, now, settle, virtual_time
 
-from rongcloud_groups import GroupClient, RongCloudError, TransportError
+from rongcloud_groups import ConfigError, GroupClient, RongCloudError, TransportError
 from rongcloud_groups._http import Origin, Request
 from rongcloud_groups._transport.httpx_adapter import HttpxConnection
 
@@ -357,3 +358,55 @@ async def test_a_transport_that_cannot_be_made_is_named_with_its_cause() -> None
     async with GroupClient("key", "secret", transport=make, max_attempts=1) as client:
         with pytest.raises(TransportError, match="making the transport failed: RuntimeError: no more sockets"):
             await client.get("g1")
+
+
+def mock_of(library: Any) -> Any:
+    """A mock transport of httpx or httpx2 that has one group."""
+    body = {"code": 200, "profiles": [{"groupId": "g1", "groupName": "Tea"}]}
+    return library.MockTransport(lambda _request: library.Response(200, json=body))
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+@pytest.mark.parametrize("from_a_function", [False, True])
+async def test_transports_of_both_httpx_libraries_carry_requests(library: Any, from_a_function: bool) -> None:  # noqa: FBT001
+    transport = mock_of(library)
+    async with GroupClient("key", "secret", transport=(lambda: transport) if from_a_function else transport) as client:
+        profile = await client.get("g1")
+    assert profile is not None
+    assert profile.group_name == "Tea"
+
+
+def test_a_function_that_makes_no_transport_is_refused_when_the_client_is_made() -> None:
+    with pytest.raises(ConfigError, match="transport makes 5; it must make transports of httpx or httpx2"):
+        GroupClient("key", "secret", transport=lambda: 5)  # type: ignore[arg-type]
+
+
+def test_a_library_that_is_none_is_refused() -> None:
+    with pytest.raises(ConfigError, match="transport is 'requests'; a library is one of httpx, httpx2"):
+        GroupClient("key", "secret", transport="requests")  # type: ignore[arg-type]
+
+
+@respx.mock
+async def test_with_one_line_respx_sees_what_the_default_client_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RONGCLOUD_TRANSPORT", "httpx")
+    monkeypatch.setenv("RONGCLOUD_APP_KEY", "key")
+    monkeypatch.setenv("RONGCLOUD_APP_SECRET", "secret")
+    route = respx.post(path="/entrust/group/profile/query.json").respond(json={"code": 200, "profiles": []})
+    async with GroupClient.from_env() as client:
+        assert await client.get("g1") is None
+    assert route.call_count == 1
+
+
+@respx.mock
+async def test_what_respx_has_no_route_for_reaches_no_real_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_up: list[object] = []
+
+    def look_up(*arguments: object, **_: object) -> list[object]:
+        looked_up.append(arguments)
+        return []
+
+    monkeypatch.setattr("socket.getaddrinfo", look_up)
+    async with GroupClient("key", "secret", transport="httpx", max_attempts=1) as client:
+        lookup = await client.get_many(["g1"])
+    assert isinstance(lookup.failed["g1"], TransportError)
+    assert looked_up == []

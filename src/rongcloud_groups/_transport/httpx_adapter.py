@@ -1,8 +1,12 @@
 """Adapts a caller-supplied httpx transport to the connection interface."""
 
 import asyncio
+import ssl
+import sys
 from asyncio import Future, Task
 from collections.abc import Callable
+from importlib import import_module
+from typing import Any, Literal, get_args
 
 import httpx
 
@@ -10,32 +14,49 @@ from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport.interface import ConnectionState
 from rongcloud_groups.errors import ConfigError, TransportError
 
-TransportSource = httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport]
+Library = Literal["httpx", "httpx2"]
+TransportSource = httpx.AsyncBaseTransport | Callable[[], httpx.AsyncBaseTransport] | Library
 
 
 class HttpxTransports:
     """A `Connector` over the client's ``transport``.
 
     Args:
-        source: one transport, closed with the client; or a function that makes one for each connection.
+        source: one transport, closed with the client; a function that makes one for each connection, called once here
+            to see what it makes; or the library whose own transports serve.
         slots: requests in flight at most.
+        verify: the TLS context of a library's own transports; None for the system's trust.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is none of these.
     """
 
-    def __init__(self, source: TransportSource, slots: int) -> None:
+    def __init__(self, source: TransportSource, slots: int, verify: ssl.SSLContext | None = None) -> None:
         self._shared: httpx.AsyncBaseTransport | None = None
         self._make: Callable[[], httpx.AsyncBaseTransport]
+        self._first: httpx.AsyncBaseTransport | None = None
         self._slots = slots
-        if isinstance(source, httpx.AsyncBaseTransport):
-            self._shared, self._make = source, lambda: source
+        if isinstance(source, str):
+            source = _transports_of(source, verify)
+        if library_of(source) is not None:
+            shared: Any = source
+            self._shared, self._make = shared, lambda: shared
         elif callable(source):
             self._make = source
+            self._first = self._made_first()
         else:
             raise ConfigError(
-                f"transport is {source!r}; give an httpx.AsyncBaseTransport, or a function that makes one"
+                f"transport is {source!r}; give a transport of httpx or httpx2, or a function that makes one"
             )
+
+    def _made_first(self) -> httpx.AsyncBaseTransport | None:
+        try:
+            first = self._make()
+        except Exception:  # noqa: BLE001  it may be made later; a connection reports why it was not
+            return None
+        if library_of(first) is None:
+            raise ConfigError(f"transport makes {first!r}; it must make transports of httpx or httpx2")
+        return first
 
     @property
     def shared(self) -> bool:
@@ -45,7 +66,7 @@ class HttpxTransports:
     async def connect(self, origin: Origin, on_change: Callable[[], None]) -> "HttpxConnection":
         """See `Connector.connect`."""
         try:
-            transport = self._make()
+            transport, self._first = self._first or self._make(), None
         except Exception as error:
             text = f"{origin.authority}: making the transport failed: {type(error).__name__}: {error}"
             raise TransportError(text, never_processed=True) from error
@@ -55,6 +76,25 @@ class HttpxTransports:
         """Close a shared transport; any other is closed with its connection."""
         if self._shared is not None:
             await self._shared.aclose()
+
+
+def library_of(transport: object) -> Any:
+    """Httpx or httpx2, as the transport is of; None where it is of neither. Neither is imported for it."""
+    for name in get_args(Library):
+        library = sys.modules.get(name)
+        if library is not None and isinstance(transport, library.AsyncBaseTransport):
+            return library
+    return None
+
+
+def _transports_of(library: str, verify: ssl.SSLContext | None) -> Callable[[], httpx.AsyncBaseTransport]:
+    if library not in get_args(Library):
+        raise ConfigError(f"transport is {library!r}; a library is one of {', '.join(get_args(Library))}")
+    try:
+        transport: Callable[..., httpx.AsyncBaseTransport] = import_module(library).AsyncHTTPTransport
+    except ModuleNotFoundError:
+        raise ConfigError(f"transport is {library!r}, which is not installed: pip install {library}") from None
+    return lambda: transport(verify=True if verify is None else verify)
 
 
 class HttpxConnection(ConnectionState):
@@ -83,8 +123,12 @@ class HttpxConnection(ConnectionState):
         owned: bool,
     ) -> None:
         super().__init__(origin.authority, on_change)
-        self._client = httpx.AsyncClient(transport=transport, trust_env=False)
-        self._url = httpx.URL(str(origin))
+        self._library = library_of(transport)
+        if self._library is None:
+            text = f"{origin.authority}: transport made {transport!r}, which is none of httpx or httpx2"
+            raise TransportError(text, never_processed=True)
+        self._client = self._library.AsyncClient(transport=transport, trust_env=False)
+        self._url = self._library.URL(str(origin))
         self._slots = slots
         self._owned = owned
         self._calls: set[Task[Response]] = set()
@@ -138,7 +182,7 @@ class HttpxConnection(ConnectionState):
         try:
             async with asyncio.timeout(timeout):
                 response = await self._client.send(
-                    httpx.Request(
+                    self._library.Request(
                         "POST", url, headers=request.headers, content=request.body, extensions={"timeout": timeouts}
                     )
                 )
