@@ -1,9 +1,11 @@
-"""Plain values of HTTP: where a request goes, the request, its reply."""
+"""Plain values of HTTP: where a request goes, the request, its response."""
 
 import re
+from base64 import b64encode
 from collections.abc import Mapping
-from typing import Final, NamedTuple, Self
-from urllib.parse import SplitResult, urlsplit
+from ipaddress import ip_address
+from typing import Final, NamedTuple, NoReturn, Self
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from rongcloud_groups.errors import ConfigError
 
@@ -36,12 +38,22 @@ class Origin(NamedTuple):
             port = url.port
             host = _in_ascii(url.hostname or "")
         except (ValueError, TypeError, AttributeError):
-            raise ConfigError(f"base URL {text!r} cannot be read; write https://host[:port]") from None
+            raise ConfigError(f"base URL {without_password(text)} cannot be read; write https://host[:port]") from None
         if url.scheme not in _PORTS or not host:
-            raise ConfigError(f"base URL {text!r} must start with https:// (or http://) and name a host")
+            raise ConfigError(f"base URL {without_password(text)} must start with https:// and name a host")
         if url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
-            raise ConfigError(f"base URL {text!r} must be only https://host[:port]; the client adds the path")
+            raise ConfigError(
+                f"base URL {without_password(text)} must be only https://host[:port]; the client adds the path"
+            )
         return cls(url.scheme, host, _PORTS[url.scheme] if port is None else port)
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether requests stay on this machine."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host.rstrip(".").rpartition(".")[2] == "localhost"  # RFC 6761, section 6.3
 
     @property
     def authority(self) -> str:
@@ -51,6 +63,56 @@ class Origin(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.scheme}://{self.authority}"
+
+
+class Proxy:
+    """An HTTP proxy. Its user and password are in no ``repr``, ``str`` or pickle.
+
+    Attributes:
+        origin: where it listens.
+        headers: the fields that a request to it carries; they hold the password.
+    """
+
+    __slots__ = ("headers", "origin")
+
+    def __init__(self, origin: Origin, headers: list[tuple[str, str]]) -> None:
+        self.origin = origin
+        self.headers = headers
+
+    @classmethod
+    def of(cls, proxy: "str | Proxy | None") -> "Proxy | None":
+        """The proxy in ``http://[user:password@]host[:port]``.
+
+        Raises:
+            ConfigError: it is no such URL. The password is not shown.
+        """
+        if proxy is None or isinstance(proxy, Proxy):
+            return proxy
+        if not isinstance(proxy, str) or not proxy.startswith("http://"):
+            raise ConfigError(f"proxy {without_password(proxy)} must be http://[user:password@]host[:port]")
+        userinfo, _, address = proxy.removeprefix("http://").rpartition("@")
+        try:
+            origin = Origin.parse(f"http://{address}")
+        except ConfigError:
+            raise ConfigError(f"proxy {without_password(proxy)} must be http://[user:password@]host[:port]") from None
+        credentials = b64encode(unquote(userinfo).encode()).decode()
+        return cls(origin, [("proxy-authorization", f"Basic {credentials}")] if userinfo else [])
+
+    def __repr__(self) -> str:
+        return f"<Proxy {self.origin}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a proxy may have a password, which is not pickled; set RONGCLOUD_PROXY instead")
+
+
+def without_password(url: object) -> str:
+    """The ``repr`` of a URL, or of anything else, without the user and password that it may hold."""
+    text = repr(url)
+    before, at, after = text.rpartition("@")
+    if not at:
+        return text
+    scheme, slashes, _ = before.partition("//")
+    return f"{scheme if slashes else ''}{slashes}…@{after}"
 
 
 def _split(text: str) -> SplitResult:

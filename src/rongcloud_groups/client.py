@@ -21,6 +21,7 @@ from rongcloud_groups._dispatch.profile_pages import ProfilePages
 from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._dispatch.waiters import reject_single_str
+from rongcloud_groups._http import Proxy
 from rongcloud_groups._protocol.api import BATCH_LIMIT
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
 from rongcloud_groups._transport.failover import Failover
@@ -66,6 +67,10 @@ class GroupClient:
         requests_per_connection: requests that a connection must not reach; the service asks for fewer than 80.
         http2: offer HTTP/2; the server decides.
         verify: what certificates are trusted; the system's by default, where ``SSL_CERT_FILE`` is honoured.
+        proxy: an HTTP proxy to connect through, ``"http://[user:password@]host[:port]"``. ``HTTPS_PROXY`` and the like
+            are not used.
+        allow_insecure: allow base URLs with ``http://``, which send the App Key and signatures unencrypted. Those of
+            this machine are always allowed.
         transport: a transport of httpx or httpx2, or a function that makes one for each connection, to carry the
             requests in place of the client's own connections: a mock, an ASGI app. It is closed with the client.
             ``"httpx"`` or ``"httpx2"`` takes that library's own transports, which its mocks see in tests.
@@ -94,6 +99,8 @@ class GroupClient:
         requests_per_connection: int = 80,
         http2: bool = True,
         verify: ssl.SSLContext | None = None,
+        proxy: str | Proxy | None = None,
+        allow_insecure: bool = False,
         transport: "TransportSource | None" = None,
         cache: Cache | None = None,
         hooks: Sequence[Hook] = (),
@@ -115,6 +122,8 @@ class GroupClient:
             requests_per_connection=requests_per_connection,
             http2=http2,
             verify=verify,
+            proxy=Proxy.of(proxy),
+            allow_insecure=allow_insecure,
             transport=transport,
             cache=cache,
             hooks=hooks,
@@ -167,7 +176,8 @@ class GroupClient:
 
         ``RONGCLOUD_APP_KEY``; ``RONGCLOUD_APP_SECRET`` or ``RONGCLOUD_APP_SECRET_FILE``; and, where set,
         ``RONGCLOUD_REGION``, ``RONGCLOUD_BASE_URL`` (comma-separated, primary first), ``RONGCLOUD_DIALECT``,
-        ``RONGCLOUD_RATE`` (requests/s) and ``RONGCLOUD_LIMITER``.
+        ``RONGCLOUD_RATE`` (requests/s), ``RONGCLOUD_LIMITER``, ``RONGCLOUD_PROXY``, ``RONGCLOUD_HTTP2`` (0 for
+        HTTP/1.1) and ``RONGCLOUD_ALLOW_INSECURE`` (1 for ``http://`` base URLs).
 
         Args:
             **options: those of `GroupClient`; they win over the environment.
@@ -465,5 +475,9 @@ def _dialler(options: ClientOptions) -> Connector:
     from rongcloud_groups._transport.connect import Dialler
 
     return Dialler(
-        verify=options.verify, http2=options.http2, timeout=options.attempt_timeout, max_in_flight=options.max_in_flight
+        verify=options.verify,
+        http2=options.http2,
+        timeout=options.attempt_timeout,
+        max_in_flight=options.max_in_flight,
+        proxy=options.proxy,
     )

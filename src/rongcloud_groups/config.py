@@ -9,7 +9,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
 
-from rongcloud_groups._http import Origin
+from rongcloud_groups._http import Origin, Proxy, without_password
 from rongcloud_groups._protocol.api import sign
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
 from rongcloud_groups._validation import at_least, instance_of, positive
@@ -111,6 +111,8 @@ class Options(TypedDict, total=False):
     requests_per_connection: int
     http2: bool
     verify: ssl.SSLContext | None
+    proxy: str | Proxy | None
+    allow_insecure: bool
     transport: "TransportSource | None"
     cache: Cache | None
     hooks: Sequence[Hook]
@@ -139,12 +141,18 @@ class ClientOptions:
     requests_per_connection: int = 80
     http2: bool = True
     verify: ssl.SSLContext | None = None
+    proxy: Proxy | None = None
+    allow_insecure: bool = False
     transport: "TransportSource | None" = None
     cache: Cache | None = None
     hooks: Sequence[Hook] = ()
 
     def __post_init__(self) -> None:
-        _ = self.credentials, self.origins
+        instance_of(bool, "allow_insecure", self.allow_insecure, "True or False")
+        _ = self.credentials
+        _check_encrypted(self.origins, self.proxy, allow_insecure=self.allow_insecure)
+        if self.proxy is not None and self.transport is not None:
+            raise ConfigError("proxy= is for the client's own connections: give the transport a proxy of its own")
         dialect_named(self.dialect)
         positive("rate", self.rate)
         _check_limiter(self.limiter)
@@ -176,6 +184,16 @@ class ClientOptions:
             shared = limiter_from_url(self.limiter, app_key=self.app_key, limit=self.rate)
             return shared, shared
         return (LocalLimiter(self.rate) if self.limiter is None else self.limiter), None
+
+
+def _check_encrypted(origins: Sequence[Origin], proxy: Proxy | None, *, allow_insecure: bool) -> None:
+    for origin in origins:
+        stays_here = origin.is_loopback and proxy is None
+        if origin.scheme == "http" and not stays_here and not allow_insecure:
+            raise ConfigError(
+                f"base URL {str(origin)!r} would send the App Key and signatures unencrypted: use https://, or set "
+                "allow_insecure=True (RONGCLOUD_ALLOW_INSECURE=1) for a network that you trust"
+            )
 
 
 def _check_limiter(limiter: object) -> None:
@@ -210,7 +228,7 @@ def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> li
             raise ConfigError(f"region {region!r} is not known; the regions are {', '.join(REGIONS)}")
         base_urls = REGIONS[region]
     if not isinstance(base_urls, str | Sequence):
-        raise ConfigError(f"base_urls is {base_urls!r}; give a URL, or a list of them")
+        raise ConfigError(f"base_urls is {without_password(base_urls)}; give a URL, or a list of them")
     origins = [Origin.parse(url) for url in ([base_urls] if isinstance(base_urls, str) else base_urls)]
     if not origins:
         raise ConfigError("base_urls is empty: give at least one URL, or leave it out and name the region")
@@ -230,9 +248,12 @@ def options_from_environment() -> dict[str, Any]:
     if not app_key:
         raise ConfigError("the environment variable RONGCLOUD_APP_KEY is not set")
     options: dict[str, Any] = {"app_key": app_key, "app_secret": _secret()}
-    for option in ("region", "dialect", "limiter", "transport"):
+    for option in ("region", "dialect", "limiter", "proxy", "transport"):
         if value := _variable(option.upper()):
             options[option] = value
+    for option in ("http2", "allow_insecure"):
+        if value := _variable(option.upper()):
+            options[option] = _switch(option.upper(), value)
     if urls := _variable("BASE_URL"):
         options["base_urls"] = [url.strip() for url in urls.split(",") if url.strip()]
     if rate := _variable("RATE"):
@@ -245,6 +266,14 @@ def options_from_environment() -> dict[str, Any]:
 
 def _variable(name: str) -> str:
     return os.environ.get(f"RONGCLOUD_{name}", "").strip()
+
+
+def _switch(name: str, value: str) -> bool:
+    if value.lower() in {"1", "true", "yes", "on"}:
+        return True
+    if value.lower() in {"0", "false", "no", "off"}:
+        return False
+    raise ConfigError(f"RONGCLOUD_{name} is {value!r}; set it to 1 or 0")
 
 
 def _secret() -> Secret:

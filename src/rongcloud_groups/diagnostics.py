@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 from msgspec import Struct
 
 from rongcloud_groups._dispatch.gate import SendGate
-from rongcloud_groups._http import Origin
+from rongcloud_groups._http import Origin, Proxy
 from rongcloud_groups._protocol.api import batch_request, read_batch
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
@@ -94,6 +94,9 @@ async def check(
     limiter: str | None = None,
     attempt_timeout: float = 5.0,
     verify: ssl.SSLContext | None = None,
+    http2: bool = True,
+    proxy: str | Proxy | None = None,
+    allow_insecure: bool = False,
 ) -> Diagnosis:
     """Ask the service for one group, and tell what answers.
 
@@ -113,9 +116,12 @@ async def check(
         limiter=limiter,
         attempt_timeout=attempt_timeout,
         verify=verify,
+        http2=http2,
+        proxy=Proxy.of(proxy),
+        allow_insecure=allow_insecure,
     )
     used, shared = options.make_limiter()
-    dialler = Dialler(verify=verify, http2=True, timeout=attempt_timeout, max_in_flight=1)
+    dialler = Dialler(verify=verify, http2=http2, timeout=attempt_timeout, max_in_flight=1, proxy=options.proxy)
     checking = _Checking(options.credentials, dialect_named(dialect), SendGate(used), dialler, attempt_timeout)
     try:
         return await checking.checkup(options.origins)

@@ -108,7 +108,10 @@ def test_base_urls_take_the_place_of_the_region(base_urls: Any, urls: list[str])
         ({"base_urls": ["https://one.test/path"]}, r"must be only https://host\[:port\]; the client adds the path"),
         ({"base_urls": ["https://one.test?a=1"]}, "must be only https://host"),
         ({"base_urls": ["https://one.test#part"]}, "must be only https://host"),
-        ({"base_urls": ["https://user@one.test"]}, "must be only https://host"),
+        ({"base_urls": ["https://user@one.test"]}, r"base URL 'https://…@one\.test' must be only https://host"),
+        ({"base_urls": ["https://one.test", "http://two.test"]}, "'http://two.test' would send .* unencrypted"),
+        ({"base_urls": "http://127.0.0.1.test"}, "use https://, or set allow_insecure=True"),
+        ({"allow_insecure": 1}, "allow_insecure is 1; give True or False"),
         ({"base_urls": ["https://one.test:port"]}, r"base URL 'https://one\.test:port' cannot be read"),
         ({"base_urls": ["https://one.test:99999"]}, r"base URL 'https://one\.test:99999' cannot be read"),
         ({"base_urls": ["https://[::1"]}, r"base URL 'https://\[::1' cannot be read"),
@@ -383,3 +386,61 @@ def test_a_failing_test_with_show_locals_does_not_show_the_secret(tmp_path: Path
     assert "4 failed" in finished.stdout
     assert "app_secret" in finished.stdout
     assert SECRET not in finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize(
+    "base_urls",
+    [
+        "https://user:s3cret@one.test",
+        "https://user:s3cr@et@one.test",
+        "https://user:s3cret/@one.test:port",
+        "user:s3cret@one.test",
+        b"https://user:s3cret@one.test",
+        ["https://one.test", "ftp://user:s3cret@one.test"],
+        {"https://user:s3cret@one.test"},
+    ],
+)
+def test_a_password_in_a_base_url_is_refused_and_not_shown(base_urls: Any) -> None:
+    with pytest.raises(ConfigError, match=r"one\.test") as refused:
+        client_with(base_urls=base_urls)
+    assert "s3cr" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["http://localhost", "http://LocalHost.:8080", "http://a.localhost", "http://127.9.9.9", "http://[::1]:80"]
+)
+def test_requests_that_stay_on_this_machine_may_be_unencrypted(url: str) -> None:
+    assert client_with(base_urls=url).stats().host
+
+
+def test_unencrypted_requests_may_be_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    urls = ["https://one.test", "http://two.test"]
+    assert client_with(base_urls=urls, allow_insecure=True).stats().host == "one.test"
+    monkeypatch.setenv("RONGCLOUD_APP_KEY", "key")
+    monkeypatch.setenv("RONGCLOUD_APP_SECRET", "secret")
+    monkeypatch.setenv("RONGCLOUD_BASE_URL", ",".join(urls))
+    with pytest.raises(ConfigError, match="RONGCLOUD_ALLOW_INSECURE=1"):
+        GroupClient.from_env()
+    monkeypatch.setenv("RONGCLOUD_ALLOW_INSECURE", "1")
+    assert GroupClient.from_env().stats().host == "one.test"
+
+
+@pytest.mark.parametrize(("value", "http2"), [("0", False), ("off", False), ("1", True), ("True", True), ("", True)])
+def test_http2_is_switched_by_the_environment(value: str, http2: bool, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: FBT001  a parameter
+    monkeypatch.setenv("RONGCLOUD_APP_KEY", "key")
+    monkeypatch.setenv("RONGCLOUD_APP_SECRET", "secret")
+    monkeypatch.setenv("RONGCLOUD_HTTP2", value)
+    assert GroupClient.from_env()._options.http2 is http2
+
+
+def test_switches_and_proxy_of_the_environment_are_named_where_they_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RONGCLOUD_APP_KEY", "key")
+    monkeypatch.setenv("RONGCLOUD_APP_SECRET", "secret")
+    monkeypatch.setenv("RONGCLOUD_HTTP2", "never")
+    with pytest.raises(ConfigError, match="RONGCLOUD_HTTP2 is 'never'; set it to 1 or 0"):
+        GroupClient.from_env()
+    monkeypatch.setenv("RONGCLOUD_HTTP2", "")
+    monkeypatch.setenv("RONGCLOUD_PROXY", "http://user:s3cret@proxy.test:3128")
+    assert repr(GroupClient.from_env()._options.proxy) == "<Proxy http://proxy.test:3128>"

@@ -85,6 +85,8 @@ def test_the_client_takes_what_is_documented() -> None:
         "requests_per_connection": 80,
         "http2": True,
         "verify": None,
+        "proxy": None,
+        "allow_insecure": False,
         "transport": None,
         "cache": None,
         "hooks": (),

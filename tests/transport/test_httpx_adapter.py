@@ -86,7 +86,9 @@ async def test_a_transport_that_was_not_used_is_closed_too() -> None:
 @virtual_time
 async def test_a_request_goes_to_the_base_url_with_the_headers_of_the_service() -> None:
     transport = Transport()
-    async with GroupClient("key", "secret", base_urls="http://group.test:8080", transport=transport) as client:
+    async with GroupClient(
+        "key", "secret", base_urls="http://group.test:8080", transport=transport, allow_insecure=True
+    ) as client:
         await client.get("g1")
     (request,) = transport.requests
     assert request.method == "POST"

@@ -7,7 +7,7 @@ from typing import Final, cast
 
 import h11
 
-from rongcloud_groups._http import Origin, Request, Response
+from rongcloud_groups._http import Origin, Proxy, Request, Response
 from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE
 from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, ConnectionState
 from rongcloud_groups.errors import TransportError
@@ -26,13 +26,23 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
     Args:
         origin: where it goes.
         on_change: see `Connector.connect`.
+        proxy: the proxy that the transport is connected to, for an origin without TLS; RFC 9112, section 3.2.2.
         close_timeout: seconds that closing may take before the socket is aborted.
     """
 
     http_version = "HTTP/1.1"
 
-    def __init__(self, origin: Origin, *, on_change: Callable[[], None], close_timeout: float = CLOSE_TIMEOUT) -> None:
+    def __init__(
+        self,
+        origin: Origin,
+        *,
+        on_change: Callable[[], None],
+        proxy: Proxy | None = None,
+        close_timeout: float = CLOSE_TIMEOUT,
+    ) -> None:
         super().__init__(origin.authority, on_change, close_timeout=close_timeout)
+        self._target_prefix = "" if proxy is None else str(origin)
+        self._fields = [("host", origin.authority), *([] if proxy is None else proxy.headers)]
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEADER_LIST_SIZE)
         self._future: asyncio.Future[Response] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -104,9 +114,9 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
     # The exchange
 
     def _encode(self, request: Request) -> bytes:
-        fields = [("host", self._authority), *request.headers, ("content-length", str(len(request.body)))]
+        fields = [*self._fields, *request.headers, ("content-length", str(len(request.body)))]
         events = (
-            h11.Request(method="POST", target=request.path, headers=fields),
+            h11.Request(method="POST", target=self._target_prefix + request.path, headers=fields),
             h11.Data(request.body),
             h11.EndOfMessage(),
         )

@@ -1,0 +1,54 @@
+"""A tunnel through an HTTP proxy: CONNECT; RFC 9110, section 9.3.6."""
+
+import asyncio
+import socket
+from typing import Final
+
+import h11
+
+from rongcloud_groups._http import Origin, Proxy
+from rongcloud_groups.errors import TransportError
+
+_READ_SIZE: Final = 16 * 1024
+_UNAUTHORIZED: Final = (401, 407)  # tinyproxy answers a wrong password with the first
+
+
+async def open_tunnel(connected: socket.socket, origin: Origin, proxy: Proxy) -> None:
+    """Have the proxy connect to an origin; the socket is closed where that fails.
+
+    Args:
+        connected: the socket, which is connected to the proxy.
+        origin: where the tunnel leads.
+        proxy: the proxy.
+
+    Raises:
+        TransportError: the proxy refused; the message says why.
+        OSError: the socket failed.
+    """
+    try:
+        await _connect(connected, origin, proxy)
+    except h11.RemoteProtocolError as error:
+        connected.close()
+        raise TransportError(f"not an HTTP proxy: {error}") from error
+    except BaseException:
+        connected.close()
+        raise
+
+
+async def _connect(connected: socket.socket, origin: Origin, proxy: Proxy) -> None:
+    loop = asyncio.get_running_loop()
+    http = h11.Connection(h11.CLIENT)
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    target = f"{host}:{origin.port}"
+    request = h11.Request(method="CONNECT", target=target, headers=[("host", target), *proxy.headers])
+    await loop.sock_sendall(connected, (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
+    while not isinstance(event := http.next_event(), h11.Response):
+        if event is h11.NEED_DATA:
+            http.receive_data(await loop.sock_recv(connected, _READ_SIZE))
+    reason = event.reason.decode("latin-1")
+    if event.status_code in _UNAUTHORIZED:
+        raise TransportError(f"{event.status_code} {reason}: check the user and password of the proxy")
+    if event.status_code // 100 != 2:  # noqa: PLR2004  the class of success
+        raise TransportError(f"the proxy refused: {event.status_code} {reason}")
+    if http.trailing_data[0]:
+        raise TransportError("the proxy sent more than its response")
