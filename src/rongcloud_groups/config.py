@@ -227,7 +227,7 @@ def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> li
         if not isinstance(region, str) or region not in REGIONS:
             raise ConfigError(f"region {region!r} is not known; the regions are {', '.join(REGIONS)}")
         base_urls = REGIONS[region]
-    if not isinstance(base_urls, str | Sequence):
+    if not isinstance(base_urls, str | Sequence) or isinstance(base_urls, bytes | bytearray):
         raise ConfigError(f"base_urls is {without_password(base_urls)}; give a URL, or a list of them")
     origins = [Origin.parse(url) for url in ([base_urls] if isinstance(base_urls, str) else base_urls)]
     if not origins:
