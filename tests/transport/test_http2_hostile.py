@@ -9,9 +9,12 @@ from support.h2_peer import QUERY, Peer, Received, by_path, opened, serving
 from support.hostile_server import FLOODS, HARMLESS_FIELDS, STREAMS, flood, ignore, stop_reading
 
 from rongcloud_groups._http import Response
+from rongcloud_groups._transport.http1 import HTTP1Connection
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
 from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE
 from rongcloud_groups._transport.http2.windows import SHARED_WINDOW, STREAM_WINDOW
+from rongcloud_groups._transport.httpx_adapter import HttpxConnection
+from rongcloud_groups._transport.interface import ConnectionState
 from rongcloud_groups.errors import TransportError
 
 MB = 1_000_000
@@ -311,5 +314,6 @@ async def test_a_server_that_ignores_the_windows_loses_the_connection() -> None:
 # Half-made objects
 
 
-def test_a_half_made_connection_has_a_repr() -> None:
-    assert "HTTP2Connection" in repr(HTTP2Connection.__new__(HTTP2Connection))
+@pytest.mark.parametrize("kind", [HTTP2Connection, HTTP1Connection, HttpxConnection])
+def test_a_half_made_connection_has_a_repr(kind: type[ConnectionState]) -> None:
+    assert kind.__name__ in repr(kind.__new__(kind))

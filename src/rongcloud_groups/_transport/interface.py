@@ -91,12 +91,14 @@ class ConnectionState:
     """
 
     http_version: ClassVar[str]
+    # Here for the repr of one whose construction failed.
+    sent = 0
+    in_flight = 0
+    closed = False
+    closed_reason = ""
+    _authority = ""
 
     def __init__(self, authority: str, on_change: Callable[[], None], *, close_timeout: float = CLOSE_TIMEOUT) -> None:
-        self.sent = 0
-        self.in_flight = 0
-        self.closed = False
-        self.closed_reason = ""
         self._authority = authority
         self._on_change = on_change
         self._close_timeout = close_timeout

@@ -68,11 +68,6 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
     """
 
     http_version = "HTTP/2"
-    sent = 0
-    in_flight = 0
-    closed = False
-    closed_reason = ""
-    _authority = ""
 
     def __init__(
         self,

@@ -8,14 +8,17 @@ from collections.abc import Iterator
 from typing import Final
 
 from hyperframe.exceptions import InvalidFrameError
-from hyperframe.frame import DataFrame, Frame, GoAwayFrame
+from hyperframe.frame import ContinuationFrame, DataFrame, Frame, GoAwayFrame, HeadersFrame, PushPromiseFrame
 
 _HEADER_LENGTH: Final = 9
+_BLOCKS: Final = frozenset({HeadersFrame.type, ContinuationFrame.type, PushPromiseFrame.type})
 _MAX_FRAME_SIZE: Final = 16_384
 _FRAME_COST: Final = 64
 """What a frame costs beside its length, in bytes: DATA in frames of that size is neutral."""
 _STEP_COST: Final = 100 * _FRAME_COST
 """What one step may cost: some milliseconds of work for `h2`."""
+_BLOCK_FACTOR: Final = 4
+"""How much more of a step a byte of a header block takes: it may stand for a whole field."""
 _MAX_ALLOWANCE: Final = 2000 * _FRAME_COST
 """What frames may cost until a request is sent or data of a response comes."""
 
@@ -81,11 +84,12 @@ class FrameReader:
         self.unread = cost >= _STEP_COST and position + _HEADER_LENGTH <= end
 
     def _charge(self, kind: int, length: int) -> int:
-        cost = _FRAME_COST if kind == DataFrame.type else _FRAME_COST + length
-        self._allowance -= cost
+        """Charges a frame to the allowance, and returns what it takes of a step."""
+        payload = 0 if kind == DataFrame.type else length
+        self._allowance -= _FRAME_COST + payload
         if self._allowance < 0:
             raise FloodError("a flood of frames that bring no response forward")
-        return cost
+        return _FRAME_COST + payload * (_BLOCK_FACTOR if kind in _BLOCKS else 1)
 
 
 def _goaway(data: bytes) -> GoAwayFrame:
