@@ -13,8 +13,8 @@ from pydantic.alias_generators import to_camel  # type: ignore[import-not-found,
 
 from rongcloud_groups import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, RolePerm
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol.api import read_batch
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
+from rongcloud_groups._protocol.responses import read_batch
 
 GROUP_IDS = [f"group-{number:06}" for number in range(50)]
 NESTED = ("groupProfile", "groupExtProfile", "permissions")

@@ -11,10 +11,9 @@ import httpx
 from benchmarks.clients.httpx_transport import HTTP2Transport
 from benchmarks.servers.child_processes import trusting
 
-from rongcloud_groups._protocol.api import batch_request
 from rongcloud_groups._protocol.dialects import dialect
-from rongcloud_groups._protocol.signing import new_nonce
-from rongcloud_groups.config import Credentials, Secret
+from rongcloud_groups._protocol.requests import batch_request
+from rongcloud_groups._protocol.signing import Credentials, Secret, new_nonce
 from rongcloud_groups.emulator.program import Address
 
 Side = Literal["httpx", "rongcloud_groups"]

@@ -21,11 +21,10 @@ from benchmarks.servers.child_processes import emulator, raw_server, trusting
 
 from rongcloud_groups import Event, GroupClient, Hook
 from rongcloud_groups._http import Origin, Request
-from rongcloud_groups._protocol.api import batch_request
 from rongcloud_groups._protocol.dialects import RONGCLOUD
-from rongcloud_groups._protocol.signing import new_nonce
+from rongcloud_groups._protocol.requests import batch_request
+from rongcloud_groups._protocol.signing import Credentials, Secret, new_nonce
 from rongcloud_groups._transport.connect import Dialler
-from rongcloud_groups.config import Credentials, Secret
 from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.events import BatchSent
 

@@ -143,6 +143,8 @@ class Request(NamedTuple):
     headers: list[tuple[str, str]]
     """Lower-case names, without ``host`` and ``content-length``; the values may hold a signature, never a secret."""
     body: bytes
+    request_id: str = ""
+    """The value of ``X-Request-ID``."""
 
 
 class Response(NamedTuple):

@@ -22,13 +22,13 @@ from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._dispatch.waiters import reject_single_str
 from rongcloud_groups._http import Proxy
-from rongcloud_groups._protocol.api import BATCH_LIMIT
-from rongcloud_groups._protocol.dialects import dialect as dialect_named
+from rongcloud_groups._protocol.requests import BATCH_LIMIT
+from rongcloud_groups._protocol.signing import Secret
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.interface import Connector
 from rongcloud_groups._validation import number
 from rongcloud_groups.cache import Cache
-from rongcloud_groups.config import ClientOptions, Options, Secret, options_from_environment
+from rongcloud_groups.config import ClientOptions, Options, options_from_environment
 from rongcloud_groups.errors import ClientClosed, ConfigError
 from rongcloud_groups.events import CallEnded, Emitter, Hook, Stats, logger
 from rongcloud_groups.limiters.credit_guard import CreditGuard
@@ -152,8 +152,7 @@ class GroupClient:
             self._pending,
             self._failover,
             gate,
-            options.credentials,
-            dialect_named(dialect),
+            options.api,
             policy,
             emit,
             max_in_flight=max_in_flight,
@@ -162,12 +161,7 @@ class GroupClient:
         cached = None if cache is None else CacheFront(cache, self._pending, app_key)
         self._lookups = Lookups(self._pending, cached, self._dispatcher)
         self._listing = ListingRequests(
-            self._failover,
-            options.credentials,
-            dialect_named(dialect),
-            policy,
-            self._start,
-            attempt_timeout=attempt_timeout,
+            self._failover, options.api, policy, self._start, attempt_timeout=attempt_timeout
         )
 
     @classmethod

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from rongcloud_groups._http import Origin, Proxy, without_password
-from rongcloud_groups._protocol.api import sign
+from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import dialect as dialect_named
+from rongcloud_groups._protocol.signing import Credentials, Secret
 from rongcloud_groups._validation import at_least, instance_of, positive
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.errors import ConfigError
@@ -31,66 +32,6 @@ REGIONS: Mapping[str, tuple[str, str]] = {
     "saudi-arabia": ("https://api.sau-light-api.com", "https://api-b.sau-light-api.com"),
 }
 """The data centers, each with its primary and its backup URL, as the service's base URL page lists them."""
-
-
-class Secret:
-    """A string that no ``repr``, ``str``, ``format`` or pickle shows."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    @classmethod
-    def of(cls, value: "str | Secret") -> "Secret":
-        """The value as a secret."""
-        return value if isinstance(value, Secret) else cls(value)
-
-    def reveal(self) -> str:
-        """The string itself; call it where it is used and keep the result in no variable."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not pickled: give the process that needs it its own")
-
-
-class Credentials:
-    """An App Key and what proves it.
-
-    Args:
-        app_key: the App Key.
-        app_secret: its secret.
-
-    Raises:
-        ConfigError: one of them is empty, or no header can carry the key.
-    """
-
-    __slots__ = ("_app_secret", "app_key")
-
-    def __init__(self, app_key: str, app_secret: Secret) -> None:
-        if not isinstance(app_key, str) or not app_key:
-            raise ConfigError("app_key is empty: give the App Key from the service's console")
-        if not (app_key.isascii() and app_key.isprintable()) or " " in app_key:
-            raise ConfigError(f"app_key {app_key!r} has a character that an App Key cannot have")
-        if not isinstance(app_secret.reveal(), str):
-            raise ConfigError(f"app_secret is of type {type(app_secret.reveal()).__name__}; give a str")
-        if not app_secret:
-            raise ConfigError("app_secret is empty: give the App Secret from the service's console")
-        self.app_key = app_key
-        self._app_secret = app_secret
-
-    def signature(self, nonce: str, timestamp_ms: int) -> str:
-        """The signature of one request; see `protocol.sign`."""
-        return sign(self._app_secret.reveal(), nonce, timestamp_ms)
-
-    def __repr__(self) -> str:
-        return f"Credentials(app_key={self.app_key!r})"
 
 
 class Options(TypedDict, total=False):
@@ -149,11 +90,10 @@ class ClientOptions:
 
     def __post_init__(self) -> None:
         instance_of(bool, "allow_insecure", self.allow_insecure, "True or False")
-        _ = self.credentials
+        _ = self.api
         _check_encrypted(self.origins, self.proxy, allow_insecure=self.allow_insecure)
         if self.proxy is not None and self.transport is not None:
             raise ConfigError("proxy= is for the client's own connections: give the transport a proxy of its own")
-        dialect_named(self.dialect)
         positive("rate", self.rate)
         _check_limiter(self.limiter)
         instance_of(bool, "guard", self.guard, "True or False")
@@ -169,9 +109,9 @@ class ClientOptions:
         _check_hooks(self.hooks)
 
     @property
-    def credentials(self) -> "Credentials":
-        """What signs requests."""
-        return Credentials(self.app_key, self.app_secret)
+    def api(self) -> ServiceApi:
+        """Builds requests, signed for the App Key, and reads responses."""
+        return ServiceApi(dialect_named(self.dialect), Credentials(self.app_key, self.app_secret))
 
     @property
     def origins(self) -> list[Origin]:

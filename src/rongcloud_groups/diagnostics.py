@@ -1,35 +1,27 @@
-"""See what answers with the credentials at hand, and what to change where something is wrong.
+"""Checks what responds to the credentials at hand, and says what to change if lookups cannot succeed.
 
-It costs one request, or two where the first speaks against the dialect or the host.
+It costs one request, or two if the first speaks against the dialect or the host.
 """
 
+import socket
 import ssl
 import time
 from asyncio import get_running_loop
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeGuard
 
 from msgspec import Struct
 
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._http import Origin, Proxy
-from rongcloud_groups._protocol.api import batch_request, read_batch
+from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import Dialect
-from rongcloud_groups._protocol.dialects import dialect as dialect_named
-from rongcloud_groups._protocol.responses import NO_SUCH_API, http_date
-from rongcloud_groups._protocol.signing import new_nonce
+from rongcloud_groups._protocol.error_codes import BAD_SIGNATURE, NO_SUCH_API, UNKNOWN_APP_KEY, hint_for
+from rongcloud_groups._protocol.responses import http_date
+from rongcloud_groups._protocol.signing import Secret
 from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups._transport.interface import Connection, Connector
-from rongcloud_groups.check_advice import (
-    CLOCK_TOLERANCE,
-    UNKNOWN_APP_KEY,
-    advice,
-    advice_to_connect,
-    clock_words,
-    is_bad_signature,
-    what_happened,
-)
-from rongcloud_groups.config import REGIONS, ClientOptions, Credentials, Secret
+from rongcloud_groups.config import REGIONS, ClientOptions
 from rongcloud_groups.errors import (
     ConfigError,
     DecodeError,
@@ -40,7 +32,9 @@ from rongcloud_groups.errors import (
     TransportError,
 )
 
-MOST_REQUESTS: Final = 2
+MAX_REQUESTS: Final = 2
+CLOCK_TOLERANCE: Final = 60.0
+"""Seconds by which the clock may be off without a finding; the service does not say how many it accepts."""
 
 _GROUP_ID: Final = "rongcloud-groups-check"
 
@@ -49,8 +43,8 @@ class Finding(Struct, frozen=True):
     """Something to change.
 
     Attributes:
-        problem: what is wrong.
-        advice: what to do about it.
+        problem: the fault.
+        advice: the cure.
     """
 
     problem: str
@@ -58,16 +52,16 @@ class Finding(Struct, frozen=True):
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
-    """What was seen; what no answer told is None.
+    """The state of the service as one client sees it; None stands for what no response showed.
 
     Attributes:
-        ok: whether lookups with these settings can succeed. There may be problems all the same.
+        ok: whether lookups with these settings can succeed. There may be problems even so.
         dialect: the one that is set.
-        answering_dialect: the one that the service answers this App Key in.
-        region: the region of the host that answered, where it is a region's.
-        host: the host (and port) that answered.
+        answering_dialect: the one that the service speaks with this App Key.
+        region: the region of the host that responded, if it is a region's.
+        host: the host (and port) that responded.
         http_version: ``HTTP/2`` or ``HTTP/1.1``.
-        round_trip: seconds from the request to its answer.
+        round_trip: seconds from the request to its response.
         clock_offset: seconds that this machine's clock is ahead of the server's ``Date``, which has whole seconds.
         problems: what to change.
     """
@@ -98,14 +92,14 @@ async def check(
     proxy: str | Proxy | None = None,
     allow_insecure: bool = False,
 ) -> Diagnosis:
-    """Ask the service for one group, and tell what answers.
+    """Ask the service for one group, and report what responds.
 
     The arguments are those of `GroupClient`.
 
     Raises:
         ConfigError: an argument cannot be used; the message names it.
     """
-    app_secret = Secret.of(app_secret)
+    app_secret = Secret.of(app_secret)  # from here on no traceback shows it
     options = ClientOptions(
         app_key=app_key,
         app_secret=app_secret,
@@ -122,16 +116,15 @@ async def check(
     )
     used, shared = options.make_limiter()
     dialler = Dialler(verify=verify, http2=http2, timeout=attempt_timeout, max_in_flight=1, proxy=options.proxy)
-    checking = _Checking(options.credentials, dialect_named(dialect), SendGate(used), dialler, attempt_timeout)
     try:
-        return await checking.checkup(options.origins)
+        return await _Check(options.api, SendGate(used), dialler, attempt_timeout).run(options.origins)
     finally:
         if shared is not None:
             await shared.aclose()
 
 
-class _Answer(NamedTuple):
-    """What came of one request."""
+class _Outcome(NamedTuple):
+    """The outcome of one request."""
 
     dialect: Dialect
     error: RongCloudError | None
@@ -140,13 +133,13 @@ class _Answer(NamedTuple):
 
     @property
     def accepted(self) -> bool:
-        """Whether lookups can succeed: how the service answers for a group that it does not have is up to it."""
+        """Whether lookups can succeed: a service may refuse to be asked for a group that does not exist."""
         return self.error is None or isinstance(self.error, ParameterError)
 
     @property
-    def tells_dialect(self) -> bool:
-        """Whether what answered is the service, in the dialect that it was asked in."""
-        return not self.is_wrong_dialect and not self.speaks_against_host
+    def shows_dialect(self) -> bool:
+        """Whether the service responded, in the dialect of the request."""
+        return not self.is_wrong_dialect and not self.is_down
 
     @property
     def is_wrong_dialect(self) -> bool:
@@ -156,97 +149,125 @@ class _Answer(NamedTuple):
         return isinstance(error, ConfigError | DecodeError)
 
     @property
-    def speaks_against_host(self) -> bool:
+    def is_down(self) -> bool:
         return isinstance(self.error, ServerError | TransportError)
 
 
-class _Checking:
-    """The hosts one after the other, until one answers."""
+class _Check:
+    """Asks one host after the other, until one responds."""
 
-    def __init__(
-        self, credentials: Credentials, dialect: Dialect, gate: SendGate, connector: Connector, attempt_timeout: float
-    ) -> None:
-        self._credentials = credentials
-        self._dialect = dialect
+    def __init__(self, api: ServiceApi, gate: SendGate, connector: Connector, attempt_timeout: float) -> None:
+        self._api = api
         self._gate = gate
         self._connector = connector
         self._attempt_timeout = attempt_timeout
         self._requests = 0
         self._problems: list[Finding] = []
 
-    async def checkup(self, urls: Sequence[Origin]) -> Diagnosis:
-        seen = self._told(None, None, None)
-        for url in urls:
+    async def run(self, origins: Sequence[Origin]) -> Diagnosis:
+        diagnosis = Diagnosis(ok=False, dialect=self._api.dialect.name, problems=self._problems)
+        for origin in origins:
             try:
-                connection = await self._connected(url)
+                connection = await self._connector.connect(origin, lambda: None)
             except TransportError as error:
-                self._problems.append(Finding(str(error), advice_to_connect(error)))
+                self._problems.append(Finding(str(error), _advice_to_connect(error)))
                 continue
             try:
-                answer = await self._in_either_dialect(connection)
+                outcome = await self._ask_in_either_dialect(connection)
             finally:
                 await connection.aclose()
-            seen = self._told(url, connection, answer)
-            if not answer.speaks_against_host or self._requests == MOST_REQUESTS:
+            diagnosis = self._diagnosis(origin, connection, outcome)
+            if not outcome.is_down or self._requests == MAX_REQUESTS:
                 break
-        return seen
+        return diagnosis
 
-    async def _connected(self, url: Origin) -> Connection:
-        return await self._connector.connect(url, lambda: None)
+    async def _ask_in_either_dialect(self, connection: Connection) -> _Outcome:
+        """The outcome in the dialect that is set, or in the other one if the service speaks that."""
+        outcome = await self._ask(connection, self._api)
+        if outcome.is_wrong_dialect and self._requests < MAX_REQUESTS and connection.open_slots:
+            other = await self._ask(connection, ServiceApi(self._api.dialect.other, self._api.credentials))
+            if other.shows_dialect:
+                assert outcome.error is not None  # noqa: S101  it speaks against the dialect
+                switch = f"the service responds in the other dialect: set {other.dialect.switch}"
+                self._problems.append(Finding(_without_hint(outcome.error), switch))
+                outcome = other
+        if outcome.error is not None and not outcome.accepted:
+            self._problems.append(Finding(_without_hint(outcome.error), _advice(outcome.error, outcome.clock_offset)))
+        return outcome
 
-    async def _in_either_dialect(self, connection: Connection) -> _Answer:
-        """The answer in the dialect that is set; in the other one, where that is understood instead."""
-        answer = await self._asked(connection, self._dialect)
-        if answer.is_wrong_dialect and self._requests < MOST_REQUESTS and connection.open_slots:
-            other = await self._asked(connection, self._dialect.other)
-            if other.tells_dialect:
-                assert answer.error is not None  # noqa: S101  it speaks against something
-                self._problems.append(
-                    Finding(
-                        what_happened(answer.error),
-                        f"the service answers in the other dialect: set {other.dialect.switch}",
-                    )
-                )
-                answer = other
-        if answer.error is not None and not answer.accepted:
-            self._problems.append(Finding(what_happened(answer.error), advice(answer.error, answer.clock_offset)))
-        return answer
-
-    async def _asked(self, connection: Connection, dialect: Dialect) -> _Answer:
+    async def _ask(self, connection: Connection, api: ServiceApi) -> _Outcome:
         await self._gate.wait()
         self._requests += 1
-        nonce = new_nonce()
-        request = batch_request(dialect, self._credentials, [_GROUP_ID], nonce)
+        request = api.batch_request([_GROUP_ID])
         sent_at = get_running_loop().time()
         try:
-            reply = await connection.send(request, self._attempt_timeout)
+            response = await connection.send(request, self._attempt_timeout)
         except TransportError as error:
-            return _Answer(dialect, error)
+            return _Outcome(api.dialect, error)
         round_trip = get_running_loop().time() - sent_at
-        offset = _clock_offset(reply.headers, time.time() - round_trip / 2)
+        offset = _clock_offset(response.headers, time.time() - round_trip / 2)
         try:
-            read_batch(dialect, reply, [_GROUP_ID], nonce.request_id)
+            api.read_batch(response, [_GROUP_ID], request.request_id)
         except RongCloudError as error:
-            return _Answer(dialect, error, round_trip, offset)
-        return _Answer(dialect, None, round_trip, offset)
+            return _Outcome(api.dialect, error, round_trip, offset)
+        return _Outcome(api.dialect, None, round_trip, offset)
 
-    def _told(self, url: Origin | None, connection: Connection | None, answer: _Answer | None) -> Diagnosis:
-        if url is None or connection is None or answer is None or answer.round_trip is None:
-            return Diagnosis(ok=False, dialect=self._dialect.name, problems=self._problems)
-        offset = answer.clock_offset
-        if offset is not None and abs(offset) > CLOCK_TOLERANCE and not is_bad_signature(answer.error):
-            self._problems.append(Finding(clock_words(offset), "set it, before the service refuses its timestamps"))
+    def _diagnosis(self, origin: Origin, connection: Connection, outcome: _Outcome) -> Diagnosis:
+        if outcome.round_trip is None:
+            return Diagnosis(ok=False, dialect=self._api.dialect.name, problems=self._problems)
+        offset = outcome.clock_offset
+        if _is_clock_off(offset) and not _is_bad_signature(outcome.error):
+            self._problems.append(Finding(_describe_clock(offset), "set it, before the service refuses its timestamps"))
         return Diagnosis(
-            ok=answer.accepted and answer.dialect is self._dialect,
-            dialect=self._dialect.name,
-            answering_dialect=answer.dialect.name if answer.tells_dialect else None,
-            region=next((region for region, urls in REGIONS.items() if str(url) in urls), None),
-            host=url.authority,
+            ok=outcome.accepted and outcome.dialect is self._api.dialect,
+            dialect=self._api.dialect.name,
+            answering_dialect=outcome.dialect.name if outcome.shows_dialect else None,
+            region=next((region for region, urls in REGIONS.items() if str(origin) in urls), None),
+            host=origin.authority,
             http_version=connection.http_version,
-            round_trip=answer.round_trip,
+            round_trip=outcome.round_trip,
             clock_offset=offset,
             problems=self._problems,
         )
+
+
+def _advice(error: RongCloudError, clock_offset: float | None) -> str:
+    if _is_bad_signature(error) and _is_clock_off(clock_offset):
+        return f"{_describe_clock(clock_offset)}: set it; if that is not enough, check RONGCLOUD_APP_SECRET"
+    if isinstance(error, ServiceError) and NO_SUCH_API in (error.code, error.status):
+        return "this host has the API in neither dialect: check RONGCLOUD_REGION or RONGCLOUD_BASE_URL"
+    return hint_for(error)
+
+
+def _advice_to_connect(error: TransportError) -> str:
+    """The cure of a connection that could not be opened; `connect` raises the error from its cause."""
+    match error.__cause__:
+        case ssl.SSLCertVerificationError():
+            return "name the file of the certificates to trust in SSL_CERT_FILE, if this host is the right one"
+        case ssl.SSLError() | ConnectionResetError():
+            return "the host does not speak TLS as it should: check RONGCLOUD_BASE_URL, its port and its scheme"
+        case socket.gaierror() | UnicodeError():
+            return "check RONGCLOUD_REGION or RONGCLOUD_BASE_URL, and name resolution on this machine"
+        case _:
+            return "check RONGCLOUD_REGION or RONGCLOUD_BASE_URL, and that a firewall lets this machine connect there"
+
+
+def _without_hint(error: RongCloudError) -> str:
+    """The message, without the hint that the advice repeats."""
+    hint = error.hint if isinstance(error, ServiceError) else ""
+    return str(error).removesuffix(f": {hint}")
+
+
+def _is_bad_signature(error: RongCloudError | None) -> bool:
+    return isinstance(error, ServiceError) and error.code == BAD_SIGNATURE
+
+
+def _is_clock_off(offset: float | None) -> TypeGuard[float]:
+    return offset is not None and abs(offset) > CLOCK_TOLERANCE
+
+
+def _describe_clock(offset: float) -> str:
+    return f"this machine's clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the server's"
 
 
 def _clock_offset(headers: Mapping[str, str], ours: float) -> float | None:

@@ -30,8 +30,8 @@ import anyio
 import httpx
 import msgspec
 
-from rongcloud_groups._protocol.api import validated_group_id
 from rongcloud_groups._protocol.lenient import datetime_from_ms
+from rongcloud_groups._protocol.requests import validated_group_id
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.emulator import Service, Universe
 from rongcloud_groups.emulator.requests import ServiceRefusal, parse_group_ids

@@ -12,7 +12,7 @@ from support.bulk_jobs import until
 from support.command_line import COMMAND, TIMEOUT, Ended, OnTerminal, environment, run, run_on_terminal
 
 from rongcloud_groups import GroupProfile, InvalidGroupId
-from rongcloud_groups._protocol.api import validated_group_id
+from rongcloud_groups._protocol.requests import validated_group_id
 from rongcloud_groups.bulk import Counts, Failure, Report
 from rongcloud_groups.cli import demo_run
 from rongcloud_groups.cli.app import exit_code

@@ -18,7 +18,8 @@ import pytest
 
 import rongcloud_groups
 from rongcloud_groups import REGIONS, ConfigError, GroupClient, RongCloudError, Secret
-from rongcloud_groups.config import Credentials, options_from_environment, resolved_base_urls
+from rongcloud_groups._protocol.signing import Credentials
+from rongcloud_groups.config import options_from_environment, resolved_base_urls
 from rongcloud_groups.emulator import Emulator, Faults
 
 SECRET = "ZzTopSecret42zZ"

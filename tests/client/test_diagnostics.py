@@ -93,11 +93,11 @@ async def test_the_host_of_a_region_is_named_by_it(checked: Check, monkeypatch: 
         ({"locked": True}, "code 1006", "console shows its state"),
         ({"enabled": False}, "code 1009, HTTP 430", "enable group profile hosting"),
         ({"versions": frozenset()}, "api not found (code 404", "in neither dialect: check RONGCLOUD_REGION"),
-        ({"faults": Faults(share={"429": 1.0})}, "code 1008", "something else uses the App Key"),
-        ({"faults": Faults(share={"error-500": 1.0})}, "code 1000", "check again later"),
+        ({"faults": Faults(share={"429": 1.0})}, "code 1008", "another program uses the App Key"),
+        ({"faults": Faults(share={"error-500": 1.0})}, "code 1000", "the service fails; try again later"),
         ({"faults": Faults(share={"html-403": 1.0})}, "HTTP 403", "give the service's support"),
-        ({"faults": Faults(share={"html": 1.0})}, "not an answer of the service", "something else than the service"),
-        ({"faults": Faults(share={"rst": 1.0})}, "reset", "what stands between"),
+        ({"faults": Faults(share={"html": 1.0})}, "not a response of the service", "something other than the service"),
+        ({"faults": Faults(share={"rst": 1.0})}, "reset", "the network in between"),
     ],
 )
 async def test_what_is_wrong_is_told_with_what_to_change_after_two_requests_at_most(

@@ -16,7 +16,7 @@ from rongcloud_groups import (
     TransportError,
 )
 from rongcloud_groups._dispatch.listing import Listing
-from rongcloud_groups._protocol.api import ListingPage
+from rongcloud_groups._protocol.responses import ListingPage
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
 

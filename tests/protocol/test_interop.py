@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypercorn.asyncio import serve
 from hypercorn.config import Config, Sockets
-from support.h2_peer import QUERY, authority, client_context, opened
+from support.h2_peer import QUERY, authority, opened
 
 from rongcloud_groups._http import Origin
 
@@ -54,7 +54,7 @@ async def hypercorn(path: Path, alpn: str) -> AsyncIterator[Origin]:
 @pytest.mark.parametrize(("alpn", "version"), [("h2", "HTTP/2"), ("http/1.1", "HTTP/1.1")])
 async def test_hypercorn_is_understood(alpn: str, version: str, tmp_path: Path) -> None:
     async with hypercorn(tmp_path, alpn) as url:
-        connection = await opened(url, ssl_context=client_context())
+        connection = await opened(url)
         assert connection.http_version == version
         for size in (10, 200_000):
             reply = await connection.send(QUERY._replace(body=b"x" * size), 10)

@@ -11,10 +11,10 @@ import pytest
 
 from rongcloud_groups import errors
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol import api as protocol
+from rongcloud_groups._protocol import error_codes, requests, responses, signing
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
-from rongcloud_groups._protocol.responses import MAX_BODY
-from rongcloud_groups._protocol.signing import RequestNonce
+from rongcloud_groups._protocol.responses import max_body
+from rongcloud_groups._protocol.signing import Credentials, RequestNonce, Secret
 from rongcloud_groups.models import (
     GroupProfile,
     InvitePerm,
@@ -26,14 +26,10 @@ from rongcloud_groups.models import (
     RolePerm,
 )
 
-STAMP = RequestNonce("nonce1", 1_700_000_000_000, "r1")
+NONCE = RequestNonce("nonce1", 1_700_000_000_000, "r1")
 
 
-class AppKey:
-    app_key = "key1"
-
-    def signature(self, nonce: str, timestamp_ms: int) -> str:
-        return protocol.sign("secret1", nonce, timestamp_ms)
+CREDENTIALS = Credentials("key1", Secret("secret1"))
 
 
 def v1(*profiles: Any, **more: Any) -> bytes:
@@ -44,9 +40,9 @@ def v4(*profiles: Any) -> bytes:
     return json.dumps({"code": 0, "result": {"profiles": list(profiles)}}).encode()
 
 
-def read(body: bytes, *requested: str, dialect: Dialect = RONGCLOUD, **headers: str) -> protocol.BatchAnswer:
+def read(body: bytes, *requested: str, dialect: Dialect = RONGCLOUD, **headers: str) -> responses.BatchResult:
     reply = Response(200, {name.replace("_", "-"): value for name, value in headers.items()}, body)
-    return protocol.read_batch(dialect, reply, requested or ("g1",), "r1")
+    return responses.read_batch(dialect, reply, requested or ("g1",), "r1")
 
 
 def profile_of(members: dict[str, Any], dialect: Dialect = RONGCLOUD) -> GroupProfile:
@@ -57,7 +53,7 @@ def profile_of(members: dict[str, Any], dialect: Dialect = RONGCLOUD) -> GroupPr
 def error_of(status: int, body: bytes = b"", dialect: Dialect = RONGCLOUD, **headers: str) -> errors.RongCloudError:
     reply = Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
     with pytest.raises(errors.RongCloudError) as caught:
-        protocol.read_batch(dialect, reply, ["g1"], "r1")
+        responses.read_batch(dialect, reply, ["g1"], "r1")
     return caught.value
 
 
@@ -70,7 +66,7 @@ def code(number: Any, **more: Any) -> bytes:
 
 @pytest.mark.parametrize("group_id", ["g", "g_1-2.3@x:y", "x" * 64, "群组", "名" * 64, "😀", "a&b=c+d%20"])
 def test_an_id_the_service_can_take_is_valid(group_id: str) -> None:
-    assert protocol.validated_group_id(group_id) == group_id
+    assert requests.validated_group_id(group_id) == group_id
 
 
 @pytest.mark.parametrize(
@@ -99,7 +95,7 @@ def test_an_id_the_service_can_take_is_valid(group_id: str) -> None:
 )
 def test_an_id_the_service_cannot_take_is_refused_with_the_reason(value: object, reason: str) -> None:
     with pytest.raises(errors.InvalidGroupId) as caught:
-        protocol.validated_group_id(value)
+        requests.validated_group_id(value)
     assert caught.value.reason == reason
 
 
@@ -116,15 +112,15 @@ def test_an_id_the_service_cannot_take_is_refused_with_the_reason(value: object,
 def test_the_signature_is_sha1_of_secret_nonce_and_milliseconds(
     secret: str, nonce: str, timestamp_ms: int, expected: str
 ) -> None:
-    assert protocol.sign(secret, nonce, timestamp_ms) == expected
+    assert signing.sign(Secret(secret), nonce, timestamp_ms) == expected
 
 
 def test_a_secret_that_is_not_unicode_raises_nothing_that_could_show_it() -> None:
-    assert len(protocol.sign("secret\ud83d", "n", 1)) == 40
+    assert len(signing.sign(Secret("secret\ud83d"), "n", 1)) == 40
 
 
 def test_a_form_request_repeats_the_key() -> None:
-    request = protocol.batch_request(RONGCLOUD, AppKey(), ["g1", "g2"], STAMP)
+    request = requests.batch_request(RONGCLOUD, CREDENTIALS, ["g1", "g2"], NONCE)
 
     assert request.path == "/entrust/group/profile/query.json"
     assert request.body == b"groupIds=g1&groupIds=g2"
@@ -143,14 +139,14 @@ def test_a_form_request_repeats_the_key() -> None:
 def test_a_form_request_carries_any_id_unharmed() -> None:
     group_ids = ["a&groupIds=b", "c=d", "e+f", "g%20h", "群组", "😀", "plain"]
 
-    body = protocol.batch_request(RONGCLOUD, AppKey(), group_ids, STAMP).body
+    body = requests.batch_request(RONGCLOUD, CREDENTIALS, group_ids, NONCE).body
 
     assert body.isascii()
     assert parse_qs(body.decode(), strict_parsing=True) == {"groupIds": group_ids}
 
 
 def test_a_json_request_lists_the_ids() -> None:
-    request = protocol.batch_request(NEXCONN, AppKey(), ("g1", '群"'), STAMP)
+    request = requests.batch_request(NEXCONN, CREDENTIALS, ("g1", '群"'), NONCE)
 
     assert request.path == "/v4/group-channel/profile/list"
     assert json.loads(request.body) == {"channelIds": ["g1", '群"']}
@@ -167,15 +163,15 @@ def test_a_json_request_lists_the_ids() -> None:
 def test_a_listing_request_names_page_size_and_order(
     page_token: str | None, order: Literal[0, 1], expected: dict[str, list[str]]
 ) -> None:
-    request = protocol.listing_request(RONGCLOUD, AppKey(), STAMP, page_token=page_token, size=1000, order=order)
+    request = requests.listing_request(RONGCLOUD, CREDENTIALS, NONCE, page_token=page_token, size=1000, order=order)
 
     assert request.path == "/entrust/group/query.json"
     assert parse_qs(request.body.decode(), strict_parsing=True) == expected
-    assert dict(request.headers)["signature"] == AppKey().signature("nonce1", 1_700_000_000_000)
+    assert dict(request.headers)["signature"] == CREDENTIALS.signature("nonce1", 1_700_000_000_000)
 
 
 def test_a_listing_request_in_json_has_numbers() -> None:
-    request = protocol.listing_request(NEXCONN, AppKey(), STAMP, page_token="t", size=50, order=0)
+    request = requests.listing_request(NEXCONN, CREDENTIALS, NONCE, page_token="t", size=50, order=0)
 
     assert request.path == "/v4/group-channel/list"
     assert json.loads(request.body) == {"pageSize": 50, "order": 0, "pageToken": "t"}
@@ -434,7 +430,7 @@ def test_success_without_profiles_means_that_all_are_missing(body: bytes, dialec
         b'{"code":200,"profiles":{}}',
         b'{"code":200,"profiles":"[]"}',
         b"[" * 100_000,
-        b'{"code":200,"profiles":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"code":200,"profiles":' + b"[" * 100_000,
         b"\xff\xfe",
     ],
 )
@@ -449,7 +445,7 @@ def test_what_is_not_an_answer_is_a_decode_error(body: bytes) -> None:
 def test_an_excerpt_is_one_visible_line() -> None:
     error = error_of(200, b"<html>\r\n\x1b[31m  red </html>" + b"x" * 1000)
 
-    assert str(error).startswith("not an answer of the service: <html> [31m red </html>xxx")
+    assert str(error).startswith("not a response of the service: <html> [31m red </html>xxx")
     assert str(error).isprintable()
 
 
@@ -469,7 +465,7 @@ def test_an_answer_of_the_other_dialect_ends_everything_and_names_the_switch(
 
     assert type(error) is errors.ConfigError
     assert f"set dialect='{other}' (RONGCLOUD_DIALECT={other})" in str(error)
-    assert protocol.action_for(error) == "fatal"
+    assert error_codes.action_for(error) == "fatal"
 
 
 @pytest.mark.parametrize(
@@ -490,7 +486,7 @@ def test_a_mere_sign_of_the_other_dialect_is_tried_again_and_names_the_switch(
 
     assert type(error) is errors.DecodeError
     assert f"try dialect='{other}' (RONGCLOUD_DIALECT={other})" in str(error)
-    assert protocol.action_for(error) == "retry"
+    assert error_codes.action_for(error) == "repeat"
 
 
 @pytest.mark.parametrize(("dialect", "other"), [(RONGCLOUD, "nexconn"), (NEXCONN, "rongcloud")])
@@ -541,7 +537,7 @@ def test_a_content_encoding_is_undone(encoding: str, encode: Any) -> None:
         ("gzip", gzip.compress(v1(), mtime=0)[:-9], "cut short"),
         ("gzip", b"", "cut short"),
         ("deflate", b"", "cut short"),
-        ("gzip", gzip.compress(b" " * (MAX_BODY + 1)), f"more than {MAX_BODY} bytes"),
+        ("gzip", gzip.compress(b" " * (max_body(1) + 1), mtime=0), f"more than {max_body(1)} bytes"),
     ],
 )
 def test_a_body_that_cannot_be_decompressed_is_a_decode_error(encoding: str, body: bytes, reason: str) -> None:
@@ -553,7 +549,7 @@ def test_a_body_that_cannot_be_decompressed_is_a_decode_error(encoding: str, bod
 
 def test_a_body_of_just_the_limit_is_read() -> None:
     body = v1({"groupId": "g1"})
-    padded = body + b" " * (MAX_BODY - len(body))
+    padded = body + b" " * (max_body(1) - len(body))
 
     assert list(read(gzip.compress(padded), content_encoding="gzip").found) == ["g1"]
 
@@ -594,7 +590,7 @@ def test_each_code_is_its_error_with_its_action(
     assert isinstance(error, errors.ServiceError)
     assert type(error) is kind
     assert (error.code, error.status, error.message, error.request_id) == (number, status, "what happened", "r1")
-    assert protocol.action_for(error) == action
+    assert error_codes.action_for(error) == action
 
 
 @pytest.mark.parametrize(("number", "_status", "kind", "action"), DOCUMENTED_ERRORS)
@@ -604,7 +600,7 @@ def test_a_code_counts_under_http_200_and_as_text(
     error = error_of(200, code(f" {number} "))
 
     assert type(error) is kind
-    assert protocol.action_for(error) == action
+    assert error_codes.action_for(error) == action
 
 
 @pytest.mark.parametrize(
@@ -636,7 +632,7 @@ def test_without_a_code_the_status_decides(
     assert error.code == status
     assert error.message
     assert "\n" not in str(error)
-    assert protocol.action_for(error) == action
+    assert error_codes.action_for(error) == action
 
 
 @pytest.mark.parametrize(
@@ -715,21 +711,21 @@ def test_retry_after_is_read_in_seconds_or_as_a_date(headers: dict[str, str], se
     ("error", "expected"),
     [
         (errors.TransportError("reset"), "retry"),
-        (errors.DecodeError("cut"), "retry"),
+        (errors.DecodeError("cut"), "repeat"),
         (errors.ClientClosed("closed"), "fail"),
         (errors.InvalidGroupId("", "it is empty"), "fail"),
         (ValueError("other"), "fail"),
     ],
 )
 def test_the_action_for_errors_that_no_answer_brings(error: Exception, expected: str) -> None:
-    assert protocol.action_for(error) == expected
+    assert error_codes.action_for(error) == expected
 
 
 # Listing
 
 
-def listing(body: Any, dialect: Dialect = RONGCLOUD) -> protocol.ListingPage:
-    return protocol.read_listing(dialect, Response(200, {}, json.dumps(body).encode()), "r1")
+def listing(body: Any, dialect: Dialect = RONGCLOUD) -> responses.ListingPage:
+    return responses.read_listing(dialect, Response(200, {}, json.dumps(body).encode()), 1000, "r1")
 
 
 def test_a_listing_page_is_read_in_either_dialect() -> None:
@@ -756,7 +752,7 @@ def test_a_v4_listing_may_call_the_nested_part_profile() -> None:
     entry = {"channelId": "g1", "profile": '{"introduction":"i","portrait_url":"p","x":1}'}
     ((group,), _, _) = listing({"code": 0, "result": {"groups": [entry]}}, NEXCONN)
 
-    assert (group.introduction, group.portrait_url, group.extra) == ("i", "p", {"groupProfile": {"x": 1}})
+    assert (group.introduction, group.portrait_url, group.extra) == ("i", "p", {"profile": {"x": 1}})
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,13 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol import api as protocol
+from rongcloud_groups._protocol import responses
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
-from rongcloud_groups._protocol.signing import RequestNonce
-from rongcloud_groups._protocol.strict import answer_reader, lenient_profile, profile_reader
+from rongcloud_groups._protocol.lenient import lenient_reader
+from rongcloud_groups._protocol.requests import batch_request, validated_group_id
+from rongcloud_groups._protocol.responses import BatchResult, read_batch, read_listing
+from rongcloud_groups._protocol.signing import Credentials, RequestNonce, Secret
+from rongcloud_groups._protocol.strict import batch_reader, profile_reader
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, RolePerm
 
@@ -88,10 +91,10 @@ def as_sent(profile: GroupProfile, dialect: Dialect, *, nested_as_text: bool) ->
     permissions = profile.permissions
     created = profile.create_time
     return {
-        dialect.group_id_key: profile.group_id,
-        dialect.group_name_keys[0]: profile.group_name,
+        dialect.profile["group_id"][0]: profile.group_id,
+        dialect.profile["group_name"][0]: profile.group_name,
         "owner": profile.owner,
-        dialect.create_time_key: None if created is None else (created - EPOCH) // MILLISECOND,
+        dialect.profile["create_time"][0]: None if created is None else (created - EPOCH) // MILLISECOND,
         "memberCount": profile.member_count,
         "groupProfile": nested(
             {
@@ -126,7 +129,7 @@ def test_what_the_service_sends_is_what_is_read(profile: GroupProfile, dialect: 
     keys = data.draw(st.permutations(list(sent)))
     body = json.dumps(answer_of([{key: sent[key] for key in keys}], dialect)).encode()
 
-    answer = protocol.read_batch(dialect, Response(200, {}, body), REQUESTED, None)
+    answer = read_batch(dialect, Response(200, {}, body), REQUESTED, None)
 
     assert answer.found == {profile.group_id: profile}
     assert answer.missing == [group_id for group_id in REQUESTED if group_id != profile.group_id]
@@ -139,17 +142,17 @@ def test_both_ways_to_read_a_profile_agree(
     sent = as_sent(profile, dialect, nested_as_text=data.draw(st.booleans()))
     entry = Raw(json.dumps({key: value for key, value in sent.items() if key not in left_out}).encode())
 
-    assert profile_reader(dialect)(entry) == lenient_profile(dialect, entry)
+    assert profile_reader(dialect)(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), anything), dialects)
 @example({"groupId": "", "groupProfile": ""}, RONGCLOUD)
 @example({"groupId": "g", "createTime": 10**30}, RONGCLOUD)
 def test_both_ways_agree_on_any_entry(members: dict[str, Any], dialect: Dialect) -> None:
-    members.setdefault(dialect.group_id_key, "g1")
+    members.setdefault(dialect.profile["group_id"][0], "g1")
     entry = Raw(json.dumps(members, allow_nan=True).encode())
 
-    assert profile_reader(dialect)(entry) == lenient_profile(dialect, entry)
+    assert profile_reader(dialect)(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
 
 
 @given(profiles)
@@ -159,9 +162,9 @@ def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
     entry = Raw(json.dumps(sent).encode())
     body = json.dumps(answer_of([sent], RONGCLOUD)).encode()
 
-    assert answer_reader(RONGCLOUD)(body) == [profile]
+    assert batch_reader(RONGCLOUD)(body) == [profile]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("rongcloud_groups._protocol.strict.lenient_profile", None)
+        patch.setattr("rongcloud_groups._protocol.lenient.FieldReader", None)
         assert profile_reader(RONGCLOUD)(entry) == profile
 
 
@@ -204,15 +207,15 @@ def test_an_answer_read_at_once_says_what_its_profiles_say_one_by_one(dialect: D
     reply = Response(200, {}, data.draw(damaged_bodies(dialect)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(protocol, "answer_reader", lambda dialect: lambda body: None)  # noqa: ARG005  never at once
+        patch.setattr(responses, "batch_reader", lambda dialect: lambda body: None)  # noqa: ARG005  never at once
         one_by_one = outcome_of(dialect, reply)
 
     assert outcome_of(dialect, reply) == one_by_one
 
 
-def outcome_of(dialect: Dialect, reply: Response) -> protocol.BatchAnswer | tuple[type[RongCloudError], str]:
+def outcome_of(dialect: Dialect, reply: Response) -> BatchResult | tuple[type[RongCloudError], str]:
     try:
-        return protocol.read_batch(dialect, reply, REQUESTED, "r1")
+        return read_batch(dialect, reply, REQUESTED, "r1")
     except RongCloudError as error:
         return type(error), str(error)
 
@@ -241,7 +244,7 @@ def test_whatever_comes_back_each_id_has_one_place_or_the_error_is_ours(
     reply = Response(status, headers, body)
 
     try:
-        answer = protocol.read_batch(dialect, reply, requested, "r1")
+        answer = read_batch(dialect, reply, requested, "r1")
     except RongCloudError as error:
         line = str(error)
     else:
@@ -258,7 +261,7 @@ def test_whatever_comes_back_a_listing_page_is_read_or_the_error_is_ours(
 ) -> None:
     body = data.draw(damaged_bodies(dialect)).replace(b'"profiles"', b'"groups"')
     try:
-        page = protocol.read_listing(dialect, Response(status, headers, body), "r1")
+        page = read_listing(dialect, Response(status, headers, body), 1000, "r1")
     except RongCloudError:
         return
     assert all(group.group_id for group in page.groups)
@@ -266,13 +269,13 @@ def test_whatever_comes_back_a_listing_page_is_read_or_the_error_is_ours(
 
 @given(profiles, dialects, anything, st.sampled_from(PROFILE_KEYS))
 def test_one_damaged_profile_never_costs_another(profile: GroupProfile, dialect: Dialect, value: Any, key: str) -> None:
-    sound = as_sent(profile, dialect, nested_as_text=True) | {dialect.group_id_key: "g1"}
-    damaged = {dialect.group_id_key: "g2", key: value}
+    sound = as_sent(profile, dialect, nested_as_text=True) | {dialect.profile["group_id"][0]: "g1"}
+    damaged = {dialect.profile["group_id"][0]: "g2", key: value}
     body = json.dumps(answer_of([damaged, sound], dialect)).encode()
     if not is_json(body):
         return
 
-    answer = protocol.read_batch(dialect, Response(200, {}, body), ["g1", "g2"], None)
+    answer = read_batch(dialect, Response(200, {}, body), ["g1", "g2"], None)
 
     assert answer.found["g1"].problems == ()
     assert list(answer.found) == ["g2", "g1"]
@@ -287,16 +290,10 @@ def is_json(body: bytes) -> bool:
 
 @given(st.lists(text.filter(lambda each: "," not in each), min_size=1, max_size=50))
 def test_any_ids_arrive_as_they_were(group_ids: list[str]) -> None:
-    class AppKey:
-        app_key = "key1"
+    credentials, nonce = Credentials("key1", Secret("secret1")), RequestNonce("n", 1, "r1")
 
-        def signature(self, nonce: str, timestamp_ms: int) -> str:
-            return protocol.sign("secret1", nonce, timestamp_ms)
-
-    nonce = RequestNonce("n", 1, "r1")
-
-    form = protocol.batch_request(RONGCLOUD, AppKey(), group_ids, nonce).body
-    as_json = protocol.batch_request(NEXCONN, AppKey(), group_ids, nonce).body
+    form = batch_request(RONGCLOUD, credentials, group_ids, nonce).body
+    as_json = batch_request(NEXCONN, credentials, group_ids, nonce).body
 
     assert parse_qs(form.decode("ascii"), keep_blank_values=True) == {"groupIds": group_ids}
     assert json.loads(as_json) == {"channelIds": group_ids}
@@ -305,7 +302,7 @@ def test_any_ids_arrive_as_they_were(group_ids: list[str]) -> None:
 @given(st.text(max_size=70) | st.text("ab,-_ \n", max_size=70))
 def test_an_accepted_id_is_short_and_visible_and_can_be_sent(candidate: str) -> None:
     try:
-        group_id = protocol.validated_group_id(candidate)
+        group_id = validated_group_id(candidate)
     except InvalidGroupId:
         # What any system would take is not refused.
         assert (

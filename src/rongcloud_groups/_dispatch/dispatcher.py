@@ -15,12 +15,10 @@ from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.pending import Batch, PendingId, PendingQueue
 from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol.api import BatchAnswer, batch_request, read_batch
-from rongcloud_groups._protocol.dialects import Dialect
-from rongcloud_groups._protocol.signing import new_nonce
+from rongcloud_groups._protocol.api import ServiceApi
+from rongcloud_groups._protocol.responses import BatchResult
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.pool import PooledConnection
-from rongcloud_groups.config import Credentials
 from rongcloud_groups.errors import (
     DecodeError,
     Phase,
@@ -72,8 +70,7 @@ class Dispatcher:
         pending: where IDs wait.
         failover: the connections.
         gate: when a request may leave.
-        credentials: signs requests.
-        dialect: the interface of the service.
+        api: builds requests and reads responses.
         retry: what becomes of lost requests.
         emit: where events go.
         max_in_flight: the most requests in flight.
@@ -85,8 +82,7 @@ class Dispatcher:
         pending: PendingQueue,
         failover: Failover,
         gate: SendGate,
-        credentials: Credentials,
-        dialect: Dialect,
+        api: ServiceApi,
         retry: RetryPolicy,
         emit: Emitter,
         *,
@@ -96,8 +92,7 @@ class Dispatcher:
         self._pending = pending
         self._failover = failover
         self._gate = gate
-        self._credentials = credentials
-        self._dialect = dialect
+        self._api = api
         self._policy = retry
         self._emit = emit
         self._max_in_flight = max_in_flight
@@ -194,10 +189,9 @@ class Dispatcher:
         self._send(connection, batch)
 
     def _send(self, connection: PooledConnection, batch: Batch) -> None:
-        nonce = new_nonce()
         try:
             with contained(RongCloudError, "building the request"):
-                request = batch_request(self._dialect, self._credentials, batch.group_ids, nonce)
+                request = self._api.batch_request(batch.group_ids)
         except RongCloudError as error:
             self._gate.unused()
             self._bisect(batch.entries, error)
@@ -211,11 +205,11 @@ class Dispatcher:
             self._failover.failed(connection, str(error))
             self._retry(batch.entries, error)
             return
-        flight = self._in_flight[batch] = InFlight(batch, connection, future, nonce.request_id, sent_at)
+        flight = self._in_flight[batch] = InFlight(batch, connection, future, request.request_id, sent_at)
         self.requests += 1
         self.group_ids_sent += len(batch)
         if self._emit:
-            self._emit(BatchSent(nonce.request_id, connection.host, len(batch)))
+            self._emit(BatchSent(request.request_id, connection.host, len(batch)))
         future.add_done_callback(partial(self._on_response, flight))
 
     def _on_response(self, flight: InFlight, future: Future[Response]) -> None:
@@ -235,7 +229,7 @@ class Dispatcher:
             with contained(TransportError, f"the request to {flight.connection.host}"):
                 response = future.result()
             with contained(DecodeError, "reading the response"):
-                answer = read_batch(self._dialect, response, flight.batch.group_ids, flight.request_id)
+                answer = self._api.read_batch(response, flight.batch.group_ids, flight.request_id)
         except RongCloudError as error:
             self._failed(flight, error)
         else:
@@ -250,7 +244,7 @@ class Dispatcher:
         assert self._tasks is not None  # noqa: S101  responses come only inside run()
         self._tasks.start_soon(task, *args)
 
-    def _answered(self, flight: InFlight, answer: BatchAnswer) -> None:
+    def _answered(self, flight: InFlight, answer: BatchResult) -> None:
         entries = flight.batch.entries
         self._failover.succeeded(flight.connection)
         if self._emit:
@@ -286,7 +280,7 @@ class Dispatcher:
                 self._start(self._throttled, self._pending.rest(entries), error, age)
             case "bisect":
                 self._bisect(entries, error)
-            case "retry":
+            case "retry" | "repeat" | "reconnect":
                 self._retry(entries, error)
             case _:
                 self._pending.settle((entry, error) for entry in entries)
@@ -323,7 +317,7 @@ class Dispatcher:
             level,
             "rate limited although this client is within its limit; App Key %s probably has another consumer. "
             "Pausing for %.2f s, then resuming at %.0f requests/s",
-            self._credentials.app_key,
+            self._api.credentials.app_key,
             pause,
             self._gate.rate,
         )

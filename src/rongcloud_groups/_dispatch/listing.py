@@ -11,12 +11,11 @@ from rongcloud_groups._dispatch.dispatcher import CLOSED_BEFORE_SENT
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
 from rongcloud_groups._dispatch.stream import Start
-from rongcloud_groups._protocol.api import ListingPage, listing_request, read_listing
-from rongcloud_groups._protocol.dialects import Dialect
-from rongcloud_groups._protocol.signing import new_nonce
+from rongcloud_groups._protocol.api import ServiceApi
+from rongcloud_groups._protocol.error_codes import RETRIED
+from rongcloud_groups._protocol.responses import ListingPage
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.pool import PooledConnection
-from rongcloud_groups.config import Credentials
 from rongcloud_groups.errors import (
     ClientClosed,
     DecodeError,
@@ -31,9 +30,6 @@ from rongcloud_groups.models import ListedGroup
 
 LISTING_RATE: Final = 100.0
 """Requests/s of the listing call, apart from the batch call's, as the service documents it."""
-PAGE_SIZE: Final = 1000
-"""The most groups on a page, as the service documents it."""
-_OLDEST_FIRST: Final = 0
 
 
 class ListingRequests:
@@ -41,26 +37,17 @@ class ListingRequests:
 
     Args:
         failover: the connections.
-        credentials: what signs requests.
-        dialect: which of the service's two interfaces is spoken.
+        api: builds requests and reads responses.
         retry: what becomes of lost requests.
         start: runs a task until the client closes.
         attempt_timeout: seconds that one request may take.
     """
 
     def __init__(
-        self,
-        failover: Failover,
-        credentials: Credentials,
-        dialect: Dialect,
-        retry: RetryPolicy,
-        start: Start,
-        *,
-        attempt_timeout: float,
+        self, failover: Failover, api: ServiceApi, retry: RetryPolicy, start: Start, *, attempt_timeout: float
     ) -> None:
         self._failover = failover
-        self._credentials = credentials
-        self._dialect = dialect
+        self._api = api
         self._policy = retry
         self._start = start
         self._attempt_timeout = attempt_timeout
@@ -107,19 +94,16 @@ class ListingRequests:
                 await self._gate.throttle(error.retry_after, clock() - began)
             except RongCloudError as error:
                 self._policy.count(attempts, error)
-                if self._policy.action(error) != "retry" or self._policy.exhausted(attempts):
+                if self._policy.action(error) not in RETRIED or self._policy.exhausted(attempts):
                     raise
                 await anyio.sleep(self._policy.back_off(attempts.lost))
 
     async def _attempt(self, token: str | None) -> ListingPage:
         connection = await self._connection_with_token()
-        nonce = new_nonce()
-        request = listing_request(
-            self._dialect, self._credentials, nonce, page_token=token, size=PAGE_SIZE, order=_OLDEST_FIRST
-        )
+        request = self._api.listing_request(token)
         try:
             reply = await connection.send(request, self._attempt_timeout)
-            page = read_listing(self._dialect, reply, nonce.request_id)
+            page = self._api.read_listing(reply, request.request_id)
         except ServerError as error:
             self._failover.failed(connection, str(error))
             raise

@@ -9,7 +9,7 @@ from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
 from rongcloud_groups._dispatch.turn import Turn
 from rongcloud_groups._dispatch.waiters import GetManyWaiter, GetWaiter, reject_single_str
-from rongcloud_groups._protocol.api import validated_group_id
+from rongcloud_groups._protocol.requests import validated_group_id
 from rongcloud_groups.errors import DeadlineExceeded
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile

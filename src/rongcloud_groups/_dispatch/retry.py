@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import random
 from typing import Final
 
-from rongcloud_groups._protocol.api import ErrorAction, action_for
+from rongcloud_groups._protocol.error_codes import ErrorAction, action_for
 from rongcloud_groups.errors import TransportError
 
 FIRST_BACK_OFF: Final = 0.1

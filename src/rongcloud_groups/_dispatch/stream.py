@@ -20,7 +20,7 @@ from rongcloud_groups._dispatch.containment import is_cancellation
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.turn import Turn
 from rongcloud_groups._dispatch.waiters import failed_key
-from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
+from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.errors import ClientClosed, InvalidGroupId, RongCloudError
 from rongcloud_groups.lookup import Lookup, Outcome, copy_error
 

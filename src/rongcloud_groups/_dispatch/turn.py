@@ -4,7 +4,7 @@ from asyncio import sleep
 from time import monotonic
 from typing import Final
 
-from rongcloud_groups._protocol.api import BATCH_LIMIT
+from rongcloud_groups._protocol.requests import BATCH_LIMIT
 
 STEP: Final = 0.001
 """Seconds for which a loop over IDs may hold the event loop, at the end of a batch."""

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from rongcloud_groups._protocol.api import validated_group_id
+from rongcloud_groups._protocol.requests import validated_group_id
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.lookup import Lookup, Outcome, copy_error
 from rongcloud_groups.models import GroupProfile

@@ -1,31 +1,33 @@
-"""What differs between the service's two interfaces; everything else is shared."""
+"""The differences between the service's two interfaces, as one table each; everything else is shared."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
 from msgspec import Struct
 
 from rongcloud_groups.errors import ConfigError
 
 DialectName = Literal["rongcloud", "nexconn"]
+"""A value of ``dialect=`` and ``RONGCLOUD_DIALECT``."""
+
+Paths = tuple[str, ...]
+"""The keys that a field may have, the documented one first; ``outer.inner`` is a key in a nested object."""
 
 
-class Dialect(Struct, frozen=True, kw_only=True):
+class Dialect(Struct, frozen=True, kw_only=True, eq=False):
     """One of the service's interfaces, as its documentation and its SDKs show it.
 
     Attributes:
-        name: what ``dialect=`` and ``RONGCLOUD_DIALECT`` call it.
-        encoding: how a request's parameters are written: a form, where a list repeats its key, or JSON.
-        success_code: the ``code`` of an answer that is not an error.
+        name: its value in ``dialect=`` and ``RONGCLOUD_DIALECT``.
+        encoding: of a request's parameters: a form, where a list repeats its key, or JSON.
+        success_code: the ``code`` of a response that is not an error.
         envelope: the key of the object that holds the data; None where they stand beside ``code``.
-        batch_path: where group profiles are asked for.
+        batch_path: the path of the batch query.
         group_ids_key: the parameter that names the groups.
-        group_id_key: the key of a group's ID.
-        group_name_keys: the keys that a group's name may have, the usual one first.
-        create_time_key: the key of a profile's creation time, in milliseconds.
-        listing_path: where an app's groups are listed.
+        profile: the keys of each field of `GroupProfile`.
+        listing_path: the path of the listing.
         page_size_key: the parameter for the size of a page.
-        listed_time_keys: the keys that the creation time may have in the listing.
-        listed_profile_keys: the keys that ``groupProfile`` may have in the listing.
+        listed_group: the keys of each field of `ListedGroup`.
     """
 
     name: DialectName
@@ -34,13 +36,10 @@ class Dialect(Struct, frozen=True, kw_only=True):
     envelope: str | None
     batch_path: str
     group_ids_key: str
-    group_id_key: str
-    group_name_keys: tuple[str, ...]
-    create_time_key: str
+    profile: Mapping[str, Paths]
     listing_path: str
     page_size_key: str
-    listed_time_keys: tuple[str, ...]
-    listed_profile_keys: tuple[str, ...]
+    listed_group: Mapping[str, Paths]
 
     @property
     def content_type(self) -> str:
@@ -49,48 +48,91 @@ class Dialect(Struct, frozen=True, kw_only=True):
 
     @property
     def other(self) -> "Dialect":
-        """The one of the two that this is not."""
+        """The other one of the two."""
         return NEXCONN if self.name == "rongcloud" else RONGCLOUD
 
     @property
     def switch(self) -> str:
-        """How it is chosen."""
+        """How to choose it."""
         return f"dialect={self.name!r} (RONGCLOUD_DIALECT={self.name})"
 
 
-RONGCLOUD = Dialect(
+# One example on the service's pages has these beside ``groupProfile`` and not in it.
+_TEXTS: Final = {
+    "introduction": ("groupProfile.introduction", "introduction"),
+    "announcement": ("groupProfile.announcement", "announcement"),
+    "portrait_url": ("groupProfile.portraitUrl", "groupProfile.portrait_url", "portraitUrl", "portrait_url"),
+}
+
+RONGCLOUD: Final = Dialect(
     name="rongcloud",
     encoding="form",
     success_code=200,
     envelope=None,
     batch_path="/entrust/group/profile/query.json",
     group_ids_key="groupIds",
-    group_id_key="groupId",
-    group_name_keys=("groupName", "name"),  # the English page says groupName, the Chinese one name
-    create_time_key="createTime",
+    profile={
+        "group_id": ("groupId",),
+        "group_name": ("groupName", "name"),  # the English page says groupName, the Chinese one name
+        "owner": ("owner",),
+        "create_time": ("createTime",),
+        "member_count": ("memberCount",),
+        **_TEXTS,
+        "ext_profile": ("groupExtProfile",),
+        "permissions": ("permissions",),
+    },
     listing_path="/entrust/group/query.json",
     page_size_key="size",
-    listed_time_keys=("time", "createTime"),
-    listed_profile_keys=("groupProfile",),
+    listed_group={
+        "group_id": ("groupId",),
+        "group_name": ("name", "groupName"),
+        "creator": ("creator",),
+        "owner": ("owner",),
+        "create_time": ("time", "createTime"),
+        **_TEXTS,
+    },
 )
 
-NEXCONN = Dialect(
+NEXCONN: Final = Dialect(
     name="nexconn",
     encoding="json",
     success_code=0,
     envelope="result",
     batch_path="/v4/group-channel/profile/list",
     group_ids_key="channelIds",
-    group_id_key="channelId",
-    group_name_keys=("name",),
-    create_time_key="createdAt",
+    profile={
+        "group_id": ("channelId",),
+        "group_name": ("name",),
+        "owner": ("owner",),
+        "create_time": ("createdAt",),
+        "member_count": ("memberCount",),
+        **_TEXTS,
+        "ext_profile": ("groupExtProfile",),
+        "permissions": ("permissions",),
+    },
     listing_path="/v4/group-channel/list",
     page_size_key="pageSize",
-    listed_time_keys=("createdAt",),
-    listed_profile_keys=("groupProfile", "profile"),  # the SDK says groupProfile, the page's example profile
+    listed_group={
+        "group_id": ("channelId",),
+        "group_name": ("name", "groupName"),
+        "creator": ("creator",),
+        "owner": ("owner",),
+        "create_time": ("createdAt",),
+        # the SDK says groupProfile, the page's example profile
+        "introduction": ("groupProfile.introduction", "profile.introduction", "introduction"),
+        "announcement": ("groupProfile.announcement", "profile.announcement", "announcement"),
+        "portrait_url": (
+            "groupProfile.portraitUrl",
+            "groupProfile.portrait_url",
+            "profile.portraitUrl",
+            "profile.portrait_url",
+            "portraitUrl",
+            "portrait_url",
+        ),
+    },
 )
 
-DIALECTS: dict[str, Dialect] = {each.name: each for each in (RONGCLOUD, NEXCONN)}
+DIALECTS: Final[Mapping[str, Dialect]] = {each.name: each for each in (RONGCLOUD, NEXCONN)}
 
 
 def dialect(name: str) -> Dialect:

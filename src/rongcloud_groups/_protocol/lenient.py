@@ -1,33 +1,33 @@
-"""The members of a JSON object, read leniently one by one."""
+"""Reads profiles and listed groups of any shape, field by field: a value that cannot be read costs only itself."""
 
 import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from enum import IntEnum
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar, get_type_hints
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
-from rongcloud_groups.models import Problem
+from rongcloud_groups._protocol.dialects import Paths
+from rongcloud_groups._protocol.repair import MAX_DEPTH, is_deeper, repaired
+from rongcloud_groups.models import Permissions, Problem
 
 UNREADABLE: Final = (ValueError, RecursionError)
-"""What msgspec raises on a text that is not the JSON it expects."""
+"""The errors that msgspec raises on a text that is not the JSON it expects."""
 
-_Choice = TypeVar("_Choice", bound=IntEnum)
+_T = TypeVar("_T")
+_Struct = TypeVar("_Struct", bound=Struct)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _ANYTHING: Final = msgspec.json.Decoder()
+_NOTHING: Final = {b"", b"null"}
 _DECIMAL: Final = re.compile(rb"[+-]?[0-9]{1,19}")
-_INTEGERS: Final = range(-(2**63), 2**63)  # what databases and columns take
-_ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # what msgspec can decode into an enum
-
-# Two backslashes, a surrogate pair, and a lone surrogate, which alone is replaced.
-_ESCAPES: Final = re.compile(
-    rb"\\\\|\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2}|(\\u[dD][89a-fA-F][0-9a-fA-F]{2})"
-)
+_INTEGERS: Final = range(-(2**63), 2**63)  # the range of databases and columns
+_ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
+_PERMISSIONS: Final = get_type_hints(Permissions)
 
 
 def datetime_from_ms(milliseconds: int) -> datetime:
@@ -39,77 +39,153 @@ def datetime_from_ms(milliseconds: int) -> datetime:
     return _EPOCH + _MILLISECOND * milliseconds
 
 
-def read_members(text: bytes | Raw) -> dict[str, Raw]:
-    """The members of a JSON object, their values unread.
+def ms_from_datetime(time: datetime) -> int:
+    """The milliseconds from 1970 to an aware time, rounded down."""
+    return (time - _EPOCH) // _MILLISECOND
 
-    A lone surrogate (text that was cut inside an emoji) makes JSON that msgspec refuses as a whole; it
-    becomes a byte that is not UTF-8, and so the trouble of the one string that it stands in.
+
+def camel_case(field: str) -> str:
+    """The service's key for a field whose name differs only in style."""
+    first, *rest = field.split("_")
+    return first + "".join(map(str.capitalize, rest))
+
+
+def decode_repaired(decoder: "msgspec.json.Decoder[_T]", text: bytes | Raw) -> _T:
+    """Decode a JSON object, after a repair if it is not valid JSON.
+
+    Args:
+        decoder: leaves the values that may be damaged unread, as `Raw`.
+        text: the object.
 
     Raises:
-        ValueError: the text isn't a JSON object.
-        RecursionError: it is nested too deep.
+        ValueError: it isn't a JSON object, and no repair makes it one.
+        RecursionError: it is nested too deep, and no repair makes it less so.
     """
     try:
-        return _MEMBERS.decode(text)
-    except ValueError:
-        marked = _ESCAPES.sub(lambda found: b"\xff" if found[1] else found[0], bytes(text))
+        return decoder.decode(text)
+    except UNREADABLE:
+        marked = repaired(bytes(text))
     try:
-        return _MEMBERS.decode(marked)
-    except UnicodeDecodeError:  # it stands in a key
-        return _MEMBERS.decode(marked.decode(errors="replace"))
+        return decoder.decode(marked)
+    except UnicodeDecodeError:  # a key is damaged
+        return decoder.decode(marked.decode(errors="replace"))
 
 
 class FieldReader:
-    """The members of one JSON object, each taken out once; what cannot be read is noted in ``problems``."""
+    """The values of one JSON object and of those nested in it, each taken once.
 
-    def __init__(self, members: dict[str, Raw], problems: list[Problem], path: str = "") -> None:
-        self._members = members
-        self._path = path
-        self.problems = problems
+    Attributes:
+        problems: the values that could not be read.
+    """
 
-    @classmethod
-    def of(cls, entry: Raw) -> Self:
-        """The members of an entry; none where it isn't an object."""
+    def __init__(self, entry: Raw) -> None:
+        self.problems: list[Problem] = []
         try:
-            return cls(read_members(entry), [])
+            self._objects = {"": decode_repaired(_MEMBERS, entry)}
         except UNREADABLE:
-            return cls({}, [])
+            self._objects = {"": {}}
 
-    def group_id(self, key: str) -> str | None:
-        """The ID; None where it is absent, empty, or neither text nor an integer."""
-        raw = bytes(self._members.pop(key, b""))
+    def group_id(self, paths: Paths) -> str | None:
+        """The ID; None if it is absent, empty, or neither text nor an integer."""
+        _, raw = self._take(paths)
         try:
             return _STRING.decode(raw) or None
         except UNREADABLE:
             return raw.decode() if _DECIMAL.fullmatch(raw) else None
 
-    def text(self, *keys: str) -> str | None:
-        """The text under the first of the keys that is there; a number gives its digits."""
-        key, raw = self._taken(keys)
+    def text(self, paths: Paths) -> str | None:
+        """The text at the first of the paths that exists; a number gives its digits."""
+        return self._text(*self._take(paths))
+
+    def texts(self, paths: Paths) -> dict[str, str]:
+        """Every member of the object at the first of the paths that exists, as text."""
+        path, members = self._first_object(paths)
+        texts = ((key, self._text(f"{path}.{key}", _pop(members, key))) for key in list(members))
+        return {key: text for key, text in texts if text is not None}
+
+    def integer(self, paths: Paths) -> int | None:
+        """The integer of at most 64 bits at the first of the paths that exists; text may hold it."""
+        path, raw = self._take(paths)
+        value = self._integer(path, raw)
+        if value is None or value in _INTEGERS:
+            return value
+        self._note(path, "over 64 bits", raw)
+        return None
+
+    def time(self, paths: Paths) -> datetime | None:
+        """The time at the first of the paths that exists, given in milliseconds since 1970."""
+        path, raw = self._take(paths)
+        milliseconds = self._integer(path, raw)
+        try:
+            return None if milliseconds is None else datetime_from_ms(milliseconds)
+        except OverflowError:
+            self._note(path, "outside the range of dates", raw)
+            return None
+
+    def permissions(self, paths: Paths) -> Permissions:
+        """The permissions in the object at the first of the paths that exists, 0 where they are absent."""
+        path, members = self._first_object(paths)
+        keys = {name: camel_case(name) for name in _PERMISSIONS}
+        numbers = {name: self._enum_number(f"{path}.{key}", _pop(members, key)) for name, key in keys.items()}
+        return Permissions(**{name: kind(numbers[name]) for name, kind in _PERMISSIONS.items()})
+
+    def rest(self) -> dict[str, Any]:
+        """The members that were not taken, decoded; those of a nested object under its key."""
+        values = self._decoded("", self._objects[""])
+        nested = {path: self._decoded(f"{path}.", members) for path, members in self._objects.items() if path}
+        return values | {path: members for path, members in nested.items() if members}
+
+    def _decoded(self, prefix: str, members: dict[str, Raw]) -> dict[str, Any]:
+        values: dict[str, Any] = {}
+        for key, raw in members.items():
+            try:
+                value = _ANYTHING.decode(raw)
+            except UNREADABLE:
+                self._note(f"{prefix}{key}", "cannot be read", bytes(raw))
+                continue
+            if is_deeper(value, MAX_DEPTH):
+                self._note(f"{prefix}{key}", f"nested in more than {MAX_DEPTH} levels", bytes(raw))
+            else:
+                values[key] = value
+        return values
+
+    def _take(self, paths: Paths) -> tuple[str, bytes]:
+        """Take the value at the first of the paths that exists; b"" where there is none."""
+        for path in paths:
+            outer, _, key = path.rpartition(".")
+            if raw := _pop(self._object(outer), key):
+                return path, raw
+        return paths[0], b""
+
+    def _first_object(self, paths: Paths) -> tuple[str, dict[str, Raw]]:
+        return next(((path, members) for path in paths if (members := self._object(path))), (paths[0], {}))
+
+    def _object(self, path: str) -> dict[str, Raw]:
+        """The members of the object at a path, or in the text there; none if there is no object."""
+        if path in self._objects:
+            return self._objects[path]
+        _, text = self._take((path,))
+        if text[:1] == b'"':
+            text = self._string(path, text).strip().encode()
+        members: dict[str, Raw] = {}
+        if text not in _NOTHING:
+            try:
+                members = decode_repaired(_MEMBERS, text)
+            except UNREADABLE:
+                self._note(path, "not a JSON object", text)
+        self._objects[path] = members
+        return members
+
+    def _text(self, path: str, raw: bytes) -> str | None:
         if raw[:1] == b'"':
-            return self._string(key, raw)
+            return self._string(path, raw)
         if raw and raw[:1] not in b"[{tf":
             return raw.decode()
         if raw:
-            self._note(key, "expected text", raw)
+            self._note(path, "expected text", raw)
         return None
 
-    def all_texts(self) -> dict[str, str]:
-        """Every member that is left, as text."""
-        texts = ((key, self.text(key)) for key in list(self._members))
-        return {key: text for key, text in texts if text is not None}
-
-    def integer(self, *keys: str) -> int | None:
-        """The integer of at most 64 bits under the first of the keys that is there; text may hold it."""
-        present, raw = self._first(keys)
-        value = self._integer(keys)
-        if value is None or value in _INTEGERS:
-            return value
-        self._note(present, "over 64 bits", raw)
-        return None
-
-    def _integer(self, keys: tuple[str, ...]) -> int | None:
-        key, raw = self._taken(keys)
+    def _integer(self, path: str, raw: bytes) -> int | None:
         if not raw:
             return None
         try:
@@ -125,69 +201,59 @@ class FieldReader:
             value = int(value)
         if type(value) is int:
             return value
-        self._note(key, "expected an integer", raw)
+        self._note(path, "expected an integer", raw)
         return None
 
-    def moment(self, *keys: str) -> datetime | None:
-        """The time under the first of the keys that is there, given in milliseconds since 1970."""
-        present, raw = self._first(keys)
-        milliseconds = self._integer(keys)
-        try:
-            return None if milliseconds is None else datetime_from_ms(milliseconds)
-        except OverflowError:
-            self._note(present, "outside the range of dates", raw)
-            return None
-
-    def choice(self, key: str, kind: type[_Choice]) -> _Choice:
-        """The member of an enum, 0 where it is absent."""
-        raw = bytes(self._members.get(key, b""))
-        number = self._integer((key,)) or 0
+    def _enum_number(self, path: str, raw: bytes) -> int:
+        number = self._integer(path, raw) or 0
         if number in _ENUM_NUMBERS:
-            return kind(number)
-        self._note(key, "expected a small integer", raw)
-        return kind(0)
+            return number
+        self._note(path, "expected a small integer", raw)
+        return 0
 
-    def object(self, *keys: str) -> "FieldReader":
-        """The object under the first of the keys that is there, or in the text under it; else an empty one."""
-        key, raw = self._taken(keys)
-        text: bytes = raw
-        if raw[:1] == b'"':
-            text = (self._string(key, raw) or "").strip().encode()
-        members: dict[str, Raw] = {}
-        if text not in {b"", b"null"}:
-            try:
-                members = read_members(text)
-            except UNREADABLE:
-                self._note(key, "not a JSON object", text)
-        return FieldReader(members, self.problems, f"{self._path}{key}.")
-
-    def rest(self) -> dict[str, Any]:
-        """What nobody took, decoded."""
-        values: dict[str, Any] = {}
-        for key, raw in self._members.items():
-            try:
-                values[key] = _ANYTHING.decode(raw)
-            except UNREADABLE:
-                self._note(key, "cannot be read", bytes(raw))
-        return values
-
-    def _first(self, keys: tuple[str, ...]) -> tuple[str, bytes]:
-        present = next((key for key in keys if key in self._members), keys[0])
-        return present, bytes(self._members.get(present, b""))
-
-    def _taken(self, keys: tuple[str, ...]) -> tuple[str, bytes]:
-        for key in keys:
-            raw = bytes(self._members.pop(key, b""))
-            if raw not in {b"", b"null"}:
-                return key, raw
-        return keys[0], b""
-
-    def _string(self, key: str, raw: bytes) -> str:
+    def _string(self, path: str, raw: bytes) -> str:
         try:
             return _STRING.decode(raw)
         except UnicodeDecodeError:
-            self._note(key, "not valid Unicode; U+FFFD stands where it is not", raw)
+            self._note(path, "not valid Unicode; U+FFFD stands where it is not", raw)
             return _STRING.decode(raw.decode(errors="replace"))
 
-    def _note(self, key: str, reason: str, raw: bytes) -> None:
-        self.problems.append(Problem(f"{self._path}{key}", reason, raw.decode(errors="replace")))
+    def _note(self, path: str, reason: str, raw: bytes) -> None:
+        self.problems.append(Problem(path, reason, raw.decode(errors="replace")))
+
+
+def _pop(members: dict[str, Raw], key: str) -> bytes:
+    raw = bytes(members.pop(key, b""))
+    return b"" if raw == b"null" else raw
+
+
+_READERS: Final[Mapping[Any, Callable[[FieldReader, Paths], Any]]] = {
+    str: FieldReader.group_id,
+    str | None: FieldReader.text,
+    int | None: FieldReader.integer,
+    datetime | None: FieldReader.time,
+    dict[str, str]: FieldReader.texts,
+    Permissions: FieldReader.permissions,
+}
+"""How a field is read, by its type in the model."""
+
+
+def lenient_reader(model: type[_Struct], keys: Mapping[str, Paths]) -> Callable[[Raw], _Struct | None]:
+    """Make the function that reads one entry; it returns None if the group ID cannot be read.
+
+    Args:
+        model: `GroupProfile` or `ListedGroup`.
+        keys: of each of its fields, from the dialect.
+    """
+    hints = get_type_hints(model)
+    fields = [(name, _READERS[hints[name]], paths) for name, paths in keys.items()]
+
+    def read(entry: Raw) -> _Struct | None:
+        reader = FieldReader(entry)
+        values = {name: read_field(reader, paths) for name, read_field, paths in fields}
+        if values["group_id"] is None:
+            return None
+        values["extra"] = reader.rest()
+        return model(**values, problems=tuple(reader.problems))  # the last, when all else has been read
+
+    return read

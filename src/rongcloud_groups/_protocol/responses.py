@@ -1,147 +1,257 @@
-"""From a reply to the data of a successful answer, or to the error that it stands for."""
+"""Reads a response: the data of a successful one, or the error that it stands for."""
 
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
-from rongcloud_groups._protocol.lenient import UNREADABLE, read_members
-from rongcloud_groups.errors import (
-    AuthenticationError,
-    ConfigError,
-    DecodeError,
-    ParameterError,
-    RateLimited,
-    ServerError,
-    ServiceError,
-    ServiceNotEnabled,
-)
+from rongcloud_groups._protocol.error_codes import NO_SUCH_API, error_code_for
+from rongcloud_groups._protocol.lenient import UNREADABLE, decode_repaired, lenient_reader
+from rongcloud_groups._protocol.requests import BATCH_LIMIT
+from rongcloud_groups._protocol.strict import array_of, batch_reader, entries_of, profile_reader
+from rongcloud_groups.errors import ConfigError, DecodeError, RateLimited, ServiceError
+from rongcloud_groups.models import GroupProfile, ListedGroup
 
-MAX_BODY: Final = 16 * 1024 * 1024
-"""The most bytes of an answer, decompressed; a full batch can have about a million."""
+_KIB: Final = 1024
+_BYTES_AROUND: Final = 256 * _KIB
+"""What a body may have beside its entries, or one entry beyond its share."""
+_BYTES_AN_ENTRY: Final = 64 * _KIB
+"""A profile with every text at its documented length, all of it emoji, escaped twice."""
+MAX_BODY: Final = 16 * _KIB * _KIB
+"""The most bytes of any body, decompressed."""
 
-_KINDS: Final[dict[int, type[ServiceError]]] = {
-    404: ServiceError,
-    1000: ServerError,
-    1001: AuthenticationError,
-    1002: ParameterError,
-    1003: ParameterError,
-    1004: AuthenticationError,
-    1005: ParameterError,
-    1006: AuthenticationError,
-    1007: AuthenticationError,
-    1008: RateLimited,
-    1009: ServiceNotEnabled,
-    1050: ServerError,
-    1508: ParameterError,  # a request body over 100 kB, says one of the SDKs
-}
-_KINDS_OF_STATUS: Final[dict[int, type[ServiceError]]] = {
-    400: ParameterError,
-    401: AuthenticationError,
-    413: ParameterError,
-    414: ParameterError,
-    429: RateLimited,
-    430: ServiceNotEnabled,  # the service's own status
-}
-NO_SUCH_API: Final = 404
-"""The code, and the HTTP status, for a path that the service does not have."""
-_NOT_ENABLED: Final = "enable group profile hosting for this App Key, in the service's console or by a ticket"
-_HINTS: Final = {
-    401: "check the App Key, its secret and the region",
-    430: _NOT_ENABLED,
-    1001: "the App Secret does not fit the App Key; development and production have a pair each",
-    1004: "the usual cause is hashing the App Key, or a clock far off",
-    1006: "the app is locked or deleted; the service's console shows its state",
-    1007: "the app is restricted; check that this IP address is allowed in the service's console",
-    1009: _NOT_ENABLED,
-}
 _CODE: Final = msgspec.json.Decoder(int | str)
 _TEXT: Final = msgspec.json.Decoder(str)
+_PAGE_TOKEN: Final = msgspec.json.Decoder(int | str | None)
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SUCCESS_CODES: Final = frozenset(each.success_code for each in DIALECTS.values())
+_ABSENT: Final = Raw(b"")
 
 
-def unwrap(dialect: Dialect, reply: Response, list_key: str, request_id: str | None) -> Mapping[str, Raw]:
-    """The members of the object that holds the data.
+class BatchResult(NamedTuple):
+    """What a response says of the group IDs of its request; each is in exactly one of the three."""
+
+    found: dict[str, GroupProfile]
+    missing: list[str]
+    """The service left them out."""
+    unreadable: list[str]
+    """Left out too, but the response has entries whose group ID cannot be read: they may be these."""
+
+
+class ListingPage(NamedTuple):
+    """One page of the listing of an app's groups."""
+
+    groups: list[ListedGroup]
+    next_page_token: str | None
+    """The token of the next page; None on the last."""
+    unreadable: int
+    """How many entries have a group ID that cannot be read."""
+
+
+class _Envelope(Struct, rename="camel", gc=False):
+    """The members of a response that count, still unread; others are passed over."""
+
+    code: Raw = _ABSENT
+    error_message: Raw = _ABSENT
+    msg: Raw = _ABSENT
+    message: Raw = _ABSENT
+    result: Raw = _ABSENT
+    profiles: Raw = _ABSENT
+    groups: Raw = _ABSENT
+    page_token: Raw = _ABSENT
+
+
+_NOTHING: Final = _Envelope()
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+
+
+def max_body(entries: int) -> int:
+    """The most bytes of a body, decompressed, with at most so many profiles or listed groups."""
+    return min(_BYTES_AROUND + entries * _BYTES_AN_ENTRY, MAX_BODY)
+
+
+def read_batch(
+    dialect: Dialect, response: Response, requested: Collection[str], request_id: str | None = None
+) -> BatchResult:
+    """The service's statement on the requested groups.
+
+    Profiles are matched by their group ID; those of other groups are ignored, and of two for one group
+    the first counts.
 
     Args:
-        dialect: how it was asked.
-        reply: the whole answer.
-        list_key: the key of the list in the data.
+        dialect: of the request.
+        response: the whole response.
+        requested: the group IDs of the request, each once.
         request_id: the request's ``X-Request-ID``, for error messages.
 
     Raises:
-        ServiceError: the answer says, by its code or its HTTP status, that the request failed.
-        ConfigError: the answer is the other dialect's.
-        DecodeError: the answer cannot be read.
+        ServiceError: the service, or a server before it, responded with an error.
+        ConfigError: the response is in the other dialect.
+        DecodeError: the response is not what the service documents.
     """
-    succeeded = 200 <= reply.status < 300  # noqa: PLR2004  HTTP's class of success
+    limit = max_body(len(requested))
+    profiles: Sequence[GroupProfile | None] | None = _documented_profiles(dialect, response, limit)
+    if profiles is None:
+        data = unwrap(dialect, response, "profiles", limit, request_id)
+        read = profile_reader(dialect)
+        profiles = [read(entry) for entry in _entries(data.profiles, "profiles", BATCH_LIMIT, request_id)]
+    found: dict[str, GroupProfile] = {}
+    for profile in profiles:
+        if profile is not None:
+            found.setdefault(profile.group_id, profile)
+    left = [group_id for group_id in requested if group_id not in found]
+    if not left and len(found) == len(requested):
+        return BatchResult(found, [], [])
+    for other in found.keys() - set(requested):
+        del found[other]
+    return BatchResult(found, [], left) if None in profiles else BatchResult(found, left, [])
+
+
+def _documented_profiles(dialect: Dialect, response: Response, limit: int) -> list[GroupProfile] | None:
+    """The profiles in a response of exactly the documented shape; None for any other."""
     try:
-        body = decode_content(reply)
+        return batch_reader(dialect)(decode_content(response, limit)) if response.status == 200 else None  # noqa: PLR2004  HTTP's OK
+    except DecodeError:
+        return None
+
+
+def read_listing(dialect: Dialect, response: Response, size: int, request_id: str | None = None) -> ListingPage:
+    """One page of the listing.
+
+    Args:
+        dialect: of the request.
+        response: the whole response.
+        size: the groups on a page that were asked for.
+        request_id: the request's ``X-Request-ID``, for error messages.
+
+    Raises:
+        ServiceError: the service, or a server before it, responded with an error.
+        ConfigError: the response is in the other dialect.
+        DecodeError: the response is not what the service documents.
+    """
+    data = unwrap(dialect, response, "groups", max_body(size), request_id)
+    read = _listed_group_reader(dialect)
+    groups = [read(entry) for entry in _entries(data.groups, "groups", size, request_id)]
+    readable = [group for group in groups if group is not None]
+    return ListingPage(readable, _next_page_token(data.page_token, request_id), len(groups) - len(readable))
+
+
+@cache
+def _listed_group_reader(dialect: Dialect) -> Any:
+    return lenient_reader(ListedGroup, dialect.listed_group)
+
+
+@cache
+def _entries_decoder(limit: int) -> "msgspec.json.Decoder[Any]":
+    return msgspec.json.Decoder(array_of(Raw, limit) | None)
+
+
+def _entries(values: Raw, key: str, limit: int, request_id: str | None) -> list[Raw]:
+    """The entries of a list, still unread, without those that are null."""
+    try:
+        array = _entries_decoder(limit).decode(values) if values else None
+    except UNREADABLE:
+        raise DecodeError(f"{key} is not a list of at most {limit} entries{_request(request_id)}") from None
+    return [] if array is None else [entry for entry in entries_of(array) if bytes(entry) != b"null"]
+
+
+def _next_page_token(value: Raw, request_id: str | None) -> str | None:
+    try:
+        token = _PAGE_TOKEN.decode(value) if value else None
+    except UNREADABLE:
+        raise DecodeError(f"pageToken is not text{_request(request_id)}") from None
+    return None if token is None else str(token) or None
+
+
+def unwrap(dialect: Dialect, response: Response, list_key: str, limit: int, request_id: str | None) -> _Envelope:
+    """The object that holds the data of a successful response.
+
+    Args:
+        dialect: of the request.
+        response: the whole response.
+        list_key: the key of the list in the data.
+        limit: the most bytes of the body, decompressed.
+        request_id: the request's ``X-Request-ID``, for error messages.
+
+    Raises:
+        ServiceError: the response says, by its code or its HTTP status, that the request failed.
+        ConfigError: the response is in the other dialect.
+        DecodeError: the response cannot be read.
+    """
+    succeeded = 200 <= response.status < 300  # noqa: PLR2004  HTTP's class of success
+    try:
+        body = decode_content(response, limit)
     except DecodeError as error:
         if succeeded:
             raise DecodeError(f"{error}{_request(request_id)}") from None
         body = b""
-    members = _members_of(body)
-    code = _code_of(members)
+    envelope = _envelope_of(body)
+    code = _code_of(envelope)
     if not succeeded or code not in {None, *_SUCCESS_CODES}:
-        raise _service_error(dialect, reply, code, _message_of(members) or _described(reply, body), request_id)
+        raise _service_error(dialect, response, code, _message_of(envelope) or _describe(response, body), request_id)
     if code is None:
-        raise DecodeError(f"not an answer of the service: {_excerpt(body)}{_request(request_id)}")
-    _check_dialect(dialect, code, members, list_key, request_id)
-    return _data_of(dialect, members, request_id)
+        raise DecodeError(f"not a response of the service: {_excerpt(body)}{_request(request_id)}")
+    _check_dialect(dialect, code, envelope, list_key, f"{_excerpt(body)}{_request(request_id)}")
+    return _data_of(dialect, envelope, request_id)
 
 
-def decode_content(reply: Response) -> bytes:
+def decode_content(response: Response, limit: int = MAX_BODY) -> bytes:
     """The body without its content encoding.
 
+    Args:
+        response: the whole response.
+        limit: the most bytes of the result.
+
     Raises:
-        DecodeError: an encoding nobody asked for, compressed data that is damaged or cut short, or more than
-            `MAX_BODY` of it.
+        DecodeError: an encoding that no request accepts, compressed data that is damaged or cut short, or more than
+            the limit of it.
     """
-    match reply.headers.get("content-encoding", "").strip().lower():
+    body = response.body
+    match response.headers.get("content-encoding", "").strip().lower():
         case "" | "identity":
-            return reply.body
+            pass
         case "gzip" | "x-gzip":
-            return _inflated(reply.body, 16 + zlib.MAX_WBITS)
+            body = _inflate(body, 16 + zlib.MAX_WBITS, limit)
         case "deflate":
             # The name means zlib's format; some servers send the bare stream, which cannot start like it.
-            is_zlib = len(reply.body) > 1 and int.from_bytes(reply.body[:2]) % 31 == 0
-            return _inflated(reply.body, zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS)
+            is_zlib = len(body) > 1 and int.from_bytes(body[:2]) % 31 == 0
+            body = _inflate(body, zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS, limit)
         case other:
             raise DecodeError(f"content encoding {_excerpt(other.encode(errors='replace'))} is not known")
+    if len(body) > limit:
+        raise DecodeError(f"the response has more than {limit} bytes")
+    return body
 
 
-def _inflated(body: bytes, window_bits: int) -> bytes:
+def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
     stream = zlib.decompressobj(window_bits)
     try:
-        text = stream.decompress(body, MAX_BODY + 1)
+        text = stream.decompress(body, limit + 1)
     except zlib.error as error:
-        raise DecodeError(f"the compressed answer is damaged: {error}") from None
-    if len(text) > MAX_BODY:
-        raise DecodeError(f"the answer has more than {MAX_BODY} bytes")
-    if not stream.eof:
-        raise DecodeError("the compressed answer is cut short")
+        raise DecodeError(f"the compressed response is damaged: {error}") from None
+    if len(text) <= limit and not stream.eof:
+        raise DecodeError("the compressed response is cut short")
     return text
 
 
-def _members_of(body: bytes) -> dict[str, Raw]:
+def _envelope_of(body: bytes | Raw) -> _Envelope:
     try:
-        return read_members(body)
+        return decode_repaired(_ENVELOPE, body)
     except UNREADABLE:
-        return {}
+        return _NOTHING
 
 
-def _code_of(members: Mapping[str, Raw]) -> int | None:
+def _code_of(envelope: _Envelope) -> int | None:
     try:
-        code = _CODE.decode(members.get("code", b""))
+        code = _CODE.decode(envelope.code)
     except UNREADABLE:
         return None
     if isinstance(code, int):
@@ -149,81 +259,60 @@ def _code_of(members: Mapping[str, Raw]) -> int | None:
     return int(code) if _INTEGER.fullmatch(code.strip()) else None
 
 
-def _message_of(members: Mapping[str, Raw]) -> str:
-    for key in ("errorMessage", "msg", "message"):
+def _message_of(envelope: _Envelope) -> str:
+    for message in (envelope.error_message, envelope.msg, envelope.message):
         try:
-            return _excerpt(_TEXT.decode(members.get(key, b"")).encode())
+            return _excerpt(_TEXT.decode(message).encode())
         except UNREADABLE:
             continue
     return ""
 
 
-def _data_of(dialect: Dialect, members: Mapping[str, Raw], request_id: str | None) -> Mapping[str, Raw]:
+def _data_of(dialect: Dialect, envelope: _Envelope, request_id: str | None) -> _Envelope:
     if dialect.envelope is None:
-        return members
-    envelope = members.get(dialect.envelope, Raw(b"null"))
-    if bytes(envelope) == b"null":
-        return {}
+        return envelope
+    inner: Raw = getattr(envelope, dialect.envelope)
+    if bytes(inner) in {b"", b"null"}:
+        return _NOTHING
     try:
-        return read_members(envelope)
+        return decode_repaired(_ENVELOPE, inner)
     except UNREADABLE:
         raise DecodeError(f"{dialect.envelope} is not an object{_request(request_id)}") from None
 
 
-def _check_dialect(
-    dialect: Dialect, code: int, members: Mapping[str, Raw], list_key: str, request_id: str | None
-) -> None:
+def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: str, excerpt: str) -> None:
     """Data where the other dialect has them end everything; a mere sign of it may be a proxy's, which goes away."""
     other = dialect.other
-    ours, theirs = dialect.envelope or list_key, other.envelope or list_key
-    if ours not in members and list_key in _inside(other.envelope, members):
+    ours, theirs = (bool(getattr(envelope, each.envelope or list_key)) for each in (dialect, other))
+    inside_theirs = envelope if other.envelope is None else _envelope_of(getattr(envelope, other.envelope))
+    if not ours and getattr(inside_theirs, list_key):
         raise ConfigError(
-            f"the service answers in the dialect {other.name!r}, not {dialect.name!r}: set {other.switch}"
-            f"{_request(request_id)}"
+            f"the service responds in the dialect {other.name!r}, not {dialect.name!r}: set {other.switch}: {excerpt}"
         )
-    if code != dialect.success_code or (ours not in members and theirs in members):
+    if code != dialect.success_code or (theirs and not ours):
         raise DecodeError(
-            f"code {code} with {_excerpt(', '.join(members).encode())} is not what the dialect {dialect.name!r} "
-            f"answers; where this goes on, try {other.switch}{_request(request_id)}"
+            f"not a response in the dialect {dialect.name!r}; if this persists, try {other.switch}: {excerpt}"
         )
-
-
-def _inside(envelope: str | None, members: Mapping[str, Raw]) -> Mapping[str, Raw]:
-    return members if envelope is None else _members_of(bytes(members.get(envelope, b"")))
 
 
 def _service_error(
-    dialect: Dialect, reply: Response, code: int | None, message: str, request_id: str | None
+    dialect: Dialect, response: Response, code: int | None, message: str, request_id: str | None
 ) -> ServiceError:
-    status = reply.status
+    status = response.status
     if code in _SUCCESS_CODES:  # an HTTP error whose body claims success
         code = None
-    kind = error_class_for(code, status)
+    row = error_code_for(code, status)
     number = status if code is None else code
-    hint = _HINTS.get(number) or _HINTS.get(status, "")
+    hint = row.hint
     if NO_SUCH_API in (number, status):
-        hint = f"no such API for this App Key there; try {dialect.other.switch}, and check region or base_urls"
-    if 300 <= status < 400:  # noqa: PLR2004  HTTP's class of redirects
-        hint = "redirects are not followed; check base_urls"
-    if kind is RateLimited:
-        return RateLimited(number, status, message, request_id, hint, _retry_after(reply.headers))
-    return kind(number, status, message, request_id, hint)
-
-
-def error_class_for(code: int | None, status: int) -> type[ServiceError]:
-    """The code decides before the status, but a 429 means the rate, unless all is lost anyway."""
-    known = None if code is None else _KINDS.get(code)
-    by_status = ServerError if status >= 500 else _KINDS_OF_STATUS.get(status, ServiceError)  # noqa: PLR2004  HTTP's
-    if known in {AuthenticationError, ServiceNotEnabled}:
-        return known
-    if by_status is RateLimited or known is None:
-        # A code that nobody documents says more than a mere "bad request": bisecting is for known ones.
-        return ServiceError if by_status is ParameterError and code is not None else by_status
-    return known
+        hint = f"{hint}; or try {dialect.other.switch}"
+    if row.error is RateLimited:
+        return RateLimited(number, status, message, request_id, hint, _retry_after(response.headers))
+    return row.error(number, status, message, request_id, hint)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds; a date counts from the answer's own ``Date``, so that our clock does not matter."""
+    """Seconds; a date counts from the response's own ``Date``, so that our clock does not matter."""
     value = headers.get("retry-after", "").strip()
     if _SECONDS.fullmatch(value):
         return float(value)
@@ -232,8 +321,8 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def http_date(value: str) -> datetime | None:
-    """The time that a header such as ``Date`` names; None where it is none."""
-    from email.utils import parsedate_to_datetime  # slow to import, and seldom needed
+    """The time that a header such as ``Date`` names; None if it names none."""
+    from email.utils import parsedate_to_datetime  # slow to import, and rarely needed
 
     try:
         date = parsedate_to_datetime(value)
@@ -242,8 +331,8 @@ def http_date(value: str) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
-def _described(reply: Response, body: bytes) -> str:
-    if location := reply.headers.get("location"):
+def _describe(response: Response, body: bytes) -> str:
+    if location := response.headers.get("location"):
         return f"redirected to {_excerpt(location.encode(errors='replace'))}"
     return _excerpt(body)
 

@@ -1,16 +1,58 @@
-"""What makes a request unlike every other one."""
+"""The App Key, its secret, and the signature of a request.
 
+A traceback may show the locals of its frames, so a secret or a signature is never a plain str in one.
+"""
+
+import hashlib
 import secrets
 import time
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
+
+from rongcloud_groups.errors import ConfigError
+
+
+class Secret:
+    """A string that no ``repr``, ``str``, ``format`` or pickle shows."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    @classmethod
+    def of(cls, value: "str | Secret") -> "Secret":
+        """The value as a secret."""
+        return value if isinstance(value, Secret) else cls(value)
+
+    def reveal(self) -> str:
+        """The string itself; call it where it is used and keep the result in no variable."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret(…)"
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a secret is not pickled: give the process that needs it its own")
+
+
+class Signature(str):
+    """A signature, whose ``repr`` does not show it."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return "Signature(…)"
 
 
 class RequestNonce(NamedTuple):
-    """A request's own: each attempt has a new one.
+    """The values that set a request apart from all others: each attempt has new ones.
 
     Attributes:
         nonce: at most 18 characters.
-        timestamp_ms: when it was made, in milliseconds since 1970.
+        timestamp_ms: milliseconds since 1970.
         request_id: at most 36 characters; the service's support asks for it.
     """
 
@@ -20,5 +62,52 @@ class RequestNonce(NamedTuple):
 
 
 def new_nonce() -> RequestNonce:
-    """A stamp of now."""
+    """The nonce of a request that is sent now."""
     return RequestNonce(secrets.token_hex(8), time.time_ns() // 1_000_000, secrets.token_hex(16))
+
+
+def sign(app_secret: Secret, nonce: str, timestamp_ms: int) -> Signature:
+    """The signature of one request: lower-case hex SHA-1 of App Secret + nonce + timestamp, as UTF-8.
+
+    Args:
+        app_secret: the App Secret.
+        nonce: at most 18 characters.
+        timestamp_ms: milliseconds since 1970.
+    """
+    # surrogatepass: an encoding error would carry the secret in the exception
+    digest = hashlib.sha1(app_secret.reveal().encode(errors="surrogatepass"), usedforsecurity=False)
+    digest.update(f"{nonce}{timestamp_ms}".encode())
+    return Signature(digest.hexdigest())
+
+
+class Credentials:
+    """An App Key and its secret.
+
+    Args:
+        app_key: the App Key.
+        app_secret: its secret.
+
+    Raises:
+        ConfigError: one of them is empty, or no header can carry the key.
+    """
+
+    __slots__ = ("_app_secret", "app_key")
+
+    def __init__(self, app_key: str, app_secret: Secret) -> None:
+        if not isinstance(app_key, str) or not app_key:
+            raise ConfigError("app_key is empty: give the App Key from the service's console")
+        if not (app_key.isascii() and app_key.isprintable()) or " " in app_key:
+            raise ConfigError(f"app_key {app_key!r} has a character that an App Key cannot have")
+        if not isinstance(app_secret.reveal(), str):
+            raise ConfigError(f"app_secret is of type {type(app_secret.reveal()).__name__}; give a str")
+        if not app_secret:
+            raise ConfigError("app_secret is empty: give the App Secret from the service's console")
+        self.app_key = app_key
+        self._app_secret = app_secret
+
+    def signature(self, nonce: str, timestamp_ms: int) -> Signature:
+        """The signature of one request; see `sign`."""
+        return sign(self._app_secret, nonce, timestamp_ms)
+
+    def __repr__(self) -> str:
+        return f"Credentials(app_key={getattr(self, 'app_key', None)!r})"  # also before it has one

@@ -14,10 +14,11 @@ from weakref import WeakSet, finalize
 from anyio.from_thread import start_blocking_portal
 
 from rongcloud_groups._dispatch.profile_pages import ProfilePage
+from rongcloud_groups._protocol.signing import Secret
 from rongcloud_groups.blocking.portal import Running, close_portal, entered, wait
 from rongcloud_groups.blocking.stream import BlockingStream
 from rongcloud_groups.client import GroupClient
-from rongcloud_groups.config import Secret, options_from_environment
+from rongcloud_groups.config import options_from_environment
 from rongcloud_groups.errors import ClientClosed
 from rongcloud_groups.events import Stats
 from rongcloud_groups.models import ListedGroup

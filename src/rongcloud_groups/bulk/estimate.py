@@ -4,7 +4,7 @@ from math import ceil
 
 from msgspec import Struct
 
-from rongcloud_groups._protocol.api import BATCH_LIMIT, validated_group_id
+from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.bulk.seen_ids import SeenIds
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.bulk.sources.listing import ListingSource

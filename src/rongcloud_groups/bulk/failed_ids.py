@@ -7,7 +7,7 @@ from typing import Final, Protocol
 import msgspec
 from msgspec import Struct
 
-from rongcloud_groups._protocol.api import action_for
+from rongcloud_groups._protocol.error_codes import RETRIED, action_for
 from rongcloud_groups.bulk.files import PartialFile
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError, ServiceError
 
@@ -34,7 +34,7 @@ class Failure(Struct, frozen=True):
 def failure(group_id: str, error: RongCloudError, max_attempts: int) -> Failure:
     """What is noted of a failed ID."""
     code = error.code if isinstance(error, ServiceError) else None
-    attempts = max_attempts if action_for(error) == "retry" else 1
+    attempts = max_attempts if action_for(error) in RETRIED else 1
     if isinstance(error, InvalidGroupId):
         attempts = 0
     return Failure(group_id, type(error).__name__, code, str(error), attempts)

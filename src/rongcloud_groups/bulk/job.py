@@ -10,7 +10,8 @@ import msgspec
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 from msgspec import Struct
 
-from rongcloud_groups._protocol.api import BATCH_LIMIT, action_for
+from rongcloud_groups._protocol.error_codes import RETRIED, action_for
+from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups.bulk.blocks import Block, ReorderBuffer, input_changed, read_blocks, scan
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
 from rongcloud_groups.bulk.errors import OutputError, ResumeError, ServiceUnavailable, SourceError
@@ -430,7 +431,7 @@ class Job:
 
 
 def _unanswered(outcome: Any) -> bool:
-    return isinstance(outcome, RongCloudError) and action_for(outcome) == "retry"
+    return isinstance(outcome, RongCloudError) and action_for(outcome) in RETRIED
 
 
 def _outcomes_of(blocks: list[Block]) -> Iterator[Any]:

@@ -111,10 +111,6 @@ def _message(error: Exception, *, debug: bool) -> str:
     match error:
         case ConfigError():
             return str(error)
-        case AuthenticationError():
-            from rongcloud_groups.check_advice import advice, what_happened
-
-            return one_line(f"{what_happened(error)}: {advice(error, None)}")
         case OSError(filename=str()):
             return one_line(f"cannot write {error.filename}: {error.strerror}")
         case RongCloudError() | OSError():

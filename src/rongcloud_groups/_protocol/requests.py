@@ -1,0 +1,127 @@
+"""Group IDs and parameters, checked and encoded."""
+
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
+from urllib.parse import quote_plus
+
+import msgspec
+
+from rongcloud_groups._http import Request
+from rongcloud_groups._protocol.dialects import Dialect
+from rongcloud_groups._protocol.signing import Credentials, RequestNonce
+from rongcloud_groups.errors import InvalidGroupId
+
+BATCH_LIMIT: Final = 50
+"""The most group IDs in one request, as the service documents it."""
+
+GROUP_ID_LIMIT: Final = 64
+"""The most characters in a group ID, as the service documents it."""
+
+_PLAIN_GROUP_ID: Final = re.compile(rf"[!-+\--~]{{1,{GROUP_ID_LIMIT}}}")  # visible ASCII without the comma
+_NEEDS_NO_QUOTING: Final = re.compile(r"[A-Za-z0-9_.~-]*")
+_INVISIBLE: Final = {
+    "Cc": "a control character",
+    "Cf": "an invisible format character",
+    "Cs": "half of a surrogate pair",
+    "Zl": "whitespace",
+    "Zp": "whitespace",
+    "Zs": "whitespace",
+}
+
+
+def validated_group_id(value: object) -> str:
+    """The value as a plain str, if the service can take it for a group ID.
+
+    The service documents 1 to 64 characters. Some of its SDKs join IDs with commas, so it may split at one.
+
+    Args:
+        value: the ID; a subclass of str, such as a member of a str enum, counts by its characters.
+
+    Raises:
+        InvalidGroupId: not a str, empty, over 64 characters, or with a comma, whitespace, a control
+            character, an invisible format character or a lone surrogate in it.
+    """
+    if not isinstance(value, str):
+        raise InvalidGroupId(value, f"it must be a str, not {type(value).__name__}")
+    text = value if type(value) is str else str.__str__(value)  # a subclass may print, hash and compare otherwise
+    if not _PLAIN_GROUP_ID.fullmatch(text) and (reason := _fault_of(text)):
+        raise InvalidGroupId(value, reason)
+    return text
+
+
+def _fault_of(text: str) -> str | None:
+    if not text:
+        return "it is empty"
+    if len(text) > GROUP_ID_LIMIT:
+        return f"it has {len(text)} characters, over the limit of {GROUP_ID_LIMIT}"
+    if "," in text:
+        return "it has a comma in it"
+    faults = (_INVISIBLE.get(unicodedata.category(character)) for character in text)
+    return next((f"it has {fault} in it" for fault in faults if fault), None)
+
+
+def batch_request(dialect: Dialect, credentials: Credentials, group_ids: Sequence[str], nonce: RequestNonce) -> Request:
+    """The request for the profiles of some groups.
+
+    Args:
+        dialect: the interface to ask.
+        credentials: signs the request.
+        group_ids: 1 to `BATCH_LIMIT` validated IDs.
+        nonce: of this attempt.
+    """
+    body = _encode(dialect, {dialect.group_ids_key: group_ids})
+    return Request(dialect.batch_path, _headers(dialect, credentials, nonce), body, nonce.request_id)
+
+
+def listing_request(
+    dialect: Dialect,
+    credentials: Credentials,
+    nonce: RequestNonce,
+    *,
+    page_token: str | None,
+    size: int,
+    order: Literal[0, 1] = 0,
+) -> Request:
+    """The request for one page of the listing of an app's groups.
+
+    Args:
+        dialect: the interface to ask.
+        credentials: signs the request.
+        nonce: of this attempt.
+        page_token: `ListingPage.next_page_token` of the page before; None for the first.
+        size: groups on a page, at most 1,000.
+        order: 0 oldest first, 1 newest first.
+    """
+    parameters: dict[str, str | int] = {dialect.page_size_key: size, "order": order}
+    if page_token is not None:
+        parameters["pageToken"] = page_token
+    body = _encode(dialect, parameters)
+    return Request(dialect.listing_path, _headers(dialect, credentials, nonce), body, nonce.request_id)
+
+
+def _headers(dialect: Dialect, credentials: Credentials, nonce: RequestNonce) -> list[tuple[str, str]]:
+    return [
+        ("app-key", credentials.app_key),
+        ("nonce", nonce.nonce),
+        ("timestamp", str(nonce.timestamp_ms)),
+        ("signature", credentials.signature(nonce.nonce, nonce.timestamp_ms)),
+        ("x-request-id", nonce.request_id),
+        ("content-type", dialect.content_type),
+        ("accept-encoding", "gzip"),
+        ("user-agent", "rongcloud-groups"),
+    ]
+
+
+def _encode(dialect: Dialect, parameters: Mapping[str, str | int | Sequence[str]]) -> bytes:
+    if dialect.encoding == "json":
+        return msgspec.json.encode(parameters)
+    return "&".join(_form_part(key, value) for key, value in parameters.items()).encode("ascii")
+
+
+def _form_part(key: str, value: str | int | Sequence[str]) -> str:
+    values = [str(value)] if isinstance(value, str | int) else value
+    if not _NEEDS_NO_QUOTING.fullmatch("".join(values)):
+        values = [quote_plus(each) for each in values]
+    return f"{key}=" + f"&{key}=".join(values)
