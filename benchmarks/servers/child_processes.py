@@ -21,21 +21,28 @@ class ProxyAddress(msgspec.Struct, frozen=True):
 @contextmanager
 def emulator(*options: str) -> Iterator[Address]:
     """The emulator, with the options of its command line."""
-    with _child("-m", "rongcloud_groups.emulator", *options) as line:
-        yield msgspec.json.decode(line, type=Address)
+    with emulator_process(*options) as (address, _):
+        yield address
+
+
+@contextmanager
+def emulator_process(*options: str) -> Iterator[tuple[Address, int]]:
+    """The emulator, and the ID of its process, which may be stopped and continued."""
+    with _child("-m", "rongcloud_groups.emulator", *options) as (line, pid):
+        yield msgspec.json.decode(line, type=Address), pid
 
 
 @contextmanager
 def directed_emulator(*options: str) -> Iterator[Address]:
     """The emulator of `directed_emulator.py`."""
-    with _child("-m", "benchmarks.servers.directed_emulator", *options) as line:
+    with _child("-m", "benchmarks.servers.directed_emulator", *options) as (line, _):
         yield msgspec.json.decode(line, type=Address)
 
 
 @contextmanager
 def raw_server() -> Iterator[Address]:
     """The server of `raw_server.py`."""
-    with _child("-m", "benchmarks.servers.raw_server") as line:
+    with _child("-m", "benchmarks.servers.raw_server") as (line, _):
         yield msgspec.json.decode(line, type=Address)
 
 
@@ -45,7 +52,7 @@ def proxied(address: Address, options: Sequence[str]) -> Iterator[str]:
     if not options:
         yield address.url
         return
-    with _child("-m", "benchmarks.servers.delaying_proxy", address.url, *options) as line:
+    with _child("-m", "benchmarks.servers.delaying_proxy", address.url, *options) as (line, _):
         yield msgspec.json.decode(line, type=ProxyAddress).url
 
 
@@ -84,8 +91,8 @@ def late_timers(late: list[float]) -> Iterator[None]:
 
 
 @contextmanager
-def _child(*arguments: str) -> Iterator[bytes]:
-    """A Python process, and the line with which it says that it is ready."""
+def _child(*arguments: str) -> Iterator[tuple[bytes, int]]:
+    """A Python process: the line with which it says that it is ready, and its ID."""
     with tempfile.TemporaryFile() as errors:
         command = [sys.executable, *arguments]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)  # noqa: S603  our own programs
@@ -96,7 +103,7 @@ def _child(*arguments: str) -> Iterator[bytes]:
                 process.wait()
                 errors.seek(0)
                 raise RuntimeError(f"{' '.join(arguments)} did not start: {errors.read().decode()}")
-            yield line
+            yield line, process.pid
         finally:
             process.terminate()
             process.wait()
