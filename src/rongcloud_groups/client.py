@@ -58,8 +58,9 @@ class GroupClient:
         limiter: a `Limiter` to share the budget with other clients, or the words for one that is shared with other
             processes and closed with the client: ``"file:PATH"``, ``"redis://HOST:PORT/DATABASE?share=0.25"``.
             Without one the client has ``rate`` to itself.
-        guard: prove that no second at the server holds more than ``rate`` requests, whatever the path's jitter. At a
-            round trip of R seconds at most rate/(1 + R) requests/s are left.
+        guard: let no second at the server hold more than ``rate`` requests of this client, whatever the path's
+            jitter; requests are counted until their responses say when they arrived. At a round trip of R seconds at
+            most rate/(1 + R) requests/s are left, and fewer where requests end without a response.
         max_in_flight: requests under way at the most.
         attempt_timeout: seconds that one request may take, and as many for opening a connection.
         deadline: seconds that a lookup may take, where the call gives none; None for no limit.
@@ -138,7 +139,7 @@ class GroupClient:
         self._emit = emit = Emitter(hooks)
         self._pending = PendingQueue(BATCH_LIMIT)
         self._limiter, self._own_limiter = options.make_limiter()
-        gate = SendGate(self._limiter, CreditGuard(max(1, int(rate))) if guard else None)
+        gate = SendGate(self._limiter, CreditGuard(rate) if guard else None)
         policy = RetryPolicy(max_attempts)
         shared = self._transports is not None and self._transports.shared
         self._failover = Failover(

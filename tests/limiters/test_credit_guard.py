@@ -5,10 +5,10 @@ import httpx
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.virtual_time import now, run, settle, virtual_time
+from support.virtual_time import at, now, run, settle, virtual_time
 
 from rongcloud_groups import GroupClient
-from rongcloud_groups.limiters.credit_guard import CreditGuard
+from rongcloud_groups.limiters.credit_guard import UNKNOWN_HELD_FOR, CreditGuard
 
 FORWARD_AND_BACK = st.tuples(st.floats(0.0, 1.5), st.floats(0.0, 1.5), st.booleans())
 
@@ -35,7 +35,7 @@ class Path:
         await asyncio.sleep(forward)
         self.arrived.append(now())
         await asyncio.sleep(back if answered else 0)
-        self.guard.landed()
+        self.guard.arrived()
 
 
 def worst_second(arrived: list[float]) -> int:
@@ -88,12 +88,47 @@ async def test_a_cancelled_wait_takes_no_credit() -> None:
 
 
 @virtual_time
-async def test_the_credit_of_a_lost_request_comes_back_after_a_second() -> None:
+async def test_the_credit_of_a_request_comes_back_a_second_after_it_arrived() -> None:
     guard = CreditGuard(1)
     await guard.acquire()
-    guard.landed()
+    guard.arrived()
     await guard.acquire()
     assert 1.0 < now() < 1.01
+
+
+@pytest.mark.parametrize(("outcome", "held_for"), [(True, 1.0), (False, UNKNOWN_HELD_FOR), (None, UNKNOWN_HELD_FOR)])
+@virtual_time
+async def test_the_credit_of_a_lost_request_is_held_until_it_cannot_arrive(
+    outcome: bool | None,  # noqa: FBT001  a parameter of the test
+    held_for: float,
+) -> None:
+    guard = CreditGuard(1)
+    await guard.acquire()
+    delivered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    guard.lost(delivered)
+    await at(5.0)
+    if outcome is None:
+        delivered.cancel()
+    else:
+        delivered.set_result(outcome)
+    await guard.acquire()
+    assert 5.0 + held_for <= now() < 5.0 + held_for + 0.01
+
+
+@pytest.mark.parametrize(
+    ("rate", "credits_", "window"), [(0.5, 1, 2.0), (1.9, 1, 1.0), (12.5, 12, 1.0), (5000, 5000, 1.0)]
+)
+@virtual_time
+async def test_there_are_as_many_credits_as_a_window_has_whole_requests(
+    rate: float, credits_: int, window: float
+) -> None:
+    guard = CreditGuard(rate)
+    for _ in range(credits_):
+        await guard.acquire()
+        guard.arrived()
+    assert now() == 0.0
+    await guard.acquire()
+    assert window <= now() < window + 0.01
 
 
 def missing(_: httpx.Request) -> httpx.Response:
@@ -128,4 +163,4 @@ async def test_a_guarded_client_gets_the_credits_of_failed_and_cancelled_request
             asking = asyncio.create_task(client.get(f"g{number}"))
             await asyncio.wait([asking], timeout=0.1 if number % 2 else None)
             asking.cancel()
-        assert await client.get("last", deadline=5.0) is None
+        assert await client.get("last", deadline=5.0 + UNKNOWN_HELD_FOR) is None

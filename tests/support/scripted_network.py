@@ -49,6 +49,9 @@ class ScriptedConnection:
         self._futures.append(future)
         return future
 
+    def delivered(self) -> Future[bool]:
+        raise NotImplementedError
+
     def answer(self) -> None:
         self._futures.pop(0).set_result(RESPONSE)
         if self.retired_at is not None and not self._futures:

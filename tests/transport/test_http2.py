@@ -159,6 +159,30 @@ async def test_a_slow_server_that_answers_pings_is_waited_for() -> None:
         assert (await future).body == b"late"
 
 
+async def test_delivery_is_known_once_a_ping_behind_an_abandoned_request_is_answered() -> None:
+    async with serving() as server, server.client() as client:
+        request = client.connection.send(QUERY, 10.0)
+        request.cancel()
+        await asyncio.sleep(0)
+        assert await client.connection.delivered()
+        assert len(server.peer.requests) == 1
+        both = client.connection.delivered(), client.connection.delivered(), client.connection.delivered()
+        assert all(await asyncio.gather(*both))
+        assert server.peer.pings == 3
+
+
+@pytest.mark.parametrize("by_server", [True, False])
+async def test_delivery_is_known_where_the_server_closed_the_connection(by_server: bool) -> None:  # noqa: FBT001
+    async with serving(by_path, answers_pings=False) as server, server.client() as client:
+        before = client.connection.delivered()
+        if by_server:
+            server.peer.transport.close()
+        else:
+            await client.connection.aclose()
+        assert await before is by_server
+        assert await client.connection.delivered() is by_server
+
+
 async def test_an_idle_connection_is_not_pinged() -> None:
     async with serving() as server, server.client(ping_after=0.01, ping_timeout=0.01) as client:
         await client.ask()

@@ -201,7 +201,7 @@ class Dispatcher:
             with contained(TransportError, f"sending to {connection.host}"):
                 future = connection.send(request, self._attempt_timeout)
         except TransportError as error:
-            self._gate.finished()
+            self._gate.lost(connection.connection.delivered)
             self._failover.failed(connection, str(error))
             self._retry(batch.entries, error)
             return
@@ -214,7 +214,10 @@ class Dispatcher:
 
     def _on_response(self, flight: InFlight, future: Future[Response]) -> None:
         del self._in_flight[flight.batch]
-        self._gate.finished()
+        if future.cancelled() or future.exception() is not None:
+            self._gate.lost(flight.connection.connection.delivered)
+        else:
+            self._gate.answered()
         try:
             if flight.cancelled or self._closed:
                 self._abandoned(flight)

@@ -1,6 +1,7 @@
 """When the next request may leave."""
 
-from asyncio import get_running_loop
+from asyncio import Future, get_running_loop
+from collections.abc import Callable
 
 from rongcloud_groups.limiters.credit_guard import CreditGuard
 from rongcloud_groups.limiters.interface import Limiter
@@ -9,7 +10,8 @@ from rongcloud_groups.limiters.interface import Limiter
 class SendGate:
     """Grants the right to send one request. No other code spends a token of the rate limiter.
 
-    After `wait` the request leaves in the same step, and `finished` is called when it has ended; or `unused` is called.
+    After `wait` the request leaves in the same step, and `answered` or `lost` is called when it has ended; or `unused`
+    is called.
 
     Args:
         limiter: the budget of requests.
@@ -43,10 +45,19 @@ class SendGate:
         if self._guard is not None:
             self._guard.restore()
 
-    def finished(self) -> None:
-        """The request was answered, or abandoned."""
+    def answered(self) -> None:
+        """The request has its response."""
         if self._guard is not None:
-            self._guard.landed()
+            self._guard.arrived()
+
+    def lost(self, delivered: Callable[[], Future[bool]]) -> None:
+        """The request ended without a response.
+
+        Args:
+            delivered: `Connection.delivered` of its connection.
+        """
+        if self._guard is not None:
+            self._guard.lost(delivered())
 
     async def throttle(self, retry_after: float | None, age: float) -> float:
         """Hold requests back after a refusal; see `Limiter.throttle`."""

@@ -55,6 +55,15 @@ class Connection(Protocol):
         """
         ...
 
+    def delivered(self) -> Future[bool]:
+        """Wait until no request that was sent can arrive at the server any more.
+
+        Returns:
+            A future: True where the server has read all of them, or closed the connection; False, at once or when the
+            connection ends, where that is not known.
+        """
+        ...
+
     def retire(self) -> None:
         """Take no more requests; close when the last open one has ended."""
         ...
@@ -118,6 +127,12 @@ class ConnectionState:
         Raises:
             TransportError: the connection closed before that.
         """
+
+    def delivered(self) -> Future[bool]:
+        """See `Connection.delivered`; nothing is known here."""
+        future: Future[bool] = self._loop.create_future()
+        future.set_result(False)
+        return future
 
     def _mark_retired(self, reason: str) -> bool:
         """Note that it takes no more requests; False where that was known."""

@@ -1,27 +1,42 @@
-"""The credit guard: proof that no second at the server holds more than the limit, whatever the path does."""
+"""CreditGuard: bounds the requests in a second at the server by their responses, whatever the jitter of the path."""
 
-from asyncio import Event, get_running_loop
+from asyncio import Event, Future, get_running_loop
 
-HELD_FOR = 1.003
-"""Seconds from an answer until its credit comes back: a second, and a margin for clocks and timers."""
+from rongcloud_groups.limiters.schedule import Window
+
+MARGIN = 0.003
+"""Seconds by which a credit comes back later than it must, for clocks and timers."""
+
+UNKNOWN_HELD_FOR = 30.0
+"""Seconds from the end of a connection until a request that was lost on it counts as never to arrive."""
 
 
 class CreditGuard:
-    """As many credits as requests a second; each comes back a second after its request was answered.
+    """As many credits as the service allows requests in a window (a second); each comes back a window later.
 
-    A request takes a credit before it leaves, and it had arrived before its answer left. So of two requests that
-    use the same credit, the later one leaves, and arrives, more than a second after the earlier one arrived; and no
-    second at the server holds more requests than there are credits. Of a request that was given up without an
-    answer nothing better is known than that it left: its credit is held for as long from then.
+    A request takes a credit before it leaves. The credit comes back a window after the request is known to have
+    arrived: when its response came; or, where it was abandoned, when the server has answered a PING that was sent
+    behind it, or has closed the connection. So of two requests with the same credit the later one leaves, and
+    arrives, more than a window after the earlier one arrived: no window at the server holds more requests than there
+    are credits.
 
-    At a round trip of R seconds, credits/(1 + R) requests/s are left at the most.
+    Where the connection ended on this side, or cannot be asked (HTTP/1.1, a transport of the caller's), a request
+    without a response may still be in a buffer. Its credit comes back `UNKNOWN_HELD_FOR` seconds later: the proof holds
+    if a server that stands still for longer than that then drops what it had not read.
+
+    At a round trip of R seconds, credits/(1 + R) requests/s are left at most.
 
     Args:
-        credits: requests that the server may see in one second.
+        rate: requests/s that the service allows.
+
+    Raises:
+        ConfigError: the rate is not a positive number.
     """
 
-    def __init__(self, credits: int) -> None:  # noqa: A002  the term for it
-        self._credits = credits
+    def __init__(self, rate: float) -> None:
+        window = Window.of(rate, max_requests=float("inf"))
+        self._credits = window.requests
+        self._held_for = window.seconds + MARGIN
         self._returned = Event()
 
     async def acquire(self) -> None:
@@ -36,6 +51,20 @@ class CreditGuard:
         self._credits += 1
         self._returned.set()
 
-    def landed(self) -> None:
-        """A request was answered, or given up: its credit comes back in `HELD_FOR` seconds."""
-        get_running_loop().call_later(HELD_FOR, self.restore)
+    def arrived(self) -> None:
+        """The server has a request: give back its credit when its window is over."""
+        get_running_loop().call_later(self._held_for, self.restore)
+
+    def lost(self, delivered: Future[bool]) -> None:
+        """A request ended without a response.
+
+        Args:
+            delivered: see `Connection.delivered`.
+        """
+        delivered.add_done_callback(self._on_delivered)
+
+    def _on_delivered(self, delivered: Future[bool]) -> None:
+        if not delivered.cancelled() and delivered.result():
+            self.arrived()
+        else:
+            get_running_loop().call_later(UNKNOWN_HELD_FOR, self.restore)

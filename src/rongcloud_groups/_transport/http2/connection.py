@@ -15,6 +15,7 @@ from h2.errors import ErrorCodes
 from h2.events import (
     DataReceived,
     Event,
+    PingAckReceived,
     RemoteSettingsChanged,
     ResponseReceived,
     StreamEnded,
@@ -25,6 +26,7 @@ from h2.exceptions import ProtocolError
 from hyperframe.frame import GoAwayFrame
 
 from rongcloud_groups._http import Request, Response
+from rongcloud_groups._transport.http2.delivery import PING_DATA, DeliveryChecks
 from rongcloud_groups._transport.http2.frames import FloodError
 from rongcloud_groups._transport.http2.keepalive import KeepAlive
 from rongcloud_groups._transport.http2.response import MalformedResponse, ResponseBuilder
@@ -38,6 +40,7 @@ PING_TIMEOUT: Final = 1.0
 """Seconds from that PING until the connection counts as dead."""
 SLOT_TIMEOUT: Final = 5.0
 """Seconds for which the server may let no request in before the connection retires."""
+_CLOSED_BY_SERVER: Final = "closed by the server"
 _MAX_UNWRITTEN: Final = 16 * 1024
 
 
@@ -86,6 +89,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         self._settled = asyncio.Event()
         self._session = Session(authority)
         self._keepalive = KeepAlive(ping_after, ping_timeout, self._ping, self._on_silence)
+        self._deliveries = DeliveryChecks(partial(self._ping, PING_DATA))
         self._streams: dict[int, _Stream] = {}
         self._allowed = 0
         self._responses = 0
@@ -143,6 +147,10 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         self._end_step()
         return future
 
+    def delivered(self) -> asyncio.Future[bool]:
+        """See `Connection.delivered`."""
+        return self._deliveries.start()
+
     def retire(self) -> None:
         """Takes no more requests; closes with a GOAWAY when the last open one has ended."""
         self._retire(f"retired after {self.sent} requests")
@@ -173,12 +181,12 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
 
     def eof_received(self) -> None:
         self._finish_reading()
-        self._close("closed by the server", ErrorCodes.NO_ERROR)
+        self._close(_CLOSED_BY_SERVER, ErrorCodes.NO_ERROR)
         self._end_step()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish_reading()
-        self._close(f"connection lost: {exc}" if exc else "closed by the server", None)
+        self._close(f"connection lost: {exc}" if exc else _CLOSED_BY_SERVER, None)
         self._on_transport_lost()
         self._end_step()
 
@@ -246,6 +254,8 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
                     self._settled.set()
             case WindowUpdated():
                 self._changed = True
+            case PingAckReceived() if event.ping_data == PING_DATA:
+                self._deliveries.acknowledged()
             case _:
                 pass
 
@@ -320,8 +330,8 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
             self._retire(str(error))
         self._end_step()
 
-    def _ping(self) -> None:
-        self._session.ping()
+    def _ping(self, data: bytes = bytes(8)) -> None:
+        self._session.ping(data)
         self._flush()
 
     def _on_silence(self) -> None:
@@ -343,6 +353,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         for stream_id in list(self._streams):
             self._fail(stream_id, reason)
         self._keepalive.close()
+        self._deliveries.end(by_server=reason == _CLOSED_BY_SERVER)
         self._settled.set()
         self._resume_reading()
         if not self._transport.is_closing():

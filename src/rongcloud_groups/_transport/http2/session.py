@@ -100,9 +100,9 @@ class Session:
         self._h2.send_headers(stream_id, self._headers.build(request), end_stream=not request.body)
         self._send_body(stream_id)
 
-    def ping(self) -> None:
+    def ping(self, data: bytes) -> None:
         """Sends a PING."""
-        self._h2.ping(b"\0" * 8)
+        self._h2.ping(data)
 
     def close(self, code: ErrorCodes) -> None:
         """Sends a GOAWAY."""
