@@ -8,7 +8,7 @@ from datetime import datetime
 from enum import IntEnum
 from typing import Any, Self
 
-from msgspec import Struct
+from msgspec import Struct, convert, json, to_builtins
 
 
 class _OpenIntEnum(IntEnum):
@@ -58,7 +58,37 @@ class MemProfilePerm(_OpenIntEnum):
     SELF_ONLY = 2
 
 
-class Permissions(Struct, frozen=True, kw_only=True, gc=False):
+class _Value(Struct, frozen=True, kw_only=True, gc=False):
+    """A struct that Pydantic, and so FastAPI, takes as a type: it validates, serializes and has a JSON schema."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[Self], handler: object) -> Any:
+        from pydantic_core import core_schema  # who calls this has it
+
+        return core_schema.no_info_plain_validator_function(
+            lambda value: convert(value, cls, from_attributes=True),
+            serialization=core_schema.plain_serializer_function_ser_schema(to_builtins),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: object, handler: object) -> dict[str, Any]:
+        (_, components) = json.schema_components([cls], ref_template="{name}")
+        resolved: dict[str, Any] = _inline(components[cls.__name__], components)
+        return resolved
+
+
+def _inline(schema: Any, components: dict[str, Any]) -> Any:
+    """The schema without references, which the schema of an application would not resolve."""
+    if isinstance(schema, list):
+        return [_inline(each, components) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inline(components[schema["$ref"]], components)
+    return {key: _inline(value, components) for key, value in schema.items()}
+
+
+class Permissions(_Value, frozen=True, kw_only=True, gc=False):
     """A group's permissions, as the service's page on hosted groups defines them.
 
     What the service leaves out has its documented default, 0.
@@ -98,7 +128,7 @@ class Problem(Struct, frozen=True):
     raw: str
 
 
-class GroupProfile(Struct, frozen=True, kw_only=True, gc=False):
+class GroupProfile(_Value, frozen=True, kw_only=True, gc=False):
     """The profile of one group.
 
     The lengths are the limits in the service's documentation; they are not checked here.
@@ -134,7 +164,7 @@ class GroupProfile(Struct, frozen=True, kw_only=True, gc=False):
     extra: dict[str, Any] = {}
 
 
-class ListedGroup(Struct, frozen=True, kw_only=True, gc=False):
+class ListedGroup(_Value, frozen=True, kw_only=True, gc=False):
     """One group as the listing of an app's groups gives it: without permissions, attributes and member count.
 
     Attributes:
