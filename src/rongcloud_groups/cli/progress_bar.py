@@ -50,7 +50,7 @@ class Bar(Progress):
         self._terminal = _Console(file=cast("IO[str]", _Stderr()))
         super().__init__(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            BarColumn(None, style="bright_black", complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             TextColumn("{task.fields[percent]}", style="bold"),
             TextColumn("{task.fields[time]}", justify="right"),
             console=_Console(file=cast("IO[str]", _Stderr())),
