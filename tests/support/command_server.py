@@ -112,11 +112,11 @@ def _run(request: dict[str, Any], streams: Sequence[int]) -> NoReturn:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     sys.argv = ["rongcloud-groups", *request["arguments"]]
-    sys.stdin, sys.stdout, sys.stderr = (
+    standard: list[Any] = [
         os.fdopen(number, mode, encoding="utf-8", closefd=False, buffering=1 if number == 2 else -1)
         for number, mode in enumerate("rww")
-    )
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr  # type: ignore[misc]
+    ]
+    sys.stdin, sys.stdout, sys.stderr = sys.__stdin__, sys.__stdout__, sys.__stderr__ = standard  # type: ignore[misc]
     from rongcloud_groups.cli import main
 
     code: Any = 1
