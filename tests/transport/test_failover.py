@@ -69,7 +69,7 @@ async def test_a_refusal_is_no_reason_to_leave(client_for: ClientFor, fault: str
         assert backup.report().connections == 0
 
 
-async def test_hosts_that_all_refuse_fail_everybody_together(client_for: ClientFor) -> None:
+async def test_hosts_that_all_refuse_fail_every_id_together(client_for: ClientFor) -> None:
     async with (
         Emulator() as emulator,
         client_for(emulator, base_urls=[closed_port(), closed_port()], max_attempts=2) as client,
@@ -92,7 +92,7 @@ async def test_a_certificate_that_is_not_trusted_is_named(client_for: ClientFor)
 
 
 @virtual_time
-async def test_a_host_that_cannot_be_reached_is_told_once_for_each_wait() -> None:
+async def test_a_host_that_cannot_be_reached_is_reported_once_for_each_wait() -> None:
     network = Network()
     network.down.add(PRIMARY)
     async with network.failover() as failover:
@@ -140,7 +140,7 @@ async def test_a_failed_request_switches_the_host_and_the_others_of_that_host_do
     async with network.failover(PRIMARY, BACKUP) as failover:
         flights = [await send(failover) for _ in range(5)]
         for connection in flights:
-            failover.failed(connection, "no answer within 5 s")
+            failover.failed(connection, "no response within 5 s")
         assert failover.host == BACKUP
         assert failover.switches == 1
         assert network.connections[0].retired_at is not None
@@ -206,7 +206,7 @@ async def switched_to_backup(failover: Failover) -> None:
 
 
 @virtual_time
-async def test_the_primary_is_probed_after_a_minute_with_one_request_and_used_again_when_it_answers() -> None:
+async def test_the_primary_is_probed_after_a_minute_with_one_request_and_used_again_when_it_responds() -> None:
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         await switched_to_backup(failover)
@@ -280,7 +280,7 @@ async def test_a_probe_that_closes_before_it_was_used_is_repeated_after_another_
 
 
 @virtual_time
-async def test_a_probe_that_neither_answers_nor_fails_is_repeated_after_another_minute() -> None:
+async def test_a_probe_that_neither_responds_nor_fails_is_repeated_after_another_minute() -> None:
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         await switched_to_backup(failover)

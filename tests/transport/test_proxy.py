@@ -104,7 +104,7 @@ async def test_a_proxy_that_is_not_there_is_named() -> None:
         (b"", "timed out after 0.2 s"),
     ],
 )
-async def test_a_proxy_that_answers_badly_leaves_no_socket(greeting: bytes, text: str) -> None:
+async def test_a_proxy_that_responds_badly_leaves_no_socket(greeting: bytes, text: str) -> None:
     protocol = Silent(greeting)
     async with listening(protocol) as url:
         with pytest.raises(TransportError, match=f"tunnel through proxy localhost:{url.port} .*{text}"):

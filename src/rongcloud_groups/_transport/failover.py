@@ -1,4 +1,4 @@
-"""Which origin requests go to: the primary, or a backup until the primary answers again."""
+"""Which origin requests go to: the primary, or a backup until the primary responds again."""
 
 import logging
 from asyncio import Event, Lock, get_running_loop
@@ -138,7 +138,7 @@ class Failover:
     def succeeded(self, connection: PooledConnection) -> None:
         """Report a response; if it is that of the probe, go back to the primary."""
         if connection.pool is self._primary and self._pool is not self._primary and not connection.detached:
-            self._switch_to(self._primary, "it answers again")
+            self._switch_to(self._primary, "it responds again")
 
     def on_change(self) -> None:
         """See `PoolObserver`."""

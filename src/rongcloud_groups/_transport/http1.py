@@ -137,9 +137,9 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
         except TransportError as error:
             self._close(str(error))
         else:
-            self._answer(self._builder.response())
+            self._finish(self._builder.response())
 
-    def _answer(self, response: Response) -> None:
+    def _finish(self, response: Response) -> None:
         future, self._future = self._future, None
         self._end_request()
         if future is not None and not future.done():
@@ -171,7 +171,7 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
             self._close("request cancelled")
 
     def _on_timeout(self, timeout: float) -> None:
-        self._close(f"no answer within {timeout:g} s from {self._authority}", cause=TimeoutError())
+        self._close(f"no response within {timeout:g} s from {self._authority}", cause=TimeoutError())
 
     def _close(self, reason: str, *, cause: Exception | None = None) -> None:
         if not self._mark_closed(reason):

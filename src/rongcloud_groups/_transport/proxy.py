@@ -10,7 +10,7 @@ from rongcloud_groups._http import Origin, Proxy
 from rongcloud_groups.errors import TransportError
 
 _READ_SIZE: Final = 16 * 1024
-_UNAUTHORIZED: Final = (401, 407)  # tinyproxy answers a wrong password with the first
+_UNAUTHORIZED: Final = (401, 407)  # tinyproxy refuses a wrong password with the first
 
 
 async def open_tunnel(connected: socket.socket, origin: Origin, proxy: Proxy) -> None:
