@@ -148,10 +148,10 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """One whole response."""
+    """One whole answer."""
 
     status: int
     headers: Mapping[str, str]
     """Lower-case names; of a repeated one, the last."""
     body: bytes
-    """As it came: still with its ``content-encoding``."""
+    """As it came: a ``content-encoding`` is still to be undone."""

@@ -32,7 +32,7 @@ from rongcloud_groups.config import ClientOptions, Options, options_from_environ
 from rongcloud_groups.errors import ClientClosed, ConfigError
 from rongcloud_groups.events import CallEnded, Emitter, Hook, Stats, logger
 from rongcloud_groups.limiters.credit_guard import CreditGuard
-from rongcloud_groups.limiters.interface import Limiter
+from rongcloud_groups.limiters.interface import Limiter, SharedLimiter
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 
@@ -55,8 +55,9 @@ class GroupClient:
         base_urls: the primary URL and its backups, in place of those of the region.
         dialect: ``"rongcloud"`` (v1) or ``"nexconn"`` (v4).
         rate: requests a second that the service allows the App Key; 100 unless it was raised.
-        limiter: a `Limiter` to share the budget with other clients, or the words for one that is shared with other
-            processes and closed with the client: ``"file:PATH"``, ``"redis://HOST:PORT/DATABASE?share=0.25"``.
+        limiter: a `Limiter` to share the budget with other clients, or the URL of one that is shared with other
+            processes and closed with the client: ``"file:PATH"``, ``"redis://HOST:PORT/DATABASE?share=0.25"``, where
+            ``share`` is the part of the rate for this process while Redis is away: 1 / the number of processes.
             Without one the client has ``rate`` to itself.
         guard: let no second at the server hold more than ``rate`` requests of this client, whatever the path's
             jitter; requests are counted until their responses say when they arrived. At a round trip of R seconds at
@@ -186,8 +187,11 @@ class GroupClient:
         """Open the client without ``async with``; `aclose` closes it. A client is opened once.
 
         Raises:
+            ConfigError: the limiter cannot keep a budget, such as one in a Redis that refuses the password.
             ClientClosed: it was opened before.
         """
+        if self._host is None:
+            await self._open_limiter()
         if self._host is not None:
             raise ClientClosed("a client is opened once; make another one")
         loop = asyncio.get_running_loop()
@@ -400,6 +404,15 @@ class GroupClient:
                 await self._transports.aclose()
             if self._own_limiter is not None:
                 await self._own_limiter.aclose()
+
+    async def _open_limiter(self) -> None:
+        if isinstance(self._limiter, SharedLimiter):
+            try:
+                await self._limiter.open()
+            except BaseException:
+                if self._own_limiter is not None:
+                    await self._own_limiter.aclose()
+                raise
 
     async def _observed(self, name: str, call: Awaitable[T]) -> T:
         """The result of a call; the hooks are notified of its end, however it ends."""

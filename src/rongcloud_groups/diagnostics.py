@@ -117,6 +117,8 @@ async def check(
     used, shared = options.make_limiter()
     dialler = Dialler(verify=verify, http2=http2, timeout=attempt_timeout, max_in_flight=1, proxy=options.proxy)
     try:
+        if shared is not None:
+            await shared.open()
         return await _Check(options.api, SendGate(used), dialler, attempt_timeout).run(options.origins)
     finally:
         if shared is not None:

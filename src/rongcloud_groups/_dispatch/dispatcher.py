@@ -19,7 +19,15 @@ from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.responses import BatchResult
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.pool import PooledConnection
-from rongcloud_groups.errors import DecodeError, Phase, RateLimited, RongCloudError, TransportError
+from rongcloud_groups.errors import (
+    DecodeError,
+    Phase,
+    RateLimited,
+    RongCloudError,
+    ServerError,
+    ServiceError,
+    TransportError,
+)
 from rongcloud_groups.events import (
     BatchAbandoned,
     BatchAnswered,
@@ -194,7 +202,7 @@ class Dispatcher:
                 future = connection.send(request, self._attempt_timeout)
         except TransportError as error:
             self._gate.lost(connection.connection.delivered)
-            self._failover.failed(connection, error)
+            self._failover.failed(connection, str(error))
             self._retry(batch.entries, error)
             return
         flight = self._in_flight[batch] = InFlight(batch, connection, future, request.request_id, sent_at)
@@ -262,7 +270,10 @@ class Dispatcher:
         age = get_running_loop().time() - flight.sent_at
         if self._emit:
             self._emit(BatchFailed(flight.request_id, flight.connection.host, len(entries), error, age))
-        self._failover.failed(flight.connection, error)
+        if isinstance(error, ServerError) or (isinstance(error, TransportError) and not error.never_processed):
+            self._failover.failed(flight.connection, str(error))
+        elif isinstance(error, ServiceError):
+            self._failover.succeeded(flight.connection)
         match self._policy.action(error):
             case "fatal":
                 self._abort_all(error)

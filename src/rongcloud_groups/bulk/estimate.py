@@ -7,6 +7,7 @@ from msgspec import Struct
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.bulk.seen_ids import SeenIds
 from rongcloud_groups.bulk.sources.interface import Source
+from rongcloud_groups.bulk.sources.listing import ListingSource
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId
 
@@ -15,12 +16,12 @@ class Estimate(Struct, frozen=True):
     """What a job would take.
 
     Attributes:
-        records: IDs in the input; None where only its end shows that.
+        records: IDs in the input; None where only the listing knows.
         duplicates: how many of them occur before.
         invalid: distinct IDs that no request would carry.
-        requests: requests, without retries.
-        seconds: for these, at the rate of the client.
-        credentials: whether they were accepted.
+        requests: requests at the least.
+        seconds: at the rate of the client, at the least.
+        credentials: what trying them showed.
     """
 
     records: int | None
@@ -38,7 +39,7 @@ async def estimate(client: GroupClient, source: Source) -> Estimate:
         SourceError: the source cannot be read.
         RongCloudError: the request failed.
     """
-    if source.asks_service:
+    if isinstance(source, ListingSource):
         async for _ in source.records():
             break
         return Estimate(None, 0, 0, 0, 0.0, "credentials accepted")

@@ -82,6 +82,9 @@ class HostLimiter(LoopBound):
 
         return await self._update(refuse)
 
+    async def open(self) -> None:
+        """Nothing stays open between two requests; the constructor checks the file."""
+
     async def aclose(self) -> None:
         """Nothing is open between two requests; this is here so that every shared limiter can be closed."""
 

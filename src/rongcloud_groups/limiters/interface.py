@@ -2,7 +2,7 @@
 
 import os
 from asyncio import AbstractEventLoop, get_running_loop
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rongcloud_groups.errors import ClientClosed
 
@@ -32,6 +32,23 @@ class Limiter(Protocol):
         Returns:
             Seconds until requests leave again.
         """
+        ...
+
+
+@runtime_checkable
+class SharedLimiter(Limiter, Protocol):
+    """A limiter that shares its budget with other processes through something that it opens."""
+
+    async def open(self) -> None:
+        """Open it, and check that it can keep the budget. The client calls this when it opens; once is enough.
+
+        Raises:
+            ConfigError: it cannot, and time does not help.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Close it."""
         ...
 
 

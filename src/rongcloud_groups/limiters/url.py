@@ -1,39 +1,36 @@
-"""The words for a shared limiter, as ``RONGCLOUD_LIMITER`` has them."""
+"""Limiters named by a URL, as ``RONGCLOUD_LIMITER`` has them."""
 
-from typing import Protocol
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.limiters.host import HostLimiter
-from rongcloud_groups.limiters.interface import Limiter
+from rongcloud_groups.limiters.interface import SharedLimiter
+
+REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
 
 
-class SharedLimiter(Limiter, Protocol):
-    """A limiter that shares its budget with other processes."""
-
-    async def aclose(self) -> None:
-        """Close what it holds open."""
-        ...
-
-
-def limiter_from_url(words: str, *, app_key: str, limit: float) -> SharedLimiter:
-    """The limiter that is meant.
+def limiter_from_url(url: str, *, app_key: str, limit: float) -> SharedLimiter:
+    """Make the limiter that a URL names.
 
     Args:
-        words: ``file:PATH``, or a Redis URL (``redis://…``, ``rediss://…``), where ``?share=0.25`` is the part of
-            the limit for this process while Redis is away.
+        url: ``file:PATH`` for a `HostLimiter`; for a `RedisLimiter` ``redis://USER:PASSWORD@HOST:PORT/DATABASE``,
+            ``rediss://…`` or ``unix:///PATH``, where ``?share=0.25`` is the part of the limit that this process may use
+            while Redis is away: 1 / the number of processes.
         app_key: the App Key whose budget it is.
         limit: requests/s that the service allows.
 
     Raises:
-        ConfigError: the words mean no limiter, or one that cannot be used.
+        ConfigError: the URL names no limiter, or one that cannot be used. No message has a user or password.
     """
-    kind, _, rest = words.partition(":")
-    if kind == "file" and rest:
+    scheme, _, rest = url.partition(":")
+    if scheme == "file" and rest:
         return HostLimiter(rest, limit)
-    if kind in {"redis", "rediss"}:
-        return _redis_limiter(words, app_key, limit)
-    raise ConfigError(f"limiter {words!r} is not known; write file:PATH or redis://HOST:PORT/DATABASE")
+    if scheme in REDIS_SCHEMES:
+        return _redis_limiter(url, app_key, limit)
+    named = f"limiter {scheme}:… is" if scheme.isalpha() and rest.startswith("//") else "this limiter is"
+    if {"sentinel", "cluster"} & set(scheme.replace("+", "-").split("-")):
+        raise ConfigError("Sentinel and Cluster URLs are not supported; give the URL of one Redis: redis://HOST:PORT")
+    raise ConfigError(f"{named} not known; write file:PATH or redis://HOST:PORT/DATABASE")
 
 
 def _redis_limiter(url: str, app_key: str, limit: float) -> SharedLimiter:
@@ -41,15 +38,15 @@ def _redis_limiter(url: str, app_key: str, limit: float) -> SharedLimiter:
         from rongcloud_groups.limiters.redis import DEFAULT_SHARE, RedisLimiter
     except ImportError:
         raise ConfigError("a limiter in Redis needs the extra: pip install 'rongcloud-groups[redis]'") from None
-    try:
-        parts = urlsplit(url)
-    except ValueError as error:
-        raise ConfigError(f"the Redis URL cannot be read: {error}") from None
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    place, _, query = url.partition("?")
+    options = dict(parse_qsl(query, keep_blank_values=True))
     text = options.pop("share", str(DEFAULT_SHARE))
+    url = f"{place}?{urlencode(options)}" if options else place
     try:
         share = float(text)
     except ValueError:
-        raise ConfigError(f"share is {text!r} in the Redis URL; give a number above 0 and not above 1") from None
-    url = urlunsplit(parts._replace(query=urlencode(options)))
+        raise ConfigError(
+            f"share is {text!r} in the Redis URL; give the part of the limit that this process may use while Redis is "
+            "away, 1 / the number of processes"
+        ) from None
     return RedisLimiter(url, app_key=app_key, limit=limit, share=share)

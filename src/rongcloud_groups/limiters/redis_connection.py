@@ -1,0 +1,188 @@
+"""The connection to Redis or Valkey: a blocking client in a thread of its own.
+
+A busy event loop then delays no call beyond its answer's delivery, and the times of a call are those of Redis alone.
+"""
+
+from asyncio import Future, get_running_loop
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ssl import SSLCertVerificationError
+from time import monotonic
+from typing import Any, Final, NamedTuple
+from urllib.parse import SplitResult, parse_qs, urlsplit
+
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthenticationWrongNumberOfArgsError,
+    AuthorizationError,
+    ClusterDownError,
+    NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+    ResponseError,
+    TryAgainError,
+)
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.retry import Retry
+
+from rongcloud_groups.errors import ConfigError
+
+TIMEOUT: Final = 0.5
+"""Seconds that Redis has for an answer."""
+CONNECT_TIMEOUT: Final = 1.0
+"""Seconds that a connection to Redis may take to open."""
+
+SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
+"""Of URLs that can be used, and what redis-py calls them."""
+_OWN_OPTIONS: Final = ("socket_timeout", "socket_connect_timeout", "retry", "retry_on_timeout", "retry_on_error")
+"""Of redis-py; a URL may set the others."""
+_REASONS: Final = {
+    (
+        AuthenticationError,
+        AuthorizationError,
+        AuthenticationWrongNumberOfArgsError,
+    ): "refuses the URL's user or password",
+    (NoPermissionError,): "denies a permission that the budget needs (EVALSHA, SCRIPT LOAD, its keys)",
+    (ReadOnlyError,): "is a read-only replica, give the URL of its primary",
+    (AskError,): "is a node of a Redis Cluster, give the URL of a single Redis",
+    (SSLCertVerificationError,): "has a certificate that is not trusted",
+    (ResponseError,): "cannot keep a budget, give the URL of Redis 6.2 or later or Valkey, and of no Sentinel",
+}
+_TRANSIENT: Final = (ClusterDownError, OutOfMemoryError, TryAgainError)
+_TRANSIENT_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
+
+
+class Reply(NamedTuple):
+    """What a script returned, and when the call left and came back, on `time.monotonic`."""
+
+    sent_at: float
+    received_at: float
+    values: list[float]
+
+
+class RedisConnection:
+    """Runs scripts, one at a time.
+
+    Args:
+        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with the options of redis-py; ``valkey://`` and
+            ``valkeys://`` are the first two.
+
+    Attributes:
+        name: host and port, or the socket's path; never the user or the password.
+
+    Raises:
+        ConfigError: the URL cannot be used. No message has any part of its user or password.
+    """
+
+    def __init__(self, url: str) -> None:
+        url, self.name = _validated(url)
+        try:
+            self._redis = Redis.from_url(
+                url,
+                protocol=2,
+                socket_timeout=TIMEOUT,
+                socket_connect_timeout=CONNECT_TIMEOUT,
+                retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
+            )
+        except ValueError as error:
+            raise ConfigError(f"the Redis URL cannot be read: {error}") from None
+        pool = self._redis.connection_pool
+        self._secrets = [str(value) for name, value in pool.connection_kwargs.items() if "password" in name and value]
+        try:
+            pool.connection_class(**pool.connection_kwargs)  # redis-py checks the options when it makes a connection
+        except (TypeError, AttributeError, ValueError, RedisError) as error:
+            raise ConfigError(f"an option of the Redis URL cannot be used: {self.describe(error)}") from None
+        self.restart_thread()
+
+    def restart_thread(self) -> None:
+        """Use a new thread: after a fork there is none, and in another event loop the one there is may be busy."""
+        self._thread = ThreadPoolExecutor(1, "rongcloud_groups redis")
+
+    def run(self, script: str, keys: Sequence[str], arguments: Sequence[float | str]) -> "Future[Reply]":
+        """Start a script.
+
+        Returns:
+            The reply to come; it ends in a `RedisError` or an `OSError` where there is none.
+        """
+        reply = get_running_loop().run_in_executor(self._thread, self._run, script, keys, arguments)
+        reply.add_done_callback(lambda reply: reply.cancelled() or reply.exception())  # it may be of no use any more
+        return reply
+
+    def _run(self, script: str, keys: Sequence[str], arguments: Sequence[float | str]) -> Reply:
+        registered = self._redis.register_script(script)
+        sent_at = monotonic()
+        values: Any = registered(keys=keys, args=arguments)
+        return Reply(sent_at, monotonic(), [float(value) for value in values])
+
+    async def disconnect(self) -> None:
+        """Close the connection after the script that is running; the next script opens another one."""
+        await get_running_loop().run_in_executor(self._thread, self._redis.close)
+
+    async def aclose(self) -> None:
+        """Close the connection for good."""
+        await self.disconnect()
+        self._thread.shutdown(wait=False)
+
+    def describe(self, error: Exception) -> str:
+        """The text of an error, which may quote what was sent, without the passwords."""
+        text = str(error) or type(error).__name__
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def misconfiguration(self, error: Exception) -> str | None:
+        """The reason to give up where time cannot help; None where Redis may answer later."""
+        text = self.describe(error)
+        if isinstance(error, _TRANSIENT) or text.startswith(_TRANSIENT_CODES):
+            return None
+        kind: type[BaseException] = type(error)
+        if isinstance(error.__context__, SSLCertVerificationError):
+            kind = SSLCertVerificationError
+        elif "unauthenticated" in text:  # Redis takes no long command of a client without a password
+            kind = AuthenticationError
+        return next((f"{why}: {text}" for kinds, why in _REASONS.items() if issubclass(kind, kinds)), None)
+
+
+def _validated(url: str) -> tuple[str, str]:
+    """The URL as redis-py reads it, and the name of the place."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in SCHEMES:
+        raise ConfigError(
+            "a Redis URL starts with redis://, rediss:// or unix://; Sentinel and Cluster URLs are not supported"
+        )
+    try:
+        url = f"{SCHEMES[scheme]}://{rest}"
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # its text may quote the password
+        raise ConfigError(_unreadable()) from None
+    if parts.fragment or "@" in parts.path + parts.query:
+        raise ConfigError(_unreadable())
+    for name in _OWN_OPTIONS:
+        if name in parse_qs(parts.query, keep_blank_values=True):
+            raise ConfigError(f"leave {name} out of the Redis URL: the limiter sets it")
+    if parts.scheme == "unix":
+        return url, _socket_path(parts)
+    if not host:
+        raise ConfigError(f"the Redis URL names no host: write {scheme}://HOST:PORT/DATABASE")
+    if not (parts.path.strip("/").isdecimal() or parts.path in {"", "/"}):
+        raise ConfigError(f"the database of the Redis URL is not a number: write {scheme}://HOST:PORT/DATABASE")
+    shown = f"[{host}]" if ":" in host else host
+    return url, shown if port is None else f"{shown}:{port}"
+
+
+def _socket_path(parts: SplitResult) -> str:
+    if parts.hostname or not parts.path.strip("/"):
+        raise ConfigError("the Redis URL names no socket: write unix:///PATH?db=DATABASE")
+    return parts.path
+
+
+def _unreadable() -> str:
+    return (
+        "the Redis URL cannot be read: write redis://USER:PASSWORD@HOST:PORT/DATABASE, and in USER and PASSWORD "
+        "%2F for /, %40 for @, %3A for :, %3F for ?, %23 for #, %5B for ["
+    )

@@ -1,0 +1,319 @@
+"""The scripts run in a real Redis, on a clock that the test moves."""
+
+from bisect import insort
+from collections.abc import Iterator
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from support.redis_server import RedisServer
+
+from rongcloud_groups.limiters.schedule import (
+    MAX_HISTORY,
+    MAX_LATE,
+    QUIET_PERIOD,
+    SHARED_JITTER,
+    WAKE_UP_SLACK,
+    SlotSchedule,
+    Window,
+)
+from rongcloud_groups.limiters.scripts import CLOCK_STEP, HORIZON, REFUSED, RESERVE
+from rongcloud_groups.limiters.throttle import DECREASE_FACTOR, PAUSE, Throttle
+
+START = 1_800_000_000.0
+GAP = SlotSchedule(100, jitter=SHARED_JITTER).gap(START)
+UNUSED = -1.0
+Report = tuple[int, float, float]
+
+
+class Reserved(NamedTuple):
+    """The reply of the script that reserves slots."""
+
+    now: float
+    paused_until: float
+    rate: float
+    limit_before: float
+    is_new: bool
+    set_back: float
+    first: int
+    slots: list[float]
+
+
+class Budget:
+    """The budget ``app``, which was in use when the test began."""
+
+    def __init__(self, redis: Redis, limit: float = 100) -> None:
+        self.redis = redis
+        self.limit = limit
+        self.now = START
+        self.set()
+
+    def set(self, **fields: Any) -> None:
+        state: dict[str, Any] = {"next_slot": 0, "paused_until": 0, "cut_at": 0, "cut_from": 0, "number": 0}
+        self.redis.hset("app", mapping=state | {"late": 0, "late_at": 0} | fields)
+
+    def reserve(
+        self, wanted: int = 1, *, lead: float = 0.0, usable_for: float = MAX_LATE, reports: tuple[Report, ...] = ()
+    ) -> Reserved:
+        values = [repr(value) for report in reports for value in report]
+        reply = self._run(RESERVE, self.limit, lead, usable_for, wanted, *values)
+        now, paused_until, rate, limit_before, is_new, set_back, first, *slots = reply
+        return Reserved(now, paused_until, rate, limit_before, bool(is_new), set_back, int(first), slots)
+
+    def report(self, *reports: Report) -> None:
+        self.reserve(0, reports=reports)
+
+    def reserve_a_second(self) -> Reserved:
+        """A hundred slots, all of them within the next second."""
+        first = self.reserve(50)
+        first.slots.extend(self.reserve(50).slots)
+        assert len(first.slots) == 100
+        return first
+
+    def refuse(self, age: float = 0.01, retry_after: float = -1) -> list[float]:
+        return self._run(REFUSED, self.limit, age, 0.0, retry_after)
+
+    def _run(self, script: str, *arguments: object) -> list[float]:
+        assert "redis.call('TIME')" in script
+        seconds, fraction = divmod(self.now, 1)
+        script = script.replace("redis.call('TIME')", f"{{'{seconds:.0f}', '{fraction * 1e6:.6f}'}}")
+        return [float(value) for value in self.redis.eval(script, 2, "app", "app:sent", *map(str, arguments))]
+
+
+@pytest.fixture
+def budget(redis: Redis) -> Budget:
+    return Budget(redis)
+
+
+def near(*times: float) -> Any:
+    return pytest.approx(list(times), abs=3e-6)
+
+
+def test_a_new_budget_is_quiet_first(redis: Redis, budget: Budget) -> None:
+    redis.flushall()
+    reserved = budget.reserve()
+    assert reserved.slots == near(START + QUIET_PERIOD)
+    assert reserved.is_new
+    assert not budget.reserve().is_new
+
+
+def test_slots_follow_each_other_whichever_process_takes_them(budget: Budget) -> None:
+    reserved = budget.reserve(3, lead=WAKE_UP_SLACK)
+    assert reserved.slots == near(START, START + GAP, START + 2 * GAP)
+    following = budget.reserve()
+    assert following.slots == near(START + 3 * GAP)
+    assert following.first == reserved.first + 3
+
+
+def test_a_budget_unused_for_long_saves_nothing_up(budget: Budget) -> None:
+    budget.reserve()
+    budget.now += 3600
+    assert budget.reserve(2, lead=WAKE_UP_SLACK).slots == near(budget.now, budget.now + GAP)
+
+
+def test_the_way_to_the_process_is_allowed_for(budget: Budget) -> None:
+    assert budget.reserve(lead=0.04).slots == near(START + 0.04 - WAKE_UP_SLACK)
+
+
+def test_the_hundred_and_first_leaves_a_second_and_the_jitter_after_the_first(budget: Budget) -> None:
+    reserved = budget.reserve_a_second()
+    left_at = reserved.slots[0] + 0.08
+    budget.report((reserved.first, left_at, 0.0))
+    assert budget.reserve().slots == near(left_at + 1 + SHARED_JITTER)
+
+
+@pytest.mark.parametrize("usable_for", [MAX_LATE, 0.7])
+def test_a_request_not_reported_counts_as_late_as_it_may_be(budget: Budget, usable_for: float) -> None:
+    for _ in range(2):
+        budget.reserve(50, usable_for=usable_for)
+    assert budget.reserve().slots == near(START - WAKE_UP_SLACK + usable_for + 1 + SHARED_JITTER)
+
+
+def test_a_slot_that_was_not_used_is_free_for_another_request(budget: Budget) -> None:
+    reserved = budget.reserve_a_second()
+    times = dict(enumerate(reserved.slots, reserved.first))
+    reports = [(name, slot + 0.08, 0.0) for name, slot in times.items() if name != reserved.first + 50]
+    budget.report(*reports, (reserved.first + 50, UNUSED, 0.0))
+    assert budget.reserve().slots == near(reserved.slots[-1] + GAP)
+    assert budget.reserve().slots == near(reserved.slots[0] + 0.08 + 1 + SHARED_JITTER)
+
+
+def test_no_more_is_remembered_than_counts(redis: Redis, budget: Budget) -> None:
+    for _ in range(7):
+        budget.reserve(100)
+        budget.now += 100
+    assert redis.zcard("app:sent") == MAX_HISTORY
+
+
+def test_no_process_reserves_far_ahead_what_others_could_use(budget: Budget) -> None:
+    budget.set(next_slot=START + HORIZON - 2.5 * GAP)
+    assert len(budget.reserve(10).slots) == 3
+    assert len(budget.reserve(10).slots) == 1
+
+
+def test_another_rate_is_reported(budget: Budget) -> None:
+    assert budget.reserve().limit_before == 100
+    budget.limit = 50
+    assert budget.reserve().limit_before == 100
+    assert budget.reserve().limit_before == 50
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"next_slot": "tomorrow"},
+        {"cut_at": 9e9, "cut_from": 50},
+        {"next_slot": 9e9},
+        {"paused_until": 9e9},
+        {"cut_from": ""},
+        {"number": "many"},
+        {"late": "very"},
+    ],
+)
+def test_a_damaged_budget_is_quiet_first(budget: Budget, damage: dict[str, Any]) -> None:
+    budget.reserve_a_second()
+    budget.set(**damage)
+    reserved = budget.reserve()
+    assert reserved.slots == near(START + QUIET_PERIOD)
+    assert reserved.rate == 100
+
+
+@pytest.mark.parametrize(("back", "reported"), [(30.0, 30.0), (0.6, 0.6), (0.2, 0.2)])
+def test_a_clock_that_is_set_back_is_reported_and_costs_no_more_than_a_pause(
+    budget: Budget, back: float, reported: float
+) -> None:
+    budget.reserve_a_second()
+    budget.now -= back
+    reserved = budget.reserve()
+    assert reserved.set_back == pytest.approx(reported, abs=1e-5)
+    assert reserved.is_new == (back > CLOCK_STEP)
+    assert reserved.slots[0] <= budget.now + QUIET_PERIOD + 1e-5
+
+
+def test_after_a_loss_a_slot_has_the_name_of_no_earlier_one(redis: Redis, budget: Budget) -> None:
+    earlier = budget.reserve(3)
+    redis.flushall()
+    assert budget.reserve().first > earlier.first + 2
+
+
+# ---- refusals
+
+
+def test_a_refusal_pauses_and_cuts_once(budget: Budget) -> None:
+    paused_until, pause, rate = budget.refuse()
+    assert pause == pytest.approx(PAUSE, abs=1e-5)
+    assert rate == pytest.approx(100 * DECREASE_FACTOR)
+    assert budget.refuse(age=0.0)[0] == paused_until
+    assert budget.refuse(age=5.0)[2] >= 100 * DECREASE_FACTOR
+    assert budget.reserve().slots == near(paused_until)
+
+
+def test_a_refusal_after_the_pause_cuts_again_and_aims_lower(budget: Budget) -> None:
+    budget.set(paused_until=START - 0.1, cut_at=START - 0.5, cut_from=100)
+    before = budget.reserve().rate
+    assert budget.refuse(age=0.0)[2] == pytest.approx(before * (1 + DECREASE_FACTOR) / 2 * DECREASE_FACTOR, rel=0.01)
+
+
+@pytest.mark.parametrize(("retry_after", "pause"), [(0.0, PAUSE), (2.5, 2.5), (3600.0, 60.0)])
+def test_retry_after_is_honoured_up_to_a_minute(budget: Budget, retry_after: float, pause: float) -> None:
+    assert budget.refuse(retry_after=retry_after)[1] == pytest.approx(pause, abs=1e-5)
+
+
+@pytest.mark.parametrize("elapsed", [0.0, 0.3, 1.0, 2.0, 3.9, 4.1, 9.0, 500.0])
+@pytest.mark.parametrize("cut_from", [100.0, 92.5, 40.0, 5.0])
+def test_the_climb_is_that_of_one_process(budget: Budget, cut_from: float, elapsed: float) -> None:
+    budget.set(cut_at=START - elapsed, cut_from=cut_from)
+    assert budget.reserve().rate == pytest.approx(
+        Throttle(100, cut_at=START - elapsed, cut_from=cut_from).rate(START), rel=1e-5
+    )
+
+
+# ---- any schedule
+
+
+class Call(NamedTuple):
+    """One call for slots, some time after the one before, and what becomes of the slots that it grants.
+
+    Those of a process that is killed are used as late as they may be, and never reported.
+    """
+
+    after: float
+    process: int
+    wanted: int
+    lead: float
+    refused: bool
+    killed: bool
+    late: list[float]
+
+
+calls = st.builds(
+    Call,
+    after=st.sampled_from([0.0, 0.001, 0.01, 0.03, 0.21, 1.5]),
+    process=st.integers(0, 2),
+    wanted=st.sampled_from([0, 1, 1, 1, 2, 8]),
+    lead=st.sampled_from([0.0, 0.0, 0.02, 0.1]),
+    refused=st.sampled_from([False] * 12 + [True]),
+    killed=st.sampled_from([False] * 5 + [True]),
+    late=st.lists(st.sampled_from([0.0] * 9 + [0.004, 0.03, MAX_LATE] + [UNUSED] * 3), min_size=1, max_size=5),
+)
+limits = st.sampled_from([0.5, 1.08, 3, 7.5, 20, 40, 100, 1200])
+
+
+@settings(max_examples=150, deadline=None)
+@given(script=st.lists(calls, min_size=5, max_size=60), limit=limits)
+def test_any_schedule_has_the_slots_of_slot_schedule_and_no_window_more_than_the_limit(
+    server: RedisServer, script: list[Call], limit: float
+) -> None:
+    with Redis.from_url(server.url) as redis:
+        redis.flushall()
+        left = sorted(left_in(Budget(redis, limit), script))
+    requests, seconds = Window.of(limit)
+    pairs = zip(left, left[requests:], strict=False)
+    assert all(later - earlier >= seconds + SHARED_JITTER - 1e-4 for earlier, later in pairs)
+
+
+def left_in(budget: Budget, script: list[Call]) -> Iterator[float]:
+    """When requests leave; each slot on the way is compared with that of `SlotSchedule`."""
+    schedule = SlotSchedule(budget.limit, jitter=SHARED_JITTER, cut_at=0.0)
+    unreported: dict[int, dict[float, Report]] = {}
+    for call in script:
+        budget.now += call.after
+        if call.refused:
+            budget.refuse(age=0.0)
+            if budget.now >= schedule.paused_until:
+                schedule.refused(budget.now, None, 0.0)
+                schedule.paused_until = budget.now + PAUSE  # without its jitter
+        reports = unreported.pop(call.process, {})
+        reserved = budget.reserve(call.wanted, lead=call.lead, reports=tuple(reports.values()))
+        for slot, (_, left_at, late) in reports.items():
+            schedule.note_lateness(late, left_at if left_at != UNUSED else budget.now)
+            settle(schedule, slot, left_at)
+        for slot in schedule.reserved[:]:  # Redis cannot know that they were not used
+            if budget.now - slot > MAX_LATE:
+                settle(schedule, slot, slot + MAX_LATE)
+        expected = [schedule.reserve(budget.now, call.lead) for _ in reserved.slots]
+        assert reserved.slots == pytest.approx(expected, abs=2e-6)
+        assert reserved.rate == pytest.approx(schedule.rate(budget.now), rel=1e-4)
+        named = zip(expected, enumerate(reserved.slots, reserved.first), cycle(call.late), strict=False)
+        for slot, (name, time), late in named:
+            left_at = time + MAX_LATE if call.killed else UNUSED if late == UNUSED else time + late
+            if left_at != UNUSED:
+                yield left_at
+            if call.killed:
+                settle(schedule, slot, slot + MAX_LATE)
+            else:
+                unreported.setdefault(call.process, {})[slot] = (name, left_at, max(0.0, late))
+
+
+def settle(schedule: SlotSchedule, slot: float, left_at: float) -> None:
+    """Take a slot for used, or free its place."""
+    if slot in schedule.reserved:
+        schedule.reserved.remove(slot)
+    elif slot + MAX_LATE in schedule.sent:
+        schedule.sent.remove(slot + MAX_LATE)
+    if left_at != UNUSED:
+        insort(schedule.sent, left_at)
+        del schedule.sent[:-MAX_HISTORY]
