@@ -15,14 +15,22 @@ from rongcloud_groups import Event, GroupClient
 from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.events import BatchSent
 
+FREE = 0.005
+"""Seconds for which a blocked event loop is free in between."""
+
 
 class Order(msgspec.Struct):
-    """What a worker is told to do; times are those of `time.monotonic`."""
+    """What a worker has to do; times are those of `time.monotonic`.
+
+    Attributes:
+        blocked: seconds for which its event loop is blocked, again and again, with `FREE` seconds in between.
+    """
 
     address: Address
     limiter: str
     begin: float
     end: float
+    blocked: float = 0.0
 
 
 class WorkerReport(msgspec.Struct):
@@ -42,9 +50,9 @@ class Worker:
         self._process = process
 
     @classmethod
-    def started(cls, address: Address, limiter: str, begin: float, end: float) -> Self:
-        order = msgspec.json.encode(Order(address, limiter, begin, end)).decode()
-        command = [sys.executable, "-m", "benchmarks.clients.shared_budget_workers", order]
+    def started(cls, order: Order) -> Self:
+        argument = msgspec.json.encode(order).decode()
+        command = [sys.executable, "-m", "benchmarks.clients.shared_budget_workers", argument]
         return cls(subprocess.Popen(command, stdout=subprocess.PIPE))  # noqa: S603  our own program
 
     def kill(self) -> None:
@@ -55,6 +63,13 @@ class Worker:
         """Wait for its end."""
         output, _ = self._process.communicate()
         return msgspec.json.decode(output, type=WorkerReport)
+
+
+async def block_the_loop(seconds: float) -> None:
+    """Block it for so many seconds, again and again."""
+    while True:
+        time.sleep(seconds)  # noqa: ASYNC251  that is the point
+        await asyncio.sleep(FREE)
 
 
 async def work(order: Order) -> WorkerReport:
@@ -82,11 +97,14 @@ async def work(order: Order) -> WorkerReport:
     )
     await asyncio.sleep(max(0.0, order.begin - time.monotonic()))
     found = missing = failed = 0
+    blocking = asyncio.create_task(block_the_loop(order.blocked)) if order.blocked else None
     async with client, client.stream(group_ids()) as parts:
         async for part in parts:
             found += len(part.found)
             missing += len(part.missing)
             failed += len(part.failed)
+    if blocking is not None:
+        blocking.cancel()
     return WorkerReport(sent, found, missing, failed, asked - found - missing - failed)
 
 

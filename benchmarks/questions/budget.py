@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 
+from benchmarks.clients.shared_budget_workers import block_the_loop
 from benchmarks.measuring.budget_run import LEAST_SUSTAINED, LIMIT, Answers, Run, between
 from benchmarks.measuring.measured import print_table, result_path, write_results
 from benchmarks.plots.window_plot import arrivals_plot
@@ -39,7 +40,6 @@ from rongcloud_groups.emulator.program import Address
 LATENCY = ("--latency", "0.015", "--latency-tail", "0.002")
 AWAY = ("--delay", "0.005")
 STALLS = (*AWAY, "--stall", "0.3", "--stall-at", "1.5", "--stall-at", "3.5")
-FREE = 0.005
 FAULTS = ("goaway", "rst", "drop", "error-500", "garbage", "hang")
 FULL_RATE = 98
 
@@ -183,12 +183,6 @@ def troubles(client: GroupClient, scenario: Scenario, pid: int) -> Iterator[Coro
         yield single_lookups(client, scenario.deadline)
 
 
-async def block_the_loop(seconds: float) -> None:
-    while True:
-        time.sleep(seconds)  # noqa: ASYNC251  that is the point
-        await asyncio.sleep(FREE)
-
-
 async def stop_and_continue(pid: int, seconds: float) -> None:
     for _ in range(3):
         await asyncio.sleep(2.0)
@@ -211,6 +205,25 @@ def ids_for(seconds: float) -> Iterator[str]:
     while time.monotonic() < end:
         yield f"g{number}"
         number += 1
+
+
+def run_rates(name: str, clients: int, rate: float, most: int, *, quick: bool) -> Run:
+    """Clients that each have a limiter of their own, in one process; their rates may have fractions."""
+    seconds = 4 if quick else 10
+
+    async def look_up_with_all(address: Address) -> int:
+        all_clients = [
+            GroupClient(address.app_key, address.app_secret, base_urls=address.url, verify=trusting(address), rate=rate)
+            for _ in range(clients)
+        ]
+        return sum(await asyncio.gather(*(look_up(client, seconds) for client in all_clients)))
+
+    with emulator(*LATENCY) as address:
+        failed = asyncio.run(look_up_with_all(address))
+        times, report = seen(address)
+    done = Run(scenario=name, arrivals=times, report=report, failed=failed)
+    done.promise(done.worst_second <= most, f"{done.worst_second} requests in one second, not {most}")
+    return done
 
 
 def run_beside_another(name: str, *server: str, quick: bool) -> Run:
@@ -279,6 +292,12 @@ def watched_client(address: Address, answers: Answers, *, attempt_timeout: float
 def benchmarks() -> dict[str, Callable[..., Run]]:
     """What there is to run, by name; each takes ``quick``."""
     runs: dict[str, Callable[..., Run]] = {scenario.name: partial(run, scenario) for scenario in SCENARIOS}
+    for rate in (12.5, 7.5, 1.08, 3.33):
+        name = f"a rate of {rate:g}"
+        runs[name] = partial(run_rates, name, 1, rate, int(rate))
+    for clients in (8, 30, 70):
+        name = f"{clients} clients share 100"
+        runs[name] = partial(run_rates, name, clients, LIMIT / clients, LIMIT)
     name = "another consumer takes 30/s"
     runs[name] = partial(run_beside_another, name)
     name = "another consumer takes 30/s, refusals count"

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.clients.shared_budget_workers import Worker, WorkerReport
+from benchmarks.clients.shared_budget_workers import Order, Worker, WorkerReport
 from benchmarks.measuring.measured import print_table, write_results
 from benchmarks.servers.child_processes import emulator, seen
 from benchmarks.servers.redis_process import RedisProcess
@@ -27,6 +27,8 @@ MOST_UNEVEN = 0.1
 MOST_REDIS_CALLS = 0.5
 LATENCY = ("--latency", "0.015", "--latency-tail", "0.002")
 WORKERS = 4
+BLOCKED = {10: (92, 90), 20: (88, 85), 50: (80, 75)}
+"""Milliseconds out of 5 more for which event loops are blocked, and requests/s promised of a file and of Redis."""
 START_UP = 4.0
 """Seconds that the workers have to start, all of them at once on few processors."""
 SETTLED = 2.0
@@ -108,9 +110,10 @@ class Bench:
         self._workers: list[Worker] = []
         self.killed = 0
 
-    def start(self, count: int = 1) -> None:
+    def start(self, count: int = 1, *, blocked: float = 0.0) -> None:
         for _ in range(count):
-            self._workers.append(Worker.started(self._address, self._limiter, self.begin, self.end))
+            order = Order(self._address, self._limiter, self.begin, self.end, blocked)
+            self._workers.append(Worker.started(order))
 
     def kill_last(self) -> None:
         """SIGKILL to the worker that was started last."""
@@ -141,6 +144,19 @@ def steady(limiter: str, redis: RedisProcess | None, *, quick: bool) -> Run:
         bench.start(WORKERS)
         run = bench.finish(f"{name_of(limiter)}, {WORKERS} processes")
     promise_full_use(run, redis)
+    return run
+
+
+def blocked(limiter: str, redis: RedisProcess | None, milliseconds: int, *, quick: bool) -> Run:
+    """All workers are saturated, and their event loops blocked most of the time."""
+    with emulator(*LATENCY) as address:
+        bench = Bench(address, limiter, 6 if quick else 12)
+        bench.start(WORKERS, blocked=milliseconds / 1000)
+        run = bench.finish(f"{name_of(limiter)}, loops blocked {milliseconds} ms of {milliseconds + 5}")
+    if redis is not None:
+        run.redis_calls = redis.script_calls()
+    together, least = run.together(run.begin + SETTLED), BLOCKED[milliseconds][redis is not None]
+    run.promise(together >= least, f"{together:.2f} requests/s together, not {least}")
     return run
 
 
@@ -205,6 +221,13 @@ def runs(*, quick: bool, only: str) -> Iterator[Run]:
         if only in f"redis {scenario.__name__}":
             with fresh_redis() as redis:
                 yield scenario(words(redis), redis, quick=quick)
+    for milliseconds in BLOCKED:
+        if only in f"file blocked {milliseconds}":
+            with tempfile.TemporaryDirectory() as directory:
+                yield blocked(f"file:{directory}/budget", None, milliseconds, quick=quick)
+        if only in f"redis blocked {milliseconds}":
+            with fresh_redis() as redis:
+                yield blocked(words(redis), redis, milliseconds, quick=quick)
     for how in ("SIGSTOP", "SIGKILL"):
         if only in f"redis away {how}":
             with fresh_redis() as redis:
