@@ -1,6 +1,7 @@
 import asyncio
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any, Final
 
 import pytest
@@ -33,6 +34,15 @@ def ctrl_c_reaches_what_tests_start() -> None:
     """A shell that runs the tests in the background has them ignore it, and each process that they start."""
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runtime_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Commands that tests run share no budget with those of the user, or of other tests at this time."""
+    directory = tmp_path_factory.mktemp("runtime")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(directory))
+        yield directory
 
 
 @pytest.fixture(scope="module", params=["rongcloud", "nexconn"])

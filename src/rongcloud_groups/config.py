@@ -120,10 +120,12 @@ class ClientOptions:
 
     def make_limiter(self) -> tuple[Limiter, SharedLimiter | None]:
         """The limiter, and once more where the client made it and is to close it."""
+        if self.limiter is None or self.limiter == "local":
+            return LocalLimiter(self.rate), None
         if isinstance(self.limiter, str):
             shared = limiter_from_url(self.limiter, app_key=self.app_key, limit=self.rate)
             return shared, shared
-        return (LocalLimiter(self.rate) if self.limiter is None else self.limiter), None
+        return self.limiter, None
 
 
 def _check_encrypted(origins: Sequence[Origin], proxy: Proxy | None, *, allow_insecure: bool) -> None:

@@ -23,7 +23,7 @@ from rongcloud_groups.cli.console import one_line
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.cli.exit import Context, run_command
 from rongcloud_groups.cli.sync_options import OutputFormat
-from rongcloud_groups.emulator import Emulator
+from rongcloud_groups.emulator import Emulator, worst_second
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")
 GROUPS = (
@@ -196,6 +196,39 @@ async def test_a_service_that_goes_on_failing_is_worth_another_run(
     assert ended.code == 3
     assert "failed: g1: server internal error (code 1000, HTTP 500" in ended.stderr
     assert "1 of 1 IDs failed; run it again for these" in ended.stderr
+
+
+# the budget of commands
+
+
+def budget_files(runtime_directory: Path) -> list[Path]:
+    return list(runtime_directory.glob("rongcloud-groups/*"))
+
+
+async def test_commands_that_are_run_together_share_the_budget_of_the_app_key(
+    emulator: Emulator, emulator_env: dict[str, str], tmp_path: Path
+) -> None:
+    env = emulator_env | {"RONGCLOUD_RATE": "2", "XDG_RUNTIME_DIR": str(tmp_path)}
+    ended = await asyncio.gather(*(asyncio.to_thread(run, "get", f"g{number}", env=env) for number in range(5)))
+    assert [each.code for each in ended] == [0] * 5
+    assert worst_second(emulator.record.arrivals) <= 2
+    assert len(budget_files(tmp_path)) == 1
+
+
+async def test_a_command_may_be_left_alone_with_the_whole_budget(emulator_env: dict[str, str], tmp_path: Path) -> None:
+    env = emulator_env | {"RONGCLOUD_LIMITER": "local", "XDG_RUNTIME_DIR": str(tmp_path)}
+    assert (await asyncio.to_thread(run, "get", "g1", env=env)).code == 0
+    assert budget_files(tmp_path) == []
+
+
+async def test_a_directory_that_another_user_could_change_is_not_used(
+    emulator_env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "rongcloud-groups").mkdir()
+    (tmp_path / "rongcloud-groups").chmod(0o777)
+    env = emulator_env | {"XDG_RUNTIME_DIR": str(tmp_path)}
+    assert (await asyncio.to_thread(run, "get", "g1", env=env)).code == 0
+    assert budget_files(tmp_path) == []
 
 
 # get: its configuration, its credentials

@@ -3,13 +3,14 @@ from collections.abc import Sequence
 from math import inf
 from time import monotonic
 
+import httpx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from limiters.simulation import counted
 from support.virtual_time import at, now, run, stall, virtual_time
 
-from rongcloud_groups import ClientClosed, ConfigError, LocalLimiter
+from rongcloud_groups import ClientClosed, ConfigError, GroupClient, LocalLimiter
 from rongcloud_groups.limiters.schedule import Window
 from rongcloud_groups.limiters.throttle import PAUSE, PAUSE_JITTER
 
@@ -283,3 +284,26 @@ async def test_its_repr_tells_the_limit_and_the_rate() -> None:
     limiter = LocalLimiter(100)
     await limiter.throttle(None, age=0.0)
     assert repr(limiter) == "LocalLimiter(100, rate=85.0)"
+
+
+def missing(_: httpx.Request) -> httpx.Response:
+    return httpx.Response(200, json={"code": 200, "profiles": []})
+
+
+async def test_a_client_that_is_opened_after_another_resumes_its_budget() -> None:
+    async def get() -> None:
+        async with GroupClient("reopened", "secret", rate=10, transport=httpx.MockTransport(missing)) as client:
+            await client.get("g1")
+
+    began = monotonic()
+    for _ in range(4):
+        await get()
+    await asyncio.to_thread(asyncio.run, get())
+    assert monotonic() - began >= 4 / 10
+
+
+async def test_the_word_for_it_is_local() -> None:
+    transport = httpx.MockTransport(missing)
+    async with GroupClient("another", "secret", rate=20, limiter="local", transport=transport) as client:
+        assert await client.get("g1") is None
+        assert client.stats().rate == 20

@@ -1,8 +1,14 @@
-"""Notices open clients of one App Key in this process that do not share a rate limiter."""
+"""What the clients of one App Key in this process have in common: their rate limit.
+
+A client that is opened after another one was closed resumes where that one ended. Of clients that are open at the same
+time and do not share a limiter the log says so.
+"""
 
 import os
+from asyncio import get_running_loop
 from collections.abc import Sequence
 from threading import Lock
+from time import monotonic
 from typing import Final
 from weakref import WeakSet
 
@@ -10,9 +16,11 @@ from rongcloud_groups._http import Origin
 from rongcloud_groups.events import logger
 from rongcloud_groups.limiters.interface import Limiter
 from rongcloud_groups.limiters.local import LocalLimiter
+from rongcloud_groups.limiters.schedule import Pacing
 
 _LOCK: Final = Lock()
 _LIMITERS: Final[dict[tuple[int, str, str], WeakSet[LocalLimiter]]] = {}
+_CLOSED: Final[dict[tuple[int, str, str], tuple[Pacing, float]]] = {}
 _WARNED: Final[set[tuple[int, str, str]]] = set()
 
 
@@ -23,6 +31,8 @@ def register(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> None:
     key = _key(app_key, origins)
     with _LOCK:
         limiters = _LIMITERS.setdefault(key, WeakSet())
+        if (history := _CLOSED.pop(key, None)) is not None and _is_real_time():
+            limiter.resume(history)
         limiters.add(limiter)
         warn = len(limiters) > 1 and key not in _WARNED
         if warn:
@@ -40,7 +50,15 @@ def unregister(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> Non
     """A client is closed."""
     if isinstance(limiter, LocalLimiter):
         with _LOCK:
-            _LIMITERS.get(_key(app_key, origins), WeakSet()).discard(limiter)
+            key = _key(app_key, origins)
+            _LIMITERS.get(key, WeakSet()).discard(limiter)
+            if _is_real_time():
+                _CLOSED[key] = limiter.history
+
+
+def _is_real_time() -> bool:
+    """Whether the event loop's clock is that of the process, so that times of one loop mean something in another."""
+    return abs(get_running_loop().time() - monotonic()) < 1.0
 
 
 def _key(app_key: str, origins: Sequence[Origin]) -> tuple[int, str, str]:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from rongcloud_groups.cli.budget import command_options
 from rongcloud_groups.cli.console import one_line, write_rows
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, error_message, exit_code_for, run_command
-from rongcloud_groups.config import options_from_environment
 
 if TYPE_CHECKING:  # help needs none of it
     from rongcloud_groups.diagnostics import Diagnosis
@@ -37,7 +37,7 @@ def _check(context: Context, *, json: bool) -> int:
     context.warnings.speaker = None  # they become problems
     code: int = ExitCode.DONE
     try:
-        diagnosis = context.interruption.run(check(**options_from_environment()))
+        diagnosis = context.interruption.run(check(**command_options()))
         code = ExitCode.DONE if diagnosis.ok else ExitCode.NOT_ACCEPTED
     except Exception as error:
         if not json:

@@ -7,6 +7,7 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
+from rongcloud_groups.cli.budget import command_options
 from rongcloud_groups.cli.console import one_line, printable, tell, write_rows
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, ShowHelp, print_error, run_command
 from rongcloud_groups.client import GroupClient
@@ -40,7 +41,7 @@ def get(
 
 
 def _get(group_ids: Iterable[str], context: Context, *, stdin: bool, json_lines: bool) -> int:
-    client = GroupClient.from_env()  # an error in the environment comes before anything is read
+    client = GroupClient(**command_options())  # an error in the environment comes before anything is read
     lookup = context.interruption.run(_look_up(client, [*group_ids, *(_lines_of_stdin() if stdin else [])]))
     if json_lines:
         _print_lines(lookup.found.values())

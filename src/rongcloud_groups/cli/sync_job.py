@@ -12,6 +12,7 @@ from rongcloud_groups.bulk.failed_ids import FailedIdsFile, FailedIdsPrinter, Fa
 from rongcloud_groups.bulk.job import Job, Report
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sinks.open import open_sink
+from rongcloud_groups.cli.budget import command_options
 from rongcloud_groups.cli.exit import Context, ExitCode
 from rongcloud_groups.cli.progress import Display, display
 from rongcloud_groups.cli.signals import handled
@@ -23,7 +24,7 @@ from rongcloud_groups.errors import ConfigError
 
 async def run_job(options: SyncOptions, context: Context) -> int:
     """Do what the command line of ``sync`` asks for; returns the exit code."""
-    async with GroupClient.from_env() as client:
+    async with GroupClient(**command_options()) as client:
         source = options.source(client)
         if options.dry_run:
             tell_estimate(options, await estimate(client, source))

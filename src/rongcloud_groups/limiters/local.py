@@ -55,6 +55,17 @@ class LocalLimiter(LoopBound):
                 await sleep(pause)
                 await self._take(clock())
 
+    @property
+    def history(self) -> tuple[Pacing, float]:
+        """What another limiter of the same budget needs to resume it."""
+        return self._pacing, self._empty_at
+
+    def resume(self, history: tuple[Pacing, float]) -> None:
+        """Resume a budget where a limiter ended that is not used any more, on the same clock."""
+        pacing, self._empty_at = history
+        if pacing.window == self._pacing.window:
+            self._pacing = pacing
+
     async def throttle(self, retry_after: float | None, age: float) -> float:
         """Pause, cut the rate once for all requests that had left by then, and climb back on a cubic curve."""
         now = get_running_loop().time()
@@ -64,9 +75,10 @@ class LocalLimiter(LoopBound):
 
     async def _take(self, now: float) -> None:
         pacing = self._pacing
+        catch_up = pacing.catch_up(now)
         if self._bucket is None:
-            self._bucket = await _bucket_holding(min(self._empty_at - now, pacing.gap(now)))
-        catch_up = self._bucket.max_rate = pacing.catch_up(now)
+            self._bucket = await _bucket_holding(min(self._empty_at - now, catch_up + pacing.gap(now)))
+        self._bucket.max_rate = catch_up
         due = max(now, self._empty_at - catch_up)
         await self._bucket.acquire(0)
         now = get_running_loop().time()
