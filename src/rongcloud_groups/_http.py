@@ -148,10 +148,10 @@ class Request(NamedTuple):
 
 
 class Response(NamedTuple):
-    """One whole answer."""
+    """One whole response."""
 
     status: int
     headers: Mapping[str, str]
     """Lower-case names; of a repeated one, the last."""
     body: bytes
-    """As it came: a ``content-encoding`` is still to be undone."""
+    """As it came: still with its ``content-encoding``."""

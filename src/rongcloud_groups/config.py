@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from rongcloud_groups._http import Origin, Proxy, without_password
 from rongcloud_groups._protocol.api import ServiceApi
@@ -23,6 +23,9 @@ from rongcloud_groups.limiters.url import limiter_from_url
 
 if TYPE_CHECKING:  # it imports httpx, which takes as long as everything else here
     from rongcloud_groups._transport.httpx_adapter import TransportSource
+
+Region = Literal["beijing", "singapore", "singapore-b", "north-america", "saudi-arabia"]
+"""A name in `REGIONS`: a value of ``region=`` and ``RONGCLOUD_REGION``."""
 
 REGIONS: Mapping[str, tuple[str, str]] = {
     "beijing": ("https://api.rong-api.com", "https://api-b.rong-api.com"),

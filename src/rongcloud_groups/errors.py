@@ -1,4 +1,4 @@
-"""What can go wrong, drawn once.
+"""The errors of this library, as one tree.
 
 ::
 
@@ -11,19 +11,33 @@
     │   ├── ParameterError       the service refuses this ID
     │   ├── RateLimited          over the App Key's rate limit
     │   └── ServerError          the service failed or timed out
-    ├── TransportError           no answer: connection, TLS, HTTP/2, time-out
-    ├── DecodeError              an answer that cannot be read
+    ├── TransportError           no response: connection, TLS, HTTP/2, time-out
+    ├── DecodeError              a response that cannot be read
     ├── DeadlineExceeded         the caller's deadline passed first
-    └── ClientClosed             the client was not open, or closed meanwhile
+    └── ClientClosed             the client was not open, or was closed during the call
 """
 
-from typing import Literal
+from typing import Any, Literal, Self, cast
 
 Phase = Literal["waiting for budget", "connecting", "waiting for the service"]
 
 
 class RongCloudError(Exception):
-    """The root of every error that this library raises on purpose."""
+    """The root of every error that this library raises on purpose.
+
+    ``copy.copy`` keeps the cause, the context, the traceback and the notes.
+    """
+
+    def __copy__(self) -> Self:
+        make, arguments, *state = cast("tuple[Any, ...]", self.__reduce__())
+        copied: Self = make(*arguments)
+        copied.__setstate__(state[0] if state else None)
+        if notes := getattr(self, "__notes__", None):
+            copied.__notes__ = list(notes)  # a note of the copy is none of the original
+        copied.__context__ = self.__context__
+        copied.__cause__ = self.__cause__
+        copied.__suppress_context__ = self.__suppress_context__
+        return copied.with_traceback(self.__traceback__)
 
 
 class ConfigError(RongCloudError, ValueError):
@@ -48,14 +62,14 @@ class InvalidGroupId(RongCloudError, ValueError):  # noqa: N818  the name is par
 
 
 class ServiceError(RongCloudError):
-    """The service answered with an error code.
+    """The service responded with an error code.
 
     Attributes:
-        code: the service's code, or the HTTP status where the answer had none.
+        code: the service's code, or the HTTP status where the response had none.
         status: the HTTP status.
-        message: what the service said, or what the answer was.
+        message: the service's message, or an excerpt of the response.
         request_id: the ``X-Request-ID`` that was sent; the service's support asks for it.
-        hint: what to do about it; empty where there is nothing to add.
+        hint: the cure; empty where there is nothing to add.
     """
 
     def __init__(self, code: int, status: int, message: str, request_id: str | None = None, hint: str = "") -> None:
@@ -73,11 +87,11 @@ class ServiceError(RongCloudError):
 
 
 class AuthenticationError(ServiceError):
-    """The App Key, its secret, the signature or the caller's address is not accepted. No retry mends it."""
+    """The App Key, its secret, the signature or the caller's address is not accepted. It is not retryable."""
 
 
 class ServiceNotEnabled(ServiceError):  # noqa: N818  the name is part of the public face
-    """Group profile hosting is not enabled for this App Key (code 1009, HTTP 430). No retry mends it."""
+    """Group profile hosting is not enabled for this App Key (code 1009, HTTP 430). It is not retryable."""
 
 
 class ParameterError(ServiceError):
@@ -110,11 +124,11 @@ class ServerError(ServiceError):
 
 
 class TransportError(RongCloudError):
-    """No answer came: name resolution, connection, TLS, HTTP/2 or a time-out.
+    """No response came: name resolution, connection, TLS, HTTP/2 or a time-out.
 
     Attributes:
-        never_processed: True where the peer said that it did not begin the request
-            (GOAWAY below its stream, REFUSED_STREAM), or where it was never sent.
+        never_processed: True if the server said that it did not begin the request
+            (GOAWAY below its stream, REFUSED_STREAM), or if it was never sent.
     """
 
     def __init__(self, message: str, *, never_processed: bool = False) -> None:
@@ -122,18 +136,18 @@ class TransportError(RongCloudError):
         self.never_processed = never_processed
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), self.args, {"never_processed": self.never_processed})
+        return (type(self), self.args, self.__dict__)
 
 
 class DecodeError(RongCloudError):
-    """The answer is not what the service documents: cut short, garbage, or of another shape."""
+    """The response is not what the service documents: cut short, garbage, or of another shape."""
 
 
 class DeadlineExceeded(RongCloudError, TimeoutError):  # noqa: N818  the name is part of the public face
     """The caller's deadline passed while the ID was still open.
 
     Attributes:
-        phase: what the ID was waiting for when the deadline passed.
+        phase: the step that the ID was waiting for when the deadline passed.
         deadline: the deadline, in seconds.
     """
 
@@ -143,7 +157,7 @@ class DeadlineExceeded(RongCloudError, TimeoutError):  # noqa: N818  the name is
         self.deadline = deadline
 
     def __str__(self) -> str:
-        return f"no answer within {self.deadline:g} s: {self.phase}"
+        return f"no outcome within {self.deadline:g} s: {self.phase}"
 
 
 class ClientClosed(RongCloudError):  # noqa: N818  the name is part of the public face
@@ -151,5 +165,8 @@ class ClientClosed(RongCloudError):  # noqa: N818  the name is part of the publi
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  it may be an object of any kind, half-made or broken
+        text = object.__repr__(value)
     return text if len(text) <= 80 else f"{text[:60]}… ({len(text)} characters)"  # noqa: PLR2004  a line's width

@@ -48,7 +48,7 @@ class BatchFailed(Event, frozen=True):
 
 
 class BatchAbandoned(Event, frozen=True):
-    """A request was given up on its way: nobody waits for its IDs any more, or the client is closed."""
+    """A request was abandoned in flight: no caller waits for its IDs any more, or the client is closed."""
 
     request_id: str
     host: str
@@ -162,7 +162,7 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class Emitter:
-    """Gives events to hooks. Test it for truth before making an event: it is false where nobody listens."""
+    """Gives events to hooks. Test it for truth before making an event: it is false if there are no hooks."""
 
     __slots__ = ("_hooks",)
 

@@ -1,4 +1,4 @@
-"""What a lookup of many IDs ends in."""
+"""The outcomes of a lookup of many IDs."""
 
 from copy import copy
 from typing import TypeVar
@@ -11,17 +11,17 @@ from rongcloud_groups.models import GroupProfile
 E = TypeVar("E", bound=RongCloudError)
 
 Outcome = GroupProfile | RongCloudError | None
-"""What became of one ID: its profile, why it failed, or None where the service has no such group."""
+"""The outcome of one ID: its profile, the error, or None if the service has no such group."""
 
 
 class Lookup(msgspec.Struct):
-    """Every ID that was asked for, in exactly one of three places.
+    """Every ID of a lookup, in exactly one of three places.
 
     Attributes:
         found: the profiles by group ID, in the order in which the IDs were first given.
-        missing: the IDs that the service answered and left out: it has no such group.
-        failed: why there is no answer, by group ID. An invalid ID that is
-            not even a str is its own key, or its ``repr`` where it cannot be a key.
+        missing: the IDs that the service has no group for: it left them out of its response.
+        failed: the errors by group ID. An invalid ID that is not a str is its own key, or its ``repr`` if it
+            cannot be a key.
     """
 
     found: dict[str, GroupProfile] = msgspec.field(default_factory=dict)
@@ -29,11 +29,11 @@ class Lookup(msgspec.Struct):
     failed: dict[str, RongCloudError] = msgspec.field(default_factory=dict)
 
     def __len__(self) -> int:
-        """How many distinct IDs were asked for."""
+        """The number of distinct IDs."""
         return len(self.found) + len(self.missing) + len(self.failed)
 
     def raise_for_failures(self) -> None:
-        """Raise an ExceptionGroup of the failures; do nothing where there are none.
+        """Raise an ExceptionGroup of the failures; do nothing if there are none.
 
         Raises:
             ExceptionGroup: one `RongCloudError` for each failed ID, with the ID as its note.
@@ -48,7 +48,7 @@ class Lookup(msgspec.Struct):
         raise ExceptionGroup(f"{len(errors)} of {len(self)} group IDs failed", errors)
 
     def record(self, group_id: str, outcome: Outcome) -> None:
-        """Note what became of one ID."""
+        """Record the outcome of one ID."""
         if outcome is None:
             self.missing.append(group_id)
         elif isinstance(outcome, RongCloudError):
@@ -59,9 +59,4 @@ class Lookup(msgspec.Struct):
 
 def copy_error(error: E) -> E:
     """A copy with a traceback and notes of its own, for one more caller."""
-    twin = copy(error)
-    if notes := getattr(error, "__notes__", None):
-        twin.__notes__ = list(notes)
-    if error.__cause__ is not None:
-        twin.__cause__ = error.__cause__
-    return twin
+    return copy(error).with_traceback(None)

@@ -1,14 +1,14 @@
-"""What the service says of a group, as frozen values.
+"""The service's data of a group, as frozen values.
 
 Every type here goes through ``msgspec.json.encode`` and ``msgspec.json.decode`` without loss. The garbage collector
-does not look at them: JSON has no cycles, and a program may hold millions.
+ignores them: JSON has no cycles, and a program may hold millions.
 """
 
 from datetime import datetime
 from enum import IntEnum
 from typing import Any, Self
 
-from msgspec import Struct
+from msgspec import Struct, convert, json, to_builtins
 
 
 class _OpenIntEnum(IntEnum):
@@ -29,14 +29,14 @@ class JoinPerm(_OpenIntEnum):
 
     OWNER_APPROVES = 0
     NOBODY_APPROVES = 1
-    """Whoever asks is in."""
+    """A request to join succeeds at once."""
     OWNER_OR_ADMIN_APPROVES = 2
     CLOSED = 3
-    """Nobody may join."""
+    """No request to join is taken."""
 
 
 class RolePerm(_OpenIntEnum):
-    """Who may do a thing in the group (``removePerm``, ``memInvitePerm``, ``profilePerm``)."""
+    """The members who may do something in the group (``removePerm``, ``memInvitePerm``, ``profilePerm``)."""
 
     OWNER = 0
     OWNER_AND_ADMINS = 1
@@ -44,30 +44,60 @@ class RolePerm(_OpenIntEnum):
 
 
 class InvitePerm(_OpenIntEnum):
-    """Whether who is invited must agree (``invitePerm``)."""
+    """Whether an invited user must agree (``invitePerm``)."""
 
     NO_CONFIRMATION = 0
     CONFIRMATION = 1
 
 
 class MemProfilePerm(_OpenIntEnum):
-    """Who may change a member's data in the group (``memProfilePerm``)."""
+    """The members who may change a member's data in the group (``memProfilePerm``)."""
 
     OWNER_ADMINS_AND_SELF = 0
     OWNER_AND_SELF = 1
     SELF_ONLY = 2
 
 
-class Permissions(Struct, frozen=True, kw_only=True, gc=False):
+class _Value(Struct, frozen=True, kw_only=True, gc=False):
+    """A struct that Pydantic, and so FastAPI, takes as a type: it validates, serializes and has a JSON schema."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: type[Self], handler: object) -> Any:
+        from pydantic_core import core_schema  # who calls this has it
+
+        return core_schema.no_info_plain_validator_function(
+            lambda value: convert(value, cls, from_attributes=True),
+            serialization=core_schema.plain_serializer_function_ser_schema(to_builtins),
+        )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: object, handler: object) -> dict[str, Any]:
+        (_, components) = json.schema_components([cls], ref_template="{name}")
+        resolved: dict[str, Any] = _inline(components[cls.__name__], components)
+        return resolved
+
+
+def _inline(schema: Any, components: dict[str, Any]) -> Any:
+    """The schema without references, which the schema of an application would not resolve."""
+    if isinstance(schema, list):
+        return [_inline(each, components) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    if "$ref" in schema:
+        return _inline(components[schema["$ref"]], components)
+    return {key: _inline(value, components) for key, value in schema.items()}
+
+
+class Permissions(_Value, frozen=True, kw_only=True, gc=False):
     """A group's permissions, as the service's page on hosted groups defines them.
 
-    What the service leaves out has its documented default, 0.
+    A permission that the service leaves out has its documented default, 0.
 
     Attributes:
         join_perm: who approves a request to join.
         remove_perm: who may remove a member.
         mem_invite_perm: who may invite.
-        invite_perm: whether who is invited must agree.
+        invite_perm: whether an invited user must agree.
         profile_perm: who may change the group's profile.
         mem_profile_perm: who may change a member's data in the group.
     """
@@ -81,7 +111,7 @@ class Permissions(Struct, frozen=True, kw_only=True, gc=False):
 
 
 DEFAULT_PERMISSIONS = Permissions()
-"""What holds for a group whose permissions the service leaves out."""
+"""The permissions of a group for which the service sends none."""
 
 
 class Problem(Struct, frozen=True):
@@ -89,7 +119,7 @@ class Problem(Struct, frozen=True):
 
     Attributes:
         field: the service's key, inside a nested object after a dot: ``groupProfile.introduction``.
-        reason: what is wrong with it.
+        reason: the fault.
         raw: the JSON text that the service sent for it.
     """
 
@@ -98,7 +128,7 @@ class Problem(Struct, frozen=True):
     raw: str
 
 
-class GroupProfile(Struct, frozen=True, kw_only=True, gc=False):
+class GroupProfile(_Value, frozen=True, kw_only=True, gc=False):
     """The profile of one group.
 
     The lengths are the limits in the service's documentation; they are not checked here.
@@ -114,8 +144,8 @@ class GroupProfile(Struct, frozen=True, kw_only=True, gc=False):
         portrait_url: at most 128 characters.
         ext_profile: the app's own attributes; the keys start with ``ext_``.
         permissions: who may do what.
-        problems: what could not be read of this profile; empty nearly always. Such a field is None,
-            or has its default.
+        problems: the values of this profile that could not be read; almost always empty. Such a field is
+            None, or has its default.
         extra: keys that this library does not know, and their values; those inside a nested object
             are under that object's key, such as ``groupProfile``.
     """
@@ -134,19 +164,19 @@ class GroupProfile(Struct, frozen=True, kw_only=True, gc=False):
     extra: dict[str, Any] = {}
 
 
-class ListedGroup(Struct, frozen=True, kw_only=True, gc=False):
+class ListedGroup(_Value, frozen=True, kw_only=True, gc=False):
     """One group as the listing of an app's groups gives it: without permissions, attributes and member count.
 
     Attributes:
         group_id: the group's ID.
         group_name: its name.
-        creator: the user ID of who created it.
+        creator: the user ID of its creator.
         owner: the user ID of its owner.
         create_time: when it was created: aware, UTC, to the millisecond.
         introduction: at most 512 characters.
         announcement: at most 1,024 characters.
         portrait_url: at most 128 characters.
-        problems: what could not be read of this entry.
+        problems: the values of this entry that could not be read.
         extra: keys that this library does not know, and their values.
     """
 

@@ -12,7 +12,7 @@ Metrics:
 - ``http.client.request.duration`` (``s``): of each request; its count is that of the requests. One that was given up,
   as by a deadline that passed, has the ``error.type`` ``asyncio.exceptions.CancelledError``;
 - ``rongcloud_groups.budget.wait.duration`` (``s``): how long each request waited for its token;
-- ``rongcloud_groups.batch.size`` (``{group}``): how many IDs each request asked for, 50 at the most;
+- ``rongcloud_groups.batch.size`` (``{group}``): the IDs of each request, at most 50;
 - ``rongcloud_groups.retries`` (``{group}``): IDs that are asked for again;
 - ``rongcloud_groups.throttles`` (``{request}``): requests that the service refused as over the rate limit;
 - ``rongcloud_groups.call.duration`` (``s``): of each call.

@@ -8,7 +8,7 @@ from support.clients import ClientFor
 from rongcloud_groups import GroupClient
 from rongcloud_groups._protocol.dialects import DIALECTS
 from rongcloud_groups.bulk import IterableSource, ListingSource, Source
-from rongcloud_groups.bulk.job import Report
+from rongcloud_groups.bulk.report import Report
 from rongcloud_groups.emulator import Emulator, Universe
 from rongcloud_groups.events import BatchAnswered, Event
 

@@ -1,16 +1,24 @@
+import asyncio
 import csv
+import gzip
 import io
 import json
+import os
+import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from support.bulk_jobs import written
+from support.bulk_jobs import until, written
 
 from rongcloud_groups.bulk import InputFormat, IterableSource, ResumeError, SourceError, file_source, input_format
-from rongcloud_groups.bulk.blocks import read_blocks, scan
+from rongcloud_groups.bulk.blocks import InputScan, read_blocks
 from rongcloud_groups.bulk.seen_ids import SeenIds
 from rongcloud_groups.bulk.sources.formats import MAX_LINE, ids_in
 from rongcloud_groups.bulk.sources.interface import Source
@@ -18,52 +26,119 @@ from rongcloud_groups.bulk.sources.interface import Source
 TEXT = InputFormat("text", "")
 
 
-async def all_of(content: bytes, how: InputFormat, piece: int = 7) -> list[str]:
-    async def chunks() -> AsyncIterator[bytes]:
-        for start in range(0, len(content), piece):
-            yield content[start : start + piece]
+class Pieces(io.RawIOBase):
+    """Content that comes some bytes at a time, as through a pipe."""
 
-    return [group_id async for some in ids_in(chunks(), how, "ids") for group_id in some]
+    def __init__(self, content: bytes, piece: int) -> None:
+        self._content = io.BytesIO(content)
+        self._piece = piece
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        content = self._content.read(min(self._piece, len(buffer)))
+        buffer[: len(content)] = content
+        return len(content)
+
+
+def all_of(content: bytes, how: InputFormat, piece: int = 7) -> list[str]:
+    return list(ids_in(io.BufferedReader(Pieces(content, piece)), how, "ids"))
 
 
 async def records_of(source: Source) -> list[str]:
     return [group_id async for some in source.records() for group_id in some]
 
 
-async def test_text_is_an_id_a_line_without_empty_lines_and_surrounding_space() -> None:
-    assert await all_of("\ufeffg1\r\n\n  g2\t\n群\nlast".encode(), TEXT) == ["g1", "g2", "群", "last"]
+def test_text_is_an_id_a_line_without_empty_lines_and_surrounding_space() -> None:
+    assert all_of("\ufeffg1\r\n\n  g2\t\n群\nlast".encode(), TEXT) == ["g1", "g2", "群", "last"]
 
 
-async def test_an_input_without_anything_has_no_ids() -> None:
-    assert await all_of(b"", TEXT) == []
-    assert await all_of(b"", InputFormat("jsonl", "id")) == []
+def test_an_input_without_anything_has_no_ids() -> None:
+    assert all_of(b"", TEXT) == []
+    assert all_of(b"", InputFormat("jsonl", "id")) == []
 
 
 @given(
     names=st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\n\r"))),
     piece=st.integers(1, 50),
 )
-async def test_text_comes_out_however_it_is_cut(names: list[str], piece: int) -> None:
+def test_text_comes_out_however_it_is_cut(names: list[str], piece: int) -> None:
     expected = [name.strip() for name in names if name.strip()]
-    assert await all_of("\n".join(["", *names]).encode(), TEXT, piece) == expected
+    assert all_of("\n".join(["", *names]).encode(), TEXT, piece) == expected
 
 
-@pytest.mark.parametrize(("delimiter", "kind"), [(",", "csv"), ("\t", "tsv")])
+CELLS = st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"))] * 2))
+
+
+def ids_of(rows: list[tuple[str, str]]) -> list[str]:
+    return [group_id.strip() for other, group_id in rows if other or group_id]
+
+
+@given(rows=CELLS, piece=st.integers(1, 50))
+def test_a_column_comes_out_of_what_the_csv_module_writes(rows: list[tuple[str, str]], piece: int) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows([("other", "id"), *rows])
+    assert all_of(text.getvalue().encode(), InputFormat("csv", "id"), piece) == ids_of(rows)
+
+
+TSV_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
+@given(rows=CELLS, piece=st.integers(1, 50))
+def test_a_column_comes_out_of_tsv_as_databases_export_it(rows: list[tuple[str, str]], piece: int) -> None:
+    lines = ["other\tid", *("\t".join(cell.translate(TSV_ESCAPES) for cell in row) for row in rows)]
+    assert all_of("\n".join(lines).encode(), InputFormat("tsv", "id"), piece) == ids_of(rows)
+
+
+def test_a_quote_in_tsv_is_text() -> None:
+    content = b'group_id\tn\ng1\t"Tea\ng2\tb\ng3\tc"\ng4\td\n\\N\tx\n'
+    assert all_of(content, InputFormat("tsv", "group_id")) == ["g1", "g2", "g3", "g4", ""]
+
+
+def test_a_quote_inside_an_unquoted_cell_of_csv_is_text() -> None:
+    assert all_of(b'n,id\n5" pipe,g1\n"a ""b""",g2\n', InputFormat("csv", "id")) == ["g1", "g2"]
+
+
+def test_a_long_cell_of_another_column_is_no_error() -> None:
+    long = b"x" * 200_000
+    assert all_of(b"n,id\n%s,g1\n" % long, InputFormat("csv", "id"), 65536) == ["g1"]
+    assert all_of(b"n\tid\n%s\tg1\n" % long, InputFormat("tsv", "id"), 65536) == ["g1"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+def test_rows_of_separators_at_the_end_are_no_ids(kind: Any) -> None:
+    between = b"," if kind == "csv" else b"\t"
+    content = b"a,id\r\n1,g1\r\n,\r\n,\r\n".replace(b",", between)
+    assert all_of(content, InputFormat(kind, "id")) == ["g1"]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"])
+@given(piece=st.integers(1, 9))
+def test_all_line_ends_are_line_ends(line_end: bytes, piece: int) -> None:
+    assert all_of(line_end.join([b"g1", b"g2", b"", b"g3"]), TEXT, piece) == ["g1", "g2", "g3"]
+    assert all_of(line_end.join([b"a,id", b"1,g1", b"2,g2"]), InputFormat("csv", "id"), piece) == ["g1", "g2"]
+    assert all_of(line_end.join([b"id\ta", b"g1\t1", b"g2"]), InputFormat("tsv", "id"), piece) == ["g1", "g2"]
+    assert all_of(line_end.join([b'{"id":"g1"}', b'"g2"']), InputFormat("json", "id"), piece) == ["g1", "g2"]
+
+
 @given(
-    rows=st.lists(st.tuples(*[st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\r\0"))] * 2)),
+    names=st.lists(st.text(st.characters(exclude_categories=["Cs"]))),
+    form=st.tuples(st.booleans(), st.booleans(), st.sampled_from([None, 2])),
     piece=st.integers(1, 50),
 )
-async def test_a_column_comes_out_of_what_the_csv_module_writes(
-    delimiter: str, kind: str, rows: list[tuple[str, str]], piece: int
+def test_an_array_comes_out_of_what_the_json_module_writes(
+    names: list[str], form: tuple[bool, bool, int | None], piece: int
 ) -> None:
-    text = io.StringIO(newline="")
-    csv.writer(text, delimiter=delimiter, lineterminator="\n").writerows([("other", "id"), *rows])
-    how = InputFormat("csv" if kind == "csv" else "tsv", "id")
-    assert await all_of(text.getvalue().encode(), how, piece) == [group_id.strip() for _, group_id in rows]
+    plain, ascii_only, indent = form
+    array = [name if plain else {"x": [1, "]"], "id": name} for name in names]
+    content = json.dumps(array, ensure_ascii=ascii_only, indent=indent)
+    assert all_of(f" \n{content}\n".encode(), InputFormat("jsonl", "id"), piece) == names
 
 
-async def test_a_row_that_is_too_short_has_an_empty_id() -> None:
-    assert await all_of(b"a,id\n1,g1\n2\n", InputFormat("csv", "id")) == ["g1", ""]
+def test_numbers_of_an_array_are_whole_wherever_it_is_cut() -> None:
+    numbers = list(map(str, range(100_000, 130_000)))
+    assert all_of(f"[{','.join(numbers)}]".encode(), InputFormat("json", "id"), 4099) == numbers
 
 
 @given(
@@ -71,16 +146,16 @@ async def test_a_row_that_is_too_short_has_an_empty_id() -> None:
     form=st.tuples(st.booleans(), st.booleans()),
     piece=st.integers(1, 50),
 )
-async def test_a_field_comes_out_of_what_the_json_module_writes(
+def test_a_field_comes_out_of_what_the_json_module_writes(
     names: list[str], form: tuple[bool, bool], piece: int
 ) -> None:
     plain, ascii_only = form
     lines = [json.dumps(name if plain else {"x": 1, "id": name}, ensure_ascii=ascii_only) for name in names]
-    assert await all_of("\n\n".join(lines).encode(), InputFormat("jsonl", "id"), piece) == names
+    assert all_of("\n\n".join(lines).encode(), InputFormat("jsonl", "id"), piece) == names
 
 
-async def test_a_whole_number_in_json_is_an_id() -> None:
-    assert await all_of(b'{"id": 17}\n18\n', InputFormat("jsonl", "id")) == ["17", "18"]
+def test_a_whole_number_in_json_is_an_id() -> None:
+    assert all_of(b'{"id": 17}\n18\n', InputFormat("jsonl", "id")) == ["17", "18"]
 
 
 @pytest.mark.parametrize(
@@ -88,19 +163,29 @@ async def test_a_whole_number_in_json_is_an_id() -> None:
     [
         (b"g1\ng2\n\xff\xfe\n", TEXT, "ids, line 3: not UTF-8 (byte 0xff)"),
         (b"x" * (MAX_LINE + 9), TEXT, "line 1: longer than"),
+        (b'{"group_id":"g1"}\n', TEXT, "line 1: this is JSON"),
+        (b'["g1"]\n', TEXT, "line 1: this is JSON"),
         (b"a,b\n1,2\n", InputFormat("csv", "id"), "ids has no column 'id'; it has 'a', 'b'; choose one with --column"),
         (b"", InputFormat("csv", "id"), "ids is empty; it needs a header line"),
-        (b'id,b\ng1,"open\n', InputFormat("csv", "id"), "line 2: unexpected end of data"),
-        (b'id,b\ng1,"open\n' + b"more\n" * MAX_LINE, InputFormat("csv", "id"), "line 2: a quote is opened"),
+        (b"", InputFormat("tsv", "id"), "ids is empty; it needs a header line"),
+        (b"a\tb\n1\t2\n", InputFormat("tsv", "id"), "ids has no column 'id'; it has 'a', 'b'"),
+        (b'id,b\ng1,"open\n', InputFormat("csv", "id"), "line 2: unexpected end of data; is a quote opened"),
+        (b'id,b\ng1,"open\n' + b"more\n" * MAX_LINE, InputFormat("csv", "id"), "line 2: field larger than"),
+        (b'id,b\ng1,"a"b\n', InputFormat("csv", "id"), "line 2: ',' expected after"),
         (b'{"id":"g1"}\n{"id":', InputFormat("jsonl", "id"), "line 2: not JSON"),
         (b'{"a":1}', InputFormat("jsonl", "id"), "line 1: no field 'id'; it has 'a'"),
         (b"{}", InputFormat("jsonl", "id"), "line 1: no field 'id'"),
         (b'{"id":true}', InputFormat("jsonl", "id"), "line 1: the ID is neither text nor a whole number"),
+        (b'["g1",{"a":1}]', InputFormat("json", "id"), "value 2: no field 'id'; it has 'a'"),
+        (b'["g1","g2"', InputFormat("json", "id"), "value 2: not JSON: the array does not end"),
+        (b'["g1" "g2"]', InputFormat("json", "id"), "value 1: not JSON: no comma after it"),
+        (b'["g1"] more', InputFormat("json", "id"), "value 2: not JSON: there is more after the array"),
+        (b'["g1",\n"\xff"]', InputFormat("json", "id"), "line 2: not UTF-8 (byte 0xff)"),
     ],
 )
-async def test_what_cannot_be_read_is_told_with_its_line(content: bytes, how: InputFormat, words: str) -> None:
+def test_what_cannot_be_read_is_told_with_its_line(content: bytes, how: InputFormat, words: str) -> None:
     with pytest.raises(SourceError, match=r"^ids") as raised:
-        await all_of(content, how, 65536)
+        all_of(content, how, 65536)
     assert words in str(raised.value)
 
 
@@ -113,6 +198,8 @@ async def test_what_cannot_be_read_is_told_with_its_line(content: bytes, how: In
         (".tsv", "id", None, InputFormat("tsv", "id")),
         ("", "id", None, InputFormat("csv", "id")),
         (".jsonl", None, None, InputFormat("jsonl", "group_id")),
+        (".json", None, "id", InputFormat("json", "id")),
+        (".parquet", "id", None, InputFormat("parquet", "id")),
         ("", None, "id", InputFormat("jsonl", "id")),
     ],
 )
@@ -125,6 +212,102 @@ def test_the_name_of_a_file_tells_how_to_read_it(
 def test_a_column_and_a_field_at_once_are_refused() -> None:
     with pytest.raises(SourceError, match="not both"):
         input_format(".csv", column="a", field="b")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("ids.csv.gz", InputFormat("csv", "group_id", ".gz")),
+        ("ids.gz", InputFormat("text", "group_id", ".gz")),
+        ("ids.jsonl.zst", InputFormat("jsonl", "group_id", ".zst")),
+        ("a.b.TSV", InputFormat("tsv", "group_id")),
+    ],
+)
+def test_the_name_tells_the_compression(name: str, expected: InputFormat) -> None:
+    assert file_source(name)._format == expected
+
+
+@pytest.mark.parametrize("name", ["ids.xlsx", "ids.zip", "ids.db", "ids.avro", "ids.xml", "ids.csv.bz2"])
+def test_a_file_that_cannot_be_read_is_refused_with_what_to_do(name: str) -> None:
+    with pytest.raises(SourceError, match=rf"cannot read {name}: .* files are not read; \w+"):
+        file_source(name)
+
+
+async def test_ids_come_out_of_files_of_all_kinds(tmp_path: Path) -> None:
+    names = [f"g{number}" for number in range(3000)]
+    table = pa.table({"n": list(range(3000)), "id": pa.array(names).dictionary_encode()})
+    pq.write_table(table, tmp_path / "ids.parquet")
+    text = "id,n\n" + "".join(f"{name},x\n" for name in names)
+    (tmp_path / "ids.csv.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "ids.json").write_text(json.dumps([{"id": name} for name in names]))
+    assert await records_of(file_source(tmp_path / "ids.parquet", column="id")) == names
+    assert await records_of(file_source(str(tmp_path / "ids.csv.gz"), column="id")) == names
+    assert await records_of(file_source(tmp_path / "ids.json", field="id")) == names
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="Zstandard came with Python 3.14")
+async def test_ids_come_out_of_zstandard(tmp_path: Path) -> None:  # pragma: no cover
+    from compression import zstd  # type: ignore[import-not-found,unused-ignore]
+
+    (tmp_path / "ids.txt.zst").write_bytes(zstd.compress(b"g1\ng2\n"))
+    assert await records_of(file_source(tmp_path / "ids.txt.zst")) == ["g1", "g2"]
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="Zstandard came with Python 3.14")
+async def test_zstandard_without_python_3_14_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt.zst").write_bytes(b"x")
+    with pytest.raises(SourceError, match=r"Zstandard needs Python 3\.14; unpack it"):
+        await records_of(file_source(tmp_path / "ids.txt.zst"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("ids.gz", b"no gzip"),
+        ("ids.gz", gzip.compress(b"g1\n" * 1000)[:-20]),
+        ("ids.gz", gzip.compress(bytes(range(256)) * 99)[:40] + b"damaged" * 99),
+        ("ids.parquet", b"no Parquet"),
+    ],
+    ids=["no gzip", "cut", "damaged", "no Parquet"],
+)
+async def test_a_damaged_file_is_named(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SourceError, match=rf"cannot read .*{name}: |{name}, line 1: not UTF-8"):
+        await records_of(file_source(tmp_path / name))
+
+
+async def test_a_column_that_a_parquet_file_does_not_have_is_named(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"id": ["g1", None]}), tmp_path / "ids.parquet")
+    with pytest.raises(SourceError, match="no column 'group_id'; choose one with --column"):
+        await records_of(file_source(tmp_path / "ids.parquet"))
+    assert await records_of(file_source(tmp_path / "ids.parquet", column="id")) == ["g1", ""]
+
+
+@pytest.mark.parametrize("wrong", ["g1", b"g1", 5, None])
+def test_one_id_is_no_iterable_of_ids(wrong: Any) -> None:
+    with pytest.raises(TypeError, match="give an iterable of group IDs, such as"):
+        IterableSource(wrong)
+
+
+async def test_ids_of_a_pipe_come_before_its_writer_has_ended(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    records = file_source(tmp_path / "pipe").records()
+    first = asyncio.ensure_future(anext(records))
+    writer = await asyncio.to_thread(os.open, tmp_path / "pipe", os.O_WRONLY)
+    os.write(writer, b"g1\ng2\nhalf")
+    assert await first == ["g1", "g2"]
+    os.write(writer, b" an ID\n")
+    os.close(writer)
+    assert [ids async for ids in records] == [["half an ID"]]
+
+
+async def test_a_pipe_without_a_writer_can_be_left(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    records = file_source(tmp_path / "pipe").records()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(records), 0.05)
+    await records.aclose()
+    await until(lambda: "group-ids" not in {thread.name for thread in threading.enumerate()})
 
 
 async def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
@@ -144,13 +327,17 @@ async def test_iterables_of_both_kinds_are_sources() -> None:
 @pytest.mark.parametrize("wrong", [5, b"g1", None, "\ud800"])
 async def test_what_is_no_text_is_no_id(wrong: object) -> None:
     with pytest.raises(SourceError, match="so it is no group ID"):
-        await scan(IterableSource(["g1", wrong]))  # type: ignore[list-item]
+        await InputScan().read(IterableSource(["g1", wrong]))  # type: ignore[list-item]
 
 
 async def test_a_file_that_can_be_read_twice_has_the_same_digest_twice(tmp_path: Path) -> None:
     source = file_source(written(tmp_path / "ids.txt", *map(str, range(1234))))
-    assert await scan(source) == await scan(source)
-    assert (await scan(source))[0] == 1234
+    first, second = InputScan(), InputScan(mark=1234)
+    await first.read(source)
+    await second.read(source)
+    assert first.digest == second.digest == second.marked_digest
+    assert first.records == 1234
+    assert first.marked_digest is None
 
 
 @given(names=st.lists(st.text("abc", max_size=3)), done=st.integers(0, 400))

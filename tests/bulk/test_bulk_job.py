@@ -29,13 +29,14 @@ from rongcloud_groups.bulk import (
     OutputError,
     ResumeError,
     ServiceUnavailable,
+    Source,
     SourceError,
-    blocks,
     file_source,
     open_sink,
 )
-from rongcloud_groups.bulk import job as job_module
+from rongcloud_groups.bulk.blocks import InputScan
 from rongcloud_groups.bulk.files import PartialFile
+from rongcloud_groups.bulk.output import JobOutput
 from rongcloud_groups.bulk.rows import flat_row
 from rongcloud_groups.bulk.sinks.parquet import SCHEMA
 from rongcloud_groups.emulator import Emulator, Faults, Universe
@@ -95,7 +96,7 @@ async def test_what_is_absent_or_unusual_in_a_profile_comes_through(
     [bare, odd] = rows_in(tmp_path / "out.jsonl")
     assert bare[:5] == ("bare", None, None, None, 0)
     assert odd[1] == 'a "b",\n c'
-    assert odd[3] == "2023-11-14T22:13:20.001000Z"
+    assert odd[3] == datetime(2023, 11, 14, 22, 13, 20, 1000, UTC)
     assert json.loads(odd[10])[0]["field"] == "memberCount"
     assert json.loads(odd[11]) == {"strange": [1]}
     assert rows_in(tmp_path / "out.db") == [bare, odd]
@@ -104,7 +105,7 @@ async def test_what_is_absent_or_unusual_in_a_profile_comes_through(
 
 
 async def test_a_parquet_file_says_its_schema(client: GroupClient, tmp_path: Path) -> None:
-    await job_of(client, IterableSource([]), tmp_path / "out.parquet").run()
+    await job_of(client, IterableSource([]), tmp_path / "out.parquet", allow_empty=True).run()
     assert pq.read_schema(tmp_path / "out.parquet").equals(SCHEMA, check_metadata=True)
     assert SCHEMA.metadata == {b"rongcloud_groups.row_schema_version": b"1"}
 
@@ -166,22 +167,48 @@ async def test_rows_behind_the_last_checkpoint_are_written_once(name: str, clien
     assert names_in(output) == list((await client.get_many(ids(2000))).found)
 
 
-async def test_another_input_is_refused_until_the_job_is_restarted(client: GroupClient, tmp_path: Path) -> None:
+async def test_another_input_is_refused_until_the_job_is_restarted(
+    client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
     output = tmp_path / "out.jsonl"
     source = file_source(written(tmp_path / "ids.txt", *ids(3000)))
-    job = job_of(client, source, output)
-    job.stop()
-    assert not (await job.run()).complete
-    for other in (ids(3001), ids(2999), [*ids(2998), "changed", "x2999"]):
+    done = await done_by_a_stopped_job(emulator, source, output)
+    for other in (ids(2999), [*ids(2998), "changed", "x2999"], ["changed", *ids(2999)]):
         written(tmp_path / "ids.txt", *other)
         with pytest.raises(ResumeError, match=r"ids.txt is not the input .* --restart"):
             await job_of(client, source, output).run()
     with pytest.raises(ResumeError, match="has another input"):
         await job_of(client, IterableSource(ids(3000)), output).run()
     assert not output.exists()
+    assert not client.stats().requests
     report = await job_of(client, source, output, restart=True).run()
-    assert report.resumed_from == 0
+    assert report.resumed_from == 0 < done
     assert report.counts.records == 3000
+
+
+async def done_by_a_stopped_job(emulator: Emulator, source: Source, output: Path) -> int:
+    """Records that a job did before it was stopped."""
+    async with client_of(emulator, rate=50) as client:
+        job = job_of(client, source, output)
+        await stop_when(job, lambda: job.progress().counts.records > 0)
+    return job.progress().counts.records
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+async def test_lines_appended_to_the_input_are_looked_up_when_the_job_is_resumed(
+    name: str, client: GroupClient, emulator: Emulator, tmp_path: Path
+) -> None:
+    output = tmp_path / name
+    source = file_source(written(tmp_path / "ids.txt", *ids(3000)))
+    done = await done_by_a_stopped_job(emulator, source, output)
+    written(tmp_path / "ids.txt", *ids(3000), *ids(250, "new"), "x1")
+    report = await job_of(client, source, output).run()
+    assert report.complete
+    assert report.resumed_from == done > 0
+    assert (report.counts.records, report.counts.duplicates) == (3251, 1)
+    undisturbed = tmp_path / f"undisturbed-{name}"
+    await job_of(client, source, undisturbed).run()
+    assert rows_in(output) == rows_in(undisturbed)
 
 
 async def test_an_iterable_that_begins_otherwise_is_refused(client: GroupClient, tmp_path: Path) -> None:
@@ -196,14 +223,13 @@ async def test_a_file_that_changes_while_it_is_read_is_told(
     client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "ids.txt", *ids(2000))
-    look_through = blocks.scan
+    read = InputScan.read
 
-    async def and_then_change(source: Any) -> tuple[int, str]:
-        seen = await look_through(source)
+    async def and_then_change(scan: InputScan, source: Any) -> None:
+        await read(scan, source)
         written(path, *ids(1999), "changed")
-        return seen
 
-    monkeypatch.setattr(job_module, "scan", and_then_change)
+    monkeypatch.setattr(InputScan, "read", and_then_change)
     with pytest.raises(SourceError, match="changed while it was read"):
         await job_of(client, file_source(path), tmp_path / "out.jsonl").run()
     assert not (tmp_path / "out.jsonl").exists()
@@ -245,22 +271,22 @@ def half_a_row(output: Path) -> None:
 
 def version_0_1_0(output: Path) -> None:
     path = Path(f"{output}.checkpoint")
-    path.write_bytes(path.read_bytes().replace(b'"output_format": "parquet"', b'"output_format": null'))
+    path.write_bytes(path.read_bytes().replace(b'"version": 2', b'"version": 1', 1).replace(b'"total"', b'"older"'))
 
 
 def newer_version(output: Path) -> None:
     path = Path(f"{output}.checkpoint")
-    path.write_bytes(path.read_bytes().replace(b'"version": 1', b'"version": 2', 1))
+    path.write_bytes(path.read_bytes().replace(b'"version": 2', b'"version": 3', 1))
 
 
 async def killed_at_its_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a job to its last checkpoint, and no file is put in its place."""
 
-    async def killed(_: Job) -> None:
+    async def killed(_: JobOutput) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(Job, "_publish", killed)
+        patched.setattr(JobOutput, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
             await job.run()
 
@@ -286,9 +312,9 @@ async def killed_as_it_begins(job: Job, files: int, monkeypatch: pytest.MonkeyPa
     opened = 0
     begin = PartialFile.begin
 
-    def open_and_die(file: PartialFile, size: int | None, *, keep: bool = False) -> None:
+    def open_and_die(file: PartialFile, size: int | None) -> None:
         nonlocal opened
-        begin(file, size, keep=keep)
+        begin(file, size)
         opened += 1
         if opened == files:
             raise KeyboardInterrupt
@@ -316,7 +342,9 @@ async def test_a_job_killed_as_it_began_anew_loses_nothing(
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.csv", "out.parquet"])
-@pytest.mark.parametrize(("lose", "words"), [(shorten, "shorter than its checkpoint"), (remove, "is gone")])
+@pytest.mark.parametrize(
+    ("lose", "words"), [(shorten, "shorter than its checkpoint"), (remove, "is missing although its checkpoint")]
+)
 async def test_a_complete_job_whose_rows_were_lost_is_told(
     lose: Callable[[Path], None],
     words: str,
@@ -433,7 +461,7 @@ async def test_a_service_that_is_gone_ends_the_job_and_no_id_counts_as_failed(
     # the 11th block of a hundred is half answered
     emulator.service.faults = Faults(at=dict.fromkeys(range(22, 500), "error-500"))
     async with client_of(emulator, rate=300, max_attempts=2) as client:
-        with pytest.raises(ServiceUnavailable, match="nothing is answered any more"):
+        with pytest.raises(ServiceUnavailable, match="the service no longer responds"):
             await job_of(client, IterableSource(ids(3000)), output).run()
         saved = open_sink(output).load()
         assert saved is not None
@@ -445,12 +473,14 @@ async def test_a_service_that_is_gone_ends_the_job_and_no_id_counts_as_failed(
 
 
 async def test_a_service_that_never_answers_leaves_the_old_output_alone(emulator: Emulator, tmp_path: Path) -> None:
-    output = written(tmp_path / "out.jsonl", "{}")
-    emulator.service.faults = Faults(share={"error-500": 1.0})
+    output = tmp_path / "out.jsonl"
     async with client_of(emulator, max_attempts=2) as client:
-        with pytest.raises(ServiceUnavailable, match="nothing is answered at all"):
+        await job_of(client, IterableSource(ids(10)), output).run()
+        before = output.read_bytes()
+        emulator.service.faults = Faults(share={"error-500": 1.0})
+        with pytest.raises(ServiceUnavailable, match="the service does not respond"):
             await job_of(client, IterableSource(ids(30)), output).run()
-    assert output.read_text() == "{}\n"
+    assert output.read_bytes() == before
 
 
 async def test_ids_without_an_answer_count_as_failed_where_others_were_answered(
@@ -561,20 +591,20 @@ async def test_a_second_job_with_one_output_is_refused_until_the_first_has_put_i
     name: str, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / name
-    publish, at_the_end, go_on = Job._publish, asyncio.Event(), asyncio.Event()
+    publish, at_the_end, resume = JobOutput.publish, asyncio.Event(), asyncio.Event()
 
-    async def held_up(job: Job) -> None:
+    async def held_up(output: JobOutput) -> None:
         at_the_end.set()
-        await go_on.wait()
-        await publish(job)
+        await resume.wait()
+        await publish(output)
 
-    monkeypatch.setattr(Job, "_publish", held_up)
+    monkeypatch.setattr(JobOutput, "publish", held_up)
     first = asyncio.create_task(job_of(client, IterableSource(ids(30)), output).run())
     await at_the_end.wait()
     for restart in (False, True):
         with pytest.raises(ConfigError, match=f"another process is writing .*{name}"):
             await job_of(client, IterableSource(ids(30)), output, restart=restart).run()
-    go_on.set()
+    resume.set()
     assert (await first).complete
     assert names_in(output) == list((await client.get_many(ids(30))).found)
     assert files_in(tmp_path) == [name]
@@ -663,7 +693,8 @@ async def test_an_output_that_cannot_be_written_is_told_before_anything_is_asked
     [
         (spoil_checkpoint, "cannot be read"),
         (shorten, "shorter than its checkpoint"),
-        (newer_version, "another version"),
+        (newer_version, "another version's; finish the run with that one, or use --restart"),
+        (version_0_1_0, "another version's; finish the run with that one, or use --restart"),
     ],
 )
 async def test_a_checkpoint_that_does_not_fit_is_told(
@@ -715,14 +746,6 @@ async def test_a_parquet_file_that_could_not_be_put_together_is_by_the_next_run(
     assert files_in(tmp_path) == ["ids.txt", "out.parquet"]
 
 
-async def test_an_unfinished_parquet_file_of_version_0_1_0_is_refused(client: GroupClient, tmp_path: Path) -> None:
-    output = tmp_path / "out.parquet"
-    await run_until(client, output, ids(2000), 1000)
-    version_0_1_0(output)
-    with pytest.raises(ResumeError, match=r"version 0\.1\.0's"):
-        await job_of(client, IterableSource(ids(2000)), output).run()
-
-
 async def test_the_row_groups_of_parquet_have_10000_rows(client: GroupClient, tmp_path: Path) -> None:
     sink = open_sink(tmp_path / "out.parquet")
     profile = await client.get("g1")
@@ -747,7 +770,10 @@ async def test_a_database_keeps_other_rows_and_updates_those_that_come_again(
     await job_of(client, IterableSource(["a"]), output).run()
     assert [row[:2] for row in rows_in(output)] == [("a", "after"), ("b", "stays")]
     with closing(sqlite3.connect(output)) as database:
-        assert database.execute("SELECT * FROM _sync").fetchall() == [("row_schema_version", "1")]
+        assert database.execute("SELECT * FROM _sync").fetchall() == [
+            ("row_schema_version", "1"),
+            ("app_key", emulator.app_key),
+        ]
         assert database.execute("PRAGMA journal_mode").fetchone() == ("delete",)
 
 

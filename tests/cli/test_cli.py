@@ -112,9 +112,18 @@ def test_the_table_shows_a_long_id_whole(env: dict[str, str], groups_file: Path)
     with groups_file.with_name("long.jsonl").open("w", encoding="utf-8") as file:
         file.write(json.dumps({"groupId": long_id, "groupName": "long"}))
     with emulator_process(f"--groups={groups_file.with_name('long.jsonl')}") as address:
-        screen = run_on_terminal("get", long_id, env=env | environment(address.url, address.ca_file), columns=60)
+        screen = run_on_terminal("get", long_id, env=env | environment(address.url, address.ca_file), columns=65)
     column = [line.split(" ")[0] for line in STYLE.sub("", screen.screen).splitlines()[1:]]
     assert "".join(column) == long_id
+
+
+def test_a_terminal_that_is_too_narrow_for_the_table_shows_a_line_a_field(env: dict[str, str]) -> None:
+    screen = run_on_terminal("get", "g1", "team_3", env=env, columns=40)
+    lines = STYLE.sub("", screen.screen).splitlines()
+    assert all(cell_len(line) <= 40 for line in lines)
+    text = " ".join(" ".join(lines).split())
+    assert "group_id g1 name Chess & Tea members 7 owner user1 created 2023-11-14 introduction We meet every" in text
+    assert "what was decided there. group_id team_3" in text
 
 
 def test_json_gives_lines_on_a_terminal_too(env: dict[str, str]) -> None:

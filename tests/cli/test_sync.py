@@ -48,7 +48,7 @@ async def test_a_file_of_ids_becomes_a_file_of_rows(variables: dict[str, str], h
     first, second, third = ended.stderr.splitlines()
     assert first == f"321 IDs, 20 of them duplicates: {found} found, {300 - found} missing, 1 failed"
     assert second.startswith("6 requests in ")
-    assert third == "done: out.jsonl; failed IDs: out.jsonl.failed.jsonl"
+    assert third == ("done: out.jsonl; failed IDs: out.jsonl.failed.jsonl; missing IDs: out.jsonl.missing.txt")
     written(here / "id.txt", "g1")
     ended = await sync("id.txt", "-o", "out.csv", env=variables, here=here)
     assert ended.stderr.startswith("1 ID, 0 of them duplicates: 1 found, 0 missing, 0 failed\n1 request in ")
@@ -95,7 +95,7 @@ async def test_failed_ids_are_retried_into_the_same_output(
     ended = await sync("--retry-failed", "out.jsonl.failed.jsonl", "-o", "out.jsonl", env=variables, here=here)
     assert ended.code == 0
     assert names_in(here / "out.jsonl") == [*before, "x3"]
-    assert files_in(here) == ["ids.txt", "out.jsonl"]
+    assert files_in(here) == ["ids.txt", "out.jsonl", "out.jsonl.missing.txt"]
 
 
 async def test_a_dry_run_counts_tries_the_credentials_and_writes_nothing(
@@ -334,7 +334,7 @@ async def test_a_terminal_shows_a_bar_that_fits_and_is_gone_in_the_end(
     assert "of 4,000" in shown.screen
     assert "IDs/s" in shown.screen
     assert "budget" in shown.screen
-    assert shown.screen.splitlines()[-1].endswith("done: out.jsonl")
+    assert shown.screen.splitlines()[-1].endswith("done: out.jsonl; missing IDs: out.jsonl.missing.txt")
 
 
 async def test_a_terminal_without_colour_has_none(

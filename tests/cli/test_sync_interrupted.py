@@ -48,7 +48,7 @@ async def test_an_input_that_changed_is_refused_until_restart(on: str, variables
     code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", "--max-time", "0.3s", env=variables, here=here)
     assert code == 5
     assert "run the same command again to resume" in told
-    written(here / "ids.txt", *ids(3001))
+    written(here / "ids.txt", *ids(2999), "changed")
     variables["RONGCLOUD_RATE"] = "2000"
     code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", env=variables, here=here)
     assert code == 2

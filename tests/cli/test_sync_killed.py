@@ -43,10 +43,10 @@ async def emulator() -> AsyncIterator[Emulator]:
 
 @pytest.fixture(scope="module")
 def forked() -> multiprocessing.context.ForkServerContext:
-    """Starts processes that have everything imported already, so that a kill does not hit the imports alone."""
+    """Starts processes that have everything imported (pyarrow imports pandas), so that a kill hits more than that."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["rongcloud_groups.cli.app", "rongcloud_groups.cli.sync", "rongcloud_groups.bulk.sinks.parquet"]
+        ["rongcloud_groups.cli.app", "rongcloud_groups.cli.sync_job", "rongcloud_groups.bulk.sinks.parquet", "pandas"]
     )
     return context
 
@@ -115,8 +115,14 @@ async def killed_and_compared(
         [(line["group_id"], line["error"]) for line in failures_in(path)] for path in (output, expected)
     )
     assert failed == expected_failed
+    assert missing_in(output) == missing_in(expected)
     left = set(files_in(directory)) - {"ids.txt", "log", "ca.pem", "undisturbed"}
-    assert left <= {name, f"{name}.failed.jsonl"}
+    assert left <= {name, f"{name}.failed.jsonl", f"{name}.missing.txt"}
+
+
+def missing_in(output: Path) -> str:
+    path = Path(f"{output}.missing.txt")
+    return path.read_text(encoding="utf-8") if path.exists() else ""
 
 
 def said_in(log: str) -> str:

@@ -128,3 +128,13 @@ async def test_connections_that_close_before_their_token_cost_attempts_and_are_f
         with pytest.raises(TransportError):
             async for _ in client.list_groups():
                 pass
+
+
+async def test_a_misdirected_request_is_retried_on_a_new_connection() -> None:
+    def misdirect(peer: Peer, request: Received) -> None:
+        peer.reply(request.stream_id, b"", status="421")
+
+    async with hostile(on_first_connection(misdirect)) as (server, client):
+        lookup = await client.get_many(["g1", "g2"])
+        assert list(lookup.found) == ["g1", "g2"]
+        assert len(server.peers) == 2

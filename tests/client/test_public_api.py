@@ -182,7 +182,7 @@ def test_a_copied_error_has_notes_of_its_own() -> None:
         (rongcloud_groups.InvalidGroupId("x" * 500, "it is too long"), "… (502 characters) is not a group ID"),
         (rongcloud_groups.ServiceError(1000, 500, "oops"), "oops (code 1000, HTTP 500)"),
         (rongcloud_groups.ServiceError(1, 400, "oops", "r1", "try"), "oops (code 1, HTTP 400, request r1): try"),
-        (rongcloud_groups.DeadlineExceeded("connecting", 1.5), "no answer within 1.5 s: connecting"),
+        (rongcloud_groups.DeadlineExceeded("connecting", 1.5), "no outcome within 1.5 s: connecting"),
     ],
 )
 def test_an_error_says_what_went_wrong(error: RongCloudError, text: str) -> None:

@@ -2,14 +2,15 @@ import copy
 import pickle
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rongcloud_groups._protocol.dialects import DIALECTS, dialect
+from rongcloud_groups._protocol.dialects import DIALECTS, DialectName, dialect
+from rongcloud_groups.config import REGIONS, Region
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import (
     GroupProfile,
@@ -151,3 +152,8 @@ def test_a_dialect_is_found_by_its_name(name: str) -> None:
 def test_an_unknown_dialect_is_an_error_that_lists_the_known_ones(name: Any) -> None:
     with pytest.raises(ConfigError, match="rongcloud, nexconn"):
         dialect(name)
+
+
+def test_the_names_that_types_allow_are_those_that_exist() -> None:
+    assert list(get_args(Region)) == list(REGIONS)
+    assert list(get_args(DialectName)) == list(DIALECTS)

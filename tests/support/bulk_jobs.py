@@ -3,9 +3,11 @@
 import asyncio
 import csv
 import json
+import re
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import closing
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +38,10 @@ def client_of(emulator: Emulator, rate: float = 2000.0, **options: Any) -> Group
     )
 
 
-def job_of(client: GroupClient, source: Source, output: Path, *, restart: bool = False, keep: bool = False) -> Job:
-    sink: Sink = open_sink(output)
+def job_of(client: GroupClient, source: Source, output: Path, *, force: bool = False, **options: Any) -> Job:
+    sink: Sink = open_sink(output, force=force)
     sink.seconds_between_commits = 0.02
-    return Job(client, source, sink, FailedIdsFile(output), restart=restart, keep=keep)
+    return Job(client, source, sink, FailedIdsFile(output), **options)
 
 
 def environment_of(emulator: Emulator, directory: Path, rate: float = 2000.0) -> dict[str, str]:
@@ -50,30 +52,33 @@ def environment_of(emulator: Emulator, directory: Path, rate: float = 2000.0) ->
 
 
 def rows_in(path: Path) -> list[tuple[Any, ...]]:
-    """The rows in their order, in the columns of the schema."""
+    """The rows in their order, in the columns of the schema; in CSV, an empty text is None."""
     match path.suffix:
         case ".jsonl":
             lines = path.read_bytes().splitlines()
-            return [tuple(flat_row(msgspec.json.decode(line, type=GroupProfile))) for line in lines]
+            return [flat_row(msgspec.json.decode(line, type=GroupProfile)) for line in lines]
         case ".csv":
             with path.open(newline="", encoding="utf-8") as file:
                 header, *rows = csv.reader(file)
             assert tuple(header) == COLUMNS
             members = COLUMNS.index("member_count")
             return [
-                tuple(int(cell) if cell and place == members else cell or None for place, cell in enumerate(row))
+                _with_time(int(cell) if cell and place == members else cell or None for place, cell in enumerate(row))
                 for row in rows
             ]
         case ".db":
             with closing(sqlite3.connect(path)) as database:
-                return database.execute("SELECT * FROM groups ORDER BY rowid").fetchall()
+                return [_with_time(row) for row in database.execute("SELECT * FROM groups ORDER BY rowid")]
         case _:
-            rows = pq.read_table(path).to_pylist()
-            for row in rows:
-                if row["create_time"] is None:
-                    continue
-                row["create_time"] = row["create_time"].isoformat(timespec="microseconds").replace("+00:00", "Z")
-            return [tuple(row.values()) for row in rows]
+            return [tuple(row.values()) for row in pq.read_table(path).to_pylist()]
+
+
+def _with_time(cells: Iterable[Any]) -> tuple[Any, ...]:
+    row = dict(zip(COLUMNS, cells, strict=True))
+    if row["create_time"] is not None:
+        assert re.fullmatch(r"[\d-]{10}T[\d:]{8}\.\d{3}Z", row["create_time"])
+        row["create_time"] = datetime.fromisoformat(row["create_time"])
+    return tuple(row.values())
 
 
 def names_in(path: Path) -> list[str]:

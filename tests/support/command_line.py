@@ -9,14 +9,19 @@ import sysconfig
 import termios
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import NamedTuple
 
+from support.command_server import CommandServer
+
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "rongcloud-groups")
 TIMEOUT = 30
 APP_SECRET = "emulator-app-secret"
+_FOR_PYTHON = {"PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONWARNINGS", "PYTHONDEVMODE"}
+_SERVER = CommandServer()
 
 
 class Ended(NamedTuple):
@@ -51,11 +56,46 @@ def run(
     command: Sequence[str] = (COMMAND,),
     cwd: Path | None = None,
 ) -> Ended:
+    """Run the command, or another one, to its end.
+
+    The command is forked from a process that has imported it, unless a variable changes how Python starts.
+    """
+    if command == (COMMAND,) and _FOR_PYTHON.isdisjoint(env):
+        return _run_forked(arguments, env=env, stdin=stdin, stdout=stdout, cwd=cwd)
     with Popen(  # noqa: S603  our own command
         [*command, *arguments], env=env, cwd=cwd, stdin=PIPE, stdout=stdout, stderr=PIPE
     ) as process:
         output, errors = process.communicate(stdin, TIMEOUT)
     return Ended(process.returncode, (output or b"").decode(), errors.decode())
+
+
+def _run_forked(
+    arguments: Sequence[str], *, env: Mapping[str, str], stdin: bytes, stdout: int, cwd: Path | None
+) -> Ended:
+    pipes = [os.pipe() for _ in range(3)]
+    (stdin_reader, stdin_writer), (stdout_reader, stdout_writer), (stderr_reader, stderr_writer) = pipes
+    streams = (stdin_reader, stdout_writer if stdout == PIPE else stdout, stderr_writer)
+    with ThreadPoolExecutor(4) as threads:
+        code = threads.submit(_SERVER.run, arguments, streams, env, cwd)
+        code.add_done_callback(lambda _: _close(stdin_reader, stdout_writer, stderr_writer))
+        threads.submit(_feed, stdin_writer, stdin)
+        output, errors = threads.submit(_drain, stdout_reader), threads.submit(_drain, stderr_reader)
+        return Ended(code.result(TIMEOUT), output.result(TIMEOUT).decode(), errors.result(TIMEOUT).decode())
+
+
+def _close(*descriptors: int) -> None:
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
+def _feed(descriptor: int, content: bytes) -> None:
+    with suppress(BrokenPipeError), open(descriptor, "wb") as stdin:
+        stdin.write(content)
+
+
+def _drain(descriptor: int) -> bytes:
+    with open(descriptor, "rb") as stream:
+        return stream.read()
 
 
 def run_python(code: str, *, env: Mapping[str, str]) -> Ended:
@@ -73,14 +113,17 @@ def run_on_terminal(
 ) -> OnTerminal:
     ours, theirs = _open_terminal(columns)
     env = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}  # the terminal has them
-    with Popen(  # noqa: S603  likewise
-        [*command, *arguments], env=env, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs
-    ) as process:
-        os.close(theirs)
-        os.write(ours, typed)
+    os.write(ours, typed)
+    with ThreadPoolExecutor(1) as threads:
+        if command == (COMMAND,) and _FOR_PYTHON.isdisjoint(env):
+            code = threads.submit(_SERVER.run, arguments, (theirs, theirs, theirs), env, cwd)
+        else:
+            process = Popen([*command, *arguments], env=env, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs)  # noqa: S603  our own command
+            code = threads.submit(process.wait)
+        code.add_done_callback(lambda _: os.close(theirs))
         screen = b"".join(_read_all(ours)).decode(encoding)
     os.close(ours)
-    return OnTerminal(process.returncode, screen.replace("\r\n", "\n"))
+    return OnTerminal(code.result(), screen.replace("\r\n", "\n"))
 
 
 def _read_all(terminal: int) -> Iterator[bytes]:

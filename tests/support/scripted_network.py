@@ -19,7 +19,7 @@ PRIMARY, BACKUP, LAST = "primary.test", "backup.test", "last.test"
 
 
 class ScriptedConnection:
-    """A connection whose answers, and whose end, come when the test says so."""
+    """A connection whose responses, and whose end, come when the test says so."""
 
     def __init__(self, network: "Network", host: str, on_change: Callable[[], None]) -> None:
         self.host = host
@@ -52,7 +52,7 @@ class ScriptedConnection:
     def delivered(self) -> Future[bool]:
         raise NotImplementedError
 
-    def answer(self) -> None:
+    def respond(self) -> None:
         self._futures.pop(0).set_result(RESPONSE)
         if self.retired_at is not None and not self._futures:
             self.close("retired")
@@ -143,11 +143,11 @@ async def send(failover: Failover) -> PooledConnection:
 
 
 async def ask(failover: Failover, times: int = 1) -> PooledConnection:
-    """Send requests one after the other, each answered at once."""
+    """Send requests one after the other, each responded to at once."""
     used = []
     for _ in range(times):
         used.append(await send(failover))
         connection = used[-1].connection
         assert isinstance(connection, ScriptedConnection)
-        connection.answer()
+        connection.respond()
     return used[-1]

@@ -40,7 +40,7 @@ async def test_a_refused_connection_names_host_port_and_cause() -> None:
     assert refused.value.never_processed
 
 
-async def test_a_refused_address_is_told_in_plain_words() -> None:
+async def test_a_refused_address_is_reported_in_plain_words() -> None:
     protocol = Silent()
     async with listening(protocol) as url:
         pass
@@ -76,30 +76,30 @@ async def test_the_slower_of_two_addresses_is_let_go(monkeypatch: pytest.MonkeyP
         await connection.aclose()
 
 
-async def test_an_unknown_name_is_told_in_plain_words() -> None:
+async def test_an_unknown_name_is_reported_in_plain_words() -> None:
     with pytest.raises(TransportError, match=r"no-such-host\.invalid:443: name resolution failed: name not resolved"):
         await opened(Origin.parse("https://no-such-host.invalid"))
 
 
-async def test_a_name_that_cannot_be_one_is_told_in_plain_words() -> None:
+async def test_a_name_that_cannot_be_one_is_reported_in_plain_words() -> None:
     with pytest.raises(TransportError, match="name resolution failed: not a host name"):
         await opened(Origin.parse(f"https://{'a' * 70}.example"))
 
 
-async def test_a_certificate_that_is_not_trusted_is_told_with_its_reason() -> None:
+async def test_a_certificate_that_is_not_trusted_is_reported_with_its_reason() -> None:
     async with serving() as server:
         with pytest.raises(TransportError, match="TLS handshake failed: certificate not trusted: unable to get"):
             await opened(server.url, verify=ssl.create_default_context())
 
 
-async def test_a_certificate_for_another_name_is_told_with_its_reason() -> None:
+async def test_a_certificate_for_another_name_is_reported_with_its_reason() -> None:
     async with serving() as server:
         url = server.url._replace(host="127.0.0.2")
         with pytest.raises(TransportError, match=r"certificate not trusted: IP address mismatch|connection refused"):
             await opened(url)
 
 
-async def test_a_server_that_speaks_no_tls_is_told_in_plain_words() -> None:
+async def test_a_server_that_speaks_no_tls_is_reported_in_plain_words() -> None:
     protocol = Silent(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     async with listening(protocol) as url:
         with pytest.raises(TransportError, match="TLS handshake failed: "):
@@ -209,16 +209,16 @@ async def test_the_callers_context_stays_as_it_was_and_serves_clients_with_and_w
         assert offered_by(context) == own
 
 
-def resolving(monkeypatch: pytest.MonkeyPatch, *answers: str | Exception) -> list[str]:
-    """Makes the resolver give one answer after the other; returns the hosts that it was asked for."""
+def resolving(monkeypatch: pytest.MonkeyPatch, *results: str | Exception) -> list[str]:
+    """Makes the resolver return one result after the other; returns the hosts that it was asked for."""
     asked: list[str] = []
 
     def resolve(host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
         asked.append(host)
-        answer = answers[min(len(asked), len(answers)) - 1]
-        if isinstance(answer, Exception):
-            raise answer
-        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (answer, port))]
+        result = results[min(len(asked), len(results)) - 1]
+        if isinstance(result, Exception):
+            raise result
+        return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (result, port))]
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
     return asked

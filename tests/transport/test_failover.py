@@ -69,7 +69,7 @@ async def test_a_refusal_is_no_reason_to_leave(client_for: ClientFor, fault: str
         assert backup.report().connections == 0
 
 
-async def test_hosts_that_all_refuse_fail_everybody_together(client_for: ClientFor) -> None:
+async def test_hosts_that_all_refuse_fail_every_id_together(client_for: ClientFor) -> None:
     async with (
         Emulator() as emulator,
         client_for(emulator, base_urls=[closed_port(), closed_port()], max_attempts=2) as client,
@@ -92,7 +92,7 @@ async def test_a_certificate_that_is_not_trusted_is_named(client_for: ClientFor)
 
 
 @virtual_time
-async def test_a_host_that_cannot_be_reached_is_told_once_for_each_wait() -> None:
+async def test_a_host_that_cannot_be_reached_is_reported_once_for_each_wait() -> None:
     network = Network()
     network.down.add(PRIMARY)
     async with network.failover() as failover:
@@ -140,7 +140,7 @@ async def test_a_failed_request_switches_the_host_and_the_others_of_that_host_do
     async with network.failover(PRIMARY, BACKUP) as failover:
         flights = [await send(failover) for _ in range(5)]
         for connection in flights:
-            failover.failed(connection, "no answer within 5 s")
+            failover.failed(connection, TransportError("no response within 5 s"))
         assert failover.host == BACKUP
         assert failover.switches == 1
         assert network.connections[0].retired_at is not None
@@ -154,10 +154,10 @@ async def test_a_late_failure_from_before_a_switch_says_nothing_of_the_host_now(
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         early, late = await send(failover), await send(failover)
-        failover.failed(early, "HTTP 500")
-        failover.failed(await send(failover), "HTTP 500")
+        failover.failed(early, TransportError("HTTP 500"))
+        failover.failed(await send(failover), TransportError("HTTP 500"))
         assert failover.host == PRIMARY
-        failover.failed(late, "HTTP 500")
+        failover.failed(late, TransportError("HTTP 500"))
         assert failover.host == PRIMARY
 
 
@@ -166,7 +166,7 @@ async def test_with_one_host_a_failed_request_switches_nothing() -> None:
     network = Network()
     async with network.failover() as failover:
         connection = await send(failover)
-        failover.failed(connection, "HTTP 500")
+        failover.failed(connection, TransportError("HTTP 500"))
         assert failover.pick() is connection
         assert failover.switches == 0
 
@@ -178,7 +178,7 @@ async def test_every_connection_to_a_host_that_is_left_takes_no_more_requests() 
         failing = await ask(failover, 50)
         await at(1.0)
         assert len(network.open_to(PRIMARY)) == 2
-        failover.failed(failing, "HTTP 500")
+        failover.failed(failing, TransportError("HTTP 500"))
         assert network.open_to(PRIMARY) == []
 
 
@@ -190,7 +190,7 @@ async def test_a_connection_that_comes_up_after_its_host_was_left_is_not_used() 
         network.connections[0].close("closed by the server")
         waiting = asyncio.create_task(failover.ready())
         await settle()
-        failover.failed(connection, "HTTP 500")
+        failover.failed(connection, TransportError("HTTP 500"))
         await waiting
         picked = failover.pick()
         assert picked is not None
@@ -200,13 +200,13 @@ async def test_a_connection_that_comes_up_after_its_host_was_left_is_not_used() 
 
 
 async def switched_to_backup(failover: Failover) -> None:
-    failover.failed(await send(failover), "HTTP 500")
+    failover.failed(await send(failover), TransportError("HTTP 500"))
     await ask(failover)
     assert failover.host == BACKUP
 
 
 @virtual_time
-async def test_the_primary_is_probed_after_a_minute_with_one_request_and_used_again_when_it_answers() -> None:
+async def test_the_primary_is_probed_after_a_minute_with_one_request_and_used_again_when_it_responds() -> None:
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         await switched_to_backup(failover)
@@ -241,7 +241,7 @@ async def test_a_failed_probe_is_repeated_after_another_minute() -> None:
             await at(minute * 61.0 + 2.0)
             probe = await send(failover)
             assert probe.host == PRIMARY
-            failover.failed(probe, "HTTP 500")
+            failover.failed(probe, TransportError("HTTP 500"))
             assert failover.host == BACKUP
             assert (await ask(failover)).host == BACKUP
             assert network.open_to(PRIMARY) == []
@@ -280,7 +280,7 @@ async def test_a_probe_that_closes_before_it_was_used_is_repeated_after_another_
 
 
 @virtual_time
-async def test_a_probe_that_neither_answers_nor_fails_is_repeated_after_another_minute() -> None:
+async def test_a_probe_that_neither_responds_nor_fails_is_repeated_after_another_minute() -> None:
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         await switched_to_backup(failover)
@@ -300,7 +300,7 @@ async def test_the_backup_failing_leads_back_to_the_primary() -> None:
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         await switched_to_backup(failover)
-        failover.failed(await send(failover), "HTTP 500")
+        failover.failed(await send(failover), TransportError("HTTP 500"))
         assert failover.host == PRIMARY
         await ask(failover)
         await at(100.0)

@@ -71,7 +71,7 @@ async def connected(server: Server, on_change: Callable[[], None] = lambda: None
         await connection.aclose()
 
 
-def answer(body: bytes, head: str = "HTTP/1.1 200 OK", *fields: str) -> bytes:
+def respond(body: bytes, head: str = "HTTP/1.1 200 OK", *fields: str) -> bytes:
     lines = [head, f"Content-Length: {len(body)}", *fields, "", ""]
     return "\r\n".join(lines).encode() + body
 
@@ -79,7 +79,7 @@ def answer(body: bytes, head: str = "HTTP/1.1 200 OK", *fields: str) -> bytes:
 async def echo(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     while True:
         _, body = await server.request(reader)
-        writer.write(answer(body, "HTTP/1.1 200 OK", "X-A: 1", "x-a: 2"))
+        writer.write(respond(body, "HTTP/1.1 200 OK", "X-A: 1", "x-a: 2"))
 
 
 async def hang(server: Server, reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
@@ -100,8 +100,8 @@ async def test_one_connection_carries_requests_one_after_the_other(tls: bool) ->
     async with serving(echo, tls=tls) as server, connected(server) as connection:
         assert connection.http_version == "HTTP/1.1"
         for number in range(3):
-            reply = await connection.send(Request("/q?x=1", [("app-key", "k")], b"%d" % number), 5)
-            assert reply == Response(200, {"content-length": "1", "x-a": "2"}, b"%d" % number)
+            response = await connection.send(Request("/q?x=1", [("app-key", "k")], b"%d" % number), 5)
+            assert response == Response(200, {"content-length": "1", "x-a": "2"}, b"%d" % number)
         assert connection.sent == 3
         assert len(server.writers) == 1
         head = server.requests[0][0]
@@ -125,7 +125,7 @@ async def test_there_is_one_slot_and_none_while_a_request_is_open() -> None:
         first.cancel()
 
 
-async def test_on_change_tells_when_the_slot_is_free_again() -> None:
+async def test_on_change_is_called_when_the_slot_is_free_again() -> None:
     changed = asyncio.Event()
     async with serving(echo) as server, connected(server, changed.set) as connection:
         future = connection.send(QUERY, 5)
@@ -136,7 +136,7 @@ async def test_on_change_tells_when_the_slot_is_free_again() -> None:
 
 async def test_a_request_that_times_out_closes_the_connection() -> None:
     async with serving(hang) as server, connected(server) as connection:
-        with pytest.raises(TransportError, match=f"no answer within 0.05 s from localhost:{server.url.port}") as late:
+        with pytest.raises(TransportError, match=f"no response within 0.05 s from localhost:{server.url.port}") as late:
             await connection.send(QUERY, 0.05)
         assert not late.value.never_processed
         assert isinstance(late.value.__cause__, TimeoutError)
@@ -157,9 +157,9 @@ async def test_a_cancelled_request_closes_the_connection(begun: bool) -> None:  
         assert connection.closed_reason == "request cancelled"
 
 
-async def test_connection_close_closes_it_after_the_answer() -> None:
+async def test_connection_close_closes_it_after_the_response() -> None:
     async with (
-        serving(saying(answer(b"bye", "HTTP/1.1 200 OK", "Connection: close"))) as server,
+        serving(saying(respond(b"bye", "HTTP/1.1 200 OK", "Connection: close"))) as server,
         connected(server) as connection,
     ):
         assert (await connection.send(QUERY, 5)).body == b"bye"
@@ -168,14 +168,14 @@ async def test_connection_close_closes_it_after_the_answer() -> None:
             await connection.send(QUERY, 5)
 
 
-async def test_an_answer_that_ends_with_the_connection_is_whole() -> None:
+async def test_a_response_that_ends_with_the_connection_is_whole() -> None:
     async with serving(saying(b"HTTP/1.0 200 OK\r\n\r\nuntil the end")) as server, connected(server) as connection:
         assert (await connection.send(QUERY, 5)).body == b"until the end"
         assert connection.closed
 
 
-async def test_an_answer_followed_by_a_close_is_an_answer() -> None:
-    async with serving(saying(answer(b"last"))) as server, connected(server) as connection:
+async def test_a_response_followed_by_a_close_is_a_response() -> None:
+    async with serving(saying(respond(b"last"))) as server, connected(server) as connection:
         assert (await connection.send(QUERY, 5)).body == b"last"
         await server.ended.wait()
 
@@ -201,7 +201,7 @@ async def test_an_idle_connection_that_is_reset_is_noticed() -> None:
         assert connection.closed
 
 
-async def test_words_that_nobody_asked_for_close_the_connection() -> None:
+async def test_bytes_without_a_request_close_the_connection() -> None:
     changed = asyncio.Event()
     async with serving(echo) as server, connected(server, changed.set) as connection:
         await connection.send(QUERY, 5)
@@ -224,7 +224,7 @@ async def test_words_that_nobody_asked_for_close_the_connection() -> None:
         (b"HTTP/1.1 200 OK\r\n" + b"X: " + b"y" * 200_000, "buffer too long"),
     ],
 )
-async def test_an_answer_that_is_none_is_a_transport_error(data: bytes, text: str) -> None:
+async def test_a_response_that_is_none_is_a_transport_error(data: bytes, text: str) -> None:
     async with serving(saying(data)) as server, connected(server) as connection:
         with pytest.raises(TransportError, match=text) as failed:
             await connection.send(QUERY, 5)
@@ -240,16 +240,16 @@ async def test_a_body_over_the_cap_is_a_transport_error(monkeypatch: pytest.Monk
             await connection.send(QUERY._replace(body=b"x" * 1_001), 5)
 
 
-async def test_an_answer_that_comes_before_the_whole_request_was_read_is_an_answer() -> None:
+async def test_a_response_before_the_whole_request_was_read_is_a_response() -> None:
     async def refuse(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer(b"too large", "HTTP/1.1 413 Content Too Large", "Connection: close"))
+        writer.write(respond(b"too large", "HTTP/1.1 413 Content Too Large", "Connection: close"))
         await server.go.wait()
 
     async with serving(refuse, tls=False) as server, connected(server) as connection:
         future = connection.send(QUERY._replace(body=b"x" * 100_000), 5)
-        reply = await future
-        assert (reply.status, reply.body) == (413, b"too large")
+        response = await future
+        assert (response.status, response.body) == (413, b"too large")
         server.go.set()
 
 
@@ -268,7 +268,7 @@ async def test_a_retired_connection_finishes_and_closes() -> None:
     async def wait(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         await server.go.wait()
-        writer.write(answer(b"done"))
+        writer.write(respond(b"done"))
         await reader.read()
 
     async with serving(wait) as server, connected(server) as connection:
@@ -304,7 +304,7 @@ async def test_aclose_ends_the_open_request_and_may_be_repeated() -> None:
 
 async def test_a_server_that_speaks_before_it_is_asked_is_left() -> None:
     async def hasty(_server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(answer(b"hello"))
+        writer.write(respond(b"hello"))
         await reader.read()
 
     changed = asyncio.Event()
@@ -315,13 +315,13 @@ async def test_a_server_that_speaks_before_it_is_asked_is_left() -> None:
         await connection.aclose()
 
 
-SURPLUS = answer(b"surplus")
+SURPLUS = respond(b"surplus")
 
 
 @pytest.mark.parametrize("tls", [True, False])
 @pytest.mark.parametrize("surplus", [SURPLUS, SURPLUS[:20], b"\r\n", b"x"])
 async def test_a_surplus_response_is_never_taken_for_the_next_one(surplus: bytes, tls: bool) -> None:  # noqa: FBT001  a parameter
-    async with serving(saying(answer(b"mine") + surplus), tls=tls) as server, connected(server) as connection:
+    async with serving(saying(respond(b"mine") + surplus), tls=tls) as server, connected(server) as connection:
         assert (await connection.send(QUERY, 5)).body == b"mine"
         assert connection.closed
         with pytest.raises(TransportError, match="the server sent more than its response") as refused:
@@ -332,7 +332,7 @@ async def test_a_surplus_response_is_never_taken_for_the_next_one(surplus: bytes
 async def test_a_surplus_response_that_is_still_in_the_socket_is_never_taken_for_the_next_one() -> None:
     async def flood(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
-        writer.write(answer(b"mine") + SURPLUS * 40_000)
+        writer.write(respond(b"mine") + SURPLUS * 40_000)
         await server.go.wait()
 
     async with serving(flood, tls=False) as server, connected(server) as connection:
@@ -344,7 +344,7 @@ async def test_a_surplus_response_that_is_still_in_the_socket_is_never_taken_for
 async def test_a_response_before_the_whole_request_was_sent_ends_the_connection() -> None:
     async def hasty(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(answer(b"early"))
+        writer.write(respond(b"early"))
         await server.go.wait()
 
     async with serving(hasty, tls=False) as server, connected(server) as connection:
@@ -378,7 +378,7 @@ async def test_a_chunked_response_is_put_together() -> None:
 
 async def test_an_early_hint_is_no_response_and_a_flood_of_them_ends_the_connection() -> None:
     hint = b"HTTP/1.1 103 Early Hints\r\nlink: </x>\r\n\r\n"
-    async with serving(saying(hint + answer(b"final"))) as server, connected(server) as connection:
+    async with serving(saying(hint + respond(b"final"))) as server, connected(server) as connection:
         assert (await connection.send(QUERY, 5)).body == b"final"
     async with serving(saying(hint * 1_000)) as server, connected(server) as connection:
         with pytest.raises(TransportError, match="more than 16 informational responses"):

@@ -152,7 +152,7 @@ async def test_a_transport_that_hangs_is_given_up_after_the_attempts_time() -> N
     transport = Transport(hanging)
     options = {"base_urls": "https://group.test", "attempt_timeout": 2.5, "max_attempts": 1}
     async with GroupClient("key", "secret", transport=transport, **options) as client:  # type: ignore[arg-type]
-        with pytest.raises(TransportError, match=r"no answer within 2\.5 s from group\.test"):
+        with pytest.raises(TransportError, match=r"no response within 2\.5 s from group\.test"):
             await client.get("g1")
     assert now() == pytest.approx(2.5, abs=0.01)
     assert transport.requests[0].extensions["timeout"] == dict.fromkeys(("connect", "read", "write", "pool"), 2.5)
@@ -171,7 +171,7 @@ async def test_no_more_calls_are_under_way_than_may_be_in_flight() -> None:
 
 
 @virtual_time
-async def test_a_compressed_answer_is_read() -> None:
+async def test_a_compressed_response_is_read() -> None:
     async def compressed(request: httpx.Request) -> httpx.Response:
         plain = profiles_for(request).content
         return httpx.Response(200, headers={"Content-Encoding": "gzip"}, content=gzip.compress(plain))
@@ -215,7 +215,7 @@ async def test_cancelling_the_only_waiter_cancels_the_call() -> None:
 
 
 @virtual_time
-async def test_an_id_asked_for_again_while_its_cancelled_call_fails_is_answered() -> None:
+async def test_an_id_asked_for_again_while_its_cancelled_call_fails_has_an_outcome() -> None:
     async def failing_when_cancelled(request: httpx.Request) -> httpx.Response:
         if len(transport.requests) > 1:
             return profiles_for(request)
@@ -272,9 +272,9 @@ async def test_a_retired_connection_makes_no_more_calls_and_closes_its_transport
     assert connection.open_slots == 0
     assert not connection.closed
     release.set()
-    reply = await call
-    assert reply.status == 200
-    assert json.loads(reply.body)["code"] == 200
+    response = await call
+    assert response.status == 200
+    assert json.loads(response.body)["code"] == 200
     await settle()
     assert connection.closed
     assert changes
@@ -285,7 +285,7 @@ async def test_a_retired_connection_makes_no_more_calls_and_closes_its_transport
 
 
 @virtual_time
-async def test_a_connection_that_is_retired_while_idle_tells_that_it_is_closed() -> None:
+async def test_a_connection_that_is_retired_while_idle_reports_that_it_is_closed() -> None:
     changes: list[bool] = []
     connection = HttpxConnection(
         Transport(), Origin.parse("https://group.test"), 2, lambda: changes.append(connection.closed), owned=True

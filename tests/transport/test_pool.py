@@ -115,7 +115,7 @@ async def test_what_is_in_flight_on_a_used_up_connection_may_end() -> None:
         assert not connection.closed
         assert connection.retired_at is not None
         assert (await send(failover)).connection is network.connections[1]
-        connection.answer()
+        connection.respond()
         assert connection.closed
 
 
@@ -182,7 +182,7 @@ async def test_a_connection_in_use_is_not_idle() -> None:
         await at(300.0)
         connection = network.connections[0]
         assert not connection.closed
-        connection.answer()
+        connection.respond()
         await at(354.0)
         assert not connection.closed
         await at(356.0)
@@ -200,7 +200,7 @@ async def test_requests_at_intervals_under_the_idle_time_keep_the_connection() -
 
 
 @virtual_time
-async def test_an_idle_connection_that_cannot_be_replaced_is_let_go_all_the_same() -> None:
+async def test_an_idle_connection_that_cannot_be_replaced_is_closed_nonetheless() -> None:
     network = Network()
     async with network.failover() as failover:
         await ask(failover)
@@ -236,7 +236,7 @@ async def test_http_1_1_grows_to_as_many_connections_as_requests_may_be_in_fligh
         await at(4.0)
         assert not waiting.done()
         assert len(network.connections) == 12
-        network.connections[3].answer()
+        network.connections[3].respond()
         await waiting
         assert (await send(failover)).connection is network.connections[3]
 
@@ -256,7 +256,7 @@ async def test_a_connection_whose_streams_are_full_is_joined_by_another() -> Non
 
 
 @virtual_time
-async def test_http_2_has_so_many_connections_at_the_most() -> None:
+async def test_http_2_has_so_many_connections_at_most() -> None:
     network = Network(slots=1)
     async with network.failover() as failover:
         for _ in range(MAX_CONNECTIONS):
@@ -265,7 +265,7 @@ async def test_http_2_has_so_many_connections_at_the_most() -> None:
         await at(4.0)
         assert not waiting.done()
         assert len(network.connections) == MAX_CONNECTIONS
-        network.connections[0].answer()
+        network.connections[0].respond()
         await waiting
 
 
@@ -278,7 +278,7 @@ async def test_a_full_connection_still_serves_where_another_cannot_be_opened() -
         waiting = asyncio.create_task(failover.ready())
         await at(3.0)
         assert not waiting.done()
-        network.connections[0].answer()
+        network.connections[0].respond()
         await waiting
         assert failover.pick() is not None
 
@@ -303,7 +303,7 @@ async def test_a_spare_that_cannot_be_opened_is_not_tried_again_within_a_second(
 
 
 @virtual_time
-async def test_a_cancelled_wait_leaves_the_links_usable() -> None:
+async def test_a_cancelled_wait_leaves_the_pool_usable() -> None:
     network = Network()
     async with network.failover() as failover:
         with pytest.raises(TimeoutError):

@@ -19,15 +19,7 @@ from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.responses import BatchResult
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.pool import PooledConnection
-from rongcloud_groups.errors import (
-    DecodeError,
-    Phase,
-    RateLimited,
-    RongCloudError,
-    ServerError,
-    ServiceError,
-    TransportError,
-)
+from rongcloud_groups.errors import DecodeError, Phase, RateLimited, RongCloudError, TransportError
 from rongcloud_groups.events import (
     BatchAbandoned,
     BatchAnswered,
@@ -202,7 +194,7 @@ class Dispatcher:
                 future = connection.send(request, self._attempt_timeout)
         except TransportError as error:
             self._gate.lost(connection.connection.delivered)
-            self._failover.failed(connection, str(error))
+            self._failover.failed(connection, error)
             self._retry(batch.entries, error)
             return
         flight = self._in_flight[batch] = InFlight(batch, connection, future, request.request_id, sent_at)
@@ -270,10 +262,7 @@ class Dispatcher:
         age = get_running_loop().time() - flight.sent_at
         if self._emit:
             self._emit(BatchFailed(flight.request_id, flight.connection.host, len(entries), error, age))
-        if isinstance(error, ServerError) or (isinstance(error, TransportError) and not error.never_processed):
-            self._failover.failed(flight.connection, str(error))
-        elif isinstance(error, ServiceError):
-            self._failover.succeeded(flight.connection)
+        self._failover.failed(flight.connection, error)
         match self._policy.action(error):
             case "fatal":
                 self._abort_all(error)

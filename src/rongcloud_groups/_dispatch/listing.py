@@ -16,15 +16,7 @@ from rongcloud_groups._protocol.error_codes import RETRIED
 from rongcloud_groups._protocol.responses import ListingPage
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.pool import PooledConnection
-from rongcloud_groups.errors import (
-    ClientClosed,
-    DecodeError,
-    RateLimited,
-    RongCloudError,
-    ServerError,
-    ServiceError,
-    TransportError,
-)
+from rongcloud_groups.errors import ClientClosed, DecodeError, RateLimited, RongCloudError, TransportError
 from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.models import ListedGroup
 
@@ -104,15 +96,8 @@ class ListingRequests:
         try:
             reply = await connection.send(request, self._attempt_timeout)
             page = self._api.read_listing(reply, request.request_id)
-        except ServerError as error:
-            self._failover.failed(connection, str(error))
-            raise
-        except TransportError as error:
-            if not error.never_processed:
-                self._failover.failed(connection, str(error))
-            raise
-        except ServiceError:
-            self._failover.succeeded(connection)
+        except RongCloudError as error:
+            self._failover.failed(connection, error)
             raise
         self._failover.succeeded(connection)
         return page

@@ -62,6 +62,7 @@ class Stream:
         self._room = Event()
         self._reading: Task[None] | None = None
         self._left = False
+        self._stopped = False
         self._source_error: BaseException | None = None
         self._aborted: RongCloudError | None = None
 
@@ -109,11 +110,27 @@ class Stream:
             if reading.done() and not self._open:
                 if self._source_error is not None:
                     raise self._source_error
-                if reading.cancelled():
+                if reading.cancelled() and not self._stopped:
                     raise ClientClosed("the client was closed")
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
+
+    def stop(self) -> None:
+        """Take no more IDs from the source."""
+        self._stopped = True
+        if self._reading is not None:
+            self._reading.cancel()
+
+    def withdraw(self, group_ids: Collection[str]) -> bool:
+        """Give up IDs, if a request was sent for none of them; whether that was so."""
+        waiting = [group_id for group_id in group_ids if group_id in self._open]
+        if not all(map(self._pending.waits, waiting)):
+            return False
+        self._pending.leave(self, waiting)
+        self._open.difference_update(waiting)
+        self._changed.set()
+        return True
 
     def settle(self, group_id: str, outcome: Outcome) -> None:
         """One of the IDs has its outcome."""

@@ -34,6 +34,7 @@ _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SUCCESS_CODES: Final = frozenset(each.success_code for each in DIALECTS.values())
 _ABSENT: Final = Raw(b"")
+_NULL: Final = Raw(b"null")
 
 
 class BatchResult(NamedTuple):
@@ -160,7 +161,7 @@ def _entries(values: Raw, key: str, limit: int, request_id: str | None) -> list[
         array = _entries_decoder(limit).decode(values) if values else None
     except UNREADABLE:
         raise DecodeError(f"{key} is not a list of at most {limit} entries{_request(request_id)}") from None
-    return [] if array is None else [entry for entry in entries_of(array) if bytes(entry) != b"null"]
+    return [] if array is None else [entry for entry in entries_of(array) if entry != _NULL]
 
 
 def _next_page_token(value: Raw, request_id: str | None) -> str | None:
@@ -272,7 +273,7 @@ def _data_of(dialect: Dialect, envelope: _Envelope, request_id: str | None) -> _
     if dialect.envelope is None:
         return envelope
     inner: Raw = getattr(envelope, dialect.envelope)
-    if bytes(inner) in {b"", b"null"}:
+    if inner in (_ABSENT, _NULL):
         return _NOTHING
     try:
         return decode_repaired(_ENVELOPE, inner)

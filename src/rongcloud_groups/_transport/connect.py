@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rongcloud_groups._transport.http2.connection import HTTP2Connection
 
 _ATTEMPT_DELAY: Final = 0.25
-"""Seconds until the next address is tried beside one that has not answered; RFC 8305, section 8."""
+"""Seconds until the next address is tried beside one that has not responded; RFC 8305, section 8."""
 
 _PROXY_VARIABLES: Final = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 

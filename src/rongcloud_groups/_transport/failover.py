@@ -1,4 +1,4 @@
-"""Which origin requests go to: the primary, or a backup until the primary answers again."""
+"""Which origin requests go to: the primary, or a backup until the primary responds again."""
 
 import logging
 from asyncio import Event, Lock, get_running_loop
@@ -11,13 +11,15 @@ from anyio.abc import TaskGroup
 from rongcloud_groups._http import Origin
 from rongcloud_groups._transport.interface import Connector
 from rongcloud_groups._transport.pool import ConnectionPool, PooledConnection
-from rongcloud_groups.errors import TransportError
+from rongcloud_groups.errors import RongCloudError, ServerError, ServiceError, TransportError
 from rongcloud_groups.events import Emitter, HostSwitched
 
 IDLE_TIMEOUT: Final = 55.0
 """Seconds. The service asks to close a connection that was idle for so long (its base URL page)."""
 PROBE_AFTER: Final = 60.0
 """Seconds from a switch to a backup until the primary is tried again, with one request."""
+
+_MISDIRECTED: Final = 421  # a new connection may lead to the right host; RFC 9110, section 15.5.20
 
 _logger = logging.getLogger(__name__)
 
@@ -119,26 +121,24 @@ class Failover:
             finally:
                 self._pool.wanted = False
 
-    def failed(self, connection: PooledConnection, reason: str) -> None:
-        """Report a failure that suggests that the host is down; fail over to the next one.
+    def failed(self, connection: PooledConnection, error: RongCloudError) -> None:
+        """Report a request that failed; fail over to the next origin if the error suggests that the host is down.
 
         Args:
             connection: the connection that the request was sent on.
-            reason: for the log.
+            error: the outcome of the request.
         """
-        if connection.detached or self._tasks is None:
-            return
-        if connection.pool is self._pool:
-            self._switch_to_next(reason)
-        else:
-            connection.detached = True
-            connection.retire(f"probe failed: {reason}")
-            self._schedule_probe()
+        if isinstance(error, ServerError) or (isinstance(error, TransportError) and not error.never_processed):
+            self._leave(connection, str(error))
+        elif isinstance(error, ServiceError):
+            self.succeeded(connection)
+            if error.status == _MISDIRECTED:
+                connection.retire("misdirected request")
 
     def succeeded(self, connection: PooledConnection) -> None:
         """Report a response; if it is that of the probe, go back to the primary."""
         if connection.pool is self._primary and self._pool is not self._primary and not connection.detached:
-            self._switch_to(self._primary, "it answers again")
+            self._switch_to(self._primary, "it responds again")
 
     def on_change(self) -> None:
         """See `PoolObserver`."""
@@ -167,6 +167,16 @@ class Failover:
             self._failure = error
             self._pool.wanted = False
             self._changed.set()
+
+    def _leave(self, connection: PooledConnection, reason: str) -> None:
+        if connection.detached or self._tasks is None:
+            return
+        if connection.pool is self._pool:
+            self._switch_to_next(reason)
+        else:
+            connection.detached = True
+            connection.retire(f"probe failed: {reason}")
+            self._schedule_probe()
 
     async def _wait_for_connection(self) -> None:
         while self.pick() is None:

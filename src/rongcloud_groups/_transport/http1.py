@@ -72,8 +72,8 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
         future.add_done_callback(self._on_done)
         try:
             data = self._encode(request)
-        except h11.LocalProtocolError as error:
-            self._close(f"request refused by h11: {error}")
+        except h11.LocalProtocolError:  # its text may have a field with a signature
+            self._close("request refused by h11")
         else:
             self._transport.write(data)
         return future
@@ -137,9 +137,9 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
         except TransportError as error:
             self._close(str(error))
         else:
-            self._answer(self._builder.response())
+            self._finish(self._builder.response())
 
-    def _answer(self, response: Response) -> None:
+    def _finish(self, response: Response) -> None:
         future, self._future = self._future, None
         self._end_request()
         if future is not None and not future.done():
@@ -171,7 +171,7 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
             self._close("request cancelled")
 
     def _on_timeout(self, timeout: float) -> None:
-        self._close(f"no answer within {timeout:g} s from {self._authority}", cause=TimeoutError())
+        self._close(f"no response within {timeout:g} s from {self._authority}", cause=TimeoutError())
 
     def _close(self, reason: str, *, cause: Exception | None = None) -> None:
         if not self._mark_closed(reason):

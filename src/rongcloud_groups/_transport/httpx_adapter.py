@@ -192,7 +192,7 @@ class HttpxConnection(ConnectionState):
                 raise
             raise TransportError(f"the request to {self._authority} failed: the transport cancelled it") from None
         except TimeoutError:
-            raise TransportError(f"no answer within {timeout:g} s from {self._authority}") from None
+            raise TransportError(f"no response within {timeout:g} s from {self._authority}") from None
         except Exception as error:
             text = f"the request to {self._authority} failed: {type(error).__name__}: {error}"
             raise TransportError(text) from error

@@ -3,8 +3,7 @@
 import logging
 from asyncio import Future, get_running_loop
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import anyio
 from anyio.abc import TaskGroup
@@ -30,16 +29,13 @@ class PoolObserver(Protocol):
     """Receives what happens in a pool; `Failover` is one."""
 
     def on_change(self) -> None:
-        """A connection may have become ready, or was lost."""
-        ...
+        """A connection became ready, or was lost."""
 
     def on_sent(self, connection: "PooledConnection") -> None:
         """A request was sent on this connection."""
-        ...
 
     def on_unreachable(self, pool: "ConnectionPool", error: TransportError) -> None:
-        """The pool has no usable connection, and this is why none could be had."""
-        ...
+        """The pool has no usable connection, for this reason."""
 
 
 class PooledConnection:
@@ -138,13 +134,10 @@ class ConnectionPool:
 
     def __repr__(self) -> str:
         usable = self._usable()
-        counts = (
-            f"{sum(bool(each.open_slots) for each in usable)} ready",
-            f"{sum(not each.open_slots for each in usable)} full",
-            f"{len(self._connections) - len(usable)} retiring",
-            f"{self._connecting} opening",
-        )
-        return f"<ConnectionPool {self.host} {'active' if self.active else 'inactive'}: {', '.join(counts)}>"
+        ready = sum(bool(pooled.open_slots) for pooled in usable)
+        retiring = len(self._connections) - len(usable)
+        counts = f"{ready} ready, {len(usable) - ready} full, {retiring} retiring, {self._connecting} opening"
+        return f"<ConnectionPool {self.host} {'active' if self.active else 'inactive'}: {counts}>"
 
     async def run(self) -> None:
         """Open and retire connections until cancelled; then close them all."""
@@ -165,11 +158,7 @@ class ConnectionPool:
         return None
 
     def activate(self, *, wanted: bool) -> None:
-        """Requests go here from now on.
-
-        Args:
-            wanted: whether a caller is waiting for a connection.
-        """
+        """Requests go here from now on; ``wanted`` says whether a caller is waiting for a connection."""
         self.active = True
         self.wanted = wanted
         self._maintain()
@@ -235,7 +224,7 @@ class ConnectionPool:
     def _forget(self, pooled: PooledConnection) -> None:
         self._connections.remove(pooled)
         if self._tasks is not None:
-            self._start(self._close, pooled)
+            self._tasks.start_soon(self._close, pooled)
         connection = pooled.connection
         reason = pooled.retired_reason or connection.closed_reason
         _logger.debug("connection to %s closed after %d requests: %s", self.host, connection.sent, reason)
@@ -265,14 +254,12 @@ class ConnectionPool:
     def _spare_is_due(self, usable: list[PooledConnection]) -> bool:
         """Whether the open connections may be used up before another one is open."""
         now = get_running_loop().time()
-        pace = len(self._sent_at) / (now - self._sent_at[0]) if self._paced(now) else 0.0
+        paced = len(self._sent_at) == PACE_WINDOW and now > self._sent_at[0]
+        pace = PACE_WINDOW / (now - self._sent_at[0]) if paced else 0.0
         remaining = sum(pooled.remaining for pooled in usable) + self._connecting * self._max_requests
         return remaining <= max(self._max_requests / 2, 2 * self._opening_time * pace) and now >= max(
             self._spare_not_before, self._open_not_before
         )
-
-    def _paced(self, now: float) -> bool:
-        return len(self._sent_at) == self._sent_at.maxlen and now > self._sent_at[0]
 
     def _may_grow(self, usable: list[PooledConnection]) -> bool:
         now = get_running_loop().time()
@@ -285,12 +272,9 @@ class ConnectionPool:
         return len(usable) + self._connecting < limit and self._connecting <= len(usable) // 2
 
     def _start_opening(self) -> None:
+        assert self._tasks is not None  # noqa: S101  see `open_where_needed`
         self._connecting += 1
-        self._start(self._open)
-
-    def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-        assert self._tasks is not None, "requests are sent only while run() runs"  # noqa: S101  an invariant
-        self._tasks.start_soon(task, *args)
+        self._tasks.start_soon(self._open)
 
     async def _open(self) -> None:
         """Open one of the connections counted in ``_connecting``."""

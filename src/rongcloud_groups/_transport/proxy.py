@@ -10,7 +10,8 @@ from rongcloud_groups._http import Origin, Proxy
 from rongcloud_groups.errors import TransportError
 
 _READ_SIZE: Final = 16 * 1024
-_UNAUTHORIZED: Final = (401, 407)  # tinyproxy answers a wrong password with the first
+_MAX_EVENTS: Final = 64
+_UNAUTHORIZED: Final = (401, 407)  # tinyproxy refuses a wrong password with the first
 
 
 async def open_tunnel(connected: socket.socket, origin: Origin, proxy: Proxy) -> None:
@@ -40,11 +41,15 @@ async def _connect(connected: socket.socket, origin: Origin, proxy: Proxy) -> No
     http = h11.Connection(h11.CLIENT)
     host = f"[{origin.host}]" if ":" in origin.host else origin.host
     target = f"{host}:{origin.port}"
-    request = h11.Request(method="CONNECT", target=target, headers=[("host", target), *proxy.headers])
-    await loop.sock_sendall(connected, (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b""))
-    while not isinstance(event := http.next_event(), h11.Response):
+    await loop.sock_sendall(connected, _request(http, target, proxy))
+    for _ in range(_MAX_EVENTS):
+        event = http.next_event()
+        if isinstance(event, h11.Response):
+            break
         if event is h11.NEED_DATA:
             http.receive_data(await loop.sock_recv(connected, _READ_SIZE))
+    else:
+        raise TransportError("not an HTTP proxy: it sends no end of informational responses")
     reason = event.reason.decode("latin-1")
     if event.status_code in _UNAUTHORIZED:
         raise TransportError(f"{event.status_code} {reason}: check the user and password of the proxy")
@@ -52,3 +57,9 @@ async def _connect(connected: socket.socket, origin: Origin, proxy: Proxy) -> No
         raise TransportError(f"the proxy refused: {event.status_code} {reason}")
     if http.trailing_data[0]:
         raise TransportError("the proxy sent more than its response")
+
+
+def _request(http: h11.Connection, target: str, proxy: Proxy) -> bytes:
+    """The request as bytes; apart from the exchange, so that no traceback of that shows the password."""
+    request = h11.Request(method="CONNECT", target=target, headers=[("host", target), *proxy.headers])
+    return (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b"")

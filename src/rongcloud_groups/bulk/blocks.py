@@ -1,8 +1,9 @@
 """From a source to blocks of distinct IDs, and the outcomes back into the order of the input."""
 
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
 
@@ -12,8 +13,9 @@ from rongcloud_groups.bulk.sources.interface import BLOCK, Source
 from rongcloud_groups.errors import RongCloudError
 
 
+@dataclass(slots=True, eq=False)
 class Block:
-    """Some records that follow each other in the input.
+    """Some consecutive records of the input.
 
     Attributes:
         group_ids: the distinct IDs that occur here for the first time.
@@ -22,13 +24,10 @@ class Block:
         outcomes: by ID, as far as they have settled: a row, an error, or None for a missing group.
     """
 
-    __slots__ = ("digest", "group_ids", "outcomes", "records")
-
-    def __init__(self, group_ids: list[str], records: int, digest: str) -> None:
-        self.group_ids = group_ids
-        self.records = records
-        self.digest = digest
-        self.outcomes: dict[str, Any | RongCloudError | None] = {}
+    group_ids: list[str]
+    records: int
+    digest: str
+    outcomes: dict[str, Any | RongCloudError | None] = field(default_factory=dict)
 
     @property
     def settled(self) -> bool:
@@ -41,13 +40,13 @@ class Block:
 
 
 class ReorderBuffer:
-    """The blocks under way."""
+    """The blocks whose IDs are being looked up."""
 
     def __init__(self) -> None:
         self._blocks: deque[Block] = deque()
         self._block_of: dict[str, Block] = {}
         self.held = 0
-        """IDs whose block has not left."""
+        """IDs whose block has not been taken out."""
 
     @property
     def open(self) -> int:
@@ -55,17 +54,28 @@ class ReorderBuffer:
         return len(self._block_of)
 
     def add(self, block: Block) -> None:
-        """One more block is asked for."""
+        """Await the outcomes of one more block."""
         self._blocks.append(block)
         self._block_of.update(dict.fromkeys(block.group_ids, block))
         self.held += len(block.group_ids)
 
     def settle(self, group_id: str, outcome: Any | RongCloudError | None) -> None:
-        """An ID has its outcome."""
-        self._block_of.pop(group_id).outcomes[group_id] = outcome
+        """Store the outcome of an ID; that of a dropped block is ignored."""
+        if (block := self._block_of.pop(group_id, None)) is not None:
+            block.outcomes[group_id] = outcome
+
+    def drop_last(self, can_drop: Callable[[Block], bool]) -> bool:
+        """Drop blocks without any outcome, from the last one on, as long as ``can_drop`` agrees; whether one was."""
+        blocks = len(self._blocks)
+        while self._blocks and not self._blocks[-1].outcomes and can_drop(self._blocks[-1]):
+            block = self._blocks.pop()
+            self.held -= len(block.group_ids)
+            for group_id in block.group_ids:
+                del self._block_of[group_id]
+        return len(self._blocks) < blocks
 
     def settled_blocks(self) -> Iterator[Block]:
-        """The first blocks, as far as they are settled; they leave."""
+        """Take out the first blocks, as far as they are settled."""
         while self._blocks and self._blocks[0].settled:
             block = self._blocks.popleft()
             self.held -= len(block.group_ids)
@@ -75,12 +85,12 @@ class ReorderBuffer:
 def input_changed(name: str) -> ResumeError:
     """The error where an input does not begin with the records that were read from it before."""
     return ResumeError(
-        f"{name} is not the input that the unfinished run had; give that one, or --restart to begin afresh"
+        f"{name} is not the input that the unfinished run had; give that one, or use --restart to start over"
     )
 
 
 class Digest:
-    """Knows a sequence of IDs again, however it is cut into lists."""
+    """Identifies a sequence of IDs, however it is cut into lists."""
 
     def __init__(self) -> None:
         self._hash = blake2b(digest_size=16)
@@ -103,22 +113,47 @@ class Digest:
         return self._hash.hexdigest()
 
 
-async def scan(source: Source) -> tuple[int, str]:
-    """How many records a source has, and the digest of all of them.
+class InputScan:
+    """Reads a source to its end, before anything is asked: a fault in it is reported at once.
 
-    Raises:
-        SourceError: it cannot be read.
+    Args:
+        mark: where `marked_digest` is taken.
+
+    Attributes:
+        records: how many there are so far.
+        marked_digest: of the first ``mark`` records; None while there are fewer.
     """
-    digest = Digest()
-    records = 0
-    async for ids in _in_blocks(source):
-        digest.add(ids)
-        records += len(ids)
-    return records, str(digest)
+
+    def __init__(self, mark: int | None = None) -> None:
+        self.records = 0
+        self.marked_digest: str | None = None
+        self._mark = mark
+        self._digest = Digest()
+
+    @property
+    def digest(self) -> str:
+        """Of all records."""
+        return str(self._digest)
+
+    async def read(self, source: Source) -> None:
+        """Read all records.
+
+        Raises:
+            SourceError: they cannot be read.
+        """
+        self._take_mark()
+        async for ids in _in_blocks(source, first=self._mark or 0):
+            self._digest.add(ids)
+            self.records += len(ids)
+            self._take_mark()
+
+    def _take_mark(self) -> None:
+        if self.records == self._mark:
+            self.marked_digest = str(self._digest)
 
 
 async def read_blocks(source: Source, *, done: int, digest: str) -> AsyncGenerator[Block]:
-    """The records in blocks, without the IDs that were there before.
+    """The records in blocks, without the IDs that came before.
 
     Args:
         source: where they come from.

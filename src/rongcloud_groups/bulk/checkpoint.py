@@ -1,17 +1,17 @@
-"""How far a job is: written after its rows are durable, so that a killed job goes on without losing or doubling one."""
+"""How far a job is: written after its rows are durable, so that a killed job resumes without losing or doubling one."""
 
-import os
 from pathlib import Path
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
+from rongcloud_groups._output import write_all
 from rongcloud_groups.bulk.errors import ResumeError
-from rongcloud_groups.bulk.files import naming_file, sync_directory
+from rongcloud_groups.bulk.files import copy_mode, naming_file, sync_directory, sync_file
 from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
 
-CHECKPOINT_VERSION: Final = 1
+CHECKPOINT_VERSION: Final = 2
 
 
 class Counts(Struct, frozen=True):
@@ -31,6 +31,16 @@ class Counts(Struct, frozen=True):
     missing: int = 0
     failed: int = 0
 
+    def plus(self, records: int, *, found: int, missing: int, failed: int) -> "Counts":
+        """These counts and those of more records, of which so many distinct IDs have an outcome."""
+        return Counts(
+            records=self.records + records,
+            duplicates=self.duplicates + records - found - missing - failed,
+            found=self.found + found,
+            missing=self.missing + missing,
+            failed=self.failed + failed,
+        )
+
 
 class ListingPlace(Struct, frozen=True):
     """How far the listing of an app's groups was read.
@@ -49,33 +59,37 @@ class ListingPlace(Struct, frozen=True):
 
 
 class Checkpoint(Struct, frozen=True, kw_only=True):
-    """Everything that a later run needs in order to go on.
+    """Everything that a later run needs in order to resume.
 
     Attributes:
         version: of this structure.
         row_schema_version: of the rows in the output.
         kind: of the input, and how it is read.
-        fingerprint: of the whole input, where it can be read twice.
+        total: records of the whole input, where it can be read twice.
+        fingerprint: of these.
         digest: of the records so far.
         counts: what became of them.
         sink_size: how much of the output is good, in the sink's own measure.
-        failed_size: bytes of the list of failures that are good.
+        failed_size: bytes of the list of failed IDs that are good.
+        missing_size: bytes of the list of missing IDs that are good.
         seconds: that the job ran, all runs together.
         requests: that it sent, all runs together.
         complete: the rows are all there; what is left is to put the files in their place.
         listing: where the IDs come from the listing.
-        output_format: of a file that can have several; None in a checkpoint of version 0.1.0.
-        app_key: whose groups the rows are; None in a checkpoint of version 0.1.0.
+        output_format: of a file that can have several.
+        app_key: whose groups the rows are.
     """
 
     version: int = CHECKPOINT_VERSION
     row_schema_version: int = ROW_SCHEMA_VERSION
     kind: str
-    fingerprint: str | None
-    digest: str
+    total: int | None = None
+    fingerprint: str | None = None
+    digest: str = ""
     counts: Counts = Counts()
     sink_size: int = 0
     failed_size: int = 0
+    missing_size: int = 0
     seconds: float = 0.0
     requests: int = 0
     complete: bool = False
@@ -84,7 +98,9 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     app_key: str | None = None
 
 
-_DECODER: Final = msgspec.json.Decoder(Checkpoint)
+class _Versions(Struct):
+    version: int
+    row_schema_version: int
 
 
 def encoded(checkpoint: Checkpoint) -> bytes:
@@ -99,12 +115,15 @@ def decoded(text: bytes, where: str) -> Checkpoint:
         ResumeError: it cannot be read, or is another version's.
     """
     try:
-        checkpoint = _DECODER.decode(text)
+        versions = msgspec.json.decode(text, type=_Versions)
+        if (versions.version, versions.row_schema_version) != (CHECKPOINT_VERSION, ROW_SCHEMA_VERSION):
+            raise ResumeError(
+                f"the checkpoint in {where} is another version's; finish the run with that one, or use --restart to "
+                "start over"
+            )
+        return msgspec.json.decode(text, type=Checkpoint)
     except msgspec.DecodeError:
-        raise ResumeError(f"the checkpoint in {where} cannot be read; --restart begins afresh") from None
-    if (checkpoint.version, checkpoint.row_schema_version) != (CHECKPOINT_VERSION, ROW_SCHEMA_VERSION):
-        raise ResumeError(f"the checkpoint in {where} is another version's; finish with that, or --restart")
-    return checkpoint
+        raise ResumeError(f"the checkpoint in {where} cannot be read; use --restart to start over") from None
 
 
 class CheckpointFile:
@@ -116,6 +135,7 @@ class CheckpointFile:
     """
 
     def __init__(self, output: Path, output_format: str) -> None:
+        self._output = output
         self._format = output_format
         self.path = output.with_name(f"{output.name}.checkpoint")
 
@@ -129,7 +149,7 @@ class CheckpointFile:
             saved = decoded(self.path.read_bytes(), str(self.path))
         except FileNotFoundError:
             return None
-        if saved.output_format not in {None, self._format}:
+        if saved.output_format != self._format:
             raise ResumeError(
                 f"the unfinished run of {self.path.name.removesuffix('.checkpoint')} wrote {saved.output_format}, "
                 f"not {self._format}; give the same format, or --restart"
@@ -141,8 +161,9 @@ class CheckpointFile:
         temporary = self.path.with_name(f"{self.path.name}.new")
         checkpoint = msgspec.structs.replace(checkpoint, output_format=self._format)
         with naming_file(temporary), temporary.open("wb", buffering=0) as file:
-            file.write(encoded(checkpoint))
-            os.fsync(file.fileno())
+            copy_mode(self._output, file.fileno())
+            write_all(file.fileno(), encoded(checkpoint))
+        sync_file(temporary)
         temporary.replace(self.path)
         sync_directory(self.path.parent)
 

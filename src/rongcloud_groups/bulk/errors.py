@@ -4,7 +4,7 @@ from rongcloud_groups.errors import ConfigError, RongCloudError
 
 
 class ResumeError(ConfigError):
-    """There is an unfinished run for this output, and it cannot be gone on with; the message says why."""
+    """There is an unfinished run for this output, and it cannot be resumed; the message says why."""
 
 
 class SourceError(ConfigError):
@@ -16,4 +16,4 @@ class OutputError(RongCloudError):
 
 
 class ServiceUnavailable(RongCloudError):  # noqa: N818  an error by its base; the name says what happened
-    """Nothing was answered for many IDs in a row. They are not counted as failed: a later run asks for them again."""
+    """Many IDs in a row got no response. They do not count as failed: a later run asks for them again."""

@@ -7,7 +7,6 @@ from msgspec import Struct
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.bulk.seen_ids import SeenIds
 from rongcloud_groups.bulk.sources.interface import Source
-from rongcloud_groups.bulk.sources.listing import ListingSource
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId
 
@@ -16,12 +15,12 @@ class Estimate(Struct, frozen=True):
     """What a job would take.
 
     Attributes:
-        records: IDs in the input; None where only the listing knows.
+        records: IDs in the input; None where only its end shows that.
         duplicates: how many of them occur before.
         invalid: distinct IDs that no request would carry.
-        requests: requests at the least.
-        seconds: at the rate of the client, at the least.
-        credentials: what trying them showed.
+        requests: requests, without retries.
+        seconds: for these, at the rate of the client.
+        credentials: whether they were accepted.
     """
 
     records: int | None
@@ -39,7 +38,7 @@ async def estimate(client: GroupClient, source: Source) -> Estimate:
         SourceError: the source cannot be read.
         RongCloudError: the request failed.
     """
-    if isinstance(source, ListingSource):
+    if source.asks_service:
         async for _ in source.records():
             break
         return Estimate(None, 0, 0, 0, 0.0, "credentials accepted")

@@ -1,4 +1,4 @@
-"""The IDs that failed, each with why, as JSON lines that `--retry-failed` reads back."""
+"""The lists beside an output: the IDs that failed, each with why, and the IDs of missing groups."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,10 +18,10 @@ class Failure(Struct, frozen=True):
     Attributes:
         group_id: the ID.
         error: the kind of error, a name from `rongcloud_groups.errors`.
-        code: the service's code; None where the service did not answer.
+        code: the service's code; None where there was no response with one.
         message: what went wrong.
-        attempts: requests that were lost on it: 0 for an ID that was refused here, 1 where the service's answer
-            was final, otherwise as many as the client makes.
+        attempts: requests that were lost on it: 0 for an ID that was refused here, 1 where the response was final,
+            otherwise as many as the client makes.
     """
 
     group_id: str
@@ -40,89 +40,134 @@ def failure(group_id: str, error: RongCloudError, max_attempts: int) -> Failure:
     return Failure(group_id, type(error).__name__, code, str(error), attempts)
 
 
-class Failures(Protocol):
-    """Where failed IDs are noted."""
+class IdList(Protocol):
+    """A list of IDs that grows with the job; by default nothing is kept."""
 
-    def begin(self, size: int | None) -> None:
-        """Open it: with so many bytes that are good, or afresh."""
-        ...
+    def begin(self, size: int | None, *, keep: bool) -> None:
+        """Open it: with so many bytes that are good, or empty; ``keep`` begins with the list of a finished run."""
+        return
+
+    def make_durable(self) -> int:
+        """Make it durable; return its size in bytes."""
+        return 0
+
+    def publish(self) -> None:
+        """The job is complete: put the list in its place."""
+        return
+
+    def discard(self) -> None:
+        """Remove what is not in its place yet."""
+        return
+
+    def close(self) -> None:
+        """Let go of it."""
+        return
+
+
+class Failures(IdList, Protocol):
+    """Where failed IDs are noted."""
 
     def write(self, failures: Sequence[Failure]) -> None:
         """Note failures."""
         ...
 
-    def make_durable(self) -> int:
-        """Make what was written durable; return its size in bytes."""
+
+class MissingIds(IdList, Protocol):
+    """Where the IDs of missing groups are noted."""
+
+    def write(self, group_ids: Sequence[str]) -> None:
+        """Note IDs."""
         ...
+
+
+class _ListFile:
+    """A file that is there only if it has a line."""
+
+    def __init__(self, path: Path, output: Path | None) -> None:
+        self.path = path
+        self._file = PartialFile(path, like=output)
+
+    def begin(self, size: int | None, *, keep: bool) -> None:
+        self._file.begin(size)
+        if size is None and keep and self.path.exists():
+            self._file.write(self.path.read_bytes())
+
+    def make_durable(self) -> int:
+        return self._file.sync()
 
     def publish(self) -> None:
-        """The job is complete."""
-        ...
+        self._file.publish(even_empty=False)
+
+    def discard(self) -> None:
+        self._file.discard()
 
     def close(self) -> None:
-        """Let go of it."""
-        ...
+        self._file.close()
 
 
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-class FailedIdsFile:
-    """``OUT.failed.jsonl`` beside the output; it is there only if an ID failed.
+class FailedIdsFile(_ListFile, Failures):
+    """``OUT.failed.jsonl`` beside the output, JSON lines; it is there only if an ID failed.
 
     Args:
         output: the job's output.
     """
 
-    def __init__(self, output: Path) -> None:
-        self.path = output.with_name(f"{output.name}.failed.jsonl")
-        self._file = PartialFile(self.path)
+    def __init__(self, output: Path | str) -> None:
+        output = Path(output)
+        super().__init__(output.with_name(f"{output.name}.failed.jsonl"), output)
 
-    def begin(self, size: int | None) -> None:
-        """Open it."""
-        self._file.begin(size)
+    def begin(self, size: int | None, *, keep: bool) -> None:
+        """Open it; the list of a finished run is replaced."""
+        super().begin(size, keep=False)
 
     def write(self, failures: Sequence[Failure]) -> None:
         """Append lines."""
         self._file.write(_ENCODER.encode_lines(failures))
 
-    def make_durable(self) -> int:
-        """Make them durable."""
-        return self._file.sync()
 
-    def publish(self) -> None:
-        """Rename the file, or remove an older one where nothing failed."""
-        self._file.publish(even_empty=False)
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-class FailedIdsPrinter:
-    """For an output that has no file beside it: each failure is told at once.
+class MissingIdsFile(_ListFile, MissingIds):
+    """An ID a line; the file is there only if a group is missing.
 
     Args:
-        tell: shows a failure.
+        path: the file.
+        output: the job's output, whose mode and owner the list has; None where it is stdout.
     """
 
-    def __init__(self, tell: Callable[[Failure], None]) -> None:
-        self._tell = tell
+    def __init__(self, path: Path | str, output: Path | None = None) -> None:
+        super().__init__(Path(path), output)
 
-    def begin(self, size: int | None) -> None:
-        """There is nothing to open."""
+    @classmethod
+    def beside(cls, output: Path | str) -> "MissingIdsFile":
+        """``OUT.missing.txt``."""
+        output = Path(output)
+        return cls(output.with_name(f"{output.name}.missing.txt"), output)
+
+    def write(self, group_ids: Sequence[str]) -> None:
+        """Append lines."""
+        self._file.write("".join(f"{group_id}\n" for group_id in group_ids).encode())
+
+
+class UnlistedIds(MissingIds):
+    """The IDs of missing groups are counted, and not listed."""
+
+    def write(self, group_ids: Sequence[str]) -> None:
+        """Nothing is kept."""
+
+
+class FailedIdsPrinter(Failures):
+    """For an output that has no file beside it: each failure is shown at once.
+
+    Args:
+        show: shows a failure.
+    """
+
+    def __init__(self, show: Callable[[Failure], None]) -> None:
+        self._show = show
 
     def write(self, failures: Sequence[Failure]) -> None:
-        """Tell them."""
+        """Show them."""
         for each in failures:
-            self._tell(each)
-
-    def make_durable(self) -> int:
-        """Nothing is kept."""
-        return 0
-
-    def publish(self) -> None:
-        """Nothing is kept."""
-
-    def close(self) -> None:
-        """There is nothing to close."""
+            self._show(each)

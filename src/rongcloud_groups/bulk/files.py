@@ -1,53 +1,64 @@
 """Files that are written under another name until they are whole, made durable, and locked."""
 
-import fcntl
+import errno
 import os
-import shutil
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from rongcloud_groups.bulk.errors import ResumeError
 from rongcloud_groups.errors import ConfigError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_LONGEST_SUFFIX: Final = ".missing.txt.partial", ".failed.jsonl.partial"
+_MAX_NAME: Final = 255 - max(map(len, _LONGEST_SUFFIX))
+"""Bytes of an output's name: the files beside it have longer ones."""
+_CANNOT_SYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
+"""Given by network and FUSE file systems that have no fsync, for directories or at all."""
 
 
 class PartialFile:
     """Appended to as ``NAME.partial``, cut back to a known size on resume, renamed to ``NAME`` or removed at the end.
 
+    It has the mode and the owner of the file that it replaces.
+
     Args:
         path: the final name.
+        like: the file whose mode and owner it has where there is no file of the final name yet.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, like: Path | None = None) -> None:
         self.path = path
         self.partial = path.with_name(f"{path.name}.partial")
         self.size = 0
+        self._like = like or path
         self._descriptor: int | None = None
 
-    def begin(self, size: int | None, *, keep: bool = False) -> None:
+    def begin(self, size: int | None) -> None:
         """Open it.
 
         Args:
             size: bytes that are good; None to begin an empty file.
-            keep: begin with what is under the final name already, not with an empty file.
 
         Raises:
             ConfigError: it cannot be written.
             ResumeError: it is shorter than ``size``.
         """
         try:
-            if self.path.is_dir():
-                raise IsADirectoryError(21, "it is a directory")
             self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise ConfigError(f"cannot write {self.path}: {error.strerror}") from None
-        if size is None:
-            os.ftruncate(self._descriptor, 0)
-            self.size = self._copy_of_final(self._descriptor) if keep else 0
-        else:
+        copy_mode(self.path if self.path.exists() else self._like, self._descriptor)
+        if size is not None:
             self._check_size(size)
-            os.ftruncate(self._descriptor, size)
-            self.size = size
+        self.size = size or 0
+        os.ftruncate(self._descriptor, self.size)
         os.lseek(self._descriptor, self.size, os.SEEK_SET)
 
     def check_complete(self, size: int) -> None:
@@ -62,7 +73,7 @@ class PartialFile:
         if self.partial.exists():
             self._check_size(size)
         elif not self.path.exists():
-            raise ResumeError(f"{self.partial} is gone, and its checkpoint is not; --restart begins afresh")
+            raise ResumeError(f"{self.partial} is missing although its checkpoint exists; use --restart to start over")
 
     def write(self, content: bytes) -> None:
         """Append; what is written is durable after `sync`."""
@@ -77,7 +88,7 @@ class PartialFile:
         """Make it durable; return its size."""
         assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
         with naming_file(self.partial):
-            os.fsync(self._descriptor)
+            _fsync(self._descriptor)
         return self.size
 
     def publish(self, *, even_empty: bool = True) -> None:
@@ -109,17 +120,7 @@ class PartialFile:
 
     def _check_size(self, size: int) -> None:
         if self.partial.stat().st_size < size:
-            raise ResumeError(f"{self.partial} is shorter than its checkpoint says; --restart begins afresh")
-
-    def _copy_of_final(self, descriptor: int) -> int:
-        if not self.path.exists():
-            return 0
-        with naming_file(self.partial), self.path.open("rb") as source, os.fdopen(os.dup(descriptor), "wb") as target:
-            shutil.copyfileobj(source, target)
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":  # an editor may have left it so
-            size += os.pwrite(descriptor, b"\n", size)
-        return size
+            raise ResumeError(f"{self.partial} is shorter than its checkpoint says; use --restart to start over")
 
 
 @contextmanager
@@ -133,19 +134,62 @@ def naming_file(path: Path) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
 
 
+def check_writable(output: Path) -> None:
+    """Check that an output can be written or replaced, before anything is asked.
+
+    Raises:
+        ConfigError: it cannot, and why.
+    """
+    if len(os.fsencode(output.name)) > _MAX_NAME:
+        raise ConfigError(
+            f"the name {output.name!r} is too long for the files beside it; give one of at most {_MAX_NAME} bytes"
+        )
+    try:
+        status = output.stat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"cannot write {output}: it is a directory")
+    if not status.st_mode & 0o222 or not os.access(output, os.W_OK):
+        raise ConfigError(f"cannot write {output}: it is read-only; allow writing to it, or give another output")
+
+
+def copy_mode(source: Path, descriptor: int) -> None:
+    """Give an open file the mode and the owner of another one, as far as the user and the file system can."""
+    with suppress(OSError):
+        status = source.stat()
+        with suppress(OSError):
+            os.fchown(descriptor, -1, status.st_gid)
+            os.fchown(descriptor, status.st_uid, -1)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+
+
 def sync_file(path: Path) -> None:
     """Make what a file holds durable."""
     with path.open("rb") as file:
-        os.fsync(file.fileno())
+        _fsync(file.fileno())
 
 
 def sync_directory(path: Path) -> None:
-    """Make renames in a directory durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    """Make renames in a directory durable, where the file system can."""
     try:
-        os.fsync(descriptor)
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    except PermissionError:  # it can be written, and not read
+        return
+    try:
+        _fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _fsync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT_SYNC:
+            raise
 
 
 @contextmanager
@@ -164,7 +208,7 @@ def locked(output: Path | None) -> Iterator[None]:
         yield
         return
     path = output.with_name(f"{output.name}.lock")
-    descriptor = _taken(path, output)
+    descriptor = _lock(path, output)
     try:
         yield
     finally:
@@ -172,7 +216,9 @@ def locked(output: Path | None) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _taken(path: Path, output: Path) -> int:
+def _lock(path: Path, output: Path) -> int:
+    if fcntl is None:
+        raise ConfigError("a file as output needs a POSIX system (Linux, macOS, WSL); write to stdout (-o -) instead")
     while True:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -185,4 +231,4 @@ def _taken(path: Path, output: Path) -> int:
             raise ConfigError(f"another process is writing {output}") from None
         if os.fstat(descriptor).st_nlink:
             return descriptor
-        os.close(descriptor)  # the process that had it has removed it meanwhile
+        os.close(descriptor)  # the process that had it has removed it

@@ -1,29 +1,12 @@
-"""The row schema: what a group looks like in each format.
+"""The row schema: a group in each format. Its columns are the attributes of `GroupProfile`, by name and in order.
 
-Version 1 has the attributes of `GroupProfile`, by their names and in their order:
-
-==============  ============================  =======================================
-column          JSON lines, stdout            CSV, SQLite, Parquet
-==============  ============================  =======================================
-group_id        string                        text, the key
-group_name      string or null                text
-owner           string or null                text
-create_time     string or null                ISO 8601, UTC; a timestamp in Parquet
-member_count    number or null                integer
-introduction    string or null                text
-announcement    string or null                text
-portrait_url    string or null                text
-ext_profile     object                        JSON text
-permissions     object                        JSON text
-problems        array                         JSON text
-extra           object                        JSON text
-==============  ============================  =======================================
-
-A line of JSON decodes with ``msgspec.json.decode(line, type=GroupProfile)``. In CSV an absent value is an empty cell.
+A text, a whole number or a time is a column of that type; anything nested is JSON: a value in JSON lines, text
+elsewhere. A time is UTC: a timestamp in Parquet, elsewhere ``2023-11-14T22:13:20.000Z``.
 """
 
-from datetime import UTC
-from typing import Final, NamedTuple
+from datetime import UTC, datetime
+from types import UnionType
+from typing import Any, Final, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -32,48 +15,41 @@ from rongcloud_groups.models import GroupProfile
 ROW_SCHEMA_VERSION: Final = 1
 """Raised when a column is renamed, removed or changes its meaning."""
 
+Kind = Literal["text", "integer", "time", "json"]
 
-class FlatRow(NamedTuple):
-    """A group in columns, nested values as JSON text."""
-
-    group_id: str
-    group_name: str | None
-    owner: str | None
-    create_time: str | None
-    member_count: int | None
-    introduction: str | None
-    announcement: str | None
-    portrait_url: str | None
-    ext_profile: str
-    permissions: str
-    problems: str
-    extra: str
+_KINDS: Final[dict[Any, Kind]] = {str: "text", int: "integer", datetime: "time"}
 
 
-COLUMNS: Final = FlatRow._fields
+def _kind_of(annotation: Any) -> Kind:
+    if isinstance(annotation, UnionType):
+        [annotation, _] = get_args(annotation)
+    return _KINDS.get(annotation, "json")
 
-_json = msgspec.json.Encoder().encode
+
+COLUMNS: Final = GroupProfile.__struct_fields__
+COLUMN_KINDS: Final = {name: _kind_of(get_type_hints(GroupProfile)[name]) for name in COLUMNS}
+
+FlatRow = tuple[Any, ...]
+"""A group in columns: text, int, `datetime` or None; nested values as JSON text."""
+
+_json: Final = msgspec.json.Encoder().encode
+_IS_JSON: Final = [COLUMN_KINDS[name] == "json" for name in COLUMNS]
 
 
 def json_row(profile: GroupProfile) -> bytes:
-    """The group as one line of JSON, with its line end."""
-    return _json(profile) + b"\n"
+    """The group as one line of JSON, with its line end; it decodes as a `GroupProfile`."""
+    row = msgspec.structs.asdict(profile)
+    if profile.create_time is not None:
+        row["create_time"] = time_text(profile.create_time)
+    return _json(row) + b"\n"
 
 
 def flat_row(profile: GroupProfile) -> FlatRow:
     """The group in columns."""
-    created = profile.create_time
-    return FlatRow(
-        profile.group_id,
-        profile.group_name,
-        profile.owner,
-        None if created is None else created.astimezone(UTC).isoformat().replace("+00:00", "Z"),
-        profile.member_count,
-        profile.introduction,
-        profile.announcement,
-        profile.portrait_url,
-        _json(profile.ext_profile).decode(),
-        _json(profile.permissions).decode(),
-        _json(profile.problems).decode(),
-        _json(profile.extra).decode(),
-    )
+    values = msgspec.structs.astuple(profile)
+    return tuple(_json(value).decode() if is_json else value for value, is_json in zip(values, _IS_JSON, strict=True))
+
+
+def time_text(time: datetime) -> str:
+    """A time in UTC with milliseconds, always, so that all have one format and sort as text."""
+    return f"{time.astimezone(UTC).replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"

@@ -3,6 +3,8 @@
 import os
 import sys
 from collections.abc import Iterator
+from shutil import get_terminal_size
+from textwrap import fill
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -14,7 +16,7 @@ from rongcloud_groups.cli.exit import Context, ExitCode, Flag, error_message, ex
 if TYPE_CHECKING:  # help needs none of it
     from rongcloud_groups.diagnostics import Diagnosis
 
-
+_LABEL_WIDTH: Final = 12
 _LIMITER: Final = "lookups can succeed, but slower: check RONGCLOUD_LIMITER"
 
 
@@ -50,25 +52,36 @@ def _check(context: Context, *, json: bool) -> int:
     if json:
         write_rows(msgspec.json.encode(diagnosis) + b"\n")
     else:
-        sys.stdout.writelines(f"{line}\n" for line in _lines(diagnosis))
+        _print(diagnosis)
     return code
 
 
-def _lines(diagnosis: "Diagnosis") -> Iterator[str]:
+def _print(diagnosis: "Diagnosis") -> None:
+    width = get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
+    for label, text in _lines(diagnosis):
+        line = f"{label:<{_LABEL_WIDTH}}{one_line(text)}"
+        sys.stdout.write(
+            fill(line, width, subsequent_indent=" " * _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
+            + "\n"
+        )
+    verdict = "The service answers: lookups can succeed." if diagnosis.ok else "Lookups cannot succeed like this."
+    sys.stdout.write(fill(verdict, width) + "\n")
+
+
+def _lines(diagnosis: "Diagnosis") -> Iterator[tuple[str, str]]:
     if diagnosis.host is not None:
         region = f", region {diagnosis.region}" if diagnosis.region else ""
-        yield f"host:       {one_line(diagnosis.host)}{region}"
-        yield f"HTTP:       {diagnosis.http_version}"
-        yield f"dialect:    {_dialect(diagnosis)}"
+        yield "host:", f"{diagnosis.host}{region}"
+        yield "HTTP:", str(diagnosis.http_version)
+        yield "dialect:", _dialect(diagnosis)
     if diagnosis.round_trip is not None:
-        yield f"round trip: {1000 * diagnosis.round_trip:.0f} ms"
+        yield "round trip:", f"{1000 * diagnosis.round_trip:.0f} ms"
     if diagnosis.clock_offset is not None:
-        yield f"clock:      {_offset(diagnosis.clock_offset)}"
+        yield "clock:", _offset(diagnosis.clock_offset)
     for problem in diagnosis.problems:
-        yield f"problem:    {one_line(problem.problem)}"
+        yield "problem:", problem.problem
         if problem.advice:
-            yield f"            {one_line(problem.advice)}"
-    yield "The service answers: lookups can succeed." if diagnosis.ok else "Lookups cannot succeed like this."
+            yield "", problem.advice
 
 
 def _offset(seconds: float) -> str:

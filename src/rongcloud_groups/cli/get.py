@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 from cyclopts import Parameter
@@ -14,6 +14,13 @@ from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError, TransportError
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
+
+if TYPE_CHECKING:  # help needs none of it
+    from rich.console import Console
+
+_COLUMNS: Final = ("group_id", "name", "members", "owner", "created", "introduction")
+_MIN_TABLE: Final = 65
+"""Columns of a terminal below which a table would leave out some of its own."""
 
 
 def get(
@@ -73,6 +80,10 @@ def _print_table(profiles: Iterable[GroupProfile]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    console = Console()
+    if console.width < _MIN_TABLE:
+        _print_records(console, profiles)
+        return
     # In a narrow terminal, rich takes from the widest column that may wrap; of the cells, only IDs do.
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("group_id", min_width=8)
@@ -86,7 +97,22 @@ def _print_table(profiles: Iterable[GroupProfile]) -> None:
             Text(one_line(profile.group_id), no_wrap=False, overflow="fold"),  # it is copied from here
             *(Text(one_line(cell), no_wrap=True, overflow="ellipsis") for cell in _cells(profile)),
         )
-    Console().print(table)
+    console.print(table)
+
+
+def _print_records(console: "Console", profiles: Iterable[GroupProfile]) -> None:
+    """A line a field, for terminals that are too narrow for a table."""
+    from rich.table import Table
+    from rich.text import Text
+
+    for number, profile in enumerate(profiles):
+        record = Table.grid(padding=(0, 2))
+        record.add_column(style="bold", no_wrap=True)
+        record.add_column(overflow="fold")
+        for name, cell in zip(_COLUMNS, (profile.group_id, *_cells(profile)), strict=True):
+            if cell:
+                record.add_row(name, Text(one_line(cell), overflow="fold"))
+        console.print(*([""] if number else []), record, sep="\n")
 
 
 def _cells(profile: GroupProfile) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from rongcloud_groups.bulk.job import Progress
+from rongcloud_groups.bulk.report import Progress
 from rongcloud_groups.cli.console import print_json, tell
 from rongcloud_groups.cli.signals import handled
 from rongcloud_groups.cli.sync_options import ProgressStyle

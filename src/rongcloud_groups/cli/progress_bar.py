@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from rongcloud_groups.bulk import job
+from rongcloud_groups.bulk import report
 from rongcloud_groups.cli.console import write_stderr
 from rongcloud_groups.cli.progress import Speed, budget, clock, of_total
 
@@ -50,7 +50,7 @@ class Bar(Progress):
         self._terminal = _Console(file=cast("IO[str]", _Stderr()))
         super().__init__(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=None),
+            BarColumn(None, style="bright_black", complete_style="cyan", finished_style="cyan", pulse_style="cyan"),
             TextColumn("{task.fields[percent]}", style="bold"),
             TextColumn("{task.fields[time]}", justify="right"),
             console=_Console(file=cast("IO[str]", _Stderr())),
@@ -65,7 +65,7 @@ class Bar(Progress):
         yield self.make_tasks_table(self.tasks)
         yield self._counts
 
-    def show(self, progress: job.Progress, speed: Speed) -> None:
+    def show(self, progress: report.Progress, speed: Speed) -> None:
         """Redraw both lines."""
         width = self._terminal.width
         narrow = width < _NARROW
@@ -112,7 +112,7 @@ class Bar(Progress):
             get_renderable=self.get_renderable,
         )
 
-    def _counts_of(self, progress: job.Progress, speed: Speed, first: list[str]) -> Text:
+    def _counts_of(self, progress: report.Progress, speed: Speed, first: list[str]) -> Text:
         counts = progress.counts
         parts = [
             *map(Text, first),

@@ -8,8 +8,9 @@ from functools import partial
 import anyio
 
 from rongcloud_groups.bulk.estimate import estimate
-from rongcloud_groups.bulk.failed_ids import FailedIdsFile, FailedIdsPrinter, Failures
-from rongcloud_groups.bulk.job import Job, Report
+from rongcloud_groups.bulk.failed_ids import FailedIdsFile, FailedIdsPrinter, Failures, MissingIdsFile
+from rongcloud_groups.bulk.job import Job
+from rongcloud_groups.bulk.report import Report
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sinks.open import open_sink
 from rongcloud_groups.cli.budget import command_options
@@ -30,21 +31,31 @@ async def run_job(options: SyncOptions, context: Context) -> int:
             tell_estimate(options, await estimate(client, source))
             return ExitCode.DONE
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # the others keep much of what they free
-        sink = open_sink(options.path, options.file_format)
+        sink = open_sink(options.path, options.file_format, force=options.force, keep_missing=options.keep_missing)
         if options.retry_failed is not None and not options.adds_to_output:
             _check_that_new(options, sink)
         in_json = options.report == "json"
         screen = display(options.progress, stdout_has_rows=options.path is None, in_json=in_json, debug=options.debug)
         printer = FailedIdsPrinter(partial(say_failure, screen))
         failures: Failures = printer if options.path is None else FailedIdsFile(options.path)
-        job = Job(client, source, sink, failures, restart=options.restart, keep=options.adds_to_output)
+        missing = None if options.missing_path is None else MissingIdsFile(options.missing_path, options.path)
+        job = Job(
+            client,
+            source,
+            sink,
+            failures,
+            missing=missing,
+            restart=options.restart,
+            keep=options.adds_to_output,
+            allow_empty=options.allow_empty,
+        )
 
         def stop() -> None:
             message = "stopping: the requests under way end first; the same signal again stops at once"
             screen.say(message, {"message_type": "note", "message": message})
             job.stop()
 
-        context.interruption.grace = 30.0  # requests under way may have to be retried
+        context.interruption.grace = 5.0  # the job ends within a second, but for a slow disk
         with context.interruption.stopping(stop):
             report = await watch(job, screen, context)
     tell_report(options, report, context.warnings.kept)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # help needs none of it
     from rongcloud_groups.bulk.sources.interface import Source
     from rongcloud_groups.client import GroupClient
 
-OutputFormat = Literal["jsonl", "csv", "sqlite", "parquet"]
+OutputFormat = Literal["jsonl", "csv", "excel-csv", "sqlite", "parquet"]
 ProgressStyle = Literal["auto", "bar", "plain", "json", "none"]
 ReportFormat = Literal["text", "json"]
 
@@ -28,7 +28,8 @@ class SyncOptions:
     """The command line of ``sync``; the docstring of a field is its help text."""
 
     ids: str | None = None
-    """A file of group IDs: text with an ID a line, .csv, .tsv or .jsonl; - for stdin."""
+    """A file of group IDs: text with an ID a line, .csv, .tsv, .json, .jsonl or .parquet; each but the last also as .gz
+    or, from Python 3.14 on, .zst; - for stdin."""
 
     _: KW_ONLY
 
@@ -38,13 +39,15 @@ class SyncOptions:
     """Where the rows go: .jsonl, .csv, .sqlite, .db or .parquet; - for JSON lines on stdout."""
 
     file_format: Annotated[OutputFormat | None, Parameter(name="--format")] = None
-    """The output's format, where its name does not tell."""
+    """The output's format, where its name does not tell. In csv, an absent value is an empty cell and an empty text is
+    "". excel-csv is for spreadsheets: it begins with a byte order mark, and a text that a spreadsheet would take for a
+    formula begins with an apostrophe."""
 
     column: str | None = None
-    """The column of a CSV or TSV input that holds the ID; without it, group_id."""
+    """The column of a CSV, TSV or Parquet input that holds the ID; without it, group_id."""
 
     field: str | None = None
-    """The field of a JSON lines input that holds the ID; without it, group_id."""
+    """The field of a JSON input that holds the ID; without it, group_id."""
 
     all_groups: Annotated[Flag, Parameter(name="--all")] = False
     """Take all groups of the app, oldest first, in place of a file."""
@@ -58,6 +61,18 @@ class SyncOptions:
 
     restart: Flag = False
     """Discard an unfinished run and start over."""
+
+    force: Flag = False
+    """Replace an output that no run of this command wrote; add to a database that has the groups of another App Key."""
+
+    allow_empty: Flag = False
+    """An input without any ID is no error."""
+
+    missing: Path | None = None
+    """Where the IDs of missing groups are listed; without it, OUT.missing.txt, and nowhere for stdout."""
+
+    keep_missing: Flag = False
+    """SQLite: leave the rows of missing groups, which are deleted otherwise."""
 
     dry_run: Flag = False
     """Count IDs, duplicates and invalid ones, estimate requests and time, try the credentials; write nothing."""
@@ -96,6 +111,13 @@ class SyncOptions:
         return None if self.path is None else self.path.with_name(f"{self.path.name}.failed.jsonl")
 
     @property
+    def missing_path(self) -> Path | None:
+        """The list of the IDs of missing groups."""
+        if self.missing is not None or self.path is None:
+            return self.missing
+        return self.path.with_name(f"{self.path.name}.missing.txt")
+
+    @property
     def adds_to_output(self) -> bool:
         """Whether the output's own failed IDs are retried."""
         return self.retry_failed is not None and _is_same(self.retry_failed, self.failures_path)
@@ -128,12 +150,18 @@ class SyncOptions:
         self._check_files()
 
     def _check_files(self) -> None:
+        from rongcloud_groups.bulk.sinks.open import check_output_name
+
+        if self.output is not None:
+            check_output_name(self.output)
         path = self.path
         if path is None:
             return
         if path.exists() and not path.is_file() and not path.is_dir():
             raise ConfigError(f"cannot write {self.output}: it is no regular file; write to stdout (-o -) instead")
         given = self.retry_failed if self.ids is None else Path(self.ids)
+        if self.missing is not None and (_is_same(self.missing, path) or _is_same(self.missing, given)):
+            raise ConfigError(f"{self.missing} is the list of missing IDs and another file too; give another name")
         if given is not None and _is_same(given, path):
             raise ConfigError(f"{given} is the input and the output; give another output")
         if self.retry_failed is None and given is not None and _is_same(given, self.failures_path):

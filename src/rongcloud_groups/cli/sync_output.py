@@ -6,7 +6,7 @@ import msgspec
 
 from rongcloud_groups.bulk.estimate import Estimate
 from rongcloud_groups.bulk.failed_ids import Failure
-from rongcloud_groups.bulk.job import Report
+from rongcloud_groups.bulk.report import Report
 from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
 from rongcloud_groups.cli.console import Speaker, print_json, printable, tell
 from rongcloud_groups.cli.sync_options import SyncOptions
@@ -27,8 +27,9 @@ def tell_report(options: SyncOptions, report: Report, warnings: list[str]) -> No
         warnings: what the client warned of on the way.
     """
     failed_file = str(options.failures_path) if options.path is not None and report.counts.failed else None
+    missing_file = str(options.missing_path) if options.missing_path is not None and report.counts.missing else None
     if options.speaks_json:
-        print_json(_summary(options, report, failed_file) | {"warnings": warnings})
+        print_json(_summary(options, report, failed_file, missing_file) | {"warnings": warnings})
         return
     counts = report.counts
     tell(
@@ -39,7 +40,9 @@ def tell_report(options: SyncOptions, report: Report, warnings: list[str]) -> No
         tell(f"groups in the listing without an ID that can be looked up: {report.unreadable:,}")
     tell(f"{_number_of(report.requests, 'request')} in {report.seconds:.1f} s")
     if report.complete:
-        tell(f"done: {options.path or 'stdout'}{f'; failed IDs: {failed_file}' if failed_file else ''}")
+        lists = f"{f'; failed IDs: {failed_file}' if failed_file else ''}"
+        lists += f"{f'; missing IDs: {missing_file}' if missing_file else ''}"
+        tell(f"done: {options.path or 'stdout'}{lists}")
     elif options.path is None:
         tell("stopped before the end")
     else:
@@ -47,7 +50,7 @@ def tell_report(options: SyncOptions, report: Report, warnings: list[str]) -> No
         tell("run the same command again to resume")
 
 
-def _summary(options: SyncOptions, report: Report, failed_file: str | None) -> dict[str, Any]:
+def _summary(options: SyncOptions, report: Report, failed_file: str | None, missing_file: str | None) -> dict[str, Any]:
     return {
         "message_type": "summary",
         "complete": report.complete,
@@ -58,6 +61,7 @@ def _summary(options: SyncOptions, report: Report, failed_file: str | None) -> d
         "unreadable": report.unreadable,
         "output": options.output,
         "failed_file": failed_file,
+        "missing_file": missing_file,
         "row_schema_version": ROW_SCHEMA_VERSION,
     }
 

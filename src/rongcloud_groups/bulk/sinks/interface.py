@@ -7,13 +7,14 @@ from typing import Any, Literal, Protocol
 from rongcloud_groups.bulk.checkpoint import Checkpoint
 from rongcloud_groups.models import GroupProfile
 
-Format = Literal["jsonl", "csv", "sqlite", "parquet"]
+Format = Literal["jsonl", "csv", "excel-csv", "sqlite", "parquet"]
 
 
 class Sink(Protocol):
-    """Takes rows in the order of the input, and can go on where an earlier run was killed.
+    """Takes rows in the order of the input, and can resume where an earlier run was killed.
 
-    All methods but `encode` may block; a `Job` calls them in a worker thread, one at a time.
+    Derive from it: what a sink does not define does nothing. All methods but `encode` and `cancel` may block; a `Job`
+    calls them in a worker thread, one at a time.
 
     Attributes:
         name: what messages call it.
@@ -22,16 +23,24 @@ class Sink(Protocol):
     """
 
     name: str
-    path: Path | None
-    seconds_between_commits: float
+    path: Path | None = None
+    seconds_between_commits: float = 1.0
 
     def load(self) -> Checkpoint | None:
         """The checkpoint of an unfinished run, or None."""
-        ...
+        return None
+
+    def app_key_of_rows(self) -> str | None:
+        """Whose groups a finished output has that this job adds to; None where that does not matter."""
+        return None
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
-        """Open the output: at a checkpoint, or afresh; ``keep`` adds to the rows that a finished output has."""
-        ...
+        """Open the output: at a checkpoint, or empty; ``keep`` adds to the rows that a finished output has.
+
+        Raises:
+            ConfigError: it cannot be written, or is not an output of a job.
+        """
+        return
 
     def encode(self, profile: GroupProfile) -> Any:
         """The row that `write` takes."""
@@ -41,18 +50,30 @@ class Sink(Protocol):
         """Add rows; they are durable after `commit`."""
         ...
 
+    def remove(self, group_ids: Sequence[str]) -> None:
+        """The service has no such groups: remove rows of theirs that earlier jobs wrote."""
+        return
+
     def commit(self, checkpoint: Checkpoint) -> None:
         """Make all rows so far durable, and then the checkpoint that counts them."""
-        ...
+        return
 
     def publish(self) -> None:
         """Put the complete output in its place; done a second time, nothing happens."""
-        ...
+        return
 
     def forget(self) -> None:
         """Remove the checkpoint of what is published."""
-        ...
+        return
+
+    def discard(self) -> None:
+        """Undo `begin`: nothing was written."""
+        return
 
     def close(self) -> None:
         """Let go of the output."""
-        ...
+        return
+
+    def cancel(self) -> None:
+        """End waits in other methods, now and later, with `WriteCancelled`; called from the event loop's thread."""
+        return

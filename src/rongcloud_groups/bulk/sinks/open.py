@@ -1,13 +1,15 @@
 """The sink for an output."""
 
+import re
 from pathlib import Path
-from typing import get_args
+from typing import Final, get_args
 
+from rongcloud_groups.bulk.files import check_writable
 from rongcloud_groups.bulk.sinks.interface import Format, Sink
 from rongcloud_groups.bulk.sinks.text import StdoutSink, TextSink
 from rongcloud_groups.errors import ConfigError
 
-_FORMATS: dict[str, Format] = {
+_FORMATS: Final[dict[str, Format]] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".csv": "csv",
@@ -16,6 +18,24 @@ _FORMATS: dict[str, Format] = {
     ".db": "sqlite",
     ".parquet": "parquet",
 }
+_URL: Final = re.compile(r"[A-Za-z][\w+.-]+:/")  # a drive has one letter
+
+
+def check_output_name(output: str) -> None:
+    """Refuse a text that names no file.
+
+    Raises:
+        ConfigError: it is empty, a URL, or SQLite's name for a database in memory.
+    """
+    if not output.strip():
+        raise ConfigError("the output's name is empty; give a file")
+    if output == ":memory:" or output.startswith("file:"):
+        raise ConfigError(f"{output} is no file; give one, such as groups.db")
+    if _URL.match(output):
+        raise ConfigError(
+            f"{output} is a URL, and only files can be written; write to stdout (-o -) and pipe it into a program that "
+            "takes it, or copy the file when it is done"
+        )
 
 
 def format_of(path: Path | None, given: Format | None = None) -> Format:
@@ -36,21 +56,34 @@ def format_of(path: Path | None, given: Format | None = None) -> Format:
         ) from None
 
 
-def open_sink(path: Path | None, file_format: Format | None = None) -> Sink:
+def open_sink(
+    path: Path | str | None, file_format: Format | None = None, *, force: bool = False, keep_missing: bool = False
+) -> Sink:
     """The sink for a file, or for stdout where ``path`` is None.
 
+    Args:
+        path: the output.
+        file_format: its format, where its name does not tell.
+        force: replace a file that no job wrote, and add to a database that has the groups of another App Key.
+        keep_missing: leave the rows of missing groups in a database.
+
     Raises:
-        ConfigError: no format, one that stdout cannot take, or a missing extra.
+        ConfigError: no format, one that stdout cannot take, a name that is no file's, a file that cannot be written,
+            or a missing extra.
     """
+    if path is not None:
+        check_output_name(str(path))
+        path = Path(path)
     chosen = format_of(path, file_format)
     if path is None:
-        if chosen not in {"jsonl", "csv"}:
+        if chosen in {"sqlite", "parquet"}:
             raise ConfigError(f"{chosen} cannot go to stdout; give a file with -o")
         return StdoutSink(chosen)
+    check_writable(path)
     if chosen == "sqlite":
         from rongcloud_groups.bulk.sinks.sqlite import SqliteSink
 
-        return SqliteSink(path)
+        return SqliteSink(path, force=force, keep_missing=keep_missing)
     if chosen == "parquet":
         try:
             from rongcloud_groups.bulk.sinks.parquet import ParquetSink
@@ -58,5 +91,5 @@ def open_sink(path: Path | None, file_format: Format | None = None) -> Sink:
             if (error.name or "").partition(".")[0] != "pyarrow":
                 raise
             raise ConfigError("Parquet needs an extra: pip install 'rongcloud-groups[parquet]'") from None
-        return ParquetSink(path)
-    return TextSink(path, chosen)
+        return ParquetSink(path, force=force)
+    return TextSink(path, chosen, force=force)

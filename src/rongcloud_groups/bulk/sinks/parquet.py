@@ -1,18 +1,21 @@
 """Rows in a Parquet file, by way of an Arrow file: a Parquet file is readable only once it is closed."""
 
-from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from threading import Event
 from typing import Any, Final
 
 import msgspec
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
+from rongcloud_groups._output import WriteCancelled
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
 from rongcloud_groups.bulk.errors import ResumeError
-from rongcloud_groups.bulk.files import PartialFile, naming_file, sync_directory, sync_file
-from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
+from rongcloud_groups.bulk.files import PartialFile, check_writable, copy_mode, naming_file, sync_directory, sync_file
+from rongcloud_groups.bulk.rows import COLUMN_KINDS, COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
+from rongcloud_groups.bulk.sinks.interface import Sink
+from rongcloud_groups.bulk.sinks.text import not_an_output
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
 
@@ -20,9 +23,12 @@ ROWS_IN_A_GROUP: Final = 10_000
 ROWS_READ_AT_ONCE: Final = 1_000
 _SELECTED_BY: Final = ["group_id", "owner", "create_time", "member_count"]
 """The columns with statistics in the file's footer, which grows in memory while it is written: not the long texts."""
-_TYPES: Final = {"create_time": pa.timestamp("ms", tz="UTC"), "member_count": pa.int64()}
+_TYPES: Final = {"time": pa.timestamp("ms", tz="UTC"), "integer": pa.int64()}
 SCHEMA: Final = pa.schema(
-    [pa.field(column, _TYPES.get(column, pa.string()), nullable=column != "group_id") for column in COLUMNS],
+    [
+        pa.field(column, _TYPES.get(kind, pa.string()), nullable=column != "group_id")
+        for column, kind in COLUMN_KINDS.items()
+    ],
     metadata={"rongcloud_groups.row_schema_version": str(ROW_SCHEMA_VERSION)},
 )
 # Arrow's own threads would each keep memory of theirs.
@@ -30,7 +36,7 @@ _COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=Fals
 _IN_THIS_THREAD: Final = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-class ParquetSink:
+class ParquetSink(Sink):
     """A Parquet file with row groups of 10,000.
 
     While the job runs, its rows are appended to ``PATH.partial`` in the format of Arrow. At the end they are written in
@@ -38,32 +44,29 @@ class ParquetSink:
 
     Args:
         path: the output.
+        force: replace a file that no job wrote.
     """
 
-    seconds_between_commits = 1.0
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, force: bool = False) -> None:
         self.name = str(path)
         self.path: Path | None = path
         self._output = path
+        self._force = force
+        self._cancelled = Event()
         self._rows = PartialFile(path)
         self._new = path.with_name(f"{path.name}.new")
         self._checkpoint = CheckpointFile(path, "parquet")
 
     def load(self) -> Checkpoint | None:
-        """The checkpoint of an unfinished run, or None."""
         saved = self._checkpoint.load()
-        if saved is not None and saved.output_format is None:
-            raise ResumeError(
-                f"the unfinished run of {self.name} is version 0.1.0's; finish with that, or --restart and remove "
-                f"{self.name}.parts"
-            )
         if saved is not None and saved.complete:
             self._rows.check_complete(saved.sink_size)
         return saved
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
-        """Open the file of rows, at a checkpoint or afresh."""
+        check_writable(self._output)
+        if not keep and not self._force and not _is_output(self._output):
+            raise not_an_output(self._output)
         if saved is not None:
             self._rows.begin(saved.sink_size)
             return
@@ -76,15 +79,12 @@ class ParquetSink:
                     self._append(batch)
 
     def encode(self, profile: GroupProfile) -> FlatRow:
-        """The row."""
         return flat_row(profile)
 
     def write(self, rows: Sequence[Any]) -> None:
-        """Append rows."""
         self._append(_batch(rows))
 
     def commit(self, checkpoint: Checkpoint) -> None:
-        """Make the rows durable, then the checkpoint."""
         self._checkpoint.save(msgspec.structs.replace(checkpoint, sink_size=self._rows.sync()))
 
     def publish(self) -> None:
@@ -93,9 +93,11 @@ class ParquetSink:
         if self._rows.partial.exists():
             with (
                 naming_file(self._new),
+                self._new.open("wb") as new,
                 pa.OSFile(str(self._rows.partial)) as rows,
-                pq.ParquetWriter(self._new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
+                pq.ParquetWriter(new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
             ):
+                copy_mode(self._output, new.fileno())
                 _write_groups(self._batches(rows), writer)
             sync_file(self._new)
             self._new.replace(self._output)
@@ -106,12 +108,18 @@ class ParquetSink:
         self._rows.discard()
         self._checkpoint.remove()
 
+    def discard(self) -> None:
+        self._checkpoint.remove()
+        self._rows.discard()
+
     def close(self) -> None:
-        """Close the file of rows."""
         self._rows.close()
 
+    def cancel(self) -> None:
+        self._cancelled.set()
+
     def _append(self, batch: pa.RecordBatch) -> None:
-        """Append a stream of its own: a run that goes on need not know where the last one's stream ended."""
+        """Append a stream of its own: a resumed run need not know where the last stream ended."""
         stream = pa.BufferOutputStream()
         with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
             writer.write_batch(batch)
@@ -120,20 +128,26 @@ class ParquetSink:
     def _rows_of(self, kept: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
         """The rows of a finished output, few at a time."""
         try:
-            for batch in kept.iter_batches(ROWS_READ_AT_ONCE, use_threads=False):
+            for batch in self._unless_cancelled(kept.iter_batches(ROWS_READ_AT_ONCE, use_threads=False)):
                 yield batch.cast(SCHEMA)
         except (pa.ArrowException, ValueError, OSError) as error:
             self._rows.discard()
             raise ConfigError(f"cannot add to {self.name}: {error}") from None
+
+    def _unless_cancelled(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            if self._cancelled.is_set():
+                raise WriteCancelled
+            yield batch
 
     def _batches(self, file: pa.NativeFile) -> Iterator[pa.RecordBatch]:
         """The rows of all streams in the file of rows."""
         size = file.size()
         try:
             while file.tell() < size:
-                yield from pa.ipc.open_stream(file, options=_IN_THIS_THREAD)
+                yield from self._unless_cancelled(pa.ipc.open_stream(file, options=_IN_THIS_THREAD))
         except (pa.ArrowException, OSError) as error:
-            raise ResumeError(f"{self._rows.partial} is damaged ({error}); --restart begins afresh") from None
+            raise ResumeError(f"{self._rows.partial} is damaged ({error}); use --restart to start over") from None
 
     def _finished_output(self) -> pq.ParquetFile | None:
         """The output that an earlier run finished.
@@ -155,13 +169,18 @@ class ParquetSink:
 
 def _batch(rows: Sequence[Any]) -> pa.RecordBatch:
     columns: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
-    columns["create_time"] = [_moment(text) for text in columns["create_time"]]
     arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
-def _moment(text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(text).astimezone(UTC)
+def _is_output(path: Path) -> bool:
+    """Whether a job wrote a file, or there is none, or it is empty."""
+    if not path.exists() or not path.stat().st_size:
+        return True
+    try:
+        return b"rongcloud_groups.row_schema_version" in (pq.read_schema(path).metadata or {})
+    except (pa.ArrowInvalid, OSError):
+        return False
 
 
 def _write_groups(batches: Iterator[pa.RecordBatch], writer: pq.ParquetWriter) -> None:

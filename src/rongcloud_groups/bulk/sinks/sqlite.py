@@ -1,111 +1,132 @@
 """Rows in a SQLite database, where the checkpoint is part of the same transaction."""
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from threading import Event
+from time import monotonic
+from typing import Any, Final, TypeVar
 
+from rongcloud_groups._output import WriteCancelled
 from rongcloud_groups.bulk.checkpoint import Checkpoint, decoded, encoded
 from rongcloud_groups.bulk.errors import OutputError
-from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
+from rongcloud_groups.bulk.files import check_writable
+from rongcloud_groups.bulk.rows import COLUMN_KINDS, COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row, time_text
+from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
 
-_TYPES: Final = {"group_id": "TEXT PRIMARY KEY NOT NULL", "member_count": "INTEGER"}
-_CREATE: Final = ", ".join(f"{column} {_TYPES.get(column, 'TEXT')}" for column in COLUMNS)
+LOCK_TIMEOUT: Final = 60.0
+"""Seconds that other programs may keep the database locked."""
+
+_T = TypeVar("_T")
+_POLL: Final = 0.2
+_TYPES: Final = {name: "INTEGER" if kind == "integer" else "TEXT" for name, kind in COLUMN_KINDS.items()}
+_TYPES["group_id"] = "TEXT PRIMARY KEY NOT NULL"
+_CREATE: Final = ", ".join(f"{column} {_TYPES[column]}" for column in COLUMNS)
 _UPSERT: Final = (
     f"INSERT INTO groups ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))}) "  # noqa: S608  our names
     f"ON CONFLICT (group_id) DO UPDATE SET {', '.join(f'{name} = excluded.{name}' for name in COLUMNS[1:])}"
 )
+_RENEW_TIMES: Final = (
+    "UPDATE groups SET create_time = strftime('%Y-%m-%dT%H:%M:%fZ', create_time) "
+    "WHERE create_time IS NOT NULL AND length(create_time) <> 24"
+)
+"""Version 0.1.0 wrote milliseconds only where there were some."""
 
 
-class SqliteSink:
+class SqliteSink(Sink):
     """The table ``groups``, one row a group, updated where it is there already.
 
-    Rows can be read while the job runs. The table ``_sync`` holds the version of the row schema and, while a job is
-    unfinished, its checkpoint. Rows of groups that are not among the IDs stay as they are.
+    Rows can be read while the job runs, and other programs can write in between. The table ``_sync`` holds the version
+    of the row schema, the App Key and, while a job is unfinished, its checkpoint. Rows of groups that are not among the
+    IDs stay as they are; those of missing groups are deleted.
 
     Args:
         path: the database; it is made where it does not exist.
+        force: add to a database that has the groups of another App Key.
+        keep_missing: leave the rows of missing groups.
     """
 
-    seconds_between_commits = 1.0
+    seconds_between_commits = 0.25
+    """A commit costs no wait for the disk (WAL); the database is locked during one, and not in between."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, force: bool = False, keep_missing: bool = False) -> None:
         self.name = str(path)
         self.path: Path | None = path
+        self._output = path
+        self._force = force
+        self._keep_missing = keep_missing
         self._database: sqlite3.Connection | None = None
+        self._cancelled = Event()
+        self._rows: list[FlatRow] = []
+        self._removed: list[tuple[str]] = []
 
     def load(self) -> Checkpoint | None:
-        """The checkpoint of an unfinished run, or None."""
-        assert self.path is not None  # noqa: S101  an invariant
-        if not self.path.exists():
-            return None
-        try:
-            with self._connected() as database:
-                if not database.execute("SELECT 1 FROM sqlite_master WHERE name = '_sync'").fetchone():
-                    return None
-                row = database.execute("SELECT value FROM _sync WHERE name = 'checkpoint'").fetchone()
-        except sqlite3.Error as error:
-            raise ConfigError(f"cannot read {self.name}: {error}") from None
-        finally:
-            self.close()
-        return None if row is None else decoded(row[0].encode(), self.name)
+        text = self._noted("checkpoint")
+        return None if text is None else decoded(text.encode(), self.name)
+
+    def app_key_of_rows(self) -> str | None:
+        return None if self._force else self._noted("app_key")
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  a database keeps what it has
-        """Open the database and make the tables."""
+        check_writable(self._output)
         try:
             database = self._connected()
-            [journal_mode] = database.execute("PRAGMA journal_mode").fetchone()
-            database.execute("PRAGMA journal_mode = WAL")
+            [journal_mode] = self._wait(lambda: database.execute("PRAGMA journal_mode").fetchone())
+            self._wait(lambda: database.execute("PRAGMA journal_mode = WAL"))
             database.execute("PRAGMA synchronous = NORMAL")
             database.execute("PRAGMA cache_size = -16000")  # KiB: the index on IDs in any order is read all over
             database.execute("PRAGMA wal_autocheckpoint = 8000")
-            database.execute("BEGIN IMMEDIATE")
+            self._transaction()
             database.execute(f"CREATE TABLE IF NOT EXISTS groups ({_CREATE})")
             database.execute("CREATE TABLE IF NOT EXISTS _sync (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")
-            self._note("row_schema_version", str(ROW_SCHEMA_VERSION))
-            columns = [row[1] for row in database.execute("PRAGMA table_info(groups)")]
-        except sqlite3.Error as error:
+            self._check_table(database)
+            database.execute(_RENEW_TIMES)
+        except (sqlite3.Error, ConfigError) as error:
             self.close()
             raise ConfigError(f"cannot write {self.name}: {error}") from None
-        if absent := [column for column in COLUMNS if column not in columns]:
-            self.close()
-            raise ConfigError(f"{self.name} has a table 'groups' of another kind: it has no column {absent[0]!r}")
+        self._note("row_schema_version", str(ROW_SCHEMA_VERSION))
         if saved is None:
             self._forget_checkpoint()
             self._note("journal_mode", journal_mode)
-            self._commit()
-
-    def encode(self, profile: GroupProfile) -> FlatRow:
-        """The row."""
-        return flat_row(profile)
-
-    def write(self, rows: Sequence[Any]) -> None:
-        """Insert or update rows."""
-        self._work(lambda database: database.executemany(_UPSERT, rows))
-
-    def commit(self, checkpoint: Checkpoint) -> None:
-        """Commit the rows and the checkpoint together."""
-        self._note("checkpoint", encoded(checkpoint).decode())
         self._commit()
 
-    def publish(self) -> None:
-        """The rows are in their place already."""
+    def encode(self, profile: GroupProfile) -> FlatRow:
+        row = flat_row(profile)
+        return tuple(time_text(value) if isinstance(value, datetime) else value for value in row)
+
+    def write(self, rows: Sequence[Any]) -> None:
+        self._rows += rows
+
+    def remove(self, group_ids: Sequence[str]) -> None:
+        if not self._keep_missing:
+            self._removed += ((group_id,) for group_id in group_ids)
+
+    def commit(self, checkpoint: Checkpoint) -> None:
+        self._work(lambda database: database.executemany(_UPSERT, self._rows))
+        self._work(lambda database: database.executemany("DELETE FROM groups WHERE group_id = ?", self._removed))
+        self._note("checkpoint", encoded(checkpoint).decode())
+        if checkpoint.app_key is not None:
+            self._note("app_key", checkpoint.app_key)
+        self._commit()
+        self._rows.clear()
+        self._removed.clear()
 
     def forget(self) -> None:
         """Remove the checkpoint and leave the database as one file."""
-        database = self._database
-        if database is None:
-            database = self._connected()
-            database.execute("BEGIN IMMEDIATE")
-        [journal_mode] = database.execute("SELECT value FROM _sync WHERE name = 'journal_mode'").fetchone()
+        database = self._database or self._connected()
+        row = self._wait(lambda: database.execute("SELECT value FROM _sync WHERE name = 'journal_mode'").fetchone())
         self._forget_checkpoint()
-        self._work(lambda database: database.execute("COMMIT"))
-        with suppress(sqlite3.OperationalError):  # somebody is reading: it stays as it is
-            database.execute(f"PRAGMA journal_mode = {journal_mode}")
+        self._commit()
+        with suppress(sqlite3.OperationalError):  # another program is reading: it stays as it is
+            database.execute(f"PRAGMA journal_mode = {'delete' if row is None else row[0]}")
         self.close()
+
+    def discard(self) -> None:
+        self.forget()
 
     def close(self) -> None:
         """Close the database; what was not committed is undone."""
@@ -113,13 +134,48 @@ class SqliteSink:
             self._database.close()
             self._database = None
 
+    def cancel(self) -> None:
+        self._cancelled.set()
+
     def _connected(self) -> sqlite3.Connection:
-        self._database = sqlite3.connect(self.name, timeout=0.5, isolation_level=None, check_same_thread=False)
+        self._database = sqlite3.connect(self.name, timeout=_POLL, isolation_level=None, check_same_thread=False)
         return self._database
 
-    def _commit(self) -> None:
-        self._work(lambda database: database.execute("COMMIT"))
-        self._work(lambda database: database.execute("BEGIN IMMEDIATE"))  # keeps a second job out
+    def _check_table(self, database: sqlite3.Connection) -> None:
+        """Check that the table takes any row, by a row that is undone."""
+        columns = [row[1] for row in database.execute("PRAGMA table_info(groups)")]
+        if absent := [column for column in COLUMNS if column not in columns]:
+            raise ConfigError(f"it has a table 'groups' of another kind: it has no column {absent[0]!r}")
+        database.execute("SAVEPOINT trial")
+        try:
+            database.execute(
+                _UPSERT, ("0123", *[None if COLUMN_KINDS[name] != "json" else "{}" for name in COLUMNS[1:]])
+            )
+            kept = database.execute(
+                "SELECT 1 FROM groups WHERE typeof(group_id) = 'text' AND group_id = '0123'"
+            ).fetchone()
+        except sqlite3.Error as error:
+            raise ConfigError(f"it has a table 'groups' of another kind: {error}") from None
+        finally:
+            database.execute("ROLLBACK TO trial")
+            database.execute("RELEASE trial")
+        if kept is None:
+            raise ConfigError("it has a table 'groups' of another kind: the column 'group_id' does not keep texts")
+
+    def _noted(self, name: str) -> str | None:
+        if not self._output.exists():
+            return None
+        try:
+            database = self._connected()
+            found = "SELECT 1 FROM sqlite_master WHERE name = '_sync'"
+            if not self._wait(lambda: database.execute(found).fetchone()):
+                return None
+            row = self._wait(lambda: database.execute("SELECT value FROM _sync WHERE name = ?", (name,)).fetchone())
+        except sqlite3.Error as error:
+            raise ConfigError(f"cannot read {self.name}: {error}") from None
+        finally:
+            self.close()
+        return None if row is None else str(row[0])
 
     def _note(self, name: str, value: str) -> None:
         statement = "INSERT INTO _sync VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
@@ -128,9 +184,34 @@ class SqliteSink:
     def _forget_checkpoint(self) -> None:
         self._work(lambda database: database.execute("DELETE FROM _sync WHERE name IN ('checkpoint', 'journal_mode')"))
 
-    def _work(self, statement: Any) -> None:
+    def _work(self, statement: Callable[[sqlite3.Connection], object]) -> None:
+        """Execute a statement in the transaction that the next commit ends."""
         assert self._database is not None, "it was begun"  # noqa: S101  an invariant
         try:
+            self._transaction()
             statement(self._database)
         except sqlite3.Error as error:
             raise OutputError(f"cannot write {self.name}: {error}") from error
+
+    def _transaction(self) -> None:
+        database = self._database
+        assert database is not None, "it was begun"  # noqa: S101  an invariant
+        if not database.in_transaction:
+            self._wait(lambda: database.execute("BEGIN IMMEDIATE"))
+
+    def _commit(self) -> None:
+        self._work(lambda database: self._wait(lambda: database.execute("COMMIT")))
+
+    def _wait(self, statement: Callable[[], _T]) -> _T:
+        """Execute a statement; where another program has locked the database, wait for it."""
+        deadline = monotonic() + LOCK_TIMEOUT
+        while True:
+            try:
+                return statement()
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
+                    raise
+                if self._cancelled.is_set():
+                    raise WriteCancelled from None
+                if monotonic() > deadline:
+                    raise

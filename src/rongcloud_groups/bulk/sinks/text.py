@@ -1,131 +1,155 @@
 """JSON lines and CSV, into a file or to stdout."""
 
 import csv
-import io
-import os
+import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any, Final
+from threading import Event
+from typing import Any, Final, Protocol
 
 import msgspec
 
+from rongcloud_groups._output import write_all
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
-from rongcloud_groups.bulk.files import PartialFile
-from rongcloud_groups.bulk.rows import COLUMNS, flat_row, json_row
-from rongcloud_groups.bulk.sinks.interface import Format
+from rongcloud_groups.bulk.files import PartialFile, check_writable
+from rongcloud_groups.bulk.rows import COLUMNS, flat_row, json_row, time_text
+from rongcloud_groups.bulk.sinks.interface import Format, Sink
+from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
 
 ROWS_IN_A_TEXT: Final = 100
+"""So few that their text needs no large piece of memory, which the allocator would keep."""
 
 
-class TextSink:
+class TextSink(Sink):
     """JSON lines or CSV, as a file.
 
     Args:
         path: the output; until it is complete, its rows are in ``PATH.partial``.
-        file_format: ``jsonl`` or ``csv``.
+        file_format: ``jsonl``, ``csv`` or ``excel-csv``.
+        force: replace a file that no job wrote.
     """
 
-    seconds_between_commits = 1.0
-
-    def __init__(self, path: Path, file_format: Format) -> None:
+    def __init__(self, path: Path, file_format: Format, *, force: bool = False) -> None:
         self.name = str(path)
         self.path: Path | None = path
+        self._output = path
+        self._force = force
         self._rows = _row_format(file_format)
         self._file = PartialFile(path)
         self._checkpoint = CheckpointFile(path, file_format)
-        self.encode = self._rows.encode
 
     def load(self) -> Checkpoint | None:
-        """The checkpoint of an unfinished run, or None."""
         saved = self._checkpoint.load()
         if saved is not None and saved.complete:
             self._file.check_complete(saved.sink_size)
         return saved
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
-        """Open the output."""
+        check_writable(self._output)
+        if self._output.exists() and not self._force and not self._rows.is_output(self._output):
+            raise not_an_output(self._output)
+        keep = keep and self._output.exists() and self._output.stat().st_size > 0
+        if keep and not self._rows.can_add_to(self._output):
+            raise ConfigError(f"cannot add to {self.name}: it is not in the same format")
         if saved is None:
             self._checkpoint.remove()
-        self._file.begin(None if saved is None else saved.sink_size, keep=keep)
-        if not self._file.size:
+        self._file.begin(None if saved is None else saved.sink_size)
+        if saved is None and keep:
+            for text in self._rows.kept(self._output):
+                self._file.write(text)
+        elif saved is None:
             self._file.write(self._rows.header)
 
+    def encode(self, profile: GroupProfile) -> Any:
+        return self._rows.encode(profile)
+
     def write(self, rows: Sequence[Any]) -> None:
-        """Append rows."""
         for text in _texts(self._rows, rows):
             self._file.write(text)
 
     def commit(self, checkpoint: Checkpoint) -> None:
-        """Make the rows durable, then the checkpoint."""
         self._checkpoint.save(msgspec.structs.replace(checkpoint, sink_size=self._file.sync()))
 
     def publish(self) -> None:
-        """Rename the file."""
         self._file.publish()
 
     def forget(self) -> None:
-        """Remove the checkpoint."""
         self._checkpoint.remove()
 
+    def discard(self) -> None:
+        self._checkpoint.remove()
+        self._file.discard()
+
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
-class StdoutSink:
+class StdoutSink(Sink):
     """JSON lines or CSV on stdout; nothing is left to resume from.
 
     Args:
-        file_format: ``jsonl`` or ``csv``.
+        file_format: ``jsonl``, ``csv`` or ``excel-csv``.
     """
 
     name = "stdout"
-    path: Path | None = None
-    seconds_between_commits = 1.0
 
     def __init__(self, file_format: Format) -> None:
         self._rows = _row_format(file_format)
-        self.encode = self._rows.encode
+        self._cancelled = Event()
 
-    def load(self) -> Checkpoint | None:
-        """There is none."""
-        return None
+    def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  nothing was written before
+        self._write(self._rows.header)
 
-    def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  what a sink takes
-        """Write what comes before the rows."""
-        _write_to_stdout(self._rows.header)
+    def encode(self, profile: GroupProfile) -> Any:
+        return self._rows.encode(profile)
 
     def write(self, rows: Sequence[Any]) -> None:
-        """Write rows.
-
-        Raises:
-            BrokenPipeError: the reader has gone.
-        """
         for text in _texts(self._rows, rows):
-            _write_to_stdout(text)
+            self._write(text)
 
-    def commit(self, checkpoint: Checkpoint) -> None:
-        """Nothing is held back."""
+    def cancel(self) -> None:
+        self._cancelled.set()
 
-    def publish(self) -> None:
-        """It is all written."""
-
-    def forget(self) -> None:
-        """There is no checkpoint."""
-
-    def close(self) -> None:
-        """It stays open."""
+    def _write(self, text: bytes) -> None:
+        write_all(sys.stdout.fileno(), text, self._cancelled)
 
 
-def _write_to_stdout(content: bytes) -> None:
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(sys.stdout.fileno(), rest) :]
+def not_an_output(path: Path) -> ConfigError:
+    """The error where a file would be replaced that no job wrote."""
+    return ConfigError(
+        f"{path} exists and does not look like an output of this command in that format; use --force to replace it, or "
+        "give another output"
+    )
 
 
-class _JsonLines:
+class _RowFormat(Protocol):
+    header: bytes
+
+    def encode(self, profile: GroupProfile) -> Any: ...
+
+    def text(self, rows: Sequence[Any]) -> bytes: ...
+
+    def is_output(self, path: Path) -> bool:
+        """Whether a job wrote a file, or it is empty."""
+        ...
+
+    def can_add_to(self, path: Path) -> bool:
+        """Whether rows of this format go on where a file ends."""
+        ...
+
+    def kept(self, path: Path) -> Iterator[bytes]:
+        """The content of a finished output, with a line end, and with times as they are written now."""
+        ...
+
+
+_OLD_TIME: Final = re.compile(rb'("create_time":")([^".]{19})(?:\.(\d{3})\d*)?Z"')
+"""In a row of JSON its first match is the group's: texts before it have their quotes escaped."""
+
+
+class _JsonLines(_RowFormat):
     header = b""
 
     def encode(self, profile: GroupProfile) -> bytes:
@@ -134,28 +158,97 @@ class _JsonLines:
     def text(self, rows: Sequence[bytes]) -> bytes:
         return b"".join(rows)
 
+    def is_output(self, path: Path) -> bool:
+        with path.open("rb") as file:
+            line = file.readline(1024 * 1024)
+        try:
+            row = msgspec.json.decode(line) if line else None
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return False
+        return not line or (isinstance(row, dict) and row.keys() >= set(COLUMNS))
 
-class _Csv:
-    def __init__(self) -> None:
-        self.header = self.text([COLUMNS])
+    def can_add_to(self, path: Path) -> bool:
+        return self.is_output(path)
+
+    def kept(self, path: Path) -> Iterator[bytes]:
+        with path.open("rb") as file:
+            for line in file:
+                yield _OLD_TIME.sub(_with_milliseconds, line.removesuffix(b"\n"), count=1) + b"\n"
+
+
+def _with_milliseconds(match: re.Match[bytes]) -> bytes:
+    return b'%s%s.%sZ"' % (match[1], match[2], match[3] or b"000")
+
+
+_QUOTED: Final = re.compile(r'[",\r\n]|^$')
+_FORMULA: Final = re.compile(r"[=+\-@\t\r＝＋－＠]")  # noqa: RUF001  as wide as Chinese and Japanese keyboards write them
+_CREATE_TIME: Final = COLUMNS.index("create_time")
+
+
+class _Csv(_RowFormat):
+    """CSV as PostgreSQL has it: an absent value is an empty cell, an empty text is ``""``."""
+
+    def __init__(self, *, for_excel: bool) -> None:
+        self._for_excel = for_excel
+        self.header = b"\xef\xbb\xbf" * for_excel + self.text([COLUMNS])
 
     def encode(self, profile: GroupProfile) -> Any:
         return flat_row(profile)
 
-    def text(self, rows: Sequence[Sequence[object]]) -> bytes:
-        text = io.StringIO(newline="")
-        write = csv.writer(text, lineterminator="\n").writerow
-        write_quoted = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL).writerow
-        for row in rows:
-            # A reader takes a carriage return for a line end, but not every Python's writer quotes a cell for it.
-            (write_quoted if any("\r" in cell for cell in row if isinstance(cell, str)) else write)(row)
-        return text.getvalue().encode()
+    def text(self, rows: Sequence[Iterable[object]]) -> bytes:
+        return "".join(f"{','.join(map(self._cell, row))}\n" for row in rows).encode()
+
+    def _cell(self, value: object) -> str:
+        # The csv module of Python 3.11 cannot tell None from "", and of none quotes a cell for a carriage return alone.
+        if value is None:
+            return ""
+        if not isinstance(value, str):
+            return time_text(value) if isinstance(value, datetime) else str(value)
+        if self._for_excel and _FORMULA.match(value):
+            value = f"'{value}"
+        return '"' + value.replace('"', '""') + '"' if _QUOTED.search(value) else value
+
+    def is_output(self, path: Path) -> bool:
+        start = _start_of(path)
+        return not start or start.removeprefix(b"\xef\xbb\xbf").startswith(self.header.removeprefix(b"\xef\xbb\xbf"))
+
+    def can_add_to(self, path: Path) -> bool:
+        return _start_of(path).startswith(self.header)
+
+    def kept(self, path: Path) -> Iterator[bytes]:
+        if any(row[_CREATE_TIME] != _new_time(row[_CREATE_TIME]) for row in _rows_of(path)):
+            yield self.header
+            for row in _rows_of(path):  # of version 0.1.0, where an empty cell is an absent value or an empty text
+                row[_CREATE_TIME] = _new_time(row[_CREATE_TIME])
+                yield self.text([[cell or None for cell in row]])
+            return
+        line = b"\n"
+        with path.open("rb") as file:
+            for line in file:
+                yield line
+        if not line.endswith(b"\n"):  # an editor may have left it so
+            yield b"\n"
 
 
-def _texts(row_format: _JsonLines | _Csv, rows: Sequence[Any]) -> Iterator[bytes]:
-    """The rows, so few in a text that it needs no large piece of memory, which the allocator would keep."""
+def _start_of(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(1024)
+
+
+def _rows_of(path: Path) -> Iterator[list[str]]:
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = csv.reader(file)
+        next(rows)
+        yield from (row for row in rows if len(row) == len(COLUMNS))
+
+
+def _new_time(text: str) -> str:
+    return time_text(datetime.fromisoformat(text)) if text else text
+
+
+def _texts(row_format: _RowFormat, rows: Sequence[Any]) -> Iterator[bytes]:
     return (row_format.text(rows[first : first + ROWS_IN_A_TEXT]) for first in range(0, len(rows), ROWS_IN_A_TEXT))
 
 
-def _row_format(name: Format) -> _JsonLines | _Csv:
-    return _Csv() if name == "csv" else _JsonLines()
+def _row_format(name: Format) -> _RowFormat:
+    return _JsonLines() if name == "jsonl" else _Csv(for_excel=name == "excel-csv")

@@ -1,90 +1,149 @@
 """Files, and standard input."""
 
+import gzip
+import os
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
-from io import RawIOBase
+import zlib
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
-
-import anyio
+from typing import Any, Final
 
 from rongcloud_groups.bulk.errors import SourceError
 from rongcloud_groups.bulk.sources.formats import InputFormat, ids_in
+from rongcloud_groups.bulk.sources.interface import Source
+from rongcloud_groups.bulk.sources.thread import PolledInput, ThreadedReader
 
-_CHUNK: Final = 64 * 1024
+_KINDS: Final = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json"}
+_COMPRESSIONS: Final = {".gz", ".zst"}
+_REFUSED: Final = {
+    **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".ods", ".numbers"), "save the sheet as CSV"),
+    **dict.fromkeys((".zip", ".7z", ".tar", ".tgz", ".rar", ".bz2", ".xz"), "unpack it, and give the file in it"),
+    **dict.fromkeys((".sqlite", ".sqlite3", ".db"), "pipe a query: sqlite3 FILE 'SELECT …' | rongcloud-groups sync -"),
+    **dict.fromkeys((".avro", ".orc", ".feather", ".arrow"), "convert it to Parquet, CSV or JSON lines"),
+    **dict.fromkeys((".xml", ".yaml", ".yml", ".html"), "convert it to CSV or JSON lines"),
+}
 
 
-class FileSource:
-    """A text, CSV, TSV or JSON lines file, in UTF-8; or a pipe that has a name, which can be read only once.
+class FileSource(Source):
+    """A file of IDs, or a pipe that has a name, which can be read only once.
 
     Args:
         path: the file.
         input_format: how it is read.
     """
 
-    def __init__(self, path: Path, input_format: InputFormat) -> None:
-        self.rereadable = not (path.is_fifo() or path.is_char_device())
+    def __init__(self, path: Path | str, input_format: InputFormat) -> None:
+        path = Path(path)
+        self.rereadable = not (path.is_fifo() or path.is_char_device() or path.is_socket())
         self.name = str(path)
         self.kind = f"file, {input_format.description}"
         self._path = path
         self._format = input_format
 
     def records(self) -> AsyncGenerator[list[str]]:
-        """The IDs of the file."""
-        return ids_in(self._chunks(), self._format, self.name)
+        return ThreadedReader(self._parse).lists()
 
-    async def _chunks(self) -> AsyncIterator[bytes]:
-        try:
-            with self._path.open("rb", buffering=0) as file:
-                async for chunk in _chunks_of(file):
-                    yield chunk
-        except OSError as error:
-            raise SourceError(f"cannot read {self.name}: {error.strerror}") from None
+    def _parse(self, reader: ThreadedReader) -> Iterator[str]:
+        with _naming(self.name):
+            if self._format.kind == "parquet":
+                yield from _ids_of_parquet(self._path, self._format.key)
+                return
+            # A pipe is opened at once this way, and its writer is waited for as its content is.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+            try:
+                yield from _ids_of(descriptor, reader, self._format, self.name)
+            finally:
+                os.close(descriptor)
 
 
-class StdinSource:
-    """Whatever comes on stdin; it is waited for, so that a quiet pipe holds up nothing.
+class StdinSource(Source):
+    """Standard input; a quiet pipe holds up nothing.
 
     Args:
         input_format: how it is read.
     """
 
     name = "stdin"
-    rereadable = False
 
     def __init__(self, input_format: InputFormat) -> None:
         self.kind = f"stdin, {input_format.description}"
         self._format = input_format
 
     def records(self) -> AsyncGenerator[list[str]]:
-        """The IDs on stdin."""
-        stdin = sys.stdin.buffer.raw if hasattr(sys.stdin.buffer, "raw") else sys.stdin.buffer
-        return ids_in(_chunks_of(stdin), self._format, self.name)
+        return ThreadedReader(self._parse).lists()
+
+    def _parse(self, reader: ThreadedReader) -> Iterator[str]:
+        with _naming(self.name):
+            yield from _ids_of(sys.stdin.fileno(), reader, self._format, self.name)
 
 
-async def _chunks_of(file: BinaryIO | RawIOBase) -> AsyncIterator[bytes]:
-    """What a file holds, or what comes through a pipe, without holding up anything else meanwhile."""
-    pollable = True
-    while True:
-        if pollable:
-            try:
-                await anyio.wait_readable(file.fileno())
-            except PermissionError:  # a regular file can always be read
-                pollable = False
-        if not (chunk := file.read(_CHUNK)):
-            return
-        yield chunk
+@contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """Turn an error of reading into a `SourceError` that names the input."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error) as error:
+        raise SourceError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
 
 
-def file_source(path: Path, *, column: str | None = None, field: str | None = None) -> FileSource:
+def _ids_of(descriptor: int, reader: ThreadedReader, input_format: InputFormat, name: str) -> Iterator[str]:
+    content: Any = BufferedReader(PolledInput(descriptor, reader.waiting), 64 * 1024)
+    return ids_in(_unpacked(content, input_format.compression, name), input_format, name)
+
+
+def _unpacked(content: Any, compression: str, name: str) -> Any:
+    if compression == ".gz":
+        return gzip.open(content)
+    if compression == ".zst":
+        try:
+            from compression import zstd  # type: ignore[import-not-found,unused-ignore]
+        except ModuleNotFoundError:
+            raise SourceError(
+                f"cannot read {name}: Zstandard needs Python 3.14; unpack it: zstd -dc FILE | rongcloud-groups sync -"
+            ) from None
+        return zstd.open(content)
+    return content
+
+
+def _ids_of_parquet(path: Path, column: str) -> Iterator[str]:
+    try:
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    except ModuleNotFoundError:
+        raise SourceError(
+            f"cannot read {path}: Parquet needs an extra: pip install 'rongcloud-groups[parquet]'"
+        ) from None
+    try:
+        with pq.ParquetFile(path, pre_buffer=False) as file:
+            if column not in file.schema_arrow.names:
+                raise SourceError(f"{path} has no column {column!r}; choose one with --column")
+            for batch in file.iter_batches(10_000, columns=[column], use_threads=False):
+                yield from (value or "" for value in batch.column(0).cast(pa.string()).to_pylist())
+    except pa.ArrowException as error:
+        raise SourceError(f"cannot read {path}: {error}") from None
+
+
+def file_source(path: Path | str, *, column: str | None = None, field: str | None = None) -> FileSource:
     """The source for a file: its name tells the format, unless a column or a field is named.
 
     Args:
         path: the file.
-        column: the column of a CSV or TSV file.
-        field: the field of JSON lines.
+        column: the column of a CSV, TSV or Parquet file.
+        field: the field of JSON.
+
+    Raises:
+        SourceError: files of this kind cannot be read.
     """
-    return FileSource(path, input_format(path.suffix.lower(), column=column, field=field))
+    path = Path(path)
+    *_, suffix = ["", *(each.lower() for each in path.suffixes)]
+    if suffix in _REFUSED:
+        raise SourceError(f"cannot read {path}: {suffix} files are not read; {_REFUSED[suffix]}")
+    if suffix in _COMPRESSIONS:
+        inner = input_format(Path(path.stem).suffix.lower(), column=column, field=field)
+        return FileSource(path, inner._replace(compression=suffix))
+    return FileSource(path, input_format(suffix, column=column, field=field))
 
 
 def input_format(suffix: str, *, column: str | None = None, field: str | None = None) -> InputFormat:
@@ -92,19 +151,20 @@ def input_format(suffix: str, *, column: str | None = None, field: str | None = 
 
     Args:
         suffix: of the file's name, or "".
-        column: the column of CSV or TSV.
-        field: the field of JSON lines.
+        column: the column of CSV, TSV or Parquet.
+        field: the field of JSON.
 
     Raises:
         SourceError: both are given.
     """
     if column is not None and field is not None:
-        raise SourceError("give a column (CSV, TSV) or a field (JSON lines), not both")
-    kind: Literal["text", "csv", "tsv", "jsonl"] = "text"
-    if column is not None:
-        kind = "tsv" if suffix == ".tsv" else "csv"
-    elif field is not None or suffix in {".jsonl", ".ndjson"}:
+        raise SourceError("give a column (CSV, TSV, Parquet) or a field (JSON), not both")
+    key = column or field or "group_id"
+    if suffix == ".parquet":
+        return InputFormat("parquet", key)
+    kind: Any = _KINDS.get(suffix, "text")
+    if column is not None and kind != "tsv":
+        kind = "csv"
+    elif field is not None and kind != "json":
         kind = "jsonl"
-    elif suffix in {".csv", ".tsv"}:
-        kind = "csv" if suffix == ".csv" else "tsv"
-    return InputFormat(kind, column or field or "group_id")
+    return InputFormat(kind, key)

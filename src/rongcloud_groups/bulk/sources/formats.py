@@ -1,15 +1,21 @@
-"""From bytes to group IDs: text, CSV, TSV and JSON lines, in UTF-8."""
+"""From bytes to group IDs: text, CSV, TSV and JSON, in UTF-8."""
 
 import csv
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable
-from typing import Any, Final, Literal, NamedTuple, Protocol
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
+from io import BufferedIOBase, TextIOWrapper
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
 from rongcloud_groups.bulk.errors import SourceError
 
 MAX_LINE: Final = 1024 * 1024
-"""Bytes of one line, or of one CSV row, at the most."""
+"""Characters of one line, one CSV cell, or one value of a JSON array, at most."""
+
+_PIECE: Final = 64 * 1024
+_BLANK: Final = re.compile(r"\s*")
 
 
 class InputFormat(NamedTuple):
@@ -18,10 +24,12 @@ class InputFormat(NamedTuple):
     Attributes:
         kind: ``text`` is an ID a line.
         key: the column or field that holds the ID; without meaning for text.
+        compression: the suffix that names it, such as ``.gz``; "" for none.
     """
 
-    kind: Literal["text", "csv", "tsv", "jsonl"]
+    kind: Literal["text", "csv", "tsv", "jsonl", "json", "parquet"]
     key: str
+    compression: str = ""
 
     @property
     def description(self) -> str:
@@ -29,174 +37,209 @@ class InputFormat(NamedTuple):
         return self.kind if self.kind == "text" else f"{self.kind}, {self.key!r}"
 
 
-class _Reader(Protocol):
-    def read(self, lines: list[str]) -> list[str]: ...
-
-    def end(self) -> list[str]: ...
-
-
-async def ids_in(chunks: AsyncIterable[bytes], input_format: InputFormat, name: str) -> AsyncGenerator[list[str]]:
-    """The IDs, some at a time.
+def ids_in(content: BufferedIOBase, input_format: InputFormat, name: str) -> Iterator[str]:
+    """The IDs.
 
     Args:
-        chunks: the content.
-        input_format: how it is written.
+        content: the bytes.
+        input_format: how they are written.
         name: what messages call it.
 
     Raises:
         SourceError: it cannot be read; the message names the line.
     """
-    reader = _reader(input_format, name)
-    async for lines in _lines(chunks, name):
-        yield reader.read(lines)
-    yield reader.end()
-
-
-def _reader(input_format: InputFormat, name: str) -> _Reader:
+    lines = _Lines(content, name)
     match input_format.kind:
         case "text":
-            return _Text()
-        case "jsonl":
-            return _JsonLines(input_format.key, name)
-        case kind:
-            return _Delimited(input_format.key, "\t" if kind == "tsv" else ",", name)
+            return _in_text(lines)
+        case "csv":
+            return _in_csv(lines, input_format.key)
+        case "tsv":
+            return _in_tsv(lines, input_format.key)
+        case _:
+            return _in_json(lines, input_format.key)
 
 
-async def _lines(chunks: AsyncIterable[bytes], name: str) -> AsyncIterator[list[str]]:
-    """Whole lines without their ends; decoded as far as they have come."""
-    number = 1
-    rest = b""
-    async for chunk in chunks:
-        head, line_end, tail = chunk.rpartition(b"\n")
-        if not line_end:
-            rest += chunk
-        else:
-            lines = _decoded(rest + head, number, name).split("\n")
-            rest = tail
-            yield lines
-            number += len(lines)
-        if len(rest) > MAX_LINE:
-            raise SourceError(f"{name}, line {number}: longer than {MAX_LINE:,} bytes; is it a text file?")
-    if rest:
-        yield _decoded(rest, number, name).split("\n")
+class _Lines:
+    """Lines with their ends: a line feed, a carriage return, or both.
+
+    Attributes:
+        name: what messages call the input.
+        number: of the last line, from 1.
+        text: the content.
+    """
+
+    def __init__(self, content: BufferedIOBase, name: str) -> None:
+        self.name = name
+        self.number = 0
+        self.text = TextIOWrapper(content, encoding="utf-8-sig", newline="")  # type: ignore[type-var]
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._next():
+            yield line
+
+    def error(self, message: object, number: int | None = None) -> SourceError:
+        return SourceError(f"{self.name}, line {number or self.number}: {message}")
+
+    def read(self, size: int) -> str:
+        """Some more of the content, whatever its lines; "" at its end."""
+        try:
+            return self.text.read(size)
+        except UnicodeDecodeError as error:
+            raise self._not_utf8(error) from None
+
+    def first_character(self) -> str:
+        """The first character that is not blank; "" where there is none."""
+        while (character := self.read(1)).isspace():
+            self.number += character == "\n"
+        return character
+
+    def _next(self) -> str:
+        try:
+            line = self.text.readline(MAX_LINE + 1)
+        except UnicodeDecodeError as error:
+            raise self._not_utf8(error) from None
+        self.number += 1
+        if len(line) > MAX_LINE:
+            raise self.error(f"longer than {MAX_LINE:,} characters; is it a text file?")
+        return line
+
+    def _not_utf8(self, error: UnicodeDecodeError) -> SourceError:
+        number = self.number + 1 + error.object.count(b"\n", 0, error.start)  # all lines before this piece were read
+        wrong = error.object[error.start]
+        return self.error(f"not UTF-8 (byte 0x{wrong:02x}); convert the file to UTF-8", number)
 
 
-def _decoded(content: bytes, number: int, name: str) -> str:
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = number + content.count(b"\n", 0, error.start)
-        wrong = content[error.start]
-        raise SourceError(f"{name}, line {line}: not UTF-8 (byte 0x{wrong:02x}); convert the file to UTF-8") from None
-    return text.removeprefix("\ufeff") if number == 1 else text
-
-
-class _Text:
+def _in_text(lines: _Lines) -> Iterator[str]:
     """An ID a line; empty lines and the space around an ID don't count."""
+    for line in lines:
+        if group_id := line.strip():
+            if lines.number == 1 and re.match(r'\{\s*"|\[\s*["{]', group_id):
+                raise lines.error("this is JSON, not an ID a line; name its field with --field, or the file .jsonl")
+            yield group_id
 
-    def read(self, lines: list[str]) -> list[str]:
-        return [group_id for line in lines if (group_id := line.strip())]
 
-    def end(self) -> list[str]:
-        return []
-
-
-class _JsonLines:
-    """A JSON object a line, with the ID in a field; a line that is a string is the ID itself."""
-
-    def __init__(self, field: str, name: str) -> None:
-        self._field = field
-        self._name = name
-        self._number = 0
-        self._decode = msgspec.json.Decoder().decode
-
-    def read(self, lines: list[str]) -> list[str]:
-        ids = []
-        for line in lines:
-            self._number += 1
-            if line and not line.isspace():
-                ids.append(self._id_in(line))
-        return ids
-
-    def end(self) -> list[str]:
-        return []
-
-    def _id_in(self, line: str) -> str:
+def _in_csv(lines: _Lines, column: str) -> Iterator[str]:
+    """Rows with a header; a cell in quotes may hold line ends, and a quote inside of one without is text."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))  # the default refuses cells that databases export
+    rows = csv.reader(lines, strict=True)
+    place: int | None = None
+    while True:
+        first_line = rows.line_num + 1
         try:
-            value: Any = self._decode(line)
-        except msgspec.DecodeError as error:
-            raise SourceError(f"{self._name}, line {self._number}: not JSON: {error}") from None
-        if isinstance(value, dict):
-            if self._field not in value:
-                raise SourceError(f"{self._name}, line {self._number}: no field {self._field!r}{_there(value)}")
-            value = value[self._field]
-        if isinstance(value, int) and not isinstance(value, bool):
-            return str(value)
-        if not isinstance(value, str):
-            raise SourceError(f"{self._name}, line {self._number}: the ID is neither text nor a whole number")
-        return value
-
-
-class _Delimited:
-    """CSV or TSV with a header line; a cell in quotes may hold line ends."""
-
-    def __init__(self, column: str, delimiter: str, name: str) -> None:
-        self._column = column
-        self._delimiter = delimiter
-        self._name = name
-        self._index: int | None = None
-        self._waiting: list[str] = []
-        self._waiting_size = 0
-        self._quotes = 0
-        self._line = 0
-
-    def read(self, lines: list[str]) -> list[str]:
-        whole: list[str] = []
-        for line in lines:
-            self._waiting.append(line + "\n")
-            if '"' in line:
-                self._quotes += line.count('"')
-            if self._quotes % 2 == 0:
-                whole += self._waiting
-                self._waiting.clear()
-                self._waiting_size = 0
-            else:
-                self._waiting_size += len(line)
-                if self._waiting_size > MAX_LINE:
-                    line_number = self._line + len(whole) + 1
-                    raise SourceError(f"{self._name}, line {line_number}: a quote is opened and not closed")
-        return self._cells(whole)
-
-    def end(self) -> list[str]:
-        ids = self._cells(self._waiting)
-        if self._index is None:
-            raise SourceError(f"{self._name} is empty; it needs a header line with the column {self._column!r}")
-        return ids
-
-    def _cells(self, lines: list[str]) -> list[str]:
-        reader = csv.reader(lines, delimiter=self._delimiter, strict=True)
-        try:
-            ids = self._column_of(reader)
+            row = next(rows)
+        except StopIteration:
+            break
         except csv.Error as error:
-            raise SourceError(f"{self._name}, line {self._line + reader.line_num}: {error}") from None
-        self._line += len(lines)
-        return ids
+            hint = (
+                "; is a quote opened and not closed?"
+                if rows.line_num > first_line or "end of data" in str(error)
+                else ""
+            )
+            raise lines.error(f"{error}{hint}", first_line) from None
+        if not any(row):  # Excel ends a file with rows of separators
+            continue
+        if place is None:
+            place = _place_of(column, row, lines)
+        else:
+            yield row[place].strip() if place < len(row) else ""
+    if place is None:
+        raise _no_header(column, lines)
 
-    def _column_of(self, rows: Iterable[list[str]]) -> list[str]:
-        ids = []
-        for row in rows:
-            if self._index is None:
-                if row:
-                    self._index = self._place_in(row)
-            elif row:
-                ids.append(row[self._index].strip() if self._index < len(row) else "")
-        return ids
 
-    def _place_in(self, header: list[str]) -> int:
-        names = [cell.strip() for cell in header]
-        if self._column not in names:
-            raise SourceError(f"{self._name} has no column {self._column!r}{_there(names)}; choose one with --column")
-        return names.index(self._column)
+_ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0", "N": ""}
+"""As PostgreSQL's COPY and MySQL's batch mode write them, ``\\N`` for null; any other character stands for itself."""
+
+
+def _in_tsv(lines: _Lines, column: str) -> Iterator[str]:
+    """Lines of cells between tabs, after a header, as databases export them: without quotes, with backslashes."""
+    place: int | None = None
+    for line in lines:
+        cells = line.rstrip("\r\n").split("\t")
+        if not any(cells):
+            continue
+        if place is None:
+            place = _place_of(column, cells, lines)
+        else:
+            cell = cells[place] if place < len(cells) else ""
+            if "\\" in cell:
+                cell = re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), cell)
+            yield cell.strip()
+    if place is None:
+        raise _no_header(column, lines)
+
+
+def _place_of(column: str, header: list[str], lines: _Lines) -> int:
+    names = [cell.strip() for cell in header]
+    if column not in names:
+        raise SourceError(f"{lines.name} has no column {column!r}{_there(names)}; choose one with --column")
+    return names.index(column)
+
+
+def _no_header(column: str, lines: _Lines) -> SourceError:
+    return SourceError(f"{lines.name} is empty; it needs a header line with the column {column!r}")
+
+
+def _in_json(lines: _Lines, field: str) -> Iterator[str]:
+    """A value a line, or an array of values: an object with the ID in a field, or the ID itself."""
+    decode = msgspec.json.Decoder().decode
+    start = lines.first_character()
+    if start == "[":
+        yield from _in_array(lines, field)
+        return
+    for line in lines:
+        text, start = start + line, ""
+        if not text.strip():
+            continue
+        try:
+            value = decode(text)
+        except msgspec.DecodeError as error:
+            raise lines.error(f"not JSON: {error}; give a value a line, or an array of values") from None
+        yield _id_of(value, field, lines.error)
+
+
+def _in_array(lines: _Lines, field: str) -> Iterator[str]:
+    """The values behind the bracket that opens an array: it need not fit into memory."""
+    decode = json.JSONDecoder().raw_decode
+    text, place, number = "", 0, 1
+
+    def error(message: object) -> SourceError:
+        return SourceError(f"{lines.name}, value {number}: {message}")
+
+    while True:
+        place = _BLANK.match(text, place).end()  # type: ignore[union-attr]
+        if text.startswith("]", place):
+            if (text[place + 1 :] + lines.read(_PIECE)).strip():
+                raise error("not JSON: there is more after the array")
+            return
+        try:
+            value, end = decode(text, place)
+            end = _BLANK.match(text, end).end()  # type: ignore[union-attr]
+            if end == len(text):  # a number may go on
+                raise ValueError("the array does not end")  # noqa: TRY301
+        except ValueError as wrong:
+            more = "" if len(text) - place > MAX_LINE else lines.read(_PIECE)
+            if not more:
+                raise error(f"not JSON: {wrong}") from None
+            text, place = text[place:] + more, 0
+            continue
+        yield _id_of(value, field, error)
+        if text[end] not in ",]":
+            raise error("not JSON: no comma after it")
+        place = end + (text[end] == ",")
+        number += 1
+
+
+def _id_of(value: Any, field: str, error: Callable[[str], SourceError]) -> str:
+    if isinstance(value, dict):
+        if field not in value:
+            raise error(f"no field {field!r}{_there(value)}")
+        value = value[field]
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str):
+        raise error("the ID is neither text nor a whole number")
+    return value
 
 
 def _there(names: Iterable[str]) -> str:

@@ -8,11 +8,12 @@ from typing import Final
 from rongcloud_groups._dispatch.listing import Listing
 from rongcloud_groups.bulk.checkpoint import ListingPlace
 from rongcloud_groups.bulk.files import PartialFile
+from rongcloud_groups.bulk.sources.interface import Source
 
 _CHUNK: Final = 64 * 1024
 
 
-class ListingSource:
+class ListingSource(Source):
     """All groups of the app, oldest first, as the listing gives them.
 
     The IDs are noted in ``OUT.listed`` on the way, so that a resumed job sees the same ones in the same order.
@@ -24,33 +25,34 @@ class ListingSource:
     """
 
     name = "the listing"
-    rereadable = False
+    asks_service = True
 
     def __init__(self, listing: Listing, *, since: datetime | None = None, output: Path | None = None) -> None:
         self.kind = "listing" if since is None else f"listing since {since.isoformat()}"
         self._listing = listing
         self._since = since
-        self._noted = None if output is None else PartialFile(output.with_name(f"{output.name}.listed"))
-        self.place = ListingPlace()
+        self._noted = None if output is None else PartialFile(output.with_name(f"{output.name}.listed"), like=output)
+        self._place = ListingPlace()
+        self.may_be_empty = since is not None
+
+    @property
+    def place(self) -> ListingPlace:
+        return self._place
 
     def begin(self, place: ListingPlace | None) -> None:
-        """Open the list: at a checkpoint, or afresh."""
-        self.place = place or ListingPlace()
+        self._place = place or ListingPlace()
         if self._noted is not None:
             self._noted.begin(None if place is None else place.size)
 
     def make_durable(self) -> None:
-        """Make the list as durable as `place` says."""
         if self._noted is not None:
             self._noted.sync()
 
     def close(self) -> None:
-        """Leave the list as it is."""
         if self._noted is not None:
             self._noted.close()
 
     def forget(self) -> None:
-        """Remove the list."""
         if self._noted is not None:
             self._noted.discard()
 
@@ -70,7 +72,7 @@ class ListingSource:
                 self._noted.write("".join(f"{group_id}\n" for group_id in ids).encode())
             size = 0 if self._noted is None else self._noted.size
             token = page.next_page_token
-            self.place = ListingPlace(size, token, ended=token is None, unreadable=unreadable)
+            self._place = ListingPlace(size, token, ended=token is None, unreadable=unreadable)
             yield ids
 
     def _is_wanted(self, created: datetime | None) -> bool:

@@ -1,0 +1,74 @@
+"""Tells a service that is down from single IDs that fail."""
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from rongcloud_groups._protocol.error_codes import RETRIED, action_for
+from rongcloud_groups.bulk.blocks import Block
+from rongcloud_groups.bulk.errors import ServiceUnavailable
+from rongcloud_groups.errors import RongCloudError
+
+OUTAGE_THRESHOLD: Final = 1000
+"""Consecutive unanswered IDs after which the service counts as down."""
+
+MAX_HELD_BACK: Final = 3000
+"""IDs that are held back at most while some of them are unanswered."""
+
+
+class OutageDetector:
+    """Holds blocks with unanswered IDs back until a whole block is answered: the service may be down."""
+
+    def __init__(self) -> None:
+        self._held_back: list[Block] = []
+        self._unanswered_in_a_row = 0
+
+    def feed(self, block: Block) -> list[Block]:
+        """Take the next settled block; return those that can be written.
+
+        Raises:
+            ServiceUnavailable: as many IDs in a row as `OUTAGE_THRESHOLD` are unanswered.
+        """
+        unanswered = sum(map(_is_unanswered, block.outcomes.values()))
+        if not unanswered:
+            self._unanswered_in_a_row = 0
+            return [*self._take_all(), block]
+        self._held_back.append(block)
+        self._unanswered_in_a_row += unanswered
+        if unanswered < len(block.group_ids):
+            self._unanswered_in_a_row = 0
+        if self._unanswered_in_a_row >= OUTAGE_THRESHOLD:
+            raise ServiceUnavailable(f"the service no longer responds: {_reason(block)}")
+        released = []
+        while sum(len(each.group_ids) for each in self._held_back) > MAX_HELD_BACK:
+            released.append(self._held_back.pop(0))
+        return released
+
+    def finish(self, *, any_answered: bool) -> list[Block]:
+        """The input has ended: return the blocks that are held back.
+
+        Args:
+            any_answered: whether an ID outside of these blocks was answered.
+
+        Raises:
+            ServiceUnavailable: none was, and none of these.
+        """
+        blocks = self._take_all()
+        if blocks and not any_answered and all(map(_is_unanswered, _outcomes_of(blocks))):
+            raise ServiceUnavailable(f"the service does not respond: {_reason(blocks[0])}")
+        return blocks
+
+    def _take_all(self) -> list[Block]:
+        blocks, self._held_back = self._held_back, []
+        return blocks
+
+
+def _is_unanswered(outcome: Any) -> bool:
+    return isinstance(outcome, RongCloudError) and action_for(outcome) in RETRIED
+
+
+def _outcomes_of(blocks: list[Block]) -> Iterator[Any]:
+    return (outcome for block in blocks for outcome in block.outcomes.values())
+
+
+def _reason(block: Block) -> Any:
+    return next(filter(_is_unanswered, block.outcomes.values()))

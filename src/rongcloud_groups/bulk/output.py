@@ -1,0 +1,137 @@
+"""The output of a job as one: its sink and the lists beside it."""
+
+from typing import Any
+
+import anyio
+import msgspec
+
+from rongcloud_groups.bulk.blocks import Block
+from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
+from rongcloud_groups.bulk.failed_ids import Failure, Failures, MissingIds, failure
+from rongcloud_groups.bulk.sinks.interface import Sink
+from rongcloud_groups.bulk.sources.interface import Source
+from rongcloud_groups.errors import RongCloudError
+
+
+class JobOutput:
+    """Takes settled blocks in their order; what is committed together is resumed together.
+
+    Args:
+        sink: where the rows go.
+        failures: where the failed IDs go.
+        missing: where the IDs of missing groups go.
+        source: what it notes is committed too.
+        max_attempts: the client's.
+
+    Attributes:
+        counts: of the blocks that are written.
+        digest: of their records.
+        saved: the checkpoint that it began at.
+        committed: the last checkpoint.
+    """
+
+    def __init__(
+        self, sink: Sink, failures: Failures, missing: MissingIds, source: Source, *, max_attempts: int
+    ) -> None:
+        self._sink = sink
+        self._failures = failures
+        self._missing = missing
+        self._source = source
+        self._max_attempts = max_attempts
+        self._unwritten: list[Block] = []
+        self.counts = Counts()
+        self.digest = ""
+        self.saved: Checkpoint | None = None
+        self.committed: Checkpoint | None = None
+
+    @property
+    def unwritten(self) -> int:
+        """IDs whose block waits for `write`."""
+        return sum(len(block.group_ids) for block in self._unwritten)
+
+    @property
+    def any_answered(self) -> bool:
+        """Whether the service had an outcome for one of the IDs."""
+        return bool(self._unwritten or self.counts.found or self.counts.missing)
+
+    async def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
+        """Open all parts at a checkpoint, or empty; ``keep`` adds to those of a finished run."""
+        self.saved = self.committed = saved
+        if saved is not None:
+            self.counts = saved.counts
+            self.digest = saved.digest
+        await anyio.to_thread.run_sync(self._begin, saved, keep)
+
+    def _begin(self, saved: Checkpoint | None, keep: bool) -> None:  # noqa: FBT001  called in a thread
+        self._sink.begin(saved, keep=keep)
+        self._failures.begin(None if saved is None else saved.failed_size, keep=keep)
+        self._missing.begin(None if saved is None else saved.missing_size, keep=keep)
+        self._source.begin(None if saved is None else saved.listing)
+
+    def add(self, blocks: list[Block]) -> None:
+        """Take settled blocks, for the next `write`."""
+        self._unwritten += blocks
+
+    async def write(self) -> None:
+        """Write what was added."""
+        blocks, self._unwritten = self._unwritten, []
+        if not blocks:
+            return
+        rows: list[Any] = []
+        missing: list[str] = []
+        failures: list[Failure] = []
+        for block in blocks:
+            for group_id, outcome in block.in_order():
+                if outcome is None:
+                    missing.append(group_id)
+                elif isinstance(outcome, RongCloudError):
+                    failures.append(failure(group_id, outcome, self._max_attempts))
+                else:
+                    rows.append(outcome)
+        await anyio.to_thread.run_sync(self._write, rows, missing, failures)
+        records = sum(block.records for block in blocks)
+        self.counts = self.counts.plus(records, found=len(rows), missing=len(missing), failed=len(failures))
+        self.digest = blocks[-1].digest
+
+    def _write(self, rows: list[Any], missing: list[str], failures: list[Failure]) -> None:
+        if rows:
+            self._sink.write(rows)
+        if missing:
+            self._sink.remove(missing)
+            self._missing.write(missing)
+        if failures:
+            self._failures.write(failures)
+
+    async def commit(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Make durable what is written, then the checkpoint."""
+        checkpoint = msgspec.structs.replace(
+            checkpoint, digest=self.digest, counts=self.counts, listing=self._source.place
+        )
+        self.committed = await anyio.to_thread.run_sync(self._commit, checkpoint)
+        return self.committed
+
+    def _commit(self, checkpoint: Checkpoint) -> Checkpoint:
+        self._source.make_durable()
+        failed_size, missing_size = self._failures.make_durable(), self._missing.make_durable()
+        checkpoint = msgspec.structs.replace(checkpoint, failed_size=failed_size, missing_size=missing_size)
+        self._sink.commit(checkpoint)
+        return checkpoint
+
+    async def publish(self) -> None:
+        """Put everything in its place; killed in between, the next run does it again."""
+        for step in (self._sink.publish, self._failures.publish, self._missing.publish):
+            await anyio.to_thread.run_sync(step)
+        self._source.forget()
+        await anyio.to_thread.run_sync(self._sink.forget)
+
+    def discard(self) -> None:
+        """Undo `begin`."""
+        self._sink.discard()
+        self._failures.discard()
+        self._missing.discard()
+        self._source.forget()
+
+    def close(self) -> None:
+        """Leave everything as it is."""
+        for part in (self._sink, self._failures, self._missing, self._source):
+            part.close()
