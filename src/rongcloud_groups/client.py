@@ -66,6 +66,8 @@ class GroupClient:
         attempt_timeout: seconds that one request may take, and as many for opening a connection.
         deadline: seconds that a lookup may take, where the call gives none; None for no limit.
         max_attempts: requests that may be lost on one ID before it fails.
+        outage_timeout: seconds for which a lookup without a deadline waits through an outage, in which no base URL can
+            be connected, or while the service refuses each request as too many. Such a wait costs no attempts.
         requests_per_connection: requests that a connection must not reach; the service asks for fewer than 80.
         http2: offer HTTP/2; the server decides.
         verify: what certificates are trusted; the system's by default, where ``SSL_CERT_FILE`` is honoured.
@@ -98,6 +100,7 @@ class GroupClient:
         attempt_timeout: float = 5.0,
         deadline: float | None = None,
         max_attempts: int = 5,
+        outage_timeout: float = 30.0,
         requests_per_connection: int = 80,
         http2: bool = True,
         verify: ssl.SSLContext | None = None,
@@ -121,6 +124,7 @@ class GroupClient:
             attempt_timeout=attempt_timeout,
             deadline=deadline,
             max_attempts=max_attempts,
+            outage_timeout=outage_timeout,
             requests_per_connection=requests_per_connection,
             http2=http2,
             verify=verify,
@@ -141,7 +145,7 @@ class GroupClient:
         self._pending = PendingQueue(BATCH_LIMIT)
         self._limiter, self._own_limiter = options.make_limiter()
         gate = SendGate(self._limiter, CreditGuard(rate) if guard else None)
-        policy = RetryPolicy(max_attempts)
+        policy = RetryPolicy(max_attempts, outage_timeout, len(options.origins))
         shared = self._transports is not None and self._transports.shared
         self._failover = Failover(
             options.origins,

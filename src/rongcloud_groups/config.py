@@ -52,6 +52,7 @@ class Options(TypedDict, total=False):
     attempt_timeout: float
     deadline: float | None
     max_attempts: int
+    outage_timeout: float
     requests_per_connection: int
     http2: bool
     verify: ssl.SSLContext | None
@@ -82,6 +83,7 @@ class ClientOptions:
     attempt_timeout: float = 5.0
     deadline: float | None = None
     max_attempts: int = 5
+    outage_timeout: float = 30.0
     requests_per_connection: int = 80
     http2: bool = True
     verify: ssl.SSLContext | None = None
@@ -102,8 +104,11 @@ class ClientOptions:
         instance_of(bool, "guard", self.guard, "True or False")
         at_least(1, "max_in_flight", self.max_in_flight)
         positive("attempt_timeout", self.attempt_timeout)
-        if self.deadline is not None and self.deadline != inf:
-            positive("deadline", self.deadline)
+        for name in ("deadline", "outage_timeout"):
+            if (seconds := getattr(self, name)) not in (None, inf):
+                positive(name, seconds)
+        if self.outage_timeout is None:
+            raise ConfigError("outage_timeout is None; give a positive number")
         at_least(1, "max_attempts", self.max_attempts)
         at_least(2, "requests_per_connection", self.requests_per_connection)
         instance_of(bool, "http2", self.http2, "True or False")

@@ -14,7 +14,7 @@
     ├── TransportError           no response: connection, TLS, HTTP/2, time-out
     ├── DecodeError              a response that cannot be read
     ├── DeadlineExceeded         the caller's deadline passed first
-    └── ClientClosed             the client was not open, or was closed during the call
+    └── ClientClosed             the client or stream is not open, or was closed during the call
 """
 
 from typing import Any, Literal, Self, cast
@@ -70,15 +70,25 @@ class ServiceError(RongCloudError):
         message: the service's message, or an excerpt of the response.
         request_id: the ``X-Request-ID`` that was sent; the service's support asks for it.
         hint: the cure; empty where there is nothing to add.
+        retry_after: seconds that the service asks to wait, as with HTTP 429 and 503; None where it does not say.
     """
 
-    def __init__(self, code: int, status: int, message: str, request_id: str | None = None, hint: str = "") -> None:
-        super().__init__(code, status, message, request_id, hint)
+    def __init__(
+        self,
+        code: int,
+        status: int,
+        message: str,
+        request_id: str | None = None,
+        hint: str = "",
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, status, message, request_id, hint, retry_after)
         self.code = code
         self.status = status
         self.message = message
         self.request_id = request_id
         self.hint = hint
+        self.retry_after = retry_after
 
     def __str__(self) -> str:
         text = f"{self.message} (code {self.code}, HTTP {self.status}"
@@ -99,24 +109,7 @@ class ParameterError(ServiceError):
 
 
 class RateLimited(ServiceError):  # noqa: N818  the name is part of the public face
-    """Over the rate limit (code 1008, HTTP 429).
-
-    Attributes:
-        retry_after: seconds that the service asks to wait; None where it does not say.
-    """
-
-    def __init__(
-        self,
-        code: int,
-        status: int,
-        message: str,
-        request_id: str | None = None,
-        hint: str = "",
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(code, status, message, request_id, hint)
-        self.args = (code, status, message, request_id, hint, retry_after)
-        self.retry_after = retry_after
+    """Over the rate limit (code 1008, HTTP 429)."""
 
 
 class ServerError(ServiceError):
@@ -161,7 +154,7 @@ class DeadlineExceeded(RongCloudError, TimeoutError):  # noqa: N818  the name is
 
 
 class ClientClosed(RongCloudError):  # noqa: N818  the name is part of the public face
-    """The client is not open: not entered yet, or left already."""
+    """The client or stream is not open: not entered yet, or left already."""
 
 
 def _shortened(value: object) -> str:

@@ -1,14 +1,11 @@
 """The outcomes of a lookup of many IDs."""
 
 from copy import copy
-from typing import TypeVar
 
 import msgspec
 
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.models import GroupProfile
-
-E = TypeVar("E", bound=RongCloudError)
 
 Outcome = GroupProfile | RongCloudError | None
 """The outcome of one ID: its profile, the error, or None if the service has no such group."""
@@ -42,7 +39,7 @@ class Lookup(msgspec.Struct):
             return
         errors = []
         for group_id, error in self.failed.items():
-            each = copy_error(error)
+            each = copy(error)
             each.add_note(f"group ID {group_id!r}")
             errors.append(each)
         raise ExceptionGroup(f"{len(errors)} of {len(self)} group IDs failed", errors)
@@ -55,8 +52,3 @@ class Lookup(msgspec.Struct):
             self.failed[group_id] = outcome
         else:
             self.found[group_id] = outcome
-
-
-def copy_error(error: E) -> E:
-    """A copy with a traceback and notes of its own, for one more caller."""
-    return copy(error).with_traceback(None)

@@ -82,6 +82,7 @@ def test_the_client_takes_what_is_documented() -> None:
         "attempt_timeout": 5.0,
         "deadline": None,
         "max_attempts": 5,
+        "outage_timeout": 30.0,
         "requests_per_connection": 80,
         "http2": True,
         "verify": None,

@@ -93,7 +93,7 @@ async def test_no_host_is_an_error() -> None:
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))  # bound and not listening: refuses connections
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        async with GroupClient("key", "secret", base_urls=url, max_attempts=2) as client:
+        async with GroupClient("key", "secret", base_urls=url, outage_timeout=0.3) as client:
             with pytest.raises(TransportError):
                 await listed(client)
 

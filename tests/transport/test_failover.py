@@ -72,7 +72,7 @@ async def test_a_refusal_is_no_reason_to_leave(client_for: ClientFor, fault: str
 async def test_hosts_that_all_refuse_fail_every_id_together(client_for: ClientFor) -> None:
     async with (
         Emulator() as emulator,
-        client_for(emulator, base_urls=[closed_port(), closed_port()], max_attempts=2) as client,
+        client_for(emulator, base_urls=[closed_port(), closed_port()], outage_timeout=0.3) as client,
     ):
         lookup = await client.get_many(["g1", "g2", "g3"])
         assert {str(error) for error in lookup.failed.values()} == {str(lookup.failed["g1"])}

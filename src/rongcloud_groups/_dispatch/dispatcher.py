@@ -10,16 +10,17 @@ from typing import Any
 import anyio
 from anyio.abc import TaskGroup
 
+from rongcloud_groups._dispatch.connecting import ConnectionWait
 from rongcloud_groups._dispatch.containment import contained
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.pending import Batch, PendingId, PendingQueue
-from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
+from rongcloud_groups._dispatch.retry import MAX_BACK_OFF, MAX_UNDECODABLE, Attempts, RetryPolicy
 from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.responses import BatchResult
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.pool import PooledConnection
-from rongcloud_groups.errors import DecodeError, Phase, RateLimited, RongCloudError, TransportError
+from rongcloud_groups.errors import DecodeError, Phase, RateLimited, RongCloudError, ServiceError, TransportError
 from rongcloud_groups.events import (
     BatchAbandoned,
     BatchAnswered,
@@ -33,7 +34,6 @@ from rongcloud_groups.events import (
     logger,
 )
 
-CLOSED_BEFORE_SENT = "the connection closed before the request could be sent"
 REPEAT_WARNING_AFTER = 60.0
 """Seconds until a warning that still holds is logged again."""
 
@@ -92,7 +92,10 @@ class Dispatcher:
         self._in_flight: dict[Batch, InFlight] = {}
         self._changed = Event()
         self._tasks: TaskGroup | None = None
-        self._connect_failures = 0
+        self._connecting = ConnectionWait(failover, retry, attempt_timeout)
+        self._without_token = 0
+        self._undecodable_in_a_row = 0
+        self._pausing = 0
         self._warn_again_at = float("-inf")
         self._closed = False
         self._phase: Phase = "waiting for budget"
@@ -110,7 +113,13 @@ class Dispatcher:
 
     def phase_of(self, group_id: str) -> Phase:
         """What an open ID is waiting for."""
-        return self._phase if self._pending.waits(group_id) else "waiting for the service"
+        if self._pending.in_flight(group_id):
+            return "waiting for the service"
+        if self._connecting.in_outage:
+            return "connecting"
+        if self._pausing or self._pending.waits(group_id) or not self._pending.is_open(group_id):
+            return self._phase
+        return "waiting for the service"
 
     async def run(self) -> None:
         """Send until cancelled; then abandon the requests in flight."""
@@ -142,43 +151,59 @@ class Dispatcher:
     async def _work_for_one_request(self) -> None:
         while not self._pending or len(self._in_flight) >= self._max_in_flight:
             self._phase = "waiting for the service" if self._pending else "waiting for budget"
+            if not self._pending.open:
+                self._connecting.reset()
             self._changed.clear()
             await self._changed.wait()
 
     async def _connected(self) -> bool:
+        if self._failover.pick() is not None:
+            return True
         self._phase = "connecting"
         try:
-            await self._failover.ready()
+            return await self._connecting.step(busy=bool(self._in_flight))
         except TransportError as error:
-            await self._could_not_connect(error)
+            self._fail_waiting(error)
             return False
-        return True
 
-    async def _could_not_connect(self, error: TransportError) -> None:
-        """Charge one attempt to every waiting ID, back off, reconnect."""
-        waiting = list(self._pending.waiting())
-        for entry in waiting:
-            _attempts(entry).lost += 1
-        self._fail_exhausted(waiting, error)
-        self._connect_failures += 1
-        await anyio.sleep(self._policy.back_off(self._connect_failures))
+    def _fail_waiting(self, error: RongCloudError) -> None:
+        self._pending.settle([(entry, error) for entry in self._pending.waiting()])
 
     async def _send_one(self) -> None:
         """Nothing may be awaited between the token and the bytes."""
         self._phase = "waiting for budget"
-        waited = await self._gate.wait()
+        try:
+            with contained(RongCloudError, "the rate limiter"):
+                waited = await self._gate.wait()
+        except RongCloudError as error:
+            await self._no_token(error)
+            return
+        self._without_token = 0
         self.budget_wait += waited
         if self._emit:
             self._emit(TokenWaited(waited))
         connection = None if self._closed else self._failover.pick()
         batch = self._pending.take(self._cancel) if connection is not None else None
-        if connection is None or batch is None:  # connection lost, or no caller left
-            self._gate.unused()
-            if connection is None:
-                await self._could_not_connect(TransportError(CLOSED_BEFORE_SENT, never_processed=True))
+        if connection is not None and batch is not None:
+            self._connecting.reset()
+            self._send(connection, batch)
             return
-        self._connect_failures = 0
-        self._send(connection, batch)
+        self._gate.unused()
+        if connection is None:
+            self._phase = "connecting"
+            try:
+                await self._connecting.wasted()
+            except TransportError as error:
+                self._fail_waiting(error)
+
+    async def _no_token(self, error: RongCloudError) -> None:
+        """The rate limiter failed: the next batch lost an attempt."""
+        if self._policy.action(error) == "fatal":
+            self._abort_all(error)
+        elif batch := self._pending.take(self._cancel):
+            self._retry(batch.entries, error)
+        self._without_token += 1
+        await anyio.sleep(self._policy.back_off(self._without_token))
 
     def _send(self, connection: PooledConnection, batch: Batch) -> None:
         try:
@@ -206,11 +231,11 @@ class Dispatcher:
 
     def _on_response(self, flight: InFlight, future: Future[Response]) -> None:
         del self._in_flight[flight.batch]
-        if future.cancelled() or future.exception() is not None:
-            self._gate.lost(flight.connection.connection.delivered)
-        else:
-            self._gate.answered()
         try:
+            if future.cancelled() or future.exception() is not None:
+                self._gate.lost(flight.connection.connection.delivered)
+            else:
+                self._gate.answered()
             if flight.cancelled or self._closed:
                 self._abandoned(flight)
             else:
@@ -246,13 +271,15 @@ class Dispatcher:
             seconds = get_running_loop().time() - flight.sent_at
             found, missing = len(answer.found), len(answer.missing)
             self._emit(BatchAnswered(flight.request_id, flight.connection.host, found, missing, seconds))
+        if answer.found or answer.missing:
+            self._undecodable_in_a_row = 0
         if not answer.unreadable:
             self._pending.settle((entry, answer.found.get(entry.group_id)) for entry in entries)
             return
         unreadable = set(answer.unreadable)
         readable = [entry for entry in entries if entry.group_id not in unreadable]
         self._pending.settle((entry, answer.found.get(entry.group_id)) for entry in readable)
-        self._retry(
+        self._repeat(
             [entry for entry in entries if entry.group_id in unreadable],
             DecodeError("the response has a profile whose group ID cannot be read"),
         )
@@ -266,13 +293,13 @@ class Dispatcher:
         match self._policy.action(error):
             case "fatal":
                 self._abort_all(error)
-            case "pause":
-                assert isinstance(error, RateLimited)  # noqa: S101  nothing else pauses
-                self.throttled += 1
-                self._start(self._throttled, self._pending.rest(entries), error, age)
+            case "pause" if isinstance(error, ServiceError):
+                self._refused(entries, error, age)
+            case "repeat":
+                self._repeat(entries, error)
             case "bisect":
                 self._bisect(entries, error)
-            case "retry" | "repeat" | "reconnect":
+            case "retry" | "reconnect":
                 self._retry(entries, error)
             case _:
                 self._pending.settle((entry, error) for entry in entries)
@@ -293,26 +320,58 @@ class Dispatcher:
         self._pending.abort(error)
         self._cancel_all()
 
-    async def _throttled(self, resting: list[PendingId], error: RateLimited, age: float) -> None:
-        pause = await self._gate.throttle(error.retry_after, age)
-        self._log_throttled(pause)
+    def _repeat(self, entries: list[PendingId], error: RongCloudError) -> None:
+        """An undecodable response: retry once, then bisect to the profile at fault."""
+        self._undecodable_in_a_row += 1
+        repeated = any(_attempts(entry).undecodable for entry in entries)
+        for entry in entries:
+            _attempts(entry).undecodable += 1
+        if repeated and len(entries) > 1 and self._undecodable_in_a_row <= MAX_UNDECODABLE:
+            self._bisect(entries, error)
+        else:
+            self._retry(entries, error)
+
+    def _refused(self, entries: list[PendingId], error: ServiceError, age: float) -> None:
+        self.throttled += isinstance(error, RateLimited)
+        now = get_running_loop().time()
+        waits = [self._policy.count_refusal(_attempts(entry), error, now) for entry in entries]
+        resting = self._pending.rest(entries)
+        if any(waits):
+            self._start(self._throttled, resting, error, age)
+        else:
+            self._requeue(resting)
+
+    async def _throttled(self, resting: list[PendingId], error: ServiceError, age: float) -> None:
+        self._pausing += 1
+        try:
+            with contained(RongCloudError, "the rate limiter"):
+                pause = await self._gate.throttle(error.retry_after, age)
+                rate = self._gate.rate
+        except RongCloudError as fault:
+            logger.warning("%s; pausing", fault)
+            pause, rate = MAX_BACK_OFF, 0.0
+            await anyio.sleep(pause)
+        finally:
+            self._pausing -= 1
+        self._log_throttled(error, pause, rate)
         if self._emit:
-            self._emit(Throttled(pause, self._gate.rate))
+            self._emit(Throttled(pause, rate))
+        resumes_at = get_running_loop().time() + pause
+        self._pending.settle(
+            [(each, error) for each in resting if self._policy.refused_too_long(_attempts(each), resumes_at)]
+        )
         self._requeue(resting)
 
-    def _log_throttled(self, pause: float) -> None:
+    def _log_throttled(self, error: ServiceError, pause: float, rate: float) -> None:
         now = get_running_loop().time()
         level = logging.WARNING if now >= self._warn_again_at else logging.INFO
         if level == logging.WARNING:
             self._warn_again_at = now + REPEAT_WARNING_AFTER
-        logger.log(
-            level,
-            "rate limited although this client is within its limit; App Key %s probably has another consumer. "
-            "Pausing for %.2f s, then resuming at %.0f requests/s",
-            self._api.credentials.app_key,
-            pause,
-            self._gate.rate,
-        )
+        cause = f"the service is not available: {error}"
+        if isinstance(error, RateLimited):
+            cause = "rate limited although this client is within its limit; "
+            cause += f"App Key {self._api.credentials.app_key} probably has another consumer"
+        logger.log(level, "%s. Pausing for %.2f s, then resuming at %.0f requests/s", cause, pause, rate)
 
     def _retry(self, entries: list[PendingId], error: RongCloudError) -> None:
         for entry in entries:
@@ -334,7 +393,7 @@ class Dispatcher:
 
     def _fail_exhausted(self, entries: list[PendingId], error: RongCloudError) -> None:
         """Settle the entries that have no attempt left with the error that ended the last one."""
-        self._pending.settle((entry, error) for entry in entries if self._policy.exhausted(_attempts(entry)))
+        self._pending.settle([(entry, error) for entry in entries if self._policy.exhausted(_attempts(entry))])
 
     async def _requeue_later(self, entries: list[PendingId], delay: float) -> None:
         await anyio.sleep(delay)

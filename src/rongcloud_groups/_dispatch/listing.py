@@ -6,8 +6,8 @@ from typing import Final
 
 import anyio
 
+from rongcloud_groups._dispatch.connecting import ConnectionWait
 from rongcloud_groups._dispatch.containment import contained
-from rongcloud_groups._dispatch.dispatcher import CLOSED_BEFORE_SENT
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
 from rongcloud_groups._dispatch.stream import Start
@@ -16,7 +16,7 @@ from rongcloud_groups._protocol.error_codes import RETRIED
 from rongcloud_groups._protocol.responses import ListingPage
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.pool import PooledConnection
-from rongcloud_groups.errors import ClientClosed, DecodeError, RateLimited, RongCloudError, TransportError
+from rongcloud_groups.errors import ClientClosed, DecodeError, RongCloudError, ServiceError, TransportError
 from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.models import ListedGroup
 
@@ -79,36 +79,50 @@ class ListingRequests:
         attempts = Attempts()
         clock = get_running_loop().time
         while True:
-            began = clock()
+            connection = await self._connection_with_token()
+            sent_at = clock()
             try:
-                return await self._attempt(token)
-            except RateLimited as error:
-                await self._gate.throttle(error.retry_after, clock() - began)
+                return await self._attempt(connection, token)
             except RongCloudError as error:
+                action = self._policy.action(error)
+                if action == "pause" and isinstance(error, ServiceError):
+                    await self._refused(attempts, error, clock() - sent_at)
+                    continue
                 self._policy.count(attempts, error)
-                if self._policy.action(error) not in RETRIED or self._policy.exhausted(attempts):
+                if action not in RETRIED or self._policy.exhausted(attempts):
                     raise
                 await anyio.sleep(self._policy.back_off(attempts.lost))
 
-    async def _attempt(self, token: str | None) -> ListingPage:
-        connection = await self._connection_with_token()
+    async def _refused(self, attempts: Attempts, error: ServiceError, age: float) -> None:
+        clock = get_running_loop().time
+        if self._policy.count_refusal(attempts, error, clock()):
+            pause = await self._gate.throttle(error.retry_after, age)
+            if self._policy.refused_too_long(attempts, clock() + pause):
+                raise error
+
+    async def _connection_with_token(self) -> PooledConnection:
+        wait = ConnectionWait(self._failover, self._policy, self._attempt_timeout)
+        while True:
+            while not await wait.step(busy=False):
+                pass
+            await self._gate.wait()
+            if connection := self._failover.pick():
+                return connection
+            self._gate.unused()
+            await wait.wasted()
+
+    async def _attempt(self, connection: PooledConnection, token: str | None) -> ListingPage:
         request = self._api.listing_request(token)
         try:
-            reply = await connection.send(request, self._attempt_timeout)
-            page = self._api.read_listing(reply, request.request_id)
+            with contained(TransportError, f"the request to {connection.host}"):
+                response = await connection.send(request, self._attempt_timeout)
+            with contained(DecodeError, "reading the response"):
+                page = self._api.read_listing(response, request.request_id)
         except RongCloudError as error:
             self._failover.failed(connection, error)
             raise
         self._failover.succeeded(connection)
         return page
-
-    async def _connection_with_token(self) -> PooledConnection:
-        await self._failover.ready()
-        await self._gate.wait()
-        if connection := self._failover.pick():
-            return connection
-        self._gate.unused()
-        raise TransportError(CLOSED_BEFORE_SENT)
 
 
 class Listing:

@@ -258,6 +258,15 @@ class PendingQueue:
                 yield from half
             yield from lane.entries.values()
 
+    def is_open(self, group_id: str) -> bool:
+        """Whether an ID has no outcome yet."""
+        return group_id in self._ids
+
+    def in_flight(self, group_id: str) -> bool:
+        """Whether a request for an ID is in flight."""
+        entry = self._ids.get(group_id)
+        return entry is not None and entry.batch is not None
+
     def waits(self, group_id: str) -> bool:
         """Whether an ID waits for a request now; False where it is in flight, rests, or is not open."""
         entry = self._ids.get(group_id)

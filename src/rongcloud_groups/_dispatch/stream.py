@@ -13,6 +13,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from copy import copy
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +23,7 @@ from rongcloud_groups._dispatch.turn import Turn
 from rongcloud_groups._dispatch.waiters import failed_key
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.errors import ClientClosed, InvalidGroupId, RongCloudError
-from rongcloud_groups.lookup import Lookup, Outcome, copy_error
+from rongcloud_groups.lookup import Lookup, Outcome
 
 Start = Callable[[Coroutine[Any, Any, None]], Task[None]]
 """Runs a task until it ends or the client closes."""
@@ -106,7 +107,7 @@ class Stream:
                 self._room.set()
                 return part
             if self._aborted is not None:
-                raise copy_error(self._aborted)
+                raise copy(self._aborted)
             if reading.done() and not self._open:
                 if self._source_error is not None:
                     raise self._source_error

@@ -2,12 +2,13 @@
 
 from asyncio import Future
 from collections.abc import Callable, Iterable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Final
 
 from rongcloud_groups._protocol.requests import validated_group_id
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
-from rongcloud_groups.lookup import Lookup, Outcome, copy_error
+from rongcloud_groups.lookup import Lookup, Outcome
 from rongcloud_groups.models import GroupProfile
 
 
@@ -30,7 +31,7 @@ class GetWaiter:
     def abort(self, error: RongCloudError) -> None:
         """There will be no outcome."""
         if not self.future.done():
-            self.future.set_exception(copy_error(error))
+            self.future.set_exception(copy(error))
 
 
 class _Open:
@@ -95,7 +96,7 @@ class GetManyWaiter:
     def abort(self, error: RongCloudError) -> None:
         """There will be no outcome for the open IDs."""
         if not self.future.done():
-            self.future.set_exception(copy_error(error))
+            self.future.set_exception(copy(error))
 
     def open_ids(self) -> list[str]:
         """The IDs that have no outcome yet."""

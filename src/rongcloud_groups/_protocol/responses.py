@@ -16,7 +16,7 @@ from rongcloud_groups._protocol.error_codes import NO_SUCH_API, error_code_for
 from rongcloud_groups._protocol.lenient import UNREADABLE, decode_repaired, lenient_reader
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups._protocol.strict import array_of, batch_reader, entries_of, profile_reader
-from rongcloud_groups.errors import ConfigError, DecodeError, RateLimited, ServiceError
+from rongcloud_groups.errors import ConfigError, DecodeError, ServiceError
 from rongcloud_groups.models import GroupProfile, ListedGroup
 
 _KIB: Final = 1024
@@ -307,9 +307,7 @@ def _service_error(
     hint = row.hint
     if NO_SUCH_API in (number, status):
         hint = f"{hint}; or try {dialect.other.switch}"
-    if row.error is RateLimited:
-        return RateLimited(number, status, message, request_id, hint, _retry_after(response.headers))
-    return row.error(number, status, message, request_id, hint)
+    return row.error(number, status, message, request_id, hint, _retry_after(response.headers))
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

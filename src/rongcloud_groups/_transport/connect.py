@@ -78,7 +78,7 @@ class Dialler:
         except (OSError, RuntimeError, UnicodeError, TransportError) as error:
             cause = f"timed out after {self._timeout:g} s" if limit.expired() else f"failed: {_describe(error)}"
             failure = TransportError(f"{origin.host}:{origin.port}: {attempt.step} {cause}", never_processed=True)
-            raise failure from error
+            raise failure from (None if attempt.step == READY_STEP else error)
         finally:
             if not attempt.succeeded:
                 attempt.abort()
@@ -97,7 +97,7 @@ class Dialler:
             )
         else:
             await loop.create_connection(lambda: attempt, sock=connected)
-        attempt.step = "HTTP/2 SETTINGS"
+        attempt.step = READY_STEP
         await attempt.connection.wait_ready()
         attempt.succeeded = True
         return attempt.connection
@@ -142,6 +142,10 @@ class Dialler:
         del self._resolving[host, port]
         if not done.cancelled():
             done.exception()  # every waiter may have left
+
+
+READY_STEP: Final = "HTTP/2 SETTINGS"
+"""Where a host was reached, and then allows no request."""
 
 
 class _Attempt(asyncio.Protocol):
