@@ -23,14 +23,15 @@ Where you would rather not have it, run pytest with ``-p no:rongcloud_groups``.
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 import anyio
 import httpx
 import msgspec
 
-from rongcloud_groups._protocol.lenient import datetime_from_ms
+from rongcloud_groups._protocol.dialects import RONGCLOUD
+from rongcloud_groups._protocol.lenient import camel_case, datetime_from_ms, ms_from_datetime
 from rongcloud_groups._protocol.requests import validated_group_id
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.emulator import Service, Universe
@@ -39,8 +40,6 @@ from rongcloud_groups.emulator.service import ROUTES
 from rongcloud_groups.models import GroupProfile, Permissions
 
 URL = "https://rongcloud.test"
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND = timedelta(milliseconds=1)
 _HARMLESS = {None, "goaway", "slow-body"}
 """Faults of a connection that lose no answer."""
 
@@ -141,7 +140,7 @@ def _as_found(profile: GroupProfile) -> GroupProfile:
     """The profile, checked, and with no more than the service keeps of it."""
     for name in ("problems", "extra"):
         if getattr(profile, name):
-            raise ValueError(f"{name} cannot be added: it is what the client makes of an answer that it cannot read")
+            raise ValueError(f"{name} cannot be added: it is the client's account of a response that it cannot read")
     values = msgspec.to_builtins(profile, builtin_types=(datetime,))
     profile = msgspec.convert(values, GroupProfile)
     time = profile.create_time
@@ -149,35 +148,19 @@ def _as_found(profile: GroupProfile) -> GroupProfile:
         return profile
     if time.tzinfo is None:
         raise ValueError(f"create_time has no time zone: give one, such as {time!r} with tzinfo=UTC")
-    return msgspec.structs.replace(profile, create_time=datetime_from_ms((time - _EPOCH) // _MILLISECOND))
+    return msgspec.structs.replace(profile, create_time=datetime_from_ms(ms_from_datetime(time)))
 
 
 def _service_fields(profile: GroupProfile) -> dict[str, Any]:
-    """The fields under the service's names; what is None is left out."""
-    time = profile.create_time
-    return _given(
-        groupName=profile.group_name,
-        owner=profile.owner,
-        createTime=None if time is None else (time - _EPOCH) // _MILLISECOND,
-        memberCount=profile.member_count,
-        groupProfile=_given(
-            introduction=profile.introduction, announcement=profile.announcement, portraitUrl=profile.portrait_url
-        ),
-        groupExtProfile=profile.ext_profile,
-        permissions=_permissions(profile.permissions),
-    )
-
-
-def _permissions(permissions: Permissions) -> dict[str, int]:
-    return {
-        "joinPerm": permissions.join_perm,
-        "removePerm": permissions.remove_perm,
-        "memInvitePerm": permissions.mem_invite_perm,
-        "invitePerm": permissions.invite_perm,
-        "profilePerm": permissions.profile_perm,
-        "memProfilePerm": permissions.mem_profile_perm,
-    }
-
-
-def _given(**fields: Any) -> dict[str, Any]:
-    return {name: value for name, value in fields.items() if value is not None}
+    """The fields under the service's names, without those that are None."""
+    fields: dict[str, Any] = {}
+    for name, (path, *_) in RONGCLOUD.profile.items():
+        value = getattr(profile, name)
+        if isinstance(value, datetime):
+            value = ms_from_datetime(value)
+        elif isinstance(value, Permissions):
+            value = {camel_case(each): number for each, number in msgspec.structs.asdict(value).items()}
+        outer, _, key = path.rpartition(".")
+        if value is not None and name != "group_id":
+            (fields.setdefault(outer, {}) if outer else fields)[key] = value
+    return fields

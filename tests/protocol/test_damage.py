@@ -13,9 +13,10 @@ import pytest
 
 from rongcloud_groups import DecodeError, GroupProfile
 from rongcloud_groups._http import Response
+from rongcloud_groups._protocol.content import max_body
 from rongcloud_groups._protocol.dialects import DIALECTS, NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.repair import MAX_DEPTH
-from rongcloud_groups._protocol.responses import BatchResult, ListingPage, max_body, read_batch, read_listing
+from rongcloud_groups._protocol.responses import BatchResult, ListingPage, read_batch, read_listing
 
 IDS = [f"g{number}" for number in range(50)]
 Encode = Callable[[bytes], bytes]

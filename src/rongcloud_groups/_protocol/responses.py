@@ -1,7 +1,6 @@
 """Reads a response: the data of a successful one, or the error that it stands for."""
 
 import re
-import zlib
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -11,6 +10,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from rongcloud_groups._http import Response
+from rongcloud_groups._protocol.content import decode_content, excerpt, max_body
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
 from rongcloud_groups._protocol.error_codes import NO_SUCH_API, error_code_for
 from rongcloud_groups._protocol.lenient import UNREADABLE, decode_repaired, lenient_reader
@@ -18,14 +18,6 @@ from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups._protocol.strict import array_of, batch_reader, entries_of, profile_reader
 from rongcloud_groups.errors import ConfigError, DecodeError, ServiceError
 from rongcloud_groups.models import GroupProfile, ListedGroup
-
-_KIB: Final = 1024
-_BYTES_AROUND: Final = 256 * _KIB
-"""What a body may have beside its entries, or one entry beyond its share."""
-_BYTES_AN_ENTRY: Final = 64 * _KIB
-"""A profile with every text at its documented length, all of it emoji, escaped twice."""
-MAX_BODY: Final = 16 * _KIB * _KIB
-"""The most bytes of any body, decompressed."""
 
 _CODE: Final = msgspec.json.Decoder(int | str)
 _TEXT: Final = msgspec.json.Decoder(str)
@@ -72,11 +64,6 @@ class _Envelope(Struct, rename="camel", gc=False):
 
 _NOTHING: Final = _Envelope()
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
-
-
-def max_body(entries: int) -> int:
-    """The most bytes of a body, decompressed, with at most so many profiles or listed groups."""
-    return min(_BYTES_AROUND + entries * _BYTES_AN_ENTRY, MAX_BODY)
 
 
 def read_batch(
@@ -199,48 +186,9 @@ def unwrap(dialect: Dialect, response: Response, list_key: str, limit: int, requ
     if not succeeded or code not in {None, *_SUCCESS_CODES}:
         raise _service_error(dialect, response, code, _message_of(envelope) or _describe(response, body), request_id)
     if code is None:
-        raise DecodeError(f"not a response of the service: {_excerpt(body)}{_request(request_id)}")
-    _check_dialect(dialect, code, envelope, list_key, f"{_excerpt(body)}{_request(request_id)}")
+        raise DecodeError(f"not a response of the service: {excerpt(body)}{_request(request_id)}")
+    _check_dialect(dialect, code, envelope, list_key, f"{excerpt(body)}{_request(request_id)}")
     return _data_of(dialect, envelope, request_id)
-
-
-def decode_content(response: Response, limit: int = MAX_BODY) -> bytes:
-    """The body without its content encoding.
-
-    Args:
-        response: the whole response.
-        limit: the most bytes of the result.
-
-    Raises:
-        DecodeError: an encoding that no request accepts, compressed data that is damaged or cut short, or more than
-            the limit of it.
-    """
-    body = response.body
-    match response.headers.get("content-encoding", "").strip().lower():
-        case "" | "identity":
-            pass
-        case "gzip" | "x-gzip":
-            body = _inflate(body, 16 + zlib.MAX_WBITS, limit)
-        case "deflate":
-            # The name means zlib's format; some servers send the bare stream, which cannot start like it.
-            is_zlib = len(body) > 1 and int.from_bytes(body[:2]) % 31 == 0
-            body = _inflate(body, zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS, limit)
-        case other:
-            raise DecodeError(f"content encoding {_excerpt(other.encode(errors='replace'))} is not known")
-    if len(body) > limit:
-        raise DecodeError(f"the response has more than {limit} bytes")
-    return body
-
-
-def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
-    stream = zlib.decompressobj(window_bits)
-    try:
-        text = stream.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise DecodeError(f"the compressed response is damaged: {error}") from None
-    if len(text) <= limit and not stream.eof:
-        raise DecodeError("the compressed response is cut short")
-    return text
 
 
 def _envelope_of(body: bytes | Raw) -> _Envelope:
@@ -263,7 +211,7 @@ def _code_of(envelope: _Envelope) -> int | None:
 def _message_of(envelope: _Envelope) -> str:
     for message in (envelope.error_message, envelope.msg, envelope.message):
         try:
-            return _excerpt(_TEXT.decode(message).encode())
+            return excerpt(_TEXT.decode(message).encode())
         except UNREADABLE:
             continue
     return ""
@@ -332,17 +280,8 @@ def http_date(value: str) -> datetime | None:
 
 def _describe(response: Response, body: bytes) -> str:
     if location := response.headers.get("location"):
-        return f"redirected to {_excerpt(location.encode(errors='replace'))}"
-    return _excerpt(body)
-
-
-def _excerpt(text: bytes, limit: int = 120) -> str:
-    """One line of visible characters."""
-    start = text[: 4 * limit].decode(errors="replace")
-    line = " ".join("".join(each if each.isprintable() else " " for each in start).split())
-    if len(line) > limit or len(text) > 4 * limit:
-        line = f"{line[:limit]}…"
-    return line or "an empty body"
+        return f"redirected to {excerpt(location.encode(errors='replace'))}"
+    return excerpt(body)
 
 
 def _request(request_id: str | None) -> str:

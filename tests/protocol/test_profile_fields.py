@@ -1,0 +1,74 @@
+"""A field of the profile is one line of the model and one line of each dialect's table."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rongcloud_groups
+from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
+from rongcloud_groups.models import GroupProfile, ListedGroup
+
+PACKAGE = Path(rongcloud_groups.__file__).parent
+
+PROGRAM = """
+import json
+from rongcloud_groups import GroupProfile
+from rongcloud_groups._http import Response
+from rongcloud_groups._protocol.dialects import DIALECTS
+from rongcloud_groups._protocol.responses import read_batch
+from rongcloud_groups.bulk.rows import COLUMNS, flat_row, json_row
+from rongcloud_groups.pytest_plugin import InProcessEmulator
+
+expected = GroupProfile(group_id="g1", max_members=500, colour="red")
+for dialect in DIALECTS.values():
+    for more in ({}, {"isNew": True}):  # the documented shape, and another one
+        entry = {dialect.profile["group_id"][0]: "g1", "maxMembers": 500, "groupProfile": '{"colour":"red"}', **more}
+        profiles = {"profiles": [entry]}
+        body = {"code": dialect.success_code, **({dialect.envelope: profiles} if dialect.envelope else profiles)}
+        found = read_batch(dialect, Response(200, {}, json.dumps(body).encode()), ["g1"]).found["g1"]
+        assert (found.max_members, found.colour, found.extra) == (500, "red", more), found
+row = dict(zip(COLUMNS, flat_row(expected), strict=True))
+assert (row["max_members"], row["colour"]) == (500, "red"), row
+assert json.loads(json_row(expected))["max_members"] == 500
+assert InProcessEmulator().add("g1", max_members=500, colour="red") == expected
+"""
+
+
+@pytest.mark.parametrize("dialect", list(DIALECTS.values()), ids=list(DIALECTS))
+def test_each_table_has_the_fields_of_the_models(dialect: Dialect) -> None:
+    made_here = {"problems", "extra"}
+    assert dialect.profile.keys() == set(GroupProfile.__struct_fields__) - made_here
+    assert dialect.listed_group.keys() == set(ListedGroup.__struct_fields__) - made_here
+
+
+def test_a_new_field_is_one_line_in_each_of_them(tmp_path: Path) -> None:
+    copied = tmp_path / "rongcloud_groups"
+    shutil.copytree(PACKAGE, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    insert(copied / "models.py", "    member_count: int | None = None\n", "    max_members: int | None = None\n")
+    insert(copied / "models.py", "    max_members: int | None = None\n", "    colour: str | None = None\n")
+    table = '        "member_count": ("memberCount",),\n'
+    lines = '        "max_members": ("maxMembers",),\n        "colour": ("groupProfile.colour",),\n'
+    assert insert(copied / "_protocol" / "dialects.py", table, lines) == len(DIALECTS)
+
+    ended = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", PROGRAM],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+
+
+def insert(path: Path, after: str, lines: str) -> int:
+    """Put lines into a file; returns into how many places."""
+    text, count = re.subn(re.escape(after), after + lines, path.read_text())
+    path.write_text(text)
+    assert count, path
+    return count
