@@ -4,7 +4,7 @@ from copy import copy
 
 import msgspec
 
-from rongcloud_groups.errors import RongCloudError
+from rongcloud_groups.errors import ConfigError, RongCloudError
 from rongcloud_groups.models import GroupProfile
 
 Outcome = GroupProfile | RongCloudError | None
@@ -43,6 +43,22 @@ class Lookup(msgspec.Struct):
             each.add_note(f"group ID {group_id!r}")
             errors.append(each)
         raise ExceptionGroup(f"{len(errors)} of {len(self)} group IDs failed", errors)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The found profiles as an Arrow stream, with the columns of ``sync``'s Parquet files.
+
+        So ``polars.DataFrame(lookup)``, ``pyarrow.table(lookup)`` and ``duckdb.sql("from lookup")`` are tables.
+
+        Raises:
+            ConfigError: the extra ``arrow`` is missing.
+        """
+        try:
+            from rongcloud_groups._tables.arrow import profiles_table
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] != "pyarrow":
+                raise
+            raise ConfigError("a lookup as a table needs an extra: pip install 'rongcloud-groups[arrow]'") from None
+        return profiles_table(self.found.values()).__arrow_c_stream__(requested_schema)
 
     def record(self, group_id: str, outcome: Outcome) -> None:
         """Record the outcome of one ID."""

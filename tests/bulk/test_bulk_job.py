@@ -16,6 +16,8 @@ import pytest_asyncio
 from support.bulk_jobs import client_of, failures_in, files_in, ids, job_of, names_in, rows_in, until, written
 
 from rongcloud_groups import AuthenticationError, ConfigError, GroupClient, GroupProfile
+from rongcloud_groups._tables.arrow import SCHEMA
+from rongcloud_groups._tables.rows import flat_row
 from rongcloud_groups.bulk import (
     COLUMNS,
     Checkpoint,
@@ -37,8 +39,6 @@ from rongcloud_groups.bulk import (
 from rongcloud_groups.bulk.blocks import InputScan
 from rongcloud_groups.bulk.files import PartialFile
 from rongcloud_groups.bulk.output import JobOutput
-from rongcloud_groups.bulk.rows import flat_row
-from rongcloud_groups.bulk.sinks.parquet import SCHEMA
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 from rongcloud_groups.events import Event
 

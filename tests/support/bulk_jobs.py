@@ -17,8 +17,8 @@ from support.clients import trusting
 from support.command_line import Ended, OnTerminal, environment, run, run_on_terminal
 
 from rongcloud_groups import GroupClient, GroupProfile
+from rongcloud_groups._tables.rows import flat_row
 from rongcloud_groups.bulk import COLUMNS, FailedIdsFile, Job, Source, open_sink
-from rongcloud_groups.bulk.rows import flat_row
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.emulator import Emulator
 

@@ -1,5 +1,6 @@
 """Bulk sync: any number of IDs into a file or a database, resumable to the last checkpoint."""
 
+from rongcloud_groups._tables.rows import COLUMNS, ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
 from rongcloud_groups.bulk.errors import OutputError, ResumeError, ServiceUnavailable, SourceError
 from rongcloud_groups.bulk.failed_ids import (
@@ -12,7 +13,6 @@ from rongcloud_groups.bulk.failed_ids import (
 )
 from rongcloud_groups.bulk.job import Job
 from rongcloud_groups.bulk.report import Progress, Report
-from rongcloud_groups.bulk.rows import COLUMNS, ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.sinks.interface import Format, Sink
 from rongcloud_groups.bulk.sinks.open import open_sink
 from rongcloud_groups.bulk.sources.files import FileSource, StdinSource, file_source, input_format

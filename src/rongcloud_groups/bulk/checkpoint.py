@@ -7,9 +7,9 @@ import msgspec
 from msgspec import Struct
 
 from rongcloud_groups._output import write_all
+from rongcloud_groups._tables.rows import ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.errors import ResumeError
 from rongcloud_groups.bulk.files import copy_mode, naming_file, sync_directory, sync_file
-from rongcloud_groups.bulk.rows import ROW_SCHEMA_VERSION
 
 CHECKPOINT_VERSION: Final = 2
 

@@ -10,10 +10,11 @@ import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from rongcloud_groups._output import WriteCancelled
+from rongcloud_groups._tables.arrow import SCHEMA, record_batch
+from rongcloud_groups._tables.rows import COLUMNS, FlatRow, flat_row
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
 from rongcloud_groups.bulk.errors import ResumeError
 from rongcloud_groups.bulk.files import PartialFile, check_writable, copy_mode, naming_file, sync_directory, sync_file
-from rongcloud_groups.bulk.rows import COLUMN_KINDS, COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sinks.text import not_an_output
 from rongcloud_groups.errors import ConfigError
@@ -23,14 +24,6 @@ ROWS_IN_A_GROUP: Final = 10_000
 ROWS_READ_AT_ONCE: Final = 1_000
 _SELECTED_BY: Final = ["group_id", "owner", "create_time", "member_count"]
 """The columns with statistics in the file's footer, which grows in memory while it is written: not the long texts."""
-_TYPES: Final = {"time": pa.timestamp("ms", tz="UTC"), "integer": pa.int64()}
-SCHEMA: Final = pa.schema(
-    [
-        pa.field(column, _TYPES.get(kind, pa.string()), nullable=column != "group_id")
-        for column, kind in COLUMN_KINDS.items()
-    ],
-    metadata={"rongcloud_groups.row_schema_version": str(ROW_SCHEMA_VERSION)},
-)
 # Arrow's own threads would each keep memory of theirs.
 _COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 _IN_THIS_THREAD: Final = pa.ipc.IpcReadOptions(use_threads=False)
@@ -82,7 +75,7 @@ class ParquetSink(Sink):
         return flat_row(profile)
 
     def write(self, rows: Sequence[Any]) -> None:
-        self._append(_batch(rows))
+        self._append(record_batch(rows))
 
     def commit(self, checkpoint: Checkpoint) -> None:
         self._checkpoint.save(msgspec.structs.replace(checkpoint, sink_size=self._rows.sync()))
@@ -165,12 +158,6 @@ class ParquetSink(Sink):
             file.close()
             raise ConfigError(f"cannot add to {self.name}: it has other columns than {', '.join(COLUMNS)}")
         return file
-
-
-def _batch(rows: Sequence[Any]) -> pa.RecordBatch:
-    columns: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
-    arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 
 def _is_output(path: Path) -> bool:

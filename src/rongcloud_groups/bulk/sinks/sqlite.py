@@ -10,10 +10,10 @@ from time import monotonic
 from typing import Any, Final, TypeVar
 
 from rongcloud_groups._output import WriteCancelled
+from rongcloud_groups._tables.rows import COLUMN_KINDS, COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row, time_text
 from rongcloud_groups.bulk.checkpoint import Checkpoint, decoded, encoded
 from rongcloud_groups.bulk.errors import OutputError
 from rongcloud_groups.bulk.files import check_writable
-from rongcloud_groups.bulk.rows import COLUMN_KINDS, COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row, time_text
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile

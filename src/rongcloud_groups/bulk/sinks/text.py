@@ -12,9 +12,9 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from rongcloud_groups._output import write_all
+from rongcloud_groups._tables.rows import COLUMNS, flat_row, json_row, time_text
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
 from rongcloud_groups.bulk.files import PartialFile, check_writable
-from rongcloud_groups.bulk.rows import COLUMNS, flat_row, json_row, time_text
 from rongcloud_groups.bulk.sinks.interface import Format, Sink
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
