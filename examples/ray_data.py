@@ -15,11 +15,15 @@ import ray  # type: ignore[import-not-found,unused-ignore]  # not among the pack
 from rongcloud_groups.blocking import shared
 
 
-def look_up(batch: dict[str, Any]) -> pa.Table:
-    """The profiles of the groups that the service has, as rows."""
-    return pa.table(shared().get_many(batch["group_id"].tolist(), bulk=True))
+class LookUp:
+    """An actor; its process has one client."""
+
+    def __call__(self, batch: dict[str, Any]) -> pa.Table:
+        """The profiles of the groups that the service has, as rows."""
+        return pa.table(shared().get_many(batch["group_id"].tolist(), bulk=True))
 
 
 if __name__ == "__main__":
     ids = ray.data.read_parquet(sys.argv[1]).repartition(target_num_rows_per_block=1000)
-    ids.map_batches(look_up, batch_size=1000, compute=ray.data.TaskPoolStrategy(size=4)).write_parquet(sys.argv[2])
+    actors = ray.data.ActorPoolStrategy(size=4)
+    ids.map_batches(LookUp, batch_size=1000, compute=actors, num_cpus=0.25).write_parquet(sys.argv[2])

@@ -1,0 +1,62 @@
+"""The example for Ray Data, with an actor killed. Ray is large, so it is installed by who wants to run this."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import msgspec
+import pytest
+from support.command_line import environment
+
+from benchmarks.servers.redis_process import RedisProcess
+from rongcloud_groups.cli.emulator_process import emulator_process
+from rongcloud_groups.emulator import Report, Universe
+
+pytest.importorskip("ray", reason="Ray is not among the packages of dev: pip install 'ray[data]'")
+psutil = pytest.importorskip("psutil")
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_data.py"
+IDS = [f"g{number}" for number in range(30_000)]
+
+
+def actors_of(port: int) -> list[int]:
+    """The processes of the actors that look up: they have a connection to the service."""
+    connected = (each for each in psutil.net_connections("tcp") if each.raddr and each.raddr.port == port)
+    return sorted({each.pid for each in connected if each.pid not in {None, os.getpid()}})
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_actor_costs_no_row_and_the_budget_holds(tmp_path: Path) -> None:
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    pq.write_table(pa.table({"group_id": IDS}), tmp_path / "ids.parquet")
+    with RedisProcess(tmp_path) as redis, emulator_process("--no-tls", "--unknown", "0.1") as address:
+        env = environment() | {
+            "RONGCLOUD_BASE_URL": address.url,
+            "RONGCLOUD_APP_KEY": address.app_key,
+            "RONGCLOUD_APP_SECRET": address.app_secret,
+            "RONGCLOUD_LIMITER": f"{redis.url}?share=0.25",
+        }
+        command = [sys.executable, str(EXAMPLE), str(tmp_path / "ids.parquet"), str(tmp_path / "out")]
+        with httpx.Client(base_url=address.url, trust_env=False) as service:
+
+            def report() -> Report:
+                return msgspec.json.decode(service.get("/_emulator/report").content, type=Report)
+
+            with (tmp_path / "log").open("wb") as log, subprocess.Popen(command, env=env, stdout=log, stderr=log) as job:  # noqa: S603  ours
+                while sum(report().requests.values()) < 100:
+                    assert job.poll() is None, (tmp_path / "log").read_text()
+                    time.sleep(0.05)
+                os.kill(actors_of(httpx.URL(address.url).port or 0)[0], signal.SIGKILL)
+                assert job.wait() == 0, (tmp_path / "log").read_text()
+            seen = report()
+    rows = pq.read_table(tmp_path / "out", columns=["group_id"])["group_id"].to_pylist()
+    universe = Universe(unknown_share=0.1)
+    assert sorted(rows) == sorted(filter(universe.knows, IDS))
+    assert (seen.refused, seen.worst_second <= 100) == (0, True), seen
+    assert seen.ids_asked_again <= 2000
