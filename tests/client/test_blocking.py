@@ -243,7 +243,9 @@ def test_a_script_ends_without_a_word_whether_or_not_it_closes(end: str) -> None
         check=False,
         timeout=30,
     )
-    assert (finished.returncode, finished.stdout, finished.stderr) == (0, "2\n", "")
+    # On a busy machine asyncio's debug mode, which -X dev brings, also reports steps that took long.
+    words = [line for line in finished.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (finished.returncode, finished.stdout, words) == (0, "2\n", [])
 
 
 def test_ctrl_c_ends_a_call_and_gives_up_its_ids() -> None:

@@ -20,7 +20,7 @@ from support.postgres import SERVER, postgres
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.dlt import all_groups, groups
 from rongcloud_groups.emulator import Report, Universe
-from rongcloud_groups.emulator.serve import Address
+from rongcloud_groups.emulator.program import Address
 
 LISTED = 6000
 # dlt's own logging, which pytest would make an error inside of it
@@ -57,8 +57,7 @@ def destination(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]
         return
     if SERVER is None:
         pytest.skip("PostgreSQL is not installed")
-    (tmp_path / "postgres").mkdir()
-    with postgres(tmp_path / "postgres") as url:
+    with postgres() as url:
         yield url
 
 
