@@ -15,8 +15,8 @@ from support.bulk_jobs import client_of, failures_in, files_in, ids, job_of, nam
 from support.command_line import run_python
 
 from rongcloud_groups import ConfigError, GroupClient
+from rongcloud_groups._tables.rows import COLUMNS
 from rongcloud_groups.bulk import FailedIdsFile, IterableSource, Job, SourceError, file_source, files, open_sink
-from rongcloud_groups.bulk.rows import COLUMNS
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
 OUTPUTS = ("out.jsonl", "out.csv", "out.db", "out.parquet")

@@ -12,8 +12,8 @@ import pytest
 import pytest_asyncio
 from support.bulk_jobs import client_of
 
+from rongcloud_groups._tables.rows import COLUMN_KINDS
 from rongcloud_groups.bulk import COLUMNS, FailedIdsFile, IterableSource, Job, open_sink
-from rongcloud_groups.bulk.rows import COLUMN_KINDS
 from rongcloud_groups.emulator import Emulator, Universe
 
 duckdb: Any = pytest.importorskip("duckdb")
