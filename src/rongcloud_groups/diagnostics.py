@@ -135,7 +135,7 @@ class _Outcome(NamedTuple):
 
     @property
     def accepted(self) -> bool:
-        """Whether lookups can succeed: a service may refuse to be asked for a group that does not exist."""
+        """Whether lookups can succeed: a service may refuse an ID that no group has."""
         return self.error is None or isinstance(self.error, ParameterError)
 
     @property

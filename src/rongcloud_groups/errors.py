@@ -5,7 +5,7 @@
     RongCloudError
     ├── ConfigError              an option or environment variable is missing or wrong
     ├── InvalidGroupId           refused before any request
-    ├── ServiceError             the service answered with an error
+    ├── ServiceError             the service responded with an error
     │   ├── AuthenticationError  secret, signature, app or address not accepted
     │   ├── ServiceNotEnabled    group profile hosting is off for this App Key
     │   ├── ParameterError       the service refuses this ID

@@ -1,4 +1,4 @@
-"""What happened inside a client, as frozen structs given to hooks, and the sums that `GroupClient.stats` returns."""
+"""The events inside a client, as frozen structs given to hooks, and the sums that `GroupClient.stats` returns."""
 
 import logging
 from asyncio import get_running_loop
@@ -10,11 +10,11 @@ logger = logging.getLogger("rongcloud_groups")
 
 
 class Event(msgspec.Struct, frozen=True):
-    """One thing that happened; each kind is a subclass. Durations are in seconds."""
+    """The base of all events; each kind is a subclass. Durations are in seconds."""
 
 
 class TokenWaited(Event, frozen=True):
-    """The request at the door got its token from the rate limiter."""
+    """A request got its token from the rate limiter."""
 
     seconds: float
 
@@ -28,7 +28,7 @@ class BatchSent(Event, frozen=True):
 
 
 class BatchAnswered(Event, frozen=True):
-    """A request was answered and read."""
+    """A response came and was read."""
 
     request_id: str
     host: str
@@ -38,7 +38,7 @@ class BatchAnswered(Event, frozen=True):
 
 
 class BatchFailed(Event, frozen=True):
-    """A request ended in an error; a `Retried` or `BatchSplit` follows where its IDs are asked again."""
+    """A request ended in an error; a `Retried` or `BatchSplit` follows if its IDs are sent again."""
 
     request_id: str
     host: str
@@ -57,14 +57,14 @@ class BatchAbandoned(Event, frozen=True):
 
 
 class Retried(Event, frozen=True):
-    """IDs went back to the front of their lane, to be asked again after ``delay``."""
+    """IDs went back to the front of their lane, to be sent again after ``delay``."""
 
     id_count: int
     delay: float
 
 
 class BatchSplit(Event, frozen=True):
-    """The service refused a parameter of this batch: it went back as two halves."""
+    """A batch went back as two halves: one of its IDs is at fault."""
 
     id_count: int
 
@@ -126,7 +126,7 @@ Hook = Callable[[Event], None]
 
 
 class Stats(msgspec.Struct, frozen=True):
-    """What a client did so far, and what it is doing.
+    """The sums of a client so far, and its state.
 
     Attributes:
         requests: requests sent.
@@ -134,13 +134,13 @@ class Stats(msgspec.Struct, frozen=True):
         missing: IDs that the service does not have.
         failed: IDs that ended in an error.
         group_ids_sent: IDs in those requests; divided by ``requests``, the fill of a batch.
-        retried: IDs that were asked again.
-        throttled: answers that said "over the rate limit".
+        retried: IDs that were sent again.
+        throttled: responses that said "over the rate limit".
         connections: connections opened.
         host_switches: how often the base URL in use changed.
         budget_wait: seconds that requests waited for their token, summed.
         waiting: IDs that wait for a request now.
-        in_flight: requests on their way now.
+        in_flight: requests in flight now.
         rate: requests/s that the limiter lets through now.
         host: the host in use.
     """

@@ -13,7 +13,7 @@ Metrics:
   as by a deadline that passed, has the ``error.type`` ``asyncio.exceptions.CancelledError``;
 - ``rongcloud_groups.budget.wait.duration`` (``s``): how long each request waited for its token;
 - ``rongcloud_groups.batch.size`` (``{group}``): the IDs of each request, at most 50;
-- ``rongcloud_groups.retries`` (``{group}``): IDs that are asked for again;
+- ``rongcloud_groups.retries`` (``{group}``): IDs that are sent again;
 - ``rongcloud_groups.throttles`` (``{request}``): requests that the service refused as over the rate limit;
 - ``rongcloud_groups.call.duration`` (``s``): of each call.
 
@@ -77,7 +77,7 @@ class OpenTelemetry:
         self._batch_size = meter.create_histogram(
             f"{SCOPE}.batch.size", "{group}", "Group IDs in a request.", explicit_bucket_boundaries_advisory=BATCH_SIZES
         )
-        self._retries = meter.create_counter(f"{SCOPE}.retries", "{group}", "Group IDs that are asked for again.")
+        self._retries = meter.create_counter(f"{SCOPE}.retries", "{group}", "Group IDs that are sent again.")
         self._throttles = meter.create_counter(
             f"{SCOPE}.throttles", "{request}", "Requests that the service refused as over the rate limit."
         )

@@ -18,7 +18,7 @@ pytest-asyncio and with anyio's plugin. Signing, batching, retries and decoding 
 connection is left out. What the client takes in its real environment is given to it as an option: an app that calls
 ``GroupClient.from_env()`` gets the emulator's client in its place, such as by FastAPI's ``dependency_overrides``.
 
-Where you would rather not have it, run pytest with ``-p no:rongcloud_groups``.
+To leave it out, run pytest with ``-p no:rongcloud_groups``.
 """
 
 import asyncio
@@ -41,14 +41,14 @@ from rongcloud_groups.models import GroupProfile, Permissions
 
 URL = "https://rongcloud.test"
 _HARMLESS = {None, "goaway", "slow-body"}
-"""Faults of a connection that lose no answer."""
+"""Faults of a connection that lose no response."""
 
 
 class InProcessEmulator:
     """The service without its network. Only the groups that are added exist, and no rate limit holds.
 
     Attributes:
-        service: what answers; its attributes (``enabled``, ``locked``, ``latency`` and so on) may be changed.
+        service: the service; its attributes (``enabled``, ``locked``, ``latency`` and so on) may be changed.
         requests: the group IDs of each batch query, in the order in which they came, also of those that failed.
         transport: what carries a client's requests here.
     """
@@ -83,7 +83,7 @@ class InProcessEmulator:
 
         Args:
             fault: ``"error-500"``, ``"error-504"``, ``"429"``, ``"html-502"``, ``"garbage"``, ``"truncated"``,
-                ``"drop"`` (the connection breaks), ``"hang"`` (no answer), or another name in
+                ``"drop"`` (the connection breaks), ``"hang"`` (no response), or another name in
                 `rongcloud_groups.emulator.faults.ON_REQUEST`.
             times: to how many requests.
 
@@ -119,13 +119,13 @@ class _ServiceTransport(httpx.AsyncBaseTransport):
         path, headers = request.url.path, request.headers
         self._note(path, headers, body)
         now = asyncio.get_running_loop().time()
-        answer = self._emulator.service.answer(request.method, path, headers, body, now)
-        if answer.fault == "hang":
+        response = self._emulator.service.answer(request.method, path, headers, body, now)
+        if response.fault == "hang":
             await anyio.sleep_forever()
-        await anyio.sleep(answer.delay)
-        if answer.fault not in _HARMLESS:
-            raise httpx.RemoteProtocolError(f"the connection was lost, as was scripted: {answer.fault}")
-        return httpx.Response(answer.status, headers=answer.headers, content=answer.body)
+        await anyio.sleep(response.delay)
+        if response.fault not in _HARMLESS:
+            raise httpx.RemoteProtocolError(f"the connection was lost, as was scripted: {response.fault}")
+        return httpx.Response(response.status, headers=response.headers, content=response.body)
 
     def _note(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
         route = ROUTES.get(path)

@@ -44,33 +44,33 @@ def closed_port() -> str:
         return f"https://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def advice_of(checkup: Diagnosis) -> str:
-    (problem,) = checkup.problems
-    assert not checkup.ok
+def advice_of(diagnosis: Diagnosis) -> str:
+    (problem,) = diagnosis.problems
+    assert not diagnosis.ok
     return problem.advice
 
 
 @pytest.mark.parametrize(("http2", "version"), [(True, "HTTP/2"), (False, "HTTP/1.1")])
-async def test_a_service_that_answers_costs_one_request_and_tells_all(
+async def test_a_service_that_responds_costs_one_request_and_shows_all(
     checked: Check, dialect: str, version: str, *, http2: bool
 ) -> None:
     async with Emulator(http2=http2, latency=0.05) as emulator:
-        checkup = await checked(emulator)
+        diagnosis = await checked(emulator)
         assert emulator.report().requests == {DIALECTS[dialect].batch_path: 1}
-    assert checkup.ok
-    assert checkup.problems == []
-    assert (checkup.dialect, checkup.answering_dialect) == (dialect, dialect)
-    assert (checkup.host, checkup.region) == (emulator.url.removeprefix("https://"), None)
-    assert checkup.http_version == version
-    assert 0.05 <= checkup.round_trip < 5
-    assert abs(checkup.clock_offset) < 5
+    assert diagnosis.ok
+    assert diagnosis.problems == []
+    assert (diagnosis.dialect, diagnosis.answering_dialect) == (dialect, dialect)
+    assert (diagnosis.host, diagnosis.region) == (emulator.url.removeprefix("https://"), None)
+    assert diagnosis.http_version == version
+    assert 0.05 <= diagnosis.round_trip < 5
+    assert abs(diagnosis.clock_offset) < 5
 
 
 async def test_a_group_that_may_not_be_asked_for_shows_that_the_credentials_are_right(checked: Check) -> None:
     async with Emulator(unknown="refused", faults=Faults(poison_prefix="rongcloud-groups")) as emulator:
-        checkup = await checked(emulator)
-    assert checkup.ok
-    assert checkup.problems == []
+        diagnosis = await checked(emulator)
+    assert diagnosis.ok
+    assert diagnosis.problems == []
 
 
 async def test_plain_http_serves_for_a_test_server(checked: Check) -> None:
@@ -81,8 +81,8 @@ async def test_plain_http_serves_for_a_test_server(checked: Check) -> None:
 async def test_the_host_of_a_region_is_named_by_it(checked: Check, monkeypatch: pytest.MonkeyPatch) -> None:
     async with Emulator() as emulator:
         monkeypatch.setitem(REGIONS, "atlantis", (emulator.url, closed_port()))
-        checkup = await checked(emulator, base_urls=None, region="atlantis")
-    assert (checkup.ok, checkup.region) == (True, "atlantis")
+        diagnosis = await checked(emulator, base_urls=None, region="atlantis")
+    assert (diagnosis.ok, diagnosis.region) == (True, "atlantis")
 
 
 @pytest.mark.parametrize(
@@ -100,15 +100,15 @@ async def test_the_host_of_a_region_is_named_by_it(checked: Check, monkeypatch: 
         ({"faults": Faults(share={"rst": 1.0})}, "reset", "the network in between"),
     ],
 )
-async def test_what_is_wrong_is_told_with_what_to_change_after_two_requests_at_most(
+async def test_a_fault_is_reported_with_its_cure_after_at_most_two_requests(
     of_the_service: dict[str, Any], problem: str, advice: str, dialect: str
 ) -> None:
     async with Emulator(**{"app_key": "key", "app_secret": "secret"} | of_the_service) as emulator:
-        checkup = await check("key", "secret", base_urls=emulator.url, dialect=dialect, verify=emulator.ssl_context)
+        diagnosis = await check("key", "secret", base_urls=emulator.url, dialect=dialect, verify=emulator.ssl_context)
         assert sum(emulator.report().requests.values()) <= 2
-    assert advice in advice_of(checkup)
-    assert problem in checkup.problems[0].problem
-    assert advice not in checkup.problems[0].problem
+    assert advice in advice_of(diagnosis)
+    assert problem in diagnosis.problems[0].problem
+    assert advice not in diagnosis.problems[0].problem
 
 
 @pytest.mark.parametrize("shape", [False, True], ids=["404", "answers in the other shape"])
@@ -117,29 +117,32 @@ async def test_the_other_dialect_is_named_where_it_works(
 ) -> None:
     of_the_service = {"answers_in": VERSION[other]} if shape else {"versions": frozenset({VERSION[other]})}
     async with Emulator(**of_the_service) as emulator:
-        checkup = await checked(emulator)
+        diagnosis = await checked(emulator)
         assert len(emulator.report().requests) == 2
-    assert (checkup.dialect, checkup.answering_dialect) == (dialect, other)
-    assert f"set dialect='{other}' (RONGCLOUD_DIALECT={other})" in advice_of(checkup)
+    assert (diagnosis.dialect, diagnosis.answering_dialect) == (dialect, other)
+    assert f"set dialect='{other}' (RONGCLOUD_DIALECT={other})" in advice_of(diagnosis)
 
 
 async def test_the_other_dialect_may_be_right_and_the_secret_wrong(checked: Check, other: str) -> None:
     async with Emulator(versions=frozenset({VERSION[other]}), app_secret="right") as emulator:
         emulator.service.app_secret = "another"
-        checkup = await checked(emulator)
-    assert checkup.answering_dialect == other
-    assert [other in checkup.problems[0].advice, "RONGCLOUD_APP_SECRET" in checkup.problems[1].advice] == [True, True]
+        diagnosis = await checked(emulator)
+    assert diagnosis.answering_dialect == other
+    assert [other in diagnosis.problems[0].advice, "RONGCLOUD_APP_SECRET" in diagnosis.problems[1].advice] == [
+        True,
+        True,
+    ]
 
 
 @pytest.mark.parametrize(("server", "words"), [(-3600, "s ahead of the server's"), (3600, "s behind the server's")])
-async def test_a_clock_that_is_off_is_told_and_named_where_the_signature_is_refused(
+async def test_a_clock_that_is_off_is_reported_and_named_if_the_signature_is_refused(
     checked: Check, server: int, words: str
 ) -> None:
     async with Emulator(wall_clock=lambda: time.time() + server) as tolerant:
-        checkup = await checked(tolerant)
-    assert checkup.ok
-    assert abs(checkup.clock_offset + server) < 5
-    assert words in checkup.problems[0].problem
+        diagnosis = await checked(tolerant)
+    assert diagnosis.ok
+    assert abs(diagnosis.clock_offset + server) < 5
+    assert words in diagnosis.problems[0].problem
     async with Emulator(wall_clock=lambda: time.time() + server, clock_tolerance=60) as strict:
         assert words in advice_of(await checked(strict))
 
@@ -161,18 +164,18 @@ async def answering(answer: bytes) -> AsyncIterator[str]:
 async def test_without_a_date_nothing_is_said_of_the_clock() -> None:
     body = b'{"code":200,"profiles":[]}'
     async with answering(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)) as host:
-        checkup = await check("key", "secret", base_urls=f"http://{host}")
-    assert checkup.ok
-    assert checkup.clock_offset is None
+        diagnosis = await check("key", "secret", base_urls=f"http://{host}")
+    assert diagnosis.ok
+    assert diagnosis.clock_offset is None
 
 
 async def test_a_backup_that_answers_makes_up_for_a_primary_that_refuses(checked: Check) -> None:
     primary = closed_port()
     async with Emulator() as backup:
-        checkup = await checked(backup, base_urls=[primary, backup.url])
-    assert checkup.ok
-    assert checkup.host == backup.url.removeprefix("https://")
-    assert [problem.problem for problem in checkup.problems] == [
+        diagnosis = await checked(backup, base_urls=[primary, backup.url])
+    assert diagnosis.ok
+    assert diagnosis.host == backup.url.removeprefix("https://")
+    assert [problem.problem for problem in diagnosis.problems] == [
         f"{primary.removeprefix('https://')}: connecting failed: connection refused"
     ]
 
@@ -181,11 +184,11 @@ async def test_a_backup_is_asked_where_the_primary_fails(checked: Check) -> None
     async with Emulator(faults=Faults(share={"error-500": 1.0})) as primary, Emulator() as backup:
         context = primary.ssl_context
         context.load_verify_locations(cadata=backup.ca_pem.decode())
-        checkup = await checked(primary, backup, verify=context)
+        diagnosis = await checked(primary, backup, verify=context)
         assert (primary.report().batch_requests, backup.report().batch_requests) == (1, 1)
-    assert checkup.ok
-    assert checkup.host == backup.url.removeprefix("https://")
-    assert "code 1000" in checkup.problems[0].problem
+    assert diagnosis.ok
+    assert diagnosis.host == backup.url.removeprefix("https://")
+    assert "code 1000" in diagnosis.problems[0].problem
 
 
 @pytest.mark.parametrize(
@@ -194,26 +197,26 @@ async def test_a_backup_is_asked_where_the_primary_fails(checked: Check) -> None
         ("https://no-such-host.invalid", "name resolution failed", "name resolution on this machine"),
         (closed_port(), "connection refused", "firewall"),
     ],
-    ids=["no such host", "nobody listens"],
+    ids=["no such host", "no listener"],
 )
-async def test_a_host_out_of_reach_is_told(url: str, problem: str, advice: str) -> None:
-    checkup = await check("key", "secret", base_urls=url)
-    assert problem in checkup.problems[0].problem
-    assert advice in advice_of(checkup)
-    assert (checkup.host, checkup.round_trip, checkup.answering_dialect) == (None, None, None)
+async def test_an_unreachable_host_is_reported(url: str, problem: str, advice: str) -> None:
+    diagnosis = await check("key", "secret", base_urls=url)
+    assert problem in diagnosis.problems[0].problem
+    assert advice in advice_of(diagnosis)
+    assert (diagnosis.host, diagnosis.round_trip, diagnosis.answering_dialect) == (None, None, None)
 
 
-async def test_a_certificate_that_is_not_trusted_is_told() -> None:
+async def test_an_untrusted_certificate_is_reported() -> None:
     async with Emulator() as emulator, Emulator() as another:
-        checkup = await check("key", "secret", base_urls=emulator.url, verify=another.ssl_context)
-    assert "SSL_CERT_FILE" in advice_of(checkup)
+        diagnosis = await check("key", "secret", base_urls=emulator.url, verify=another.ssl_context)
+    assert "SSL_CERT_FILE" in advice_of(diagnosis)
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-async def test_a_port_without_tls_is_told(answer: bytes) -> None:
+async def test_a_port_without_tls_is_reported(answer: bytes) -> None:
     async with answering(answer) as host:
-        checkup = await check("key", "secret", base_urls=f"https://{host}")
-    assert "port and its scheme" in advice_of(checkup)
+        diagnosis = await check("key", "secret", base_urls=f"https://{host}")
+    assert "port and its scheme" in advice_of(diagnosis)
 
 
 async def test_it_draws_on_the_shared_budget(tmp_path: Path) -> None:
@@ -272,9 +275,9 @@ async def test_json_is_one_object_without_the_secret(tmp_path: Path) -> None:
     async with Emulator(enabled=False) as emulator:
         ended = await command(emulator, tmp_path, "--json")
     assert (ended.code, ended.stderr) == (4, "")
-    checkup = json.loads(ended.stdout)
-    assert (checkup["ok"], checkup["answering_dialect"]) == (False, "rongcloud")
-    assert "enable group profile hosting" in checkup["problems"][0]["advice"]
+    diagnosis = json.loads(ended.stdout)
+    assert (diagnosis["ok"], diagnosis["answering_dialect"]) == (False, "rongcloud")
+    assert "enable group profile hosting" in diagnosis["problems"][0]["advice"]
     assert APP_SECRET not in ended.stdout
 
 

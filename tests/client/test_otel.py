@@ -143,7 +143,7 @@ async def test_units_are_those_of_ucum(signals: Signals, rongcloud_emulator: InP
     }
 
 
-async def test_failed_requests_retries_and_throttles_are_told(
+async def test_failed_requests_retries_and_throttles_are_reported(
     signals: Signals, rongcloud_emulator: InProcessEmulator
 ) -> None:
     for fault in ("error-500", "drop", "429"):
@@ -151,10 +151,10 @@ async def test_failed_requests_retries_and_throttles_are_told(
     async with rongcloud_emulator.client(hooks=[signals.hook]) as client:
         await client.get_many(["g1", "g2", "g3"])
     batches = signals.spans("rongcloud_groups.batch")
-    told = [
+    reported = [
         {name: attributes_of(span).get(name) for name in ("error.type", "rongcloud_groups.code")} for span in batches
     ]
-    assert told == [
+    assert reported == [
         {"error.type": "500", "rongcloud_groups.code": 1000},
         {"error.type": "rongcloud_groups.errors.TransportError", "rongcloud_groups.code": None},
         {"error.type": "429", "rongcloud_groups.code": 1008},
@@ -212,7 +212,7 @@ class Sent(asyncio.Event):
             self.set()
 
 
-async def test_a_cancelled_call_is_told_as_such(signals: Signals, rongcloud_emulator: InProcessEmulator) -> None:
+async def test_a_cancelled_call_is_reported_as_such(signals: Signals, rongcloud_emulator: InProcessEmulator) -> None:
     rongcloud_emulator.fail_next("hang")
     sent = Sent()
     async with rongcloud_emulator.client(hooks=[signals.hook, sent.note]) as client:
@@ -225,7 +225,7 @@ async def test_a_cancelled_call_is_told_as_such(signals: Signals, rongcloud_emul
 
 
 @pytest.mark.parametrize("how", ["cancelled", "deadline", "closed"])
-async def test_a_request_that_is_given_up_on_its_way_is_told_as_such(
+async def test_an_abandoned_request_is_reported_as_such(
     signals: Signals, rongcloud_emulator: InProcessEmulator, how: str
 ) -> None:
     rongcloud_emulator.fail_next("hang")

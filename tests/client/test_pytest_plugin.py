@@ -108,7 +108,7 @@ def test_an_id_that_the_client_refuses_is_refused(
         rongcloud_emulator.add(group_id)
 
 
-async def test_requests_tell_what_was_asked_also_in_vain(rongcloud_emulator: InProcessEmulator) -> None:
+async def test_requests_that_failed_are_recorded_too(rongcloud_emulator: InProcessEmulator) -> None:
     rongcloud_emulator.fail_next("error-500")
     async with rongcloud_emulator.client() as client:
         await client.get_many(f"g{number}" for number in range(51))
@@ -143,7 +143,7 @@ async def test_no_answer_is_a_deadline_that_passes(rongcloud_emulator: InProcess
             await client.get("g1", deadline=0.05)
 
 
-async def test_what_no_retry_can_mend_is_raised(rongcloud_emulator: InProcessEmulator) -> None:
+async def test_a_fatal_error_is_raised(rongcloud_emulator: InProcessEmulator) -> None:
     async with rongcloud_emulator.client(app_secret="another") as client:
         with pytest.raises(AuthenticationError):
             await client.get("g1")
@@ -181,7 +181,7 @@ async def test_a_request_that_asks_for_nothing_is_recorded_as_that(rongcloud_emu
 
 
 def pytest_in(directory: Path, *options: str, program: str = "") -> str:
-    """The output of pytest in a process of its own, which whoever measures this test's coverage leaves alone."""
+    """The output of pytest in a process of its own, which the measuring of this test's coverage leaves alone."""
     arguments = ["-q", "-p", "no:cacheprovider", "-p", "no:asyncio", "-W", "error", *options]
     run = f"{program}\nimport sys, pytest\nsys.exit(pytest.main({arguments!r}))"
     finished = subprocess.run(  # noqa: S603  our own interpreter

@@ -41,8 +41,8 @@ def v4(*profiles: Any) -> bytes:
 
 
 def read(body: bytes, *requested: str, dialect: Dialect = RONGCLOUD, **headers: str) -> responses.BatchResult:
-    reply = Response(200, {name.replace("_", "-"): value for name, value in headers.items()}, body)
-    return responses.read_batch(dialect, reply, requested or ("g1",), "r1")
+    response = Response(200, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+    return responses.read_batch(dialect, response, requested or ("g1",), "r1")
 
 
 def profile_of(members: dict[str, Any], dialect: Dialect = RONGCLOUD) -> GroupProfile:
@@ -51,9 +51,9 @@ def profile_of(members: dict[str, Any], dialect: Dialect = RONGCLOUD) -> GroupPr
 
 
 def error_of(status: int, body: bytes = b"", dialect: Dialect = RONGCLOUD, **headers: str) -> errors.RongCloudError:
-    reply = Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
+    response = Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
     with pytest.raises(errors.RongCloudError) as caught:
-        responses.read_batch(dialect, reply, ["g1"], "r1")
+        responses.read_batch(dialect, response, ["g1"], "r1")
     return caught.value
 
 
@@ -319,7 +319,7 @@ def test_an_unknown_permission_number_is_kept(form: Any) -> None:
         ({"permissions": {"joinPerm": 2**64}}, Problem("permissions.joinPerm", "expected a small integer", str(2**64))),
     ],
 )
-def test_what_cannot_be_read_is_a_problem_and_costs_only_itself(members: dict[str, Any], problem: Problem) -> None:
+def test_an_unreadable_value_is_a_problem_and_costs_only_itself(members: dict[str, Any], problem: Problem) -> None:
     profile = profile_of(DOCUMENTED | members)
     without = profile_of({key: value for key, value in DOCUMENTED.items() if key not in members})
 
@@ -329,13 +329,13 @@ def test_what_cannot_be_read_is_a_problem_and_costs_only_itself(members: dict[st
 def test_text_that_is_not_utf8_costs_no_other_profile() -> None:
     body = b'{"code":200,"profiles":[{"groupId":"g1","groupName":"a\xffb"},{"groupId":"g2"}]}'
 
-    answer = read(body, "g1", "g2")
+    result = read(body, "g1", "g2")
 
-    assert answer.found["g1"].group_name == "a\ufffdb"
-    assert answer.found["g1"].problems == (
+    assert result.found["g1"].group_name == "a\ufffdb"
+    assert result.found["g1"].problems == (
         Problem("groupName", "not valid Unicode; U+FFFD stands where it is not", '"a\ufffdb"'),
     )
-    assert answer.found["g2"].problems == ()
+    assert result.found["g2"].problems == ()
 
 
 @pytest.mark.parametrize(
@@ -353,10 +353,10 @@ def test_text_that_is_not_utf8_costs_no_other_profile() -> None:
 def test_text_cut_inside_an_emoji_costs_no_other_profile(member: bytes) -> None:
     body = b'{"code":200,"profiles":[{"groupId":"g1",' + member + b'},{"groupId":"g2","owner":"\\ud83d\\ude00"}]}'
 
-    answer = read(body, "g1", "g2")
+    result = read(body, "g1", "g2")
 
-    assert list(answer.found) == ["g1", "g2"]
-    assert answer.found["g2"] == GroupProfile(group_id="g2", owner="\N{GRINNING FACE}")
+    assert list(result.found) == ["g1", "g2"]
+    assert result.found["g2"] == GroupProfile(group_id="g2", owner="\N{GRINNING FACE}")
 
 
 def test_a_number_out_of_range_in_an_unknown_key_is_a_problem() -> None:
@@ -371,16 +371,16 @@ def test_a_number_out_of_range_in_an_unknown_key_is_a_problem() -> None:
 # Which ID gets what
 
 
-def test_ids_left_out_are_missing_in_the_order_asked() -> None:
-    answer = read(v1({"groupId": "g3"}), "g2", "g3", "g1")
+def test_ids_left_out_are_missing_in_the_order_of_the_request() -> None:
+    result = read(v1({"groupId": "g3"}), "g2", "g3", "g1")
 
-    assert (list(answer.found), answer.missing, answer.unreadable) == (["g3"], ["g2", "g1"], [])
+    assert (list(result.found), result.missing, result.unreadable) == (["g3"], ["g2", "g1"], [])
 
 
 def test_foreign_profiles_are_ignored_and_the_first_of_two_counts() -> None:
-    answer = read(v1({"groupId": "gX"}, {"groupId": "g1", "owner": "a"}, {"groupId": "g1", "owner": "b"}))
+    result = read(v1({"groupId": "gX"}, {"groupId": "g1", "owner": "a"}, {"groupId": "g1", "owner": "b"}))
 
-    assert answer.found == {"g1": GroupProfile(group_id="g1", owner="a")}
+    assert result.found == {"g1": GroupProfile(group_id="g1", owner="a")}
 
 
 def test_an_id_given_as_a_number_is_its_digits() -> None:
@@ -389,9 +389,9 @@ def test_an_id_given_as_a_number_is_its_digits() -> None:
 
 @pytest.mark.parametrize("entry", [{}, {"groupId": ""}, {"groupId": None}, {"groupId": [1]}, 7, "g1", []])
 def test_an_entry_without_an_id_leaves_the_unmatched_open(entry: Any) -> None:
-    answer = read(v1({"groupId": "g1"}, entry), "g1", "g2")
+    result = read(v1({"groupId": "g1"}, entry), "g1", "g2")
 
-    assert (list(answer.found), answer.missing, answer.unreadable) == (["g1"], [], ["g2"])
+    assert (list(result.found), result.missing, result.unreadable) == (["g1"], [], ["g2"])
 
 
 def test_a_null_entry_stands_for_no_group() -> None:
@@ -412,7 +412,7 @@ def test_success_without_profiles_means_that_all_are_missing(body: bytes, dialec
     assert read(body, "g1", "g2", dialect=dialect) == ({}, ["g1", "g2"], [])
 
 
-# Answers that cannot be read
+# Responses that cannot be read
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ def test_success_without_profiles_means_that_all_are_missing(body: bytes, dialec
         b"\xff\xfe",
     ],
 )
-def test_what_is_not_an_answer_is_a_decode_error(body: bytes) -> None:
+def test_a_body_that_is_no_response_of_the_service_is_a_decode_error(body: bytes) -> None:
     error = error_of(200, body)
 
     assert type(error) is errors.DecodeError
@@ -458,9 +458,7 @@ def test_an_excerpt_is_one_visible_line() -> None:
         (b'{"code":0,"profiles":[]}', NEXCONN, "rongcloud"),
     ],
 )
-def test_an_answer_of_the_other_dialect_ends_everything_and_names_the_switch(
-    body: bytes, dialect: Dialect, other: str
-) -> None:
+def test_data_in_the_other_dialect_is_fatal_and_names_the_switch(body: bytes, dialect: Dialect, other: str) -> None:
     error = error_of(200, body, dialect)
 
     assert type(error) is errors.ConfigError
@@ -479,7 +477,7 @@ def test_an_answer_of_the_other_dialect_ends_everything_and_names_the_switch(
         (b'{"code":200,"result":{"profiles":[]}}', NEXCONN, "rongcloud"),
     ],
 )
-def test_a_mere_sign_of_the_other_dialect_is_tried_again_and_names_the_switch(
+def test_a_mere_sign_of_the_other_dialect_is_retried_and_names_the_switch(
     body: bytes, dialect: Dialect, other: str
 ) -> None:
     error = error_of(200, body, dialect)
@@ -670,7 +668,7 @@ def test_the_message_is_found_under_each_of_its_names(key: str) -> None:
         (404, 404, "check region or base_urls"),
     ],
 )
-def test_an_error_that_somebody_must_mend_says_how(number: int, status: int, hint: str) -> None:
+def test_an_error_with_a_cure_names_it(number: int, status: int, hint: str) -> None:
     assert hint in str(error_of(status, code(number)))
 
 
@@ -717,7 +715,7 @@ def test_retry_after_is_read_in_seconds_or_as_a_date(headers: dict[str, str], se
         (ValueError("other"), "fail"),
     ],
 )
-def test_the_action_for_errors_that_no_answer_brings(error: Exception, expected: str) -> None:
+def test_the_action_for_errors_that_come_without_a_response(error: Exception, expected: str) -> None:
     assert error_codes.action_for(error) == expected
 
 

@@ -83,7 +83,7 @@ KEYS = ("groupId", "channelId", *PROFILE_KEYS, "joinPerm", "code")
 
 
 def as_sent(profile: GroupProfile, dialect: Dialect, *, nested_as_text: bool) -> dict[str, Any]:
-    """What the service would send for a profile."""
+    """The entry that the service would send for a profile."""
 
     def nested(members: dict[str, Any]) -> Any:
         return json.dumps(members) if nested_as_text else members
@@ -117,22 +117,22 @@ def as_sent(profile: GroupProfile, dialect: Dialect, *, nested_as_text: bool) ->
     }
 
 
-def answer_of(entries: list[Any], dialect: Dialect) -> dict[str, Any]:
+def response_of(entries: list[Any], dialect: Dialect) -> dict[str, Any]:
     if dialect is RONGCLOUD:
         return {"code": 200, "profiles": entries}
     return {"code": 0, "result": {"profiles": entries}}
 
 
 @given(profiles, dialects, st.data())
-def test_what_the_service_sends_is_what_is_read(profile: GroupProfile, dialect: Dialect, data: st.DataObject) -> None:
+def test_a_profile_that_is_sent_is_read(profile: GroupProfile, dialect: Dialect, data: st.DataObject) -> None:
     sent = as_sent(profile, dialect, nested_as_text=data.draw(st.booleans()))
     keys = data.draw(st.permutations(list(sent)))
-    body = json.dumps(answer_of([{key: sent[key] for key in keys}], dialect)).encode()
+    body = json.dumps(response_of([{key: sent[key] for key in keys}], dialect)).encode()
 
-    answer = read_batch(dialect, Response(200, {}, body), REQUESTED, None)
+    result = read_batch(dialect, Response(200, {}, body), REQUESTED, None)
 
-    assert answer.found == {profile.group_id: profile}
-    assert answer.missing == [group_id for group_id in REQUESTED if group_id != profile.group_id]
+    assert result.found == {profile.group_id: profile}
+    assert result.missing == [group_id for group_id in REQUESTED if group_id != profile.group_id]
 
 
 @given(profiles, dialects, st.sets(st.sampled_from(KEYS)), st.data())
@@ -160,7 +160,7 @@ def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
     assume(profile.create_time is None or EPOCH <= profile.create_time < datetime(2109, 1, 1, tzinfo=UTC))
     sent = as_sent(profile, RONGCLOUD, nested_as_text=True)
     entry = Raw(json.dumps(sent).encode())
-    body = json.dumps(answer_of([sent], RONGCLOUD)).encode()
+    body = json.dumps(response_of([sent], RONGCLOUD)).encode()
 
     assert batch_reader(RONGCLOUD)(body) == [profile]
     with pytest.MonkeyPatch.context() as patch:
@@ -170,7 +170,7 @@ def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
 
 @st.composite
 def damaged_objects(draw: st.DrawFn, dialect: Dialect) -> Any:
-    """A realistic answer with members replaced, added and taken away, entries shuffled, doubled and foreign."""
+    """A realistic response with members replaced, added and taken away, entries shuffled, doubled and foreign."""
     entries: list[Any] = []
     for profile in draw(st.lists(profiles, max_size=5)):
         entry = as_sent(profile, dialect, nested_as_text=draw(st.booleans()))
@@ -181,7 +181,7 @@ def damaged_objects(draw: st.DrawFn, dialect: Dialect) -> Any:
                 entry.pop(key, None)
         entries += [entry] * draw(st.integers(1, 2))
     entries += draw(st.lists(anything, max_size=2))
-    answer = answer_of(draw(st.permutations(entries)), dialect)
+    answer = response_of(draw(st.permutations(entries)), dialect)
     for key in draw(st.lists(st.sampled_from(["code", "profiles", "result", "msg"]), max_size=1)):
         answer[key] = draw(anything | st.sampled_from([0, 200, "1008", 1009, 1002, 404, "0"]))
     return answer
@@ -203,19 +203,19 @@ def damaged_bodies(draw: st.DrawFn, dialect: Dialect) -> bytes:
 
 
 @given(dialects, st.data())
-def test_an_answer_read_at_once_says_what_its_profiles_say_one_by_one(dialect: Dialect, data: st.DataObject) -> None:
-    reply = Response(200, {}, data.draw(damaged_bodies(dialect)))
+def test_a_response_read_at_once_equals_its_profiles_read_one_by_one(dialect: Dialect, data: st.DataObject) -> None:
+    response = Response(200, {}, data.draw(damaged_bodies(dialect)))
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(responses, "batch_reader", lambda dialect: lambda body: None)  # noqa: ARG005  never at once
-        one_by_one = outcome_of(dialect, reply)
+        one_by_one = outcome_of(dialect, response)
 
-    assert outcome_of(dialect, reply) == one_by_one
+    assert outcome_of(dialect, response) == one_by_one
 
 
-def outcome_of(dialect: Dialect, reply: Response) -> BatchResult | tuple[type[RongCloudError], str]:
+def outcome_of(dialect: Dialect, response: Response) -> BatchResult | tuple[type[RongCloudError], str]:
     try:
-        return read_batch(dialect, reply, REQUESTED, "r1")
+        return read_batch(dialect, response, REQUESTED, "r1")
     except RongCloudError as error:
         return type(error), str(error)
 
@@ -234,29 +234,29 @@ statuses = st.just(200) | st.sampled_from([204, 302, 400, 401, 404, 413, 429, 43
 
 
 @given(dialects, statuses, headers, st.data())
-def test_whatever_comes_back_each_id_has_one_place_or_the_error_is_ours(
+def test_for_any_response_each_id_has_one_place_or_the_error_is_ours(
     dialect: Dialect, status: int, headers: dict[str, str], data: st.DataObject
 ) -> None:
     body = data.draw(damaged_bodies(dialect))
     if data.draw(st.booleans()):
         body, headers = gzip.compress(body), headers | {"content-encoding": "gzip"}
     requested = data.draw(st.permutations(REQUESTED))
-    reply = Response(status, headers, body)
+    response = Response(status, headers, body)
 
     try:
-        answer = read_batch(dialect, reply, requested, "r1")
+        result = read_batch(dialect, response, requested, "r1")
     except RongCloudError as error:
         line = str(error)
     else:
         line = ""
-        assert sorted([*answer.found, *answer.missing, *answer.unreadable]) == sorted(requested)
-        assert answer.missing == [each for each in requested if each in answer.missing]
-        assert all(group_id == profile.group_id for group_id, profile in answer.found.items())
+        assert sorted([*result.found, *result.missing, *result.unreadable]) == sorted(requested)
+        assert result.missing == [each for each in requested if each in result.missing]
+        assert all(group_id == profile.group_id for group_id, profile in result.found.items())
     assert line.isprintable()
 
 
 @given(dialects, statuses, headers, st.data())
-def test_whatever_comes_back_a_listing_page_is_read_or_the_error_is_ours(
+def test_for_any_response_a_listing_page_is_read_or_the_error_is_ours(
     dialect: Dialect, status: int, headers: dict[str, str], data: st.DataObject
 ) -> None:
     body = data.draw(damaged_bodies(dialect)).replace(b'"profiles"', b'"groups"')
@@ -271,21 +271,12 @@ def test_whatever_comes_back_a_listing_page_is_read_or_the_error_is_ours(
 def test_one_damaged_profile_never_costs_another(profile: GroupProfile, dialect: Dialect, value: Any, key: str) -> None:
     sound = as_sent(profile, dialect, nested_as_text=True) | {dialect.profile["group_id"][0]: "g1"}
     damaged = {dialect.profile["group_id"][0]: "g2", key: value}
-    body = json.dumps(answer_of([damaged, sound], dialect)).encode()
-    if not is_json(body):
-        return
+    body = json.dumps(response_of([damaged, sound], dialect)).encode()
 
-    answer = read_batch(dialect, Response(200, {}, body), ["g1", "g2"], None)
+    result = read_batch(dialect, Response(200, {}, body), ["g1", "g2"], None)
 
-    assert answer.found["g1"].problems == ()
-    assert list(answer.found) == ["g2", "g1"]
-
-
-def is_json(body: bytes) -> bool:
-    """Python writes NaN and Infinity, which JSON has not."""
-    names: list[str] = []
-    json.loads(body, parse_constant=names.append)
-    return not names
+    assert result.found["g1"].problems == ()
+    assert list(result.found) == ["g2", "g1"]
 
 
 @given(st.lists(text.filter(lambda each: "," not in each), min_size=1, max_size=50))

@@ -119,7 +119,7 @@ _CLASSES: Final[tuple[tuple[type[RongCloudError], ErrorAction, str], ...]] = (
     (
         DecodeError,
         "repeat",
-        "something other than the service seems to answer; check RONGCLOUD_BASE_URL, and proxies on the way",
+        "something other than the service seems to respond; check RONGCLOUD_BASE_URL, and proxies on the way",
     ),
 )
 """The action and the hint of each class; the first that fits counts."""

@@ -117,7 +117,7 @@ def read_listing(dialect: Dialect, response: Response, size: int, request_id: st
     Args:
         dialect: of the request.
         response: the whole response.
-        size: the groups on a page that were asked for.
+        size: the page size of the request.
         request_id: the request's ``X-Request-ID``, for error messages.
 
     Raises:
@@ -187,7 +187,7 @@ def unwrap(dialect: Dialect, response: Response, list_key: str, limit: int, requ
         raise _service_error(dialect, response, code, _message_of(envelope) or _describe(response, body), request_id)
     if code is None:
         raise DecodeError(f"not a response of the service: {excerpt(body)}{_request(request_id)}")
-    _check_dialect(dialect, code, envelope, list_key, f"{excerpt(body)}{_request(request_id)}")
+    _check_dialect(dialect, code, envelope, list_key, request_id)
     return _data_of(dialect, envelope, request_id)
 
 
@@ -229,18 +229,20 @@ def _data_of(dialect: Dialect, envelope: _Envelope, request_id: str | None) -> _
         raise DecodeError(f"{dialect.envelope} is not an object{_request(request_id)}") from None
 
 
-def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: str, excerpt: str) -> None:
+def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: str, request_id: str | None) -> None:
     """Data where the other dialect has them end everything; a mere sign of it may be a proxy's, which goes away."""
     other = dialect.other
     ours, theirs = (bool(getattr(envelope, each.envelope or list_key)) for each in (dialect, other))
     inside_theirs = envelope if other.envelope is None else _envelope_of(getattr(envelope, other.envelope))
     if not ours and getattr(inside_theirs, list_key):
         raise ConfigError(
-            f"the service responds in the dialect {other.name!r}, not {dialect.name!r}: set {other.switch}: {excerpt}"
+            f"the service responds in the dialect {other.name!r}, not {dialect.name!r}: set {other.switch}"
+            f"{_request(request_id)}"
         )
     if code != dialect.success_code or (theirs and not ours):
         raise DecodeError(
-            f"not a response in the dialect {dialect.name!r}; if this persists, try {other.switch}: {excerpt}"
+            f"code {code} and no data, or in another place, is not a response in the dialect {dialect.name!r}; if this "
+            f"persists, try {other.switch}{_request(request_id)}"
         )
 
 
