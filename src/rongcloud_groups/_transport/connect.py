@@ -10,19 +10,17 @@ from asyncio import Future
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Final, cast
+from typing import Final, cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from rongcloud_groups._http import Origin, Proxy
+from rongcloud_groups._transport.http1 import HTTP1Connection
+from rongcloud_groups._transport.http2.connection import HTTP2Connection
 from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, Connection
 from rongcloud_groups._transport.proxy import open_tunnel
 from rongcloud_groups._transport.tls import tls_context
 from rongcloud_groups.errors import TransportError
-
-if TYPE_CHECKING:
-    from rongcloud_groups._transport.http1 import HTTP1Connection
-    from rongcloud_groups._transport.http2.connection import HTTP2Connection
 
 _ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not responded; RFC 8305, section 8."""
@@ -117,15 +115,11 @@ class Dialler:
 
     def _connection(
         self, origin: Origin, on_change: Callable[[], None], alpn: str | None, *, tls: bool
-    ) -> "HTTP2Connection | HTTP1Connection":
+    ) -> HTTP2Connection | HTTP1Connection:
         if alpn == "h2":
-            from rongcloud_groups._transport.http2.connection import HTTP2Connection
-
             return HTTP2Connection(
                 origin.authority, max_in_flight=self._max_in_flight, on_change=on_change, slot_timeout=self._timeout
             )
-        from rongcloud_groups._transport.http1 import HTTP1Connection
-
         return HTTP1Connection(origin, on_change=on_change, proxy=None if tls else self._proxy)
 
     async def _resolve(self, host: str, port: int) -> list[AddrInfoType]:
@@ -151,9 +145,9 @@ READY_STEP: Final = "HTTP/2 SETTINGS"
 class _Attempt(asyncio.Protocol):
     """One attempt to connect, and the protocol of its transport until ALPN has chosen another."""
 
-    connection: "HTTP2Connection | HTTP1Connection"
+    connection: HTTP2Connection | HTTP1Connection
 
-    def __init__(self, make: Callable[..., "HTTP2Connection | HTTP1Connection"]) -> None:
+    def __init__(self, make: Callable[..., HTTP2Connection | HTTP1Connection]) -> None:
         self.step = "connecting"
         self.succeeded = False
         self._make = make
