@@ -15,6 +15,7 @@ import msgspec
 import pytest
 from rich.cells import cell_len
 from support.command_line import APP_SECRET, COMMAND, TIMEOUT, environment, run, run_on_terminal, run_python
+from support.proxy_process import tinyproxy
 
 from rongcloud_groups import GroupProfile, ServerError
 from rongcloud_groups.bulk import Format
@@ -238,6 +239,34 @@ async def test_a_directory_that_another_user_could_change_is_not_used(
     env = emulator_env | {"XDG_RUNTIME_DIR": str(tmp_path)}
     assert (await asyncio.to_thread(run, "get", "g1", env=env)).code == 0
     assert budget_files(tmp_path) == []
+
+
+@pytest.mark.parametrize("asked_by", ["option", "environment"])
+@pytest.mark.parametrize("command", ["get", "check", "sync"])
+async def test_a_command_connects_through_a_proxy(
+    command: str, asked_by: str, emulator: Emulator, emulator_env: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "ids.txt").write_text("g1\n")
+    arguments = {"get": ["g1"], "check": [], "sync": ["ids.txt", "-o", "out.jsonl"]}[command]
+    async with tinyproxy(tmp_path) as proxy:
+        emulator_env["HTTPS_PROXY"] = proxy.url
+        option = ["--proxy", proxy.url if asked_by == "option" else "env"]
+        ended = await asyncio.to_thread(run, command, *arguments, *option, env=emulator_env, cwd=tmp_path)
+        direct = await asyncio.to_thread(run, "get", "g1", env=emulator_env)
+    assert (ended.code, direct.code) == (0, 0), ended.stderr
+    assert len([line for line in proxy.log if "CONNECT" in line and "Request" in line]) == 1
+    assert emulator.report().batch_requests == 2
+
+
+def test_the_proxy_of_the_environment_must_be_there_when_it_is_asked_for(env: dict[str, str]) -> None:
+    env = {name: value for name, value in env.items() if name.upper() != "HTTPS_PROXY"}
+    ended = run("get", "g1", "--proxy", "env", env=env)
+    assert (ended.code, ended.stderr) == (2, "rongcloud-groups: error: --proxy env: HTTPS_PROXY is not set\n")
+
+
+async def test_no_http2_speaks_http_1(emulator: Emulator, emulator_env: dict[str, str]) -> None:
+    assert (await asyncio.to_thread(run, "get", "g1", "--no-http2", env=emulator_env)).code == 0
+    assert emulator.report().http_versions == {"HTTP/1.1": 1}
 
 
 # get: its configuration, its credentials

@@ -62,6 +62,7 @@ def test_a_line_of_json_says_all_of_it(capfd: pytest.CaptureFixture[str]) -> Non
         "missing": 1,
         "failed": 1,
         "total": 100_000,
+        "scanned": None,
         "seconds": 10,
         "seconds_left": 10,
         "records_per_second": 5000,

@@ -45,7 +45,7 @@ async def started(*arguments: str, env: dict[str, str], here: Path, **options: A
 async def test_an_input_that_changed_is_refused_until_restart(on: str, variables: dict[str, str], here: Path) -> None:
     written(here / "ids.txt", *ids(3000))
     variables["RONGCLOUD_RATE"] = "10"
-    code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", "--max-time", "0.3s", env=variables, here=here)
+    code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", "--max-time", "1s", env=variables, here=here)
     assert code == 5
     assert "run the same command again to resume" in told
     written(here / "ids.txt", *ids(2999), "changed")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from rongcloud_groups.cli.budget import command_options
-from rongcloud_groups.cli.console import one_line, write_rows
+from rongcloud_groups._output import write_rows
+from rongcloud_groups.cli.connection_options import ConnectionOptions
+from rongcloud_groups.cli.console import one_line
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, error_message, exit_code_for, run_command
 
 if TYPE_CHECKING:  # help needs none of it
@@ -20,7 +21,12 @@ _LABEL_WIDTH: Final = 12
 _LIMITER: Final = "lookups can succeed, but slower: check RONGCLOUD_LIMITER"
 
 
-def check(*, json: Flag = False, debug: Flag = False) -> int:
+def check(
+    *,
+    json: Flag = False,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  frozen
+    debug: Flag = False,
+) -> int:
     """Ask the service one thing, with the credentials of the environment, and say what to change if it is refused.
 
     The exit code is 0 if lookups can succeed, and 4 if not. It costs one request, or two where the first one speaks
@@ -28,18 +34,19 @@ def check(*, json: Flag = False, debug: Flag = False) -> int:
 
     Args:
         json: One JSON object; times are in seconds.
+        connection: see `ConnectionOptions`.
         debug: Log what happens, and show the traceback of an error.
     """
-    return run_command(lambda context: _check(context, json=json), debug=debug)
+    return run_command(lambda context: _check(connection, context, json=json), debug=debug)
 
 
-def _check(context: Context, *, json: bool) -> int:
+def _check(connection: ConnectionOptions, context: Context, *, json: bool) -> int:
     from rongcloud_groups.diagnostics import Diagnosis, Finding, check
 
     context.warnings.speaker = None  # they become problems
     code: int = ExitCode.DONE
     try:
-        diagnosis = context.interruption.run(check(**command_options()))
+        diagnosis = context.interruption.run(check(**connection.for_client()))
         code = ExitCode.DONE if diagnosis.ok else ExitCode.NOT_ACCEPTED
     except Exception as error:
         if not json:

@@ -1,6 +1,5 @@
-"""What the commands write: rows to stdout, all of them, and messages to stderr that harm no job."""
+"""Messages on stderr, which harm no job when nothing takes them."""
 
-import json
 import logging
 import os
 import sys
@@ -9,65 +8,16 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from rongcloud_groups._output import write_all
+from rongcloud_groups._output import printable, write_all
 
-_JOINERS: Final = {"\N{ZERO WIDTH JOINER}"}
-"""Not printable by themselves, but inside an emoji."""
 _QUIET_SECONDS: Final = 10.0
 """A warning is repeated after this time at the earliest."""
 _MAX_KEPT: Final = 100
 
 
-def printable(text: str) -> str:
-    """The text with a replacement for each character that a terminal would obey instead of showing."""
-    if text.isprintable():
-        return text
-    return "".join(character if _is_shown(character) else "\N{REPLACEMENT CHARACTER}" for character in text)
-
-
 def one_line(text: str) -> str:
     """The text in one line, and `printable`."""
     return printable(" ".join(text.split()))
-
-
-def printable_rows(content: bytes, encoding: str) -> bytes:
-    """Rows for a terminal: JSON lines keep their value, for JSON escapes what the terminal would obey or cannot show.
-
-    Args:
-        content: whole lines in UTF-8.
-        encoding: the terminal's.
-    """
-    lines = content.decode(errors="replace").split("\n")
-    return "\n".join(map(_printable_row, lines)).encode(encoding, "replace")
-
-
-def _printable_row(line: str) -> str:
-    if line.isprintable():
-        return line
-    if not line.startswith("{"):
-        return printable(line)
-    return "".join(char if _is_shown(char) else json.dumps(char)[1:-1].replace("\x7f", r"\u007f") for char in line)
-
-
-def _is_shown(character: str) -> bool:
-    return character.isprintable() or character in _JOINERS
-
-
-def write_rows(content: bytes) -> None:
-    """Write rows to stdout, all of them.
-
-    Raises:
-        OSError: stdout takes no more.
-    """
-    if sys.stdout.isatty():
-        content = printable_rows(content, sys.stdout.encoding)
-    try:
-        sys.stdout.flush()
-        write_all(sys.stdout.fileno(), content)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, "stdout") from None
 
 
 def write_stderr(text: str) -> None:

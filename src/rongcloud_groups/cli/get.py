@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from cyclopts import Parameter
 
-from rongcloud_groups.cli.budget import command_options
-from rongcloud_groups.cli.console import one_line, printable, tell, write_rows
+from rongcloud_groups._output import printable, write_rows
+from rongcloud_groups.cli.connection_options import ConnectionOptions
+from rongcloud_groups.cli.console import one_line, tell
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, ShowHelp, print_error, run_command
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError, TransportError
@@ -27,6 +28,7 @@ def get(
     *group_ids: str,
     stdin: Annotated[bool, Parameter(name="-", negative=(), show_default=False)] = False,
     json: Flag = False,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  frozen
     debug: Flag = False,
 ) -> int:
     """Look up groups: a table on a terminal, JSON lines elsewhere.
@@ -39,16 +41,21 @@ def get(
         group_ids: Group IDs; write -- before one that begins with a dash.
         stdin: Read IDs from stdin as well, one a line.
         json: JSON lines, on a terminal too.
+        connection: see `ConnectionOptions`.
         debug: Log what happens, and show the traceback of an error.
     """
     if not group_ids and not stdin:
         raise ShowHelp("get")
     json_lines = json or not sys.stdout.isatty()
-    return run_command(lambda context: _get(group_ids, context, stdin=stdin, json_lines=json_lines), debug=debug)
+    return run_command(
+        lambda context: _get(group_ids, connection, context, stdin=stdin, json_lines=json_lines), debug=debug
+    )
 
 
-def _get(group_ids: Iterable[str], context: Context, *, stdin: bool, json_lines: bool) -> int:
-    client = GroupClient(**command_options())  # an error in the environment comes before anything is read
+def _get(
+    group_ids: Iterable[str], connection: ConnectionOptions, context: Context, *, stdin: bool, json_lines: bool
+) -> int:
+    client = GroupClient(**connection.for_client())  # an error in the environment comes before anything is read
     lookup = context.interruption.run(_look_up(client, [*group_ids, *(_lines_of_stdin() if stdin else [])]))
     if json_lines:
         _print_lines(lookup.found.values())

@@ -195,6 +195,9 @@ class PlainLines(MessagesAlone):
 
     def show(self, progress: Progress, speed: Speed) -> None:
         counts = progress.counts
+        if progress.scanned is not None:
+            tell(reading(progress.scanned))
+            return
         parts = [f"{counts.records:,}{of_total(progress)} IDs", f"{speed.records:,.0f}/s"]
         if (left := speed.seconds_left(progress)) is not None:
             parts.append(f"{clock(left)} left")
@@ -219,6 +222,7 @@ class JsonLines(MessagesAlone):
             "message_type": "status",
             **msgspec.structs.asdict(progress.counts),
             "total": progress.total,
+            "scanned": progress.scanned,
             "seconds": round(progress.seconds, 3),
             "seconds_left": None if left is None else round(left, 1),
             "records_per_second": round(speed.records, 1),
@@ -227,6 +231,11 @@ class JsonLines(MessagesAlone):
             "rate": progress.rate,
         }
         print_json(status)
+
+
+def reading(scanned: int) -> str:
+    """How far the scan of the input is."""
+    return f"reading the input: {scanned:,} IDs so far"
 
 
 def of_total(progress: Progress) -> str:

@@ -4,16 +4,17 @@ import sys
 from collections.abc import Iterable
 from typing import IO, Any, Final, cast
 
+from rich import progress as rich_progress
 from rich.console import Console, RenderableType
 from rich.control import Control
 from rich.live import Live
-from rich.progress import BarColumn, Progress, TextColumn
+from rich.progress import BarColumn, TextColumn
 from rich.segment import ControlType, Segment
 from rich.text import Text
 
-from rongcloud_groups.bulk import report
+from rongcloud_groups.bulk.report import Progress
 from rongcloud_groups.cli.console import write_stderr
-from rongcloud_groups.cli.progress import Speed, budget, clock, of_total
+from rongcloud_groups.cli.progress import Speed, budget, clock, of_total, reading
 
 _NARROW: Final = 60
 """Columns below which the first line leaves out the total and the speed."""
@@ -39,7 +40,7 @@ class _Console(Console):
         return False
 
 
-class Bar(Progress):
+class Bar(rich_progress.Progress):
     """A bar, and the counts below it."""
 
     interval = 0.25
@@ -65,10 +66,22 @@ class Bar(Progress):
         yield self.make_tasks_table(self.tasks)
         yield self._counts
 
-    def show(self, progress: report.Progress, speed: Speed) -> None:
+    def show(self, progress: Progress, speed: Speed) -> None:
         """Redraw both lines."""
         width = self._terminal.width
-        narrow = width < _NARROW
+        if progress.scanned is not None:
+            self.update(self._task, description=reading(progress.scanned))
+        else:
+            self._update(progress, speed, narrow=width < _NARROW)
+        self._erase_wrapped_lines(width)
+        lines = self.console.render_lines(self.get_renderable(), pad=False)
+        self._lengths = [Segment.get_line_length(line) for line in lines]
+        if self.live.is_started:
+            self.refresh()
+        else:
+            self.start()
+
+    def _update(self, progress: Progress, speed: Speed, *, narrow: bool) -> None:
         done, total = progress.counts.records, progress.total
         left = speed.seconds_left(progress)
         time = f"{clock(progress.seconds)} so far" if left is None else f"{clock(left)} left"
@@ -82,13 +95,6 @@ class Bar(Progress):
             time=time if narrow else f"{per_second}  {time}",
         )
         self._counts = self._counts_of(progress, speed, first=[per_second] if narrow else [])
-        self._erase_wrapped_lines(width)
-        lines = self.console.render_lines(self.get_renderable(), pad=False)
-        self._lengths = [Segment.get_line_length(line) for line in lines]
-        if self.live.is_started:
-            self.refresh()
-        else:
-            self.start()
 
     def write(self, line: str) -> None:
         """Write a line above the bar."""
@@ -112,7 +118,7 @@ class Bar(Progress):
             get_renderable=self.get_renderable,
         )
 
-    def _counts_of(self, progress: report.Progress, speed: Speed, first: list[str]) -> Text:
+    def _counts_of(self, progress: Progress, speed: Speed, first: list[str]) -> Text:
         counts = progress.counts
         parts = [
             *map(Text, first),

@@ -13,7 +13,9 @@ from typing import Any, Final, TypeVar
 Result = TypeVar("Result")
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
-GRACE: Final = 0.9
+GRACE: Final = 0.6
+_TIME_TO_END: Final = 0.3
+"""Seconds for the last messages and for what Python does at its end, which waits for the threads of a name server."""
 
 
 class Interruption:
@@ -21,12 +23,13 @@ class Interruption:
 
     Attributes:
         exit_code: the exit code that it asks for; 0 while nothing has come.
-        grace: seconds from then until the process ends, whatever it waits for.
+        grace: seconds from then until its work has ended, or is abandoned.
     """
 
     def __init__(self) -> None:
         self.exit_code = 0
         self.grace = GRACE
+        self._ended = threading.Event()
         self._stop: Callable[[], object] | None = None
 
     def run(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -39,8 +42,11 @@ class Interruption:
         async def main() -> Result:
             task = asyncio.current_task()
             assert task is not None  # noqa: S101  asyncio.run has made one
-            with self.stopping(task.cancel):
-                return await work
+            try:
+                with self.stopping(task.cancel):
+                    return await work
+            finally:
+                self._ended.set()
 
         try:
             return asyncio.run(main())
@@ -98,7 +104,8 @@ class Interruption:
 
     def _end_process(self) -> None:
         """What the main thread waits for may not end: a name server, a disk, a reader of stdout."""
-        time.sleep(self.grace)
+        self._ended.wait(self.grace)
+        time.sleep(_TIME_TO_END)
         os._exit(self.exit_code)
 
 

@@ -1,11 +1,17 @@
 """``rongcloud-groups sync``: parse, run a job, end with an exit code."""
 
+from rongcloud_groups.cli.connection_options import ConnectionOptions
+from rongcloud_groups.cli.console import Messages
 from rongcloud_groups.cli.exit import Context, ExitCode, ShowHelp, run_command
 from rongcloud_groups.cli.sync_options import SyncOptions
 from rongcloud_groups.errors import ConfigError, RongCloudError
 
 
-def sync(options: SyncOptions = SyncOptions()) -> int:  # noqa: B008  frozen
+def sync(
+    options: SyncOptions = SyncOptions(),  # noqa: B008  frozen
+    *,
+    connection: ConnectionOptions = ConnectionOptions(),  # noqa: B008  frozen
+) -> int:
     """Look up every ID of a file into a file or a database; run it again to resume where it stopped.
 
     The credentials come from the environment, as for get. Rows come in the order of the input, each distinct ID
@@ -18,16 +24,22 @@ def sync(options: SyncOptions = SyncOptions()) -> int:  # noqa: B008  frozen
     """
     if not options.has_input:
         raise ShowHelp("sync")
-    return run_command(lambda context: _sync(options, context), debug=options.debug, in_json=options.speaks_json)
+    return run_command(
+        lambda context: _sync(options, connection, context), debug=options.debug, in_json=options.speaks_json
+    )
 
 
-def _sync(options: SyncOptions, context: Context) -> int:
+def _sync(options: SyncOptions, connection: ConnectionOptions, context: Context) -> int:
     from rongcloud_groups.cli.sync_job import run_job
 
     options.check()
     try:
         with context.interruption.after(options.max_seconds, ExitCode.STOPPED):
-            return context.interruption.run(run_job(options, context))
+            return context.interruption.run(run_job(options, connection, context))
+    except KeyboardInterrupt:  # before there was a job to stop
+        message = "stopped before anything was asked"
+        Messages(in_json=options.speaks_json).say(message, {"message_type": "note", "message": message})
+        raise
     except (RongCloudError, OSError) as error:
         if not isinstance(error, ConfigError | BrokenPipeError) and options.path is not None:
             error.add_note("what was done is saved, the same command resumes there")

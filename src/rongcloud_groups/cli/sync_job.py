@@ -13,7 +13,7 @@ from rongcloud_groups.bulk.job import Job
 from rongcloud_groups.bulk.report import Report
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sinks.open import open_sink
-from rongcloud_groups.cli.budget import command_options
+from rongcloud_groups.cli.connection_options import ConnectionOptions
 from rongcloud_groups.cli.exit import Context, ExitCode
 from rongcloud_groups.cli.progress import Display, display
 from rongcloud_groups.cli.signals import handled
@@ -23,9 +23,9 @@ from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import ConfigError
 
 
-async def run_job(options: SyncOptions, context: Context) -> int:
+async def run_job(options: SyncOptions, connection: ConnectionOptions, context: Context) -> int:
     """Do what the command line of ``sync`` asks for; returns the exit code."""
-    async with GroupClient(**command_options()) as client:
+    async with GroupClient(**connection.for_client()) as client:
         source = options.source(client)
         if options.dry_run:
             tell_estimate(options, await estimate(client, source))

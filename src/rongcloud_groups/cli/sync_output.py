@@ -4,11 +4,12 @@ from typing import Any
 
 import msgspec
 
+from rongcloud_groups._output import printable
 from rongcloud_groups._tables.rows import ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.estimate import Estimate
 from rongcloud_groups.bulk.failed_ids import Failure
 from rongcloud_groups.bulk.report import Report
-from rongcloud_groups.cli.console import Speaker, print_json, printable, tell
+from rongcloud_groups.cli.console import Speaker, print_json, tell
 from rongcloud_groups.cli.sync_options import SyncOptions
 
 

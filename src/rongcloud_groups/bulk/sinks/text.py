@@ -2,7 +2,6 @@
 
 import csv
 import re
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from rongcloud_groups._output import write_all
+from rongcloud_groups._output import write_rows
 from rongcloud_groups._tables.rows import COLUMNS, flat_row, json_row, time_text
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
 from rongcloud_groups.bulk.files import PartialFile, check_writable
@@ -114,7 +113,7 @@ class StdoutSink(Sink):
         self._cancelled.set()
 
     def _write(self, text: bytes) -> None:
-        write_all(sys.stdout.fileno(), text, self._cancelled)
+        write_rows(text, self._cancelled)
 
 
 def not_an_output(path: Path) -> ConfigError:

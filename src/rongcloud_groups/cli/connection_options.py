@@ -1,0 +1,40 @@
+"""The options of all commands that connect to the service."""
+
+import os
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from rongcloud_groups.cli.budget import command_options
+from rongcloud_groups.errors import ConfigError
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class ConnectionOptions:
+    """How to connect; the docstring of a field is its help text."""
+
+    proxy: str | None = None
+    """Connect through an HTTP proxy, http://[user:password@]host[:port]; env takes it from HTTPS_PROXY. Without it,
+    RONGCLOUD_PROXY, which shows no password in the list of processes."""
+
+    http2: Annotated[bool, Parameter(show_default=False)] = True
+    """Offer HTTP/2, or HTTP/1.1 alone."""
+
+    def for_client(self) -> dict[str, Any]:
+        """The client's options: those of the environment, and these.
+
+        Raises:
+            ConfigError: a variable is missing or cannot be read; the message names it.
+        """
+        options = command_options()
+        if not self.http2:
+            options["http2"] = False
+        if self.proxy == "env":
+            options["proxy"] = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+            if not options["proxy"]:
+                raise ConfigError("--proxy env: HTTPS_PROXY is not set")
+        elif self.proxy is not None:
+            options["proxy"] = self.proxy
+        return options

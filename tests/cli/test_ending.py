@@ -1,0 +1,165 @@
+"""Whatever the command waits for, a signal ends it within a second, and --max-time ends `sync`."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+from support.bulk_jobs import environment_of, ids, until, written
+from support.command_line import COMMAND, environment
+from support.silent_server import Silent, listening
+
+from rongcloud_groups.emulator import Emulator, Faults
+
+WITHIN = 1.5
+"""Seconds from the signal to the end: one, and what a busy machine adds."""
+
+
+@pytest_asyncio.fixture
+async def emulator() -> AsyncIterator[Emulator]:
+    async with Emulator(limit=None, faults=Faults(share={"hang": 1.0})) as emulator:
+        yield emulator
+
+
+@pytest.fixture
+def variables(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
+    return environment_of(emulator, tmp_path)
+
+
+@pytest.fixture
+def here(tmp_path: Path) -> Path:
+    directory = tmp_path / "here"
+    directory.mkdir()
+    written(directory / "ids.txt", *ids(600))
+    os.mkfifo(directory / "fifo")
+    return directory
+
+
+@pytest.fixture
+def silent_name_server(tmp_path: Path) -> Iterator[list[str]]:
+    """The words before a command that make it ask a name server which never responds."""
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.9\n")
+    (tmp_path / "nsswitch.conf").write_text("hosts: dns\n")
+    mounts = " && ".join(f'mount --bind "{tmp_path / name}" /etc/{name}' for name in ("resolv.conf", "nsswitch.conf"))
+    prefix = ["/usr/bin/unshare", "--mount", "/bin/sh", "-c", f'{mounts} && exec "$@"', "sh"]
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+        try:
+            server.bind(("127.0.0.9", 53))
+            subprocess.run([*prefix, "/bin/true"], check=True, capture_output=True)  # noqa: S603  a namespace of its own
+        except (OSError, subprocess.CalledProcessError):
+            pytest.skip("a name server of its own takes the rights of root")
+        yield prefix
+
+
+async def started(*arguments: str, env: dict[str, str], here: Path, prefix: list[str] | None = None) -> Process:
+    return await asyncio.create_subprocess_exec(
+        *(prefix or []), COMMAND, *arguments, env=env, cwd=here, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
+
+
+def is_asleep(process: Process) -> Callable[[], bool]:
+    """Whether a process waits in the kernel and has run for as long as its imports take."""
+
+    def asleep() -> bool:
+        stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        ticks = int(stat[11]) + int(stat[12])
+        return stat[0] == "S" and ticks > 12  # hundredths of a second
+
+    return asleep
+
+
+async def ended_by(process: Process, number: signal.Signals) -> tuple[int | None, float, bytes]:
+    signalled = time.monotonic()
+    process.send_signal(number)
+    _, errors = await process.communicate()
+    return process.returncode, time.monotonic() - signalled, errors
+
+
+WAITS = {
+    "a request": ["sync", "ids.txt", "-o", "out.jsonl"],
+    "a FIFO without a writer": ["sync", "fifo", "-o", "out.jsonl"],
+    "stdin": ["sync", "-", "-o", "out.jsonl"],
+    "stdin of get": ["get", "-"],
+    "a request of get": ["get", "g1"],
+    "a request of check": ["check"],
+    "a dry run": ["sync", "ids.txt", "--dry-run"],
+    "a dry run of stdin": ["sync", "-", "--dry-run"],
+}
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("wait", WAITS)
+async def test_a_signal_ends_every_wait_within_a_second(
+    wait: str, number: signal.Signals, code: int, variables: dict[str, str], emulator: Emulator, here: Path
+) -> None:
+    process = await started(*WAITS[wait], env=variables, here=here)
+    if "request" in wait or wait == "a dry run":
+        await until(lambda: emulator.report().requests)
+    else:
+        await until(is_asleep(process))
+    returncode, seconds, errors = await ended_by(process, number)
+    assert returncode == code, errors
+    assert seconds < WITHIN
+    assert b"Traceback" not in errors
+
+
+@pytest.mark.parametrize("wait", [wait for wait, command in WAITS.items() if command[0] == "sync"])
+async def test_max_time_ends_every_wait(wait: str, variables: dict[str, str], here: Path) -> None:
+    began = time.monotonic()
+    process = await started(*WAITS[wait], "--max-time", "0.5", env=variables, here=here)
+    _, errors = await process.communicate()
+    assert process.returncode == 5, errors
+    assert time.monotonic() - began < 0.5 + 1.0 + 1.5  # its start is a second on a busy machine
+
+
+async def test_a_signal_ends_the_scan_of_a_large_file(variables: dict[str, str], here: Path) -> None:
+    (here / "many.txt").write_text("".join(f"group-{number}\n" for number in range(2_000_000)), encoding="utf-8")
+    process = await started("sync", "many.txt", "-o", "out.jsonl", env=variables, here=here)
+    await until(lambda: has_open(process, here / "many.txt"))
+    returncode, seconds, errors = await ended_by(process, signal.SIGINT)
+    assert (returncode, seconds < WITHIN) == (130, True), errors
+
+
+def has_open(process: Process, path: Path) -> bool:
+    try:
+        return any(link.resolve() == path for link in Path(f"/proc/{process.pid}/fd").iterdir())
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("arguments", [["sync", "ids.txt", "-o", "out.jsonl"], ["get", "g1"], ["check"]])
+async def test_a_signal_ends_a_tls_handshake_that_hangs(arguments: list[str], here: Path) -> None:
+    server = Silent()
+    async with listening(server) as origin:
+        env = environment(f"https://localhost:{str(origin).rpartition(':')[2]}")
+        process = await started(*arguments, env=env, here=here)
+        await asyncio.wait_for(server.made.wait(), 10)
+        returncode, seconds, errors = await ended_by(process, signal.SIGINT)
+    assert (returncode, seconds < WITHIN) == (130, True), errors
+
+
+@pytest.mark.parametrize("arguments", [["sync", "ids.txt", "-o", "out.jsonl"], ["get", "g1"], ["check"]])
+async def test_a_signal_ends_a_wait_for_the_name_server(
+    arguments: list[str], silent_name_server: list[str], here: Path
+) -> None:
+    env = environment("https://service.invalid")
+    process = await started(*arguments, env=env, here=here, prefix=silent_name_server)
+    await until(lambda: has_udp_socket(process))
+    returncode, seconds, errors = await ended_by(process, signal.SIGTERM)
+    assert (returncode, seconds < WITHIN) == (143, True), errors
+
+
+def has_udp_socket(process: Process) -> bool:
+    """Whether it has a socket to the name server: its address is 127.0.0.9, port 53."""
+    try:
+        sockets = Path(f"/proc/{process.pid}/net/udp").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return any(line.split()[2] == "0900007F:0035" for line in sockets.splitlines()[1:])
