@@ -193,7 +193,11 @@ def test_a_service_that_nobody_answers_for_fails_each_id_and_says_what_to_check(
         url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         ended = run("get", "g1", "g2", env=environment(url))
     assert (ended.code, ended.stdout) == (3, "")
-    assert re.search(r"^failed: g1: 127.0.0.1:\d+: connecting failed: connection refused$", ended.stderr, re.MULTILINE)
+    assert re.search(
+        r"^failed: g1: no host could be reached for 5 s: 127.0.0.1:\d+: connecting failed: connection refused$",
+        ended.stderr,
+        re.MULTILINE,
+    )
     assert "failed: g2: " in ended.stderr
     assert "check the network, RONGCLOUD_REGION and RONGCLOUD_BASE_URL" in ended.stderr
 

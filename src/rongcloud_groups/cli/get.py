@@ -19,6 +19,7 @@ from rongcloud_groups.models import GroupProfile
 if TYPE_CHECKING:  # help needs none of it
     from rich.console import Console
 
+_OUTAGE_TIMEOUT: Final = 5.0  # seconds: a person waits
 _COLUMNS: Final = ("group_id", "name", "members", "owner", "created", "introduction")
 _MIN_TABLE: Final = 65
 """Columns of a terminal below which a table would leave out some of its own."""
@@ -55,7 +56,9 @@ def get(
 def _get(
     group_ids: Iterable[str], connection: ConnectionOptions, context: Context, *, stdin: bool, json_lines: bool
 ) -> int:
-    client = GroupClient(**connection.for_client())  # an error in the environment comes before anything is read
+    client = GroupClient(
+        **connection.for_client(), outage_timeout=_OUTAGE_TIMEOUT
+    )  # an error in the environment comes before anything is read
     lookup = context.interruption.run(_look_up(client, [*group_ids, *(_lines_of_stdin() if stdin else [])]))
     if json_lines:
         _print_lines(lookup.found.values())
