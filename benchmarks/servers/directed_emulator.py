@@ -12,13 +12,13 @@ import msgspec
 
 from rongcloud_groups.emulator import Emulator, OtherConsumer, Service, serve
 from rongcloud_groups.emulator.program import Address
-from rongcloud_groups.emulator.responses import Answer
+from rongcloud_groups.emulator.responses import Response
 
 
 class DirectedService(Service):
-    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Answer:
-        answer = super().answer(method, path, headers, body, now)
-        return answer._replace(delay=float(headers.get("x-answer-after", answer.delay)))
+    def respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
+        response = super().respond(method, path, headers, body, now)
+        return response._replace(delay=float(headers.get("x-answer-after", response.delay)))
 
 
 def announce(address: Address) -> None:

@@ -119,7 +119,7 @@ class _ServiceTransport(httpx.AsyncBaseTransport):
         path, headers = request.url.path, request.headers
         self._note(path, headers, body)
         now = asyncio.get_running_loop().time()
-        response = self._emulator.service.answer(request.method, path, headers, body, now)
+        response = self._emulator.service.respond(request.method, path, headers, body, now)
         if response.fault == "hang":
             await anyio.sleep_forever()
         await anyio.sleep(response.delay)

@@ -171,7 +171,7 @@ async def test_whatever_number_of_streams_the_server_allows(client_for: ClientFo
 async def test_a_connection_closed_while_idle_costs_nothing(client_for: ClientFor) -> None:
     async with Emulator(faults=Faults(idle=0.05)) as emulator, client_for(emulator) as client:
         await client.get("g1")
-        await asyncio.wait([carrier.lost for carrier in emulator.carriers])
+        await asyncio.wait([connection.lost for connection in emulator.connections])
         results = await asyncio.gather(*(client.get(each) for each in ASKED[:200]))
         assert len(results) == 200
         assert client.stats().retried == 0

@@ -86,7 +86,7 @@ async def test_no_retry_mends_a_wrong_secret(emulator: Emulator) -> None:
     async with client_of(emulator) as client:
         with pytest.raises(AuthenticationError):
             await listed(client)
-    assert emulator.service.answered[1006] == 1
+    assert emulator.service.codes[1006] == 1
 
 
 async def test_no_host_is_an_error() -> None:

@@ -3,7 +3,7 @@ import re
 import pytest
 
 from rongcloud_groups.emulator import Faults, GoAway, StreamsDrop
-from rongcloud_groups.emulator.faults import ANSWERED, CARRIED
+from rongcloud_groups.emulator.faults import CONNECTION_FAULTS, RESPONSE_FAULTS
 
 
 def test_without_faults_nothing_goes_wrong() -> None:
@@ -88,7 +88,7 @@ def test_the_command_line_says_everything() -> None:
 def test_what_cannot_be_read_is_refused_with_a_list_of_what_can(description: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(description))) as error:
         Faults.parse([description])
-    for name in (*CARRIED, *ANSWERED, "streams-drop=M@N", "black-hole"):
+    for name in (*CONNECTION_FAULTS, *RESPONSE_FAULTS, "streams-drop=M@N", "black-hole"):
         assert name in str(error.value)
 
 

@@ -132,7 +132,7 @@ async def test_connections_may_be_closed_while_it_goes_on_listening() -> None:
     async with Emulator() as emulator, client_of(emulator) as client:
         await ask(client, "a")
         await emulator.close_connections()
-        assert not emulator.carriers
+        assert not emulator.connections
         async with client_of(emulator) as another:
             assert (await ask(another, "a")).status_code == 200
     assert emulator.report().connections == 2

@@ -170,7 +170,7 @@ def test_ids_in_another_content_type_are_not_seen() -> None:
 
 
 def test_get_is_no_such_interface() -> None:
-    assert service().answer("GET", V1_BATCH, signed(), b"", 0.0).status == 404
+    assert service().respond("GET", V1_BATCH, signed(), b"", 0.0).status == 404
 
 
 def test_fifty_ids_of_64_characters_pass() -> None:
@@ -193,7 +193,7 @@ def test_over_the_rate_is_refused_until_the_second_has_passed() -> None:
     answers = [ask(limited, ["a"], now=now) for now in (0.0, 0.1, 0.2, 1.05)]
     assert [(answer.status, answer.code) for answer in answers] == [(200, 200), (200, 200), (429, 1008), (200, 200)]
     assert dict(answers[2].headers)["retry-after"] == "2"
-    assert limited.answered == {200: 3, 1008: 1}
+    assert limited.codes == {200: 3, 1008: 1}
 
 
 def test_a_refusal_may_come_with_status_200_and_no_retry_after() -> None:
@@ -303,7 +303,7 @@ def test_faults_that_leave_no_json(fault: str) -> None:
 def test_faults_of_the_profiles() -> None:
     broken = service(faults=Faults(at={1: "duplicate", 2: "foreign", 3: "broken"}))
     assert ids(profiles(ask(broken, ["a", "b"]))) == ["a", "b", "a"]
-    assert ids(profiles(ask(broken, ["a", "b"]))) == ["nobody-asked", "a", "b"]
+    assert ids(profiles(ask(broken, ["a", "b"]))) == ["foreign", "a", "b"]
     first, second = profiles(ask(broken, ["a", "b"]))
     with pytest.raises(ValueError, match="Unterminated"):
         json.loads(first["groupProfile"])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rongcloud_groups.emulator import Service
-from rongcloud_groups.emulator.responses import Answer
+from rongcloud_groups.emulator.responses import Response
 
 V1_BATCH = "/entrust/group/profile/query.json"
 V1_LISTING = "/entrust/group/query.json"
@@ -48,17 +48,17 @@ def ask(
     path: str = V1_BATCH,
     now: float = 0.0,
     headers: dict[str, str] | None = None,
-) -> Answer:
+) -> Response:
     """Send a signed request: a body as it is, or group IDs in the way of the path's version."""
     if isinstance(body, bytes):
         content = body
     else:
         content = form(body) if path == V1_BATCH else json.dumps({"channelIds": list(body)}).encode()
     content_type = "application/json" if path.startswith("/v4/") else FORM
-    return service.answer("POST", path, headers or signed(content_type=content_type), content, now)
+    return service.respond("POST", path, headers or signed(content_type=content_type), content, now)
 
 
-def profiles(answer: Answer) -> list[Any]:
+def profiles(answer: Response) -> list[Any]:
     content = json.loads(answer.body)
     found = content["profiles"] if "profiles" in content else content["result"]["profiles"]
     assert isinstance(found, list)

@@ -1,4 +1,4 @@
-"""What a connection is on the server's side, whichever HTTP version it speaks."""
+"""A connection on the server's side, whichever HTTP version it speaks."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from rongcloud_groups.emulator.faults import Faults
 from rongcloud_groups.emulator.recorder import Record
-from rongcloud_groups.emulator.responses import Answer
+from rongcloud_groups.emulator.responses import Response
 
 CONTROL_PREFIX = "/_emulator/"
 SLOW_PIECES = 10
@@ -15,24 +15,24 @@ LINGER = 0.25  # seconds in which a client can still send before a connection th
 
 
 class Host(Protocol):
-    """Whom a connection serves."""
+    """The emulator, as its connections see it."""
 
     record: Record
-    carriers: "set[ServerConnection]"
+    connections: "set[ServerConnection]"
 
     @property
     def faults(self) -> Faults: ...
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float) -> Answer:
-        """Answer a request that arrived whole."""
+    def respond(self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float) -> Response:
+        """Respond to a whole request."""
         ...
 
 
 class ServerConnection(asyncio.Protocol, ABC):
-    """One connection: it enlists itself with its host and ends its timers when it is lost.
+    """One connection: it registers itself with its host, and ends its timers when it is lost.
 
     Args:
-        host: whom it serves.
+        host: the emulator.
     """
 
     http_version: str
@@ -54,7 +54,7 @@ class ServerConnection(asyncio.Protocol, ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self.transport = transport
-        self.host.carriers.add(self)
+        self.host.connections.add(self)
         self.rest()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
@@ -62,7 +62,7 @@ class ServerConnection(asyncio.Protocol, ABC):
             timer.cancel()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
-        self.host.carriers.discard(self)
+        self.host.connections.discard(self)
         self.lost.set_result(None)
 
     def count(self, target: str, arrived: float) -> int:
@@ -99,8 +99,8 @@ class ServerConnection(asyncio.Protocol, ABC):
             self.host.faults.played["idle"] += 1
             self.transport.close()
 
-    def say_goodbye(self) -> None:
-        """Close in the way that the protocol foresees."""
+    def shut_down(self) -> None:
+        """Close the way the protocol intends."""
         self.transport.close()
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong, and when: drawn from a seeded generator, or scripted."""
+"""Faults to play, and when: drawn from a seeded generator, or scripted."""
 
 import random
 import re
@@ -6,21 +6,21 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable, Mapping
 from typing import Final, NamedTuple, Self
 
-CARRIED: Final = {
+CONNECTION_FAULTS: Final = {
     "rst": "the stream is reset with INTERNAL_ERROR (HTTP/1.1: the connection drops)",
     "refuse": "the stream is reset with REFUSED_STREAM (HTTP/1.1: the connection drops)",
-    "drop": "the connection drops in the middle of the answer",
-    "cut": "the answer ends short of its content-length",
+    "drop": "the connection drops in the middle of the response",
+    "cut": "the response ends short of its content-length",
     "hang": "this request is never answered",
-    "slow-body": "the answer comes in ten pieces",
+    "slow-body": "the response comes in ten pieces",
     "goaway": "GOAWAY; what is in flight finishes (HTTP/1.1: Connection: close)",
     "goaway-lower": "GOAWAY that leaves out the newest in flight (HTTP/1.1: the connection drops)",
     "goaway-close": "GOAWAY, and the connection closes with what is in flight",
 }
-"""Faults of the connection, which whoever carries the answer plays."""
+"""Faults of the connection, played by the server connection."""
 
-ANSWERED: Final = {
-    "truncated": "half of the JSON, as a whole answer",
+RESPONSE_FAULTS: Final = {
+    "truncated": "half of the JSON, as a whole response",
     "garbage": "something that is no JSON",
     "html": "a proxy's HTML page with status 200",
     "html-403": "a proxy's HTML page with status 403",
@@ -33,9 +33,9 @@ ANSWERED: Final = {
     "foreign": "a profile that was not asked for",
     "broken": "a profile whose nested text is no JSON",
 }
-"""Faults of the answer itself."""
+"""Faults of the response itself."""
 
-ON_REQUEST: Final = CARRIED | ANSWERED
+ON_REQUEST: Final = CONNECTION_FAULTS | RESPONSE_FAULTS
 
 STANDING: Final = {
     "goaway=N, goaway-lower=N, goaway-close=N": "the same at each connection's Nth request",
@@ -59,7 +59,7 @@ class StreamsDrop(NamedTuple):
 
 
 class GoAway(NamedTuple):
-    """The GOAWAY that each connection gets: its kind (a name in `CARRIED`) and the request it comes at."""
+    """The GOAWAY that each connection gets: its kind (a name in `CONNECTION_FAULTS`) and the request it comes at."""
 
     kind: str
     at: int
@@ -80,7 +80,7 @@ class Faults:
         streams_drop: when it is lowered.
         storm: numbers of the first and the last request refused with 429.
         poison: IDs that make the service refuse their batch with code 1002.
-        poison_prefix: likewise, every ID that begins so; empty for none.
+        poison_prefix: the same for every ID that begins so; empty for none.
         handshake: seconds before TLS begins.
         idle: seconds without an open request after which a connection is closed; None for never.
         piece_pause: seconds between the pieces of a slow body.

@@ -182,7 +182,7 @@ class Universe:
             raise ValueError(f"groupId {group_id!r} was there before")
         for name in NESTED:
             if not isinstance(fields.get(name, {}), dict):
-                raise ValueError(f"{name} is not an object")  # noqa: TRY004  likewise
+                raise ValueError(f"{name} is not an object")  # noqa: TRY004  the file's value is at fault, not a type
         self.add(group_id, **fields)
 
     def _digest(self, group_id: str) -> int:

@@ -6,12 +6,12 @@ import h11
 
 from rongcloud_groups.emulator.connection import LINGER, Host, ServerConnection, pieces
 from rongcloud_groups.emulator.requests import MAX_BODY_SIZE
-from rongcloud_groups.emulator.responses import Answer
+from rongcloud_groups.emulator.responses import Response
 
 _CLOSES = ("goaway", "goaway-lower", "goaway-close")
 
 
-class Http1Carrier(ServerConnection):
+class Http1ServerConnection(ServerConnection):
     """One HTTP/1.1 connection, kept alive."""
 
     http_version = "HTTP/1.1"
@@ -48,9 +48,9 @@ class Http1Carrier(ServerConnection):
                         self._body += event.data
                         if len(self._body) > MAX_BODY_SIZE:
                             self._refused = self._closing = True
-                            self._answer()
+                            self._serve()
                     case h11.EndOfMessage() if not self._refused:
-                        self._answer()
+                        self._serve()
                     case h11.Data() | h11.EndOfMessage():
                         pass
                     case _:
@@ -69,36 +69,36 @@ class Http1Carrier(ServerConnection):
         if goaway is not None and self._closing:
             self.host.faults.played[goaway.kind] += 1
 
-    def _answer(self) -> None:
+    def _serve(self) -> None:
         request = self._request
         assert request is not None  # noqa: S101  h11 ends a message only after it began
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in request.headers}
-        answer = self.host.answer(
+        response = self.host.respond(
             request.method.decode(), request.target.decode(), headers, bytes(self._body), self._arrived
         )
-        self._closing = self._closing or answer.fault in _CLOSES
-        self.after(answer.delay, lambda: self._respond(answer))
+        self._closing = self._closing or response.fault in _CLOSES
+        self.after(response.delay, lambda: self._respond(response))
 
-    def _respond(self, answer: Answer) -> None:
-        match answer.fault:
+    def _respond(self, response: Response) -> None:
+        match response.fault:
             case "hang":
                 return
             case "rst" | "refuse" | "goaway-lower" | "goaway-close":
                 self.transport.close()
             case "drop" | "cut":
-                self.transport.write(self._head(answer) + answer.body[: len(answer.body) // 2])
+                self.transport.write(self._head(response) + response.body[: len(response.body) // 2])
                 self.transport.close()
             case "slow-body":
-                self.transport.write(self._head(answer))
-                self._send_slowly(pieces(answer.body))
+                self.transport.write(self._head(response))
+                self._send_slowly(pieces(response.body))
             case _:
-                self._send(self._head(answer), answer.body)
+                self._send(self._head(response), response.body)
 
-    def _head(self, answer: Answer) -> bytes:
-        headers = [("content-length", str(len(answer.body))), *answer.headers]
+    def _head(self, response: Response) -> bytes:
+        headers = [("content-length", str(len(response.body))), *response.headers]
         if self._closing:
             headers.append(("connection", "close"))
-        return self._h11.send(h11.Response(status_code=answer.status, headers=headers)) or b""
+        return self._h11.send(h11.Response(status_code=response.status, headers=headers)) or b""
 
     def _send_slowly(self, left: list[bytes]) -> None:
         if len(left) == 1:

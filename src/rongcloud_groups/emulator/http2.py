@@ -23,7 +23,7 @@ from hyperframe.frame import GoAwayFrame
 
 from rongcloud_groups.emulator.connection import LINGER, Host, ServerConnection, pieces
 from rongcloud_groups.emulator.requests import MAX_BODY_SIZE
-from rongcloud_groups.emulator.responses import Answer
+from rongcloud_groups.emulator.responses import Response
 
 _WINDOW = 2**20
 
@@ -42,7 +42,7 @@ class _Stream:
     whole: bool = False  # whether `unsent` is all that is left of the response
 
 
-class Http2Carrier(ServerConnection):
+class Http2ServerConnection(ServerConnection):
     """One HTTP/2 connection."""
 
     http_version = "HTTP/2"
@@ -90,7 +90,7 @@ class Http2Carrier(ServerConnection):
         self._flush()
         self.rest()
 
-    def say_goodbye(self) -> None:
+    def shut_down(self) -> None:
         self._h2.close_connection()
         self._flush()
         self.transport.close()
@@ -107,11 +107,11 @@ class Http2Carrier(ServerConnection):
                     stream.body += event.data
                     if len(stream.body) > MAX_BODY_SIZE:
                         stream.read = stream.refused = True
-                        self._answer(stream)
+                        self._serve(stream)
             case StreamEnded():
                 if (stream := self._streams.get(event.stream_id)) and not stream.read:
                     stream.read = True
-                    self._answer(stream)
+                    self._serve(stream)
             case StreamReset():
                 self._streams.pop(event.stream_id, None)
                 self._close_if_done()
@@ -135,16 +135,16 @@ class Http2Carrier(ServerConnection):
             faults.played[faults.goaway.kind] += 1
             self._go_away(faults.goaway.kind)
 
-    def _answer(self, stream: _Stream) -> None:
-        answer = self.host.answer(stream.method, stream.target, stream.headers, bytes(stream.body), stream.arrived)
-        if answer.fault in ("goaway", "goaway-lower", "goaway-close"):
-            self._go_away(answer.fault)
-        self.after(answer.delay, lambda: self._respond(stream, answer))
+    def _serve(self, stream: _Stream) -> None:
+        response = self.host.respond(stream.method, stream.target, stream.headers, bytes(stream.body), stream.arrived)
+        if response.fault in ("goaway", "goaway-lower", "goaway-close"):
+            self._go_away(response.fault)
+        self.after(response.delay, lambda: self._respond(stream, response))
 
-    def _respond(self, stream: _Stream, answer: Answer) -> None:
+    def _respond(self, stream: _Stream, response: Response) -> None:
         if stream.id not in self._streams:
             return
-        match answer.fault:
+        match response.fault:
             case "hang":
                 return
             case "rst":
@@ -152,20 +152,20 @@ class Http2Carrier(ServerConnection):
             case "refuse":
                 self._reset(stream, ErrorCodes.REFUSED_STREAM)
             case "drop":
-                self._send(stream, answer, answer.body[: len(answer.body) // 2], whole=False)
+                self._send(stream, response, response.body[: len(response.body) // 2], whole=False)
                 self._flush()
                 self.transport.close()
             case "cut":
-                self._send(stream, answer, answer.body[: len(answer.body) // 2], whole=True)
+                self._send(stream, response, response.body[: len(response.body) // 2], whole=True)
             case "slow-body":
-                self._send(stream, answer, b"", whole=False)
-                self._send_slowly(stream, pieces(answer.body))
+                self._send(stream, response, b"", whole=False)
+                self._send_slowly(stream, pieces(response.body))
             case _:
-                self._send(stream, answer, answer.body, whole=True)
+                self._send(stream, response, response.body, whole=True)
         self._flush()
 
-    def _send(self, stream: _Stream, answer: Answer, body: bytes, *, whole: bool) -> None:
-        headers = [(":status", str(answer.status)), ("content-length", str(len(answer.body))), *answer.headers]
+    def _send(self, stream: _Stream, response: Response, body: bytes, *, whole: bool) -> None:
+        headers = [(":status", str(response.status)), ("content-length", str(len(response.body))), *response.headers]
         self._h2.send_headers(stream.id, headers)
         self._highest_answered = max(self._highest_answered, stream.id)
         stream.unsent = body
@@ -218,7 +218,7 @@ class Http2Carrier(ServerConnection):
             last = self._leave_out_newest()
         self._last_stream_id = last
         self._flush()
-        # h2 would end its own connection with the frame; here the streams below it go on.
+        # h2 would end its own connection with the frame; here the streams below it continue.
         self.transport.write(GoAwayFrame(last_stream_id=last, error_code=ErrorCodes.NO_ERROR).serialize())
         if kind == "goaway-close":
             self._streams.clear()

@@ -1,4 +1,4 @@
-"""The emulator as a program: it runs until it is told to stop."""
+"""The emulator as a program: it runs until SIGINT or SIGTERM."""
 
 import gc
 import signal
@@ -16,7 +16,7 @@ from rongcloud_groups.emulator.server import Emulator
 
 
 class Address(msgspec.Struct, frozen=True):
-    """What a client needs to know to use a running emulator.
+    """The address of a running emulator, and the credentials it takes.
 
     Attributes:
         url: the base URL.
@@ -32,7 +32,7 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def announce(address: Address) -> None:
-    """Print to stderr what to paste into a shell."""
+    """Print the environment variables to set to stderr."""
     lines = [
         f"RONGCLOUD_BASE_URL={address.url}",
         f"RONGCLOUD_APP_KEY={address.app_key}",
@@ -45,7 +45,7 @@ def announce(address: Address) -> None:
 
 def announce_end(report: Report) -> None:
     """Print the report to stderr, as one line of JSON."""
-    print(msgspec.json.encode(report).decode(), file=sys.stderr, flush=True)  # noqa: T201  likewise
+    print(msgspec.json.encode(report).decode(), file=sys.stderr, flush=True)  # noqa: T201  a program's words to its user
 
 
 async def serve(

@@ -1,4 +1,4 @@
-"""The service's side of the rate limit: who is let in, and how many came in the worst second."""
+"""The service's rate limit: which requests are let in, and how many came in the worst second."""
 
 import math
 from collections import deque
@@ -11,7 +11,7 @@ Window = Literal["sliding", "fixed", "bucket"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherConsumer:
-    """Somebody else who spends the same App Key's budget, evenly spaced.
+    """Another consumer of the same App Key's budget, whose requests are evenly spaced.
 
     Attributes:
         rate: requests per second.
@@ -75,7 +75,7 @@ class RateCheck:
     def _admit_other(self, other: OtherConsumer, began: float, now: float) -> None:
         start = began + other.begins
         due = math.floor((min(now, start + other.lasts) - start) * other.rate) + 1 if now >= start else 0
-        # What is over two seconds old can no longer change an answer.
+        # Requests over two seconds old can no longer change a decision.
         first = max(self._other_sent, math.floor((now - 2 - start) * other.rate))
         for number in range(first, due):
             self._admit(max(start + number / other.rate, self._latest))

@@ -1,4 +1,4 @@
-"""What the server saw: counters while it runs, and the report made of them."""
+"""Counts requests, connections and responses while the emulator runs, and makes the report."""
 
 import asyncio
 from array import array
@@ -7,18 +7,18 @@ from collections import Counter
 import msgspec
 
 from rongcloud_groups.emulator.rate_limit import worst_second
-from rongcloud_groups.emulator.responses import Answer
+from rongcloud_groups.emulator.responses import Response
 from rongcloud_groups.emulator.service import ROUTES
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
-    """What the emulator saw since it started, or since its counters were cleared.
+    """The counters since the emulator started, or since they were cleared.
 
     Attributes:
         requests: requests received by path, also the refused.
         batch_requests: batch queries received, also the refused.
         refused: requests refused for their rate (code 1008).
-        codes: answers by the service's code; 0 stands for one without a code.
+        codes: responses by the service's code; 0 stands for one without a code.
         worst_second: the most batch queries received in any second [t, t + 1), also the refused.
         connections: connections accepted.
         max_requests_on_connection: the most requests that one connection carried.
@@ -48,7 +48,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record:
-    """Counts what arrives; IDs are kept as 8-byte hashes.
+    """Counts requests and responses; IDs are kept as 8-byte hashes.
 
     Args:
         keep_ids: whether the IDs of each batch are kept, in `batches`.
@@ -60,7 +60,7 @@ class Record:
         self.clear()
 
     def clear(self) -> None:
-        """Start counting anew; whoever waits goes on waiting."""
+        """Start counting from zero; `wait_for` keeps waiting."""
         self.arrivals: array[float] = array("d")
         self.batches: list[list[str]] = []
         self.paths: Counter[str] = Counter()
@@ -92,19 +92,19 @@ class Record:
             self.arrivals.append(at)
         self._wake()
 
-    def answered(self, answer: Answer) -> None:
-        """Note what the service answers."""
-        self.codes[answer.code] += 1
-        if answer.group_ids:
-            self._ids_asked += len(answer.group_ids)
-            marks = [hash(group_id) for group_id in answer.group_ids]
+    def responded(self, response: Response) -> None:
+        """Count a response."""
+        self.codes[response.code] += 1
+        if response.group_ids:
+            self._ids_asked += len(response.group_ids)
+            marks = [hash(group_id) for group_id in response.group_ids]
             distinct = set(marks)
             self._seen_again |= distinct & self._seen
             if len(distinct) < len(marks):
                 self._seen_again |= {mark for mark, times in Counter(marks).items() if times > 1}
             self._seen |= distinct
             if self._keep_ids:
-                self.batches.append(answer.group_ids)
+                self.batches.append(response.group_ids)
 
     async def wait_for(self, requests: int) -> None:
         """Return once that many requests have been received, whatever their path."""

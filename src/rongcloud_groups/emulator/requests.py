@@ -1,4 +1,4 @@
-"""What a request asks for, and whether it may: credentials, group IDs, page."""
+"""Reads requests: credentials, group IDs, page."""
 
 import hashlib
 import hmac
@@ -27,8 +27,8 @@ STATUS: Final = {
 """The HTTP status of each code of the service."""
 
 
-class ServiceRefusal(Exception):  # noqa: N818  a code on its way into an answer, caught by the service itself
-    """The service answers with this code."""
+class ServiceRefusal(Exception):  # noqa: N818  a code on its way into a response, caught by the service itself
+    """The service refuses a request with this code."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(code, message)

@@ -1,4 +1,4 @@
-"""How groups look in an answer: RongCloud v1 and Nexconn v4."""
+"""How groups look in a response: RongCloud v1 and Nexconn v4."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -16,25 +16,25 @@ _V4_NAMES = {"groupId": "channelId", "groupName": "name", "createTime": "created
 _LISTED = {"groupId": "groupId", "groupName": "name", "owner": "owner", "createTime": "time"}
 
 
-class Answer(NamedTuple):
-    """One answer, and what is to go wrong while it is carried."""
+class Response(NamedTuple):
+    """One response, and the fault to play while it is sent."""
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
     code: int
-    """The service's code; 0 where the answer has none."""
+    """The service's code; 0 where the response has none."""
     group_ids: list[str]
     """The IDs that were asked for; empty unless the request was a batch query that was let in."""
     delay: float = 0.0
     """Seconds to wait before it is sent."""
     fault: str | None = None
-    """A name in `faults.CARRIED`, or None."""
+    """A name in `faults.CONNECTION_FAULTS`, or None."""
 
 
 @dataclass(frozen=True, slots=True)
-class AnswerFormat:
-    """What one version of the service calls things.
+class ResponseFormat:
+    """The names and types in the responses of one version of the service.
 
     Attributes:
         version: 1 or 4.
@@ -55,7 +55,7 @@ class AnswerFormat:
     code_as_string: bool = False
 
     def profile(self, group: Group) -> bytes:
-        """One profile as JSON; `group` is used up, its nested parts are left as they are."""
+        """One profile as JSON; `group` is changed, its nested parts are not."""
         if self.flat_texts:
             _lift_texts(group)
         if self.portrait_key != "portraitUrl":
@@ -76,11 +76,11 @@ class AnswerFormat:
         return _encode(group)
 
     def profiles(self, profiles: Iterable[bytes]) -> bytes:
-        """The body of a batch query's answer."""
+        """The body of a batch query's response."""
         return self._success(b'"profiles":[%b]' % b",".join(profiles))
 
     def listing(self, groups: Iterable[Group], page_token: str | None) -> bytes:
-        """The body of a listing's answer; a `page_token` of None is left out."""
+        """The body of a listing's response; a `page_token` of None is left out."""
         members = b'"groups":' + _encode([self._listed(group) for group in groups])
         if page_token is not None:
             members += b',"pageToken":' + _encode(page_token)

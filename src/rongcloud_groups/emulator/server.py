@@ -12,10 +12,10 @@ import trustme
 
 from rongcloud_groups.emulator.connection import CONTROL_PREFIX, ServerConnection
 from rongcloud_groups.emulator.faults import Faults
-from rongcloud_groups.emulator.http1 import Http1Carrier
-from rongcloud_groups.emulator.http2 import Http2Carrier
+from rongcloud_groups.emulator.http1 import Http1ServerConnection
+from rongcloud_groups.emulator.http2 import Http2ServerConnection
 from rongcloud_groups.emulator.recorder import Record, Report
-from rongcloud_groups.emulator.responses import Answer
+from rongcloud_groups.emulator.responses import Response
 from rongcloud_groups.emulator.service import Service
 
 _CLOSING_TIME = 0.5  # seconds that a client gets to close its side before the connection is cut
@@ -35,12 +35,12 @@ class Emulator:
     and clears them with ``POST /_emulator/reset``; these need no signature and are not counted.
 
     Args:
-        service: what answers; None makes a `Service` of `options`.
+        service: the service; None makes a `Service` of `options`.
         host: address to listen on.
         port: port to listen on; 0 takes a free one.
         tls: whether it speaks TLS, with a certificate of its own authority; else HTTP/1.1 in the clear.
         http2: whether ALPN offers HTTP/2.
-        faults: what goes wrong; None leaves the service's.
+        faults: the faults to play; None leaves the service's.
         record_ids: whether `batches` keeps the IDs of each batch query.
         options: the options of `Service`.
 
@@ -66,7 +66,7 @@ class Emulator:
         if faults is not None:
             self.service.faults = faults
         self.record = Record(keep_ids=record_ids)
-        self.carriers: set[ServerConnection] = set()
+        self.connections: set[ServerConnection] = set()
         self._address = (host, port)
         self._http2 = http2
         self._authority = trustme.CA() if tls else None
@@ -93,7 +93,7 @@ class Emulator:
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong; it may be changed at any time."""
+        """The faults to play; they may be changed at any time."""
         return self.service.faults
 
     @property
@@ -119,7 +119,7 @@ class Emulator:
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
-        """A new context for a client, that trusts this emulator and nobody else."""
+        """A new context for a client, that trusts only this emulator."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         if self._authority is not None:
             self._authority.configure_trust(context)
@@ -136,7 +136,7 @@ class Emulator:
         return self.record.batches
 
     def report(self) -> Report:
-        """What was seen so far."""
+        """The counters so far."""
         return self.record.report(self.faults.played)
 
     def reset(self) -> None:
@@ -149,25 +149,25 @@ class Emulator:
         await self.record.wait_for(requests)
 
     async def close_connections(self) -> None:
-        """Close every connection, as a server does that restarts; go on listening."""
-        carriers = set(self.carriers)
-        for carrier in carriers:
-            carrier.say_goodbye()
-        await _lost(carriers)
-        for carrier in carriers & self.carriers:
-            carrier.transport.abort()
-        await _lost(carriers)
+        """Close every connection, as a server does that restarts; keep listening."""
+        connections = set(self.connections)
+        for connection in connections:
+            connection.shut_down()
+        await _lost(connections)
+        for connection in connections & self.connections:
+            connection.transport.abort()
+        await _lost(connections)
 
-    def answer(self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float) -> Answer:
-        """Answer a request that arrived whole; connections call this."""
+    def respond(self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float) -> Response:
+        """Respond to a whole request; connections call this."""
         path = target.partition("?")[0]
         if path.startswith(CONTROL_PREFIX):
             return self._control(method, path.removeprefix(CONTROL_PREFIX))
-        answer = self.service.answer(method, path, headers, body, arrived)
-        self.record.answered(answer)
-        return answer
+        response = self.service.respond(method, path, headers, body, arrived)
+        self.record.responded(response)
+        return response
 
-    def _control(self, method: str, name: str) -> Answer:
+    def _control(self, method: str, name: str) -> Response:
         status, content = 200, b"{}"
         match method, name:
             case "GET", "report":
@@ -178,12 +178,12 @@ class Emulator:
                 self.reset()
             case _:
                 status = 404
-        return Answer(status, [("content-type", "application/json")], content, 0, [])
+        return Response(status, [("content-type", "application/json")], content, 0, [])
 
     def _accept(self) -> None:
         try:
             accepted, _ = self._listener.accept()
-        except OSError:  # whoever knocked is gone again
+        except OSError:  # the client has left
             return
         task = asyncio.get_running_loop().create_task(self._take(accepted), name="emulator: handshake")
         self._taking[task] = accepted
@@ -198,7 +198,7 @@ class Emulator:
         loop = asyncio.get_running_loop()
         self.record.connections += 1
         try:
-            accepted.setblocking(False)  # noqa: FBT003  likewise
+            accepted.setblocking(False)  # noqa: FBT003  the socket's own signature
             if self.faults.black_hole:
                 self.faults.played["black-hole"] += 1
                 while await loop.sock_recv(accepted, 65536):
@@ -208,12 +208,12 @@ class Emulator:
             if self.faults.handshake:
                 self.faults.played["handshake"] += 1
                 await asyncio.sleep(self.faults.handshake)
-            await loop.connect_accepted_socket(self._carrier, accepted, ssl=self._server_context)
+            await loop.connect_accepted_socket(self._protocol, accepted, ssl=self._server_context)
         except OSError:
             self.record.tls_failures += 1
             accepted.close()
 
-    def _carrier(self) -> asyncio.Protocol:
+    def _protocol(self) -> asyncio.Protocol:
         return _Negotiated(self)
 
     def _server_side(self) -> ssl.SSLContext:
@@ -224,9 +224,9 @@ class Emulator:
         return context
 
 
-async def _lost(carriers: set[ServerConnection]) -> None:
-    if carriers:
-        await asyncio.wait([carrier.lost for carrier in carriers], timeout=_CLOSING_TIME)
+async def _lost(connections: set[ServerConnection]) -> None:
+    if connections:
+        await asyncio.wait([connection.lost for connection in connections], timeout=_CLOSING_TIME)
 
 
 class _Negotiated(asyncio.Protocol):
@@ -239,6 +239,6 @@ class _Negotiated(asyncio.Protocol):
         transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         tls = transport.get_extra_info("ssl_object")
         speaks_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
-        carrier = Http2Carrier(self._emulator) if speaks_http2 else Http1Carrier(self._emulator)
-        transport.set_protocol(carrier)
-        carrier.connection_made(transport)
+        connection = Http2ServerConnection(self._emulator) if speaks_http2 else Http1ServerConnection(self._emulator)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)

@@ -1,4 +1,4 @@
-"""The service without its network: a request in, an answer out."""
+"""The service without its network: a request in, a response out."""
 
 import gzip
 import random
@@ -12,7 +12,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from rongcloud_groups.emulator.faults import CARRIED, Faults
+from rongcloud_groups.emulator.faults import CONNECTION_FAULTS, Faults
 from rongcloud_groups.emulator.groups import Universe
 from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, Window
 from rongcloud_groups.emulator.requests import (
@@ -26,7 +26,7 @@ from rongcloud_groups.emulator.requests import (
     parse_page,
     retry_after_header,
 )
-from rongcloud_groups.emulator.responses import Answer, AnswerFormat, Nested
+from rongcloud_groups.emulator.responses import Nested, Response, ResponseFormat
 
 _BATCH_LIMIT = 50
 _JSON: Final = ("content-type", "application/json;charset=utf-8")
@@ -67,7 +67,7 @@ class Service:
         app_key: the one App Key there is.
         app_secret: its secret.
         universe: the groups.
-        faults: what goes wrong.
+        faults: the faults to play.
         limit: batch queries per second, and listings per second on their own; None lifts both.
         window: how the limit is counted.
         count_refused: whether a refused request counts as well.
@@ -83,23 +83,23 @@ class Service:
             its ID, as null, or by refusing the batch (1002).
         repeated: how an ID that is asked for twice in one request is answered.
         order: the order of the profiles.
-        last_page: what the listing's last page has for a token.
-        v1_nested: what v1's nested parts are.
-        v4_nested: what v4's nested parts are.
-        name_key: what v1 calls the group's name.
-        portrait_key: what the portrait's key is.
+        last_page: whether the listing's last page has an empty token or none.
+        v1_nested: the type of v1's nested parts.
+        v4_nested: the type of v4's nested parts.
+        name_key: the key of the group's name in v1.
+        portrait_key: the key of the portrait.
         flat_texts: whether introduction and announcement stand outside ``groupProfile``.
         numbers_as_strings: whether times and counts are strings.
         code_as_string: whether ``code`` is a string.
-        error_key: what the error message's key is.
+        error_key: the key of the error message.
         compressed: whether a client that accepts gzip gets it.
-        latency: seconds before every answer.
+        latency: seconds before every response.
         latency_tail: mean of an exponentially distributed addition to it, in seconds.
         seed: of the latency and of a shuffled order.
         locked: whether the app is locked (1006).
         enabled: whether group profile hosting is enabled (else 1009).
-        wall_clock: the service's clock, in seconds since the epoch; answers have it as their ``Date``.
-        answered: how many answers each code had.
+        wall_clock: the service's clock, in seconds since the epoch; responses have it as their ``Date``.
+        codes: how many responses each code had.
     """
 
     app_key: str = "emulator-app-key"
@@ -136,7 +136,7 @@ class Service:
     locked: bool = False
     enabled: bool = True
     wall_clock: Callable[[], float] = time.time
-    answered: Counter[int] = field(default_factory=Counter, init=False)
+    codes: Counter[int] = field(default_factory=Counter, init=False)
 
     def __post_init__(self) -> None:
         self.batch_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused, other=self.other)
@@ -154,8 +154,8 @@ class Service:
         if self.answers_in is not None:
             self._shapes = dict.fromkeys(self._shapes, self._shapes[self.answers_in])
 
-    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Answer:
-        """Answer one request.
+    def respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
+        """Respond to one request.
 
         Args:
             method: the HTTP method.
@@ -165,18 +165,18 @@ class Service:
             now: when the request arrived, in seconds on a monotonic clock.
         """
         try:
-            answer = self._answer(method, path, headers, body, now)
+            response = self._respond(method, path, headers, body, now)
         except ServiceRefusal as refused:
-            answer = self._refusal(refused)
-        self.answered[answer.code] += 1
-        answer = answer._replace(headers=[*answer.headers, ("date", _http_date(int(self.wall_clock())))])
+            response = self._refusal(refused)
+        self.codes[response.code] += 1
+        response = response._replace(headers=[*response.headers, ("date", _http_date(int(self.wall_clock())))])
         if self.compressed and "gzip" in headers.get("accept-encoding", ""):
-            answer = answer._replace(
-                body=gzip.compress(answer.body, 1), headers=[*answer.headers, ("content-encoding", "gzip")]
+            response = response._replace(
+                body=gzip.compress(response.body, 1), headers=[*response.headers, ("content-encoding", "gzip")]
             )
-        return answer._replace(delay=self._delay())
+        return response._replace(delay=self._delay())
 
-    def _answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Answer:
+    def _respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
         route = ROUTES.get(path)
         if route is None or method != "POST" or route.version not in self.versions:
             raise ServiceRefusal(404, "api not found")
@@ -193,17 +193,17 @@ class Service:
         if len(body) > MAX_BODY_SIZE:
             raise ServiceRefusal(1005, f"the body is over {MAX_BODY_SIZE >> 10} KiB")
         if route.kind == "listing":
-            answer = self._listing(route.version, headers, body)
+            response = self._listing(route.version, headers, body)
         else:
-            answer = self._batch(route.version, headers, body, fault)
-        return _spoiled(answer, fault)
+            response = self._batch(route.version, headers, body, fault)
+        return _spoiled(response, fault)
 
     def _check_rate(self, route: Route, now: float) -> None:
         rate = self.batch_rate if route.kind == "batch" else self.listing_rate
         if self.faults.storms(self._number) or not rate.admit(now):
             raise ServiceRefusal(1008, "request over frequency limit")
 
-    def _batch(self, version: Version, headers: Mapping[str, str], body: bytes, fault: str | None) -> Answer:
+    def _batch(self, version: Version, headers: Mapping[str, str], body: bytes, fault: str | None) -> Response:
         group_ids = parse_group_ids(version, headers, body)
         if len(group_ids) > _BATCH_LIMIT:
             raise ServiceRefusal(self.too_many_code, f"more than {_BATCH_LIMIT} group IDs")
@@ -211,7 +211,7 @@ class Service:
             if self.faults.poisons(group_id):
                 raise ServiceRefusal(1002, "groupIds is invalid")
         profiles = self._profiles(version, group_ids, fault)
-        return Answer(200, [_JSON], self._shapes[version].profiles(profiles), 200, group_ids)
+        return Response(200, [_JSON], self._shapes[version].profiles(profiles), 200, group_ids)
 
     def _profiles(self, version: Version, group_ids: list[str], fault: str | None) -> list[bytes]:
         shape = self._shapes[version]
@@ -229,14 +229,14 @@ class Service:
         if fault == "duplicate":
             profiles.extend(profiles[:1])
         if fault == "foreign":
-            profiles.insert(0, shape.profile({"groupId": "nobody-asked", "groupName": "Nobody asked for it"}))
+            profiles.insert(0, shape.profile({"groupId": "foreign", "groupName": "A group that was not asked for"}))
         if self.order == "reversed":
             profiles.reverse()
         if self.order == "shuffled":
             self._random.shuffle(profiles)
         return profiles
 
-    def _add_unknown(self, profiles: list[bytes], shape: AnswerFormat, group_id: str) -> None:
+    def _add_unknown(self, profiles: list[bytes], shape: ResponseFormat, group_id: str) -> None:
         match self.unknown:
             case "bare":
                 profiles.append(shape.profile({"groupId": group_id}))
@@ -247,25 +247,25 @@ class Service:
             case "omitted":
                 pass
 
-    def _listing(self, version: Version, headers: Mapping[str, str], body: bytes) -> Answer:
+    def _listing(self, version: Version, headers: Mapping[str, str], body: bytes) -> Response:
         start, size, newest_first = parse_page(version, headers, body)
         groups = self.universe.listing(start, size, newest_first=newest_first)
         end = start + len(groups)
         last = "" if self.last_page == "empty" else None
         token = page_token(end) if end < len(self.universe) else last
-        return Answer(200, [_JSON], self._shapes[version].listing(groups, token), 200, [])
+        return Response(200, [_JSON], self._shapes[version].listing(groups, token), 200, [])
 
-    def _refusal(self, refused: ServiceRefusal) -> Answer:
+    def _refusal(self, refused: ServiceRefusal) -> Response:
         status = 200 if refused.code == 1008 and self.refuse_with_200 else STATUS[refused.code]  # noqa: PLR2004  the service's code
         headers = [_JSON]
-        if refused.code == 1008 and self.retry_after is not None:  # noqa: PLR2004  likewise
+        if refused.code == 1008 and self.retry_after is not None:  # noqa: PLR2004  the service's code
             headers.append(retry_after_header(self.retry_after))
         code = str(refused.code) if self.code_as_string else refused.code
         body = msgspec.json.encode({"code": code, self.error_key: refused.message})
-        return Answer(status, headers, body, refused.code, [])
+        return Response(status, headers, body, refused.code, [])
 
-    def _shape(self, version: Version, nested: Nested) -> AnswerFormat:
-        return AnswerFormat(
+    def _shape(self, version: Version, nested: Nested) -> ResponseFormat:
+        return ResponseFormat(
             version,
             nested,
             name_key=self.name_key,
@@ -285,16 +285,16 @@ def _http_date(seconds: int) -> str:
     return formatdate(seconds, usegmt=True)
 
 
-def _spoiled(answer: Answer, fault: str | None) -> Answer:
-    if fault in CARRIED:
-        return answer._replace(fault=fault)
+def _spoiled(response: Response, fault: str | None) -> Response:
+    if fault in CONNECTION_FAULTS:
+        return response._replace(fault=fault)
     if fault == "truncated":
-        return answer._replace(body=answer.body[: len(answer.body) // 2])
+        return response._replace(body=response.body[: len(response.body) // 2])
     if fault == "garbage":
-        return answer._replace(body=b"\x00\xff{]garbage")
+        return response._replace(body=b"\x00\xff{]garbage")
     if fault in _PAGES:
         status, title = _PAGES[fault]
-        return answer._replace(
+        return response._replace(
             status=status, headers=[("content-type", "text/html")], body=_HTML.format(title).encode(), code=0
         )
-    return answer
+    return response

@@ -126,7 +126,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         Call it only while `open_slots` is positive. Cancelling the future resets the stream.
 
         Args:
-            request: what to send.
+            request: the request.
             timeout: seconds until the attempt ends in a `TransportError`.
         """
         future: asyncio.Future[Response] = self._loop.create_future()
@@ -223,7 +223,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
             self._transport.resume_reading()
 
     def _finish_reading(self) -> None:
-        """Handles what came before the end: there may be whole responses in it."""
+        """Handles the frames that came before the end: there may be whole responses in them."""
         while self._session.unread and not self.closed:
             self._read_frames()
 
@@ -335,7 +335,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         self._flush()
 
     def _on_silence(self) -> None:
-        self._close("nothing received, not even an answer to a PING", None)
+        self._close("nothing received, not even the ACK of a PING", None)
         self._transport.abort()
         self._end_step()
 
@@ -376,7 +376,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         self._end_step()
 
     def _end_step(self) -> None:
-        """Writes what the step produced, closes if it was the last one, and reports the change."""
+        """Writes the step's frames, closes if it was the last one, and reports the change."""
         if self._retired and not self.in_flight:
             self._close(self.closed_reason, ErrorCodes.NO_ERROR)
         if not self.closed:

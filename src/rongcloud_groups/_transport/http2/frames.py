@@ -1,6 +1,6 @@
-"""Cuts what a server sends into small steps, and sets GOAWAY frames apart from what `h2` sees.
+"""Cuts a server's frames into small steps, and takes GOAWAY frames out before `h2` sees them.
 
-`h2` refuses every frame after a GOAWAY, although the server may still answer what it has begun, and handles
+`h2` refuses every frame after a GOAWAY, although the server may still respond to earlier requests, and handles
 everything it is given at once, however many frames that is.
 """
 
@@ -14,13 +14,13 @@ _HEADER_LENGTH: Final = 9
 _BLOCKS: Final = frozenset({HeadersFrame.type, ContinuationFrame.type, PushPromiseFrame.type})
 _MAX_FRAME_SIZE: Final = 16_384
 _FRAME_COST: Final = 64
-"""What a frame costs beside its length, in bytes: DATA in frames of that size is neutral."""
+"""The cost of a frame beside its length, in bytes: DATA in frames of that size is neutral."""
 _STEP_COST: Final = 100 * _FRAME_COST
-"""What one step may cost: some milliseconds of work for `h2`."""
+"""The most that one step may cost: some milliseconds of work for `h2`."""
 _BLOCK_FACTOR: Final = 4
 """How much more of a step a byte of a header block takes: it may stand for a whole field."""
 _MAX_ALLOWANCE: Final = 2000 * _FRAME_COST
-"""What frames may cost until a request is sent or data of a response comes."""
+"""The most that frames may cost until a request is sent or data of a response comes."""
 
 
 class FloodError(Exception):
@@ -47,7 +47,7 @@ class FrameReader:
         self._allowance = min(self._allowance + cost, _MAX_ALLOWANCE)
 
     def feed(self, data: bytes) -> None:
-        """Takes what was read."""
+        """Takes bytes that were read."""
         self._held = self._held + data if self._held else data
 
     def step(self) -> Iterator[bytes | GoAwayFrame]:
@@ -84,7 +84,7 @@ class FrameReader:
         self.unread = cost >= _STEP_COST and position + _HEADER_LENGTH <= end
 
     def _charge(self, kind: int, length: int) -> int:
-        """Charges a frame to the allowance, and returns what it takes of a step."""
+        """Charges a frame to the allowance, and returns its cost for the step."""
         payload = 0 if kind == DataFrame.type else length
         self._allowance -= _FRAME_COST + payload
         if self._allowance < 0:

@@ -58,8 +58,8 @@ class HeaderBuilder:
 class HeaderEncoder:
     """Takes the place of hpack's encoder, which writes every value to its log.
 
-    It encodes a repeated field only once, adds to the table only what fits beside what is there, and leaves out the
-    Huffman coding, which saves 30 bytes a request and costs more time than everything else about it.
+    It encodes a repeated field only once, adds a field to the table only if it fits beside the others, and leaves out
+    the Huffman coding, which saves 30 bytes a request and costs more time than everything else about it.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One connection's state without its socket: `h2`, and what a server that means harm must not get from it.
+"""One connection's state without its socket: `h2`, and the limits that it lacks against a hostile server.
 
 `h2` parses and keeps the state of streams; around it are the flow control, the steps, and the care for streams that
 the server has closed in frames that were not handled yet.
@@ -27,7 +27,7 @@ _RECEIVE_WINDOW: Final = 16 * 1024 * 1024
 _DEFAULT_WINDOW: Final = 65_535
 _MIN_SEND_WINDOW: Final = 16 * 1024
 _REQUEST_ALLOWANCE: Final = 10_000
-"""What the frames of one request and its response may cost beside its DATA; see `FrameReader`."""
+"""The most that the frames of one request and its response may cost beside its DATA; see `FrameReader`."""
 
 
 class Session:
@@ -47,7 +47,7 @@ class Session:
                 validate_inbound_headers=False,
             )
         )
-        self._h2.encoder = HeaderEncoder()  # type: ignore[assignment]  # what h2 uses of an encoder
+        self._h2.encoder = HeaderEncoder()  # type: ignore[assignment]  # it has all that h2 uses of one
         self._h2.decoder = HeaderDecoder()
         self._headers = HeaderBuilder(authority)
         self._frames = FrameReader()
@@ -124,11 +124,11 @@ class Session:
     # Receiving
 
     def feed(self, data: bytes) -> None:
-        """Takes what was read."""
+        """Takes bytes that were read."""
         self._frames.feed(data)
 
     def step(self) -> Iterator[Event | GoAwayFrame]:
-        """Handles some of it, and yields what it says.
+        """Handles some frames, and yields their events.
 
         Raises:
             FloodError: the server sends frame after frame that brings no response forward.
