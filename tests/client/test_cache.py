@@ -416,3 +416,11 @@ class CachedLookups(RuleBasedStateMachine):
 
 CachedLookups.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
 test_whatever_happens = CachedLookups.TestCase
+
+
+def test_a_cache_with_the_groups_of_one_app_key_is_refused_by_a_client_of_another() -> None:
+    cache = cache_for()
+    GroupClient("one", "secret", cache=cache)
+    GroupClient("one", "secret", cache=cache)
+    with pytest.raises(ConfigError, match="cache has the groups of App Key 'one'; make another one for 'two'"):
+        GroupClient("two", "secret", cache=cache)

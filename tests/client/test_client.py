@@ -11,6 +11,7 @@ from rongcloud_groups import (
     AuthenticationError,
     ClientClosed,
     ConfigError,
+    DeadlineExceeded,
     GroupClient,
     InvalidGroupId,
     Lookup,
@@ -510,3 +511,30 @@ async def test_a_fault_that_no_call_can_survive_ends_the_client_and_every_call_w
         await client.aclose()
     assert ended.group_contains(RuntimeError, match="a fault of our own", depth=2)
     assert "the client stopped" in caplog.text
+
+
+@pytest.mark.parametrize("deadline", [1e-6, 0, -1])
+async def test_every_id_has_an_outcome_when_the_deadline_passes_while_ids_are_taken_up(
+    client: GroupClient, deadline: float
+) -> None:
+    lookup = await client.get_many((f"x{number}" for number in range(5000)), deadline=deadline)
+    assert len(lookup) == 5000
+    assert {type(error) for error in lookup.failed.values()} == {DeadlineExceeded}
+    assert client.stats().waiting == 0
+
+
+@pytest.mark.parametrize("deadline", [0, -0.5])
+async def test_a_deadline_that_has_passed_is_exceeded_at_no_request(client: GroupClient, deadline: float) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await client.get("g1", deadline=deadline)
+    assert client.stats().requests == 0
+    with pytest.raises(InvalidGroupId):
+        await client.get("a b", deadline=deadline)
+
+
+@pytest.mark.parametrize("deadline", ["2", float("nan"), True, []])
+async def test_a_deadline_that_is_no_number_is_refused(client: GroupClient, deadline: Any) -> None:
+    with pytest.raises(ConfigError, match="deadline is "):
+        await client.get("g1", deadline=deadline)
+    with pytest.raises(ConfigError, match="deadline is "):
+        await client.get_many(["g1"], deadline=deadline)

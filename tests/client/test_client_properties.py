@@ -3,15 +3,24 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from urllib.parse import parse_qsl
 
 import httpx
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.virtual_time import run
 
-from rongcloud_groups import GroupClient, GroupProfile, InvalidGroupId, Lookup, RongCloudError, ServiceError
+from rongcloud_groups import (
+    DeadlineExceeded,
+    GroupClient,
+    GroupProfile,
+    InvalidGroupId,
+    Lookup,
+    RongCloudError,
+    ServiceError,
+)
 
 Answer = Callable[[list[str]], httpx.Response]
 KNOWN = {f"g{number}" for number in range(0, 400, 2)}
@@ -63,6 +72,8 @@ TROUBLES: list[Answer] = [
 ]
 FATAL: list[Answer] = [refusing(1004, 401), refusing(1009, 430), refusing(404, 404)]
 
+sizes = st.sampled_from([0, 1, 49, 50, 51, 99, 100, 101, 999, 1000, 1001, 1049, 1051, 2000, 2001])
+"""Around each boundary of a batch, of 50, and of a step in which IDs are taken up, of 1,000."""
 given_ids = st.lists(
     st.one_of(st.integers(0, 399).map("g{}".format), st.sampled_from(["", "a b", "a,b", "x" * 65])), max_size=300
 )
@@ -167,5 +178,49 @@ def test_a_deadline_is_kept_and_accounts_for_each_id(
             assert loop.time() - began <= deadline + 0.001
             assert_accounted(lookup, group_ids)
             assert client.stats().waiting == 0
+
+    run(main())
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, st.sampled_from([-1.0, 0.0, 1e-6, 0.02, 0.05, 0.5, 3.0]), st.integers(0, 3), st.booleans())
+def test_each_id_of_any_number_ends_once_whatever_the_deadline(
+    count: int,
+    deadline: float,
+    repeated: int,
+    iterator: bool,  # noqa: FBT001  a parameter
+) -> None:
+    async def main() -> None:
+        group_ids = [f"g{number}" for number in range(count)] * (1 + repeated % 2)
+        async with GroupClient("key", "secret", transport=serving([], Counter()), rate=500) as client:
+            lookup = await client.get_many(iter(group_ids) if iterator else group_ids, deadline=deadline)
+            assert len(lookup) == count
+            assert sorted([*lookup.found, *lookup.missing, *lookup.failed]) == sorted(set(group_ids))
+            assert {type(error) for error in lookup.failed.values()} <= {DeadlineExceeded}
+            if deadline <= 0:
+                assert len(lookup.failed) == count
+                assert client.stats().requests == 0
+            assert (client.stats().waiting, client._pending.open) == (0, 0)
+
+    run(main())
+
+
+@settings(max_examples=30, deadline=None)
+@given(sizes.filter(bool), st.booleans())
+def test_a_source_that_raises_in_the_middle_leaves_nothing_open(count: int, cancelled: bool) -> None:  # noqa: FBT001
+    async def main() -> None:
+        def source() -> Iterator[str]:
+            yield from (f"g{number}" for number in range(count))
+            raise LookupError("the cursor is gone")
+
+        async with GroupClient("key", "secret", transport=serving([], Counter()), rate=500) as client:
+            call = asyncio.create_task(client.get_many(source()))
+            await asyncio.sleep(0)
+            if cancelled:
+                call.cancel()
+            with pytest.raises((LookupError, asyncio.CancelledError)):
+                await call
+            assert (client.stats().waiting, client._pending.open) == (0, 0)
+            assert len(await client.get_many(["g1", "g2"])) == 2
 
     run(main())

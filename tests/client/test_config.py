@@ -9,6 +9,7 @@ import textwrap
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,7 +18,7 @@ import httpx
 import pytest
 
 import rongcloud_groups
-from rongcloud_groups import REGIONS, ConfigError, GroupClient, RongCloudError, Secret
+from rongcloud_groups import REGIONS, Cache, ConfigError, GroupClient, LocalLimiter, RongCloudError, Secret
 from rongcloud_groups._protocol.signing import Credentials
 from rongcloud_groups.config import options_from_environment, resolved_base_urls
 from rongcloud_groups.emulator import Emulator, Faults
@@ -58,6 +59,15 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCa
 
 def client_with(**options: Any) -> GroupClient:
     return GroupClient(**({"app_key": "key", "app_secret": SECRET} | options))
+
+
+async def asynchronous_hook(event: object) -> None:
+    del event
+
+
+class AsynchronousHook:
+    async def __call__(self, event: object) -> None:
+        del event
 
 
 @pytest.mark.parametrize("region", REGIONS)
@@ -139,6 +149,29 @@ def test_base_urls_take_the_place_of_the_region(base_urls: Any, urls: list[str])
         ({"max_attempts": 0}, "max_attempts is 0; give a whole number, 1 or more"),
         ({"max_attempts": True}, "max_attempts is True; give a whole number"),
         ({"requests_per_connection": 1}, "requests_per_connection is 1; give a whole number, 2 or more"),
+        ({"region": 5}, "region 5 is not known"),
+        ({"region": ["beijing"]}, r"region \['beijing'\] is not known"),
+        ({"base_urls": 5}, "base_urls is 5; give a URL, or a list of them"),
+        ({"limiter": 50}, "limiter is 50; give a Limiter, file:PATH or redis://"),
+        ({"limiter": LocalLimiter}, "limiter is <class .*LocalLimiter'>; give a Limiter"),
+        ({"guard": "yes"}, "guard is 'yes'; give True or False"),
+        ({"http2": 1}, "http2 is 1; give True or False"),
+        ({"verify": False}, r"verify is False; give an ssl\.SSLContext, or None"),
+        ({"verify": "/etc/ssl/cert.pem"}, r"verify is '/etc/ssl/cert.pem'; give an ssl\.SSLContext"),
+        ({"cache": 60}, "cache is 60; give a Cache, or None"),
+        ({"cache": Cache}, "cache is <class .*Cache'>; give a Cache"),
+        ({"hooks": print}, r"hooks is <built-in function print>; give a list of functions, such as hooks=\[print\]"),
+        ({"hooks": "print"}, "hooks is 'print'; give a list of functions"),
+        ({"hooks": [5]}, "hooks has 5 in it; give functions"),
+        ({"hooks": [asynchronous_hook]}, "hooks has <function asynchronous_hook .* async function, which would never"),
+        ({"hooks": [partial(asynchronous_hook)]}, "an async function, which would never run"),
+        ({"hooks": [AsynchronousHook()]}, "an async function, which would never run"),
+        ({"deadline": "2"}, "deadline is '2'; give a positive number"),
+        ({"deadline": []}, r"deadline is \[\]; give a positive number"),
+        ({"outage_timeout": 0}, "outage_timeout is 0; give a positive number"),
+        ({"outage_timeout": None}, "outage_timeout is None; give a positive number"),
+        ({"attempt_timeout": "5"}, "attempt_timeout is '5'; give a positive number"),
+        ({"max_in_flight": "64"}, "max_in_flight is '64'; give a whole number"),
     ],
 )
 def test_an_option_that_cannot_be_used_is_named(options: dict[str, Any], message: str) -> None:
