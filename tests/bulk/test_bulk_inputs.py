@@ -183,7 +183,7 @@ def test_a_whole_number_in_json_is_an_id() -> None:
         (b'["g1",\n"\xff"]', InputFormat("json", "id"), "line 2: not UTF-8 (byte 0xff)"),
     ],
 )
-def test_what_cannot_be_read_is_told_with_its_line(content: bytes, how: InputFormat, words: str) -> None:
+def test_a_fault_is_reported_with_its_line(content: bytes, how: InputFormat, words: str) -> None:
     with pytest.raises(SourceError, match=r"^ids") as raised:
         all_of(content, how, 65536)
     assert words in str(raised.value)
@@ -310,7 +310,7 @@ async def test_a_pipe_without_a_writer_can_be_left(tmp_path: Path) -> None:
     await until(lambda: "group-ids" not in {thread.name for thread in threading.enumerate()})
 
 
-async def test_a_file_that_is_not_there_is_told(tmp_path: Path) -> None:
+async def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"cannot read .*nowhere.txt: No such file"):
         await records_of(file_source(tmp_path / "nowhere.txt"))
 
@@ -341,7 +341,7 @@ async def test_a_file_that_can_be_read_twice_has_the_same_digest_twice(tmp_path:
 
 
 @given(names=st.lists(st.text("abc", max_size=3)), done=st.integers(0, 400))
-async def test_blocks_have_each_distinct_id_once_wherever_a_run_goes_on(names: list[str], done: int) -> None:
+async def test_blocks_have_each_distinct_id_once_wherever_a_run_resumes(names: list[str], done: int) -> None:
     whole = [block async for block in read_blocks(IterableSource(names), done=0, digest="")]
     assert [group_id for block in whole for group_id in block.group_ids] == list(dict.fromkeys(names))
     assert sum(block.records for block in whole) == len(names)

@@ -134,7 +134,7 @@ async def run_until(client: GroupClient, output: Path, names: list[str], stop_af
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-async def test_a_stopped_job_goes_on_and_ends_as_an_undisturbed_one(
+async def test_a_stopped_job_resumes_and_ends_as_an_undisturbed_one(
     name: str, client: GroupClient, tmp_path: Path
 ) -> None:
     names = [*ids(1500), *ids(500), "no good", *ids(2500), "bad,too"]
@@ -219,7 +219,7 @@ async def test_an_iterable_that_begins_otherwise_is_refused(client: GroupClient,
             await job_of(client, IterableSource(other), output).run()
 
 
-async def test_a_file_that_changes_while_it_is_read_is_told(
+async def test_a_file_that_changes_while_it_is_read_is_an_error(
     client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "ids.txt", *ids(2000))
@@ -329,7 +329,7 @@ async def killed_as_it_begins(job: Job, files: int, monkeypatch: pytest.MonkeyPa
     ("name", "files"),
     [("out.db", 1), *((name, files) for name in ("out.jsonl", "out.csv", "out.parquet") for files in (1, 2))],
 )
-async def test_a_job_killed_as_it_began_anew_loses_nothing(
+async def test_a_job_killed_as_it_started_over_loses_nothing(
     name: str, files: int, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = file_source(written(tmp_path / "ids.txt", *ids(300), "no good"))
@@ -345,7 +345,7 @@ async def test_a_job_killed_as_it_began_anew_loses_nothing(
 @pytest.mark.parametrize(
     ("lose", "words"), [(shorten, "shorter than its checkpoint"), (remove, "is missing although its checkpoint")]
 )
-async def test_a_complete_job_whose_rows_were_lost_is_told(
+async def test_a_complete_job_whose_rows_were_lost_is_refused(
     lose: Callable[[Path], None],
     words: str,
     name: str,
@@ -363,7 +363,7 @@ async def test_a_complete_job_whose_rows_were_lost_is_told(
     assert (await job_of(client, source, output, restart=True).run()).complete
 
 
-async def test_a_complete_parquet_job_whose_rows_are_damaged_is_told(
+async def test_a_complete_parquet_job_whose_rows_are_damaged_is_refused(
     client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = file_source(written(tmp_path / "ids.txt", *ids(300)))
@@ -516,7 +516,7 @@ async def test_single_ids_that_are_never_answered_do_not_end_the_job(emulator: E
     assert found == sorted(found, key=ids(9000).index)
 
 
-async def test_what_no_retry_can_mend_ends_the_job_and_what_came_before_is_saved(
+async def test_an_error_that_is_not_retryable_ends_the_job_and_all_before_it_is_saved(
     client: GroupClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     async def names() -> AsyncIterator[str]:
@@ -678,7 +678,7 @@ async def test_a_count_of_members_that_no_column_can_hold_is_a_problem_of_its_pr
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-async def test_an_output_that_cannot_be_written_is_told_before_anything_is_asked(
+async def test_an_output_that_cannot_be_written_is_refused_before_the_first_request(
     name: str, client: GroupClient, tmp_path: Path
 ) -> None:
     (tmp_path / name).mkdir()
@@ -697,7 +697,7 @@ async def test_an_output_that_cannot_be_written_is_told_before_anything_is_asked
         (version_0_1_0, "another version's; finish the run with that one, or use --restart"),
     ],
 )
-async def test_a_checkpoint_that_does_not_fit_is_told(
+async def test_a_checkpoint_that_does_not_fit_is_refused(
     spoil: Callable[[Path], None], words: str, client: GroupClient, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
@@ -817,7 +817,7 @@ async def test_a_file_that_is_no_database_is_refused(client: GroupClient, tmp_pa
         await job_of(client, IterableSource(["a"]), output).run()
 
 
-async def test_all_groups_of_the_listing_are_looked_up_and_a_stopped_listing_goes_on(
+async def test_all_groups_of_the_listing_are_looked_up_and_a_stopped_listing_is_resumed(
     client: GroupClient, tmp_path: Path
 ) -> None:
     output = tmp_path / "out.jsonl"
@@ -849,19 +849,19 @@ async def test_since_leaves_out_older_groups_and_keeps_those_without_a_time(
     assert names_in(output) == ["edge", "timeless"]
 
 
-async def test_stdout_takes_rows_and_failures_are_told(
+async def test_stdout_takes_rows_and_failures_are_shown(
     client: GroupClient, capfdbinary: pytest.CaptureFixture[bytes]
 ) -> None:
-    told: list[Failure] = []
+    shown: list[Failure] = []
     for file_format in ("jsonl", "csv"):
         job = Job(
-            client, IterableSource(["x1", "no good"]), open_sink(None, file_format), FailedIdsPrinter(told.append)
+            client, IterableSource(["x1", "no good"]), open_sink(None, file_format), FailedIdsPrinter(shown.append)
         )
         assert (await job.run()).complete
     rows = capfdbinary.readouterr().out.splitlines()
     assert msgspec.json.decode(rows[0], type=GroupProfile) == await client.get("x1")
     assert rows[1].decode().split(",") == list(COLUMNS)
-    assert [(failure.group_id, failure.error) for failure in told] == [("no good", "InvalidGroupId")] * 2
+    assert [(failure.group_id, failure.error) for failure in shown] == [("no good", "InvalidGroupId")] * 2
 
 
 @pytest.mark.parametrize(

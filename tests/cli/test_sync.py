@@ -139,7 +139,7 @@ async def test_a_report_in_json_is_the_last_line_and_all_of_stderr_is_json(
 
 
 @pytest.mark.parametrize("on", ["pipe", "terminal"])
-async def test_what_is_wrong_with_the_files_is_told_with_its_exit_code(
+async def test_a_fault_of_a_file_is_reported_with_its_exit_code(
     on: str, variables: dict[str, str], emulator: Emulator, here: Path
 ) -> None:
     (here / "latin.txt").write_bytes(b"g1\n\xff\n")
@@ -150,10 +150,10 @@ async def test_what_is_wrong_with_the_files_is_told_with_its_exit_code(
         (["ids.csv", "-o", "out.jsonl"], "has no column 'group_id'; it has 'a', 'b'; choose one with --column"),
         (["ids.txt", "-o", "nowhere/out.jsonl"], "cannot write nowhere/out.jsonl: No such file"),
     ):
-        code, told = await sync_on(on, *arguments, env=variables, here=here)
+        code, printed = await sync_on(on, *arguments, env=variables, here=here)
         assert code == 2
-        assert words in told
-        assert "Traceback" not in told
+        assert words in printed
+        assert "Traceback" not in printed
     assert emulator.report().batch_requests == 0
 
 
@@ -170,14 +170,14 @@ async def test_what_is_wrong_with_the_files_is_told_with_its_exit_code(
         ([], "Usage"),
     ],
 )
-def test_what_is_wrong_with_the_arguments_is_told_before_anything_is_asked(
+def test_a_fault_of_the_arguments_is_reported_before_the_first_request(
     arguments: list[str], words: str, unserved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     written(unserved / "ids.txt", "g1")
     assert exit_code(["sync", *arguments]) == 2
-    told = capfd.readouterr()
-    assert told.out == ""
-    assert words in told.err
+    printed = capfd.readouterr()
+    assert printed.out == ""
+    assert words in printed.err
     assert files_in(unserved) == ["ids.txt"]
 
 
@@ -192,7 +192,7 @@ def test_what_is_wrong_with_the_arguments_is_told_before_anything_is_asked(
         (["--retry-failed", "some.jsonl", "-o", "ids.csv"], "ids.csv exists, and some.jsonl is not its own list"),
     ],
 )
-def test_no_file_is_replaced_that_somebody_else_needs(
+def test_no_file_is_replaced_that_is_still_needed(
     arguments: list[str], words: str, unserved: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     written(unserved / "ids.csv", "group_id", "g1")
@@ -235,7 +235,7 @@ async def test_a_daemon_without_standard_streams_can_run_it(closed: str, variabl
     assert names_in(here / "out.jsonl") == ["x1", "x3"]
 
 
-async def test_a_job_goes_on_when_nobody_reads_how_far_it_is(variables: dict[str, str], here: Path) -> None:
+async def test_a_job_continues_when_its_progress_has_no_reader(variables: dict[str, str], here: Path) -> None:
     written(here / "ids.txt", *ids(300))
     variables["RONGCLOUD_RATE"] = "4"
     line = f'set -o pipefail; "{COMMAND}" sync ids.txt -o out.jsonl --progress json 2>&1 | head -n 1'
@@ -262,7 +262,7 @@ async def test_with_a_report_in_json_all_of_stderr_is_json(
         assert kinds == ["summary"]
 
 
-async def test_an_id_cannot_speak_to_the_terminal(variables: dict[str, str], here: Path) -> None:
+async def test_an_id_cannot_control_the_terminal(variables: dict[str, str], here: Path) -> None:
     ended = await sync("-", "-o", "-", env=variables, here=here, stdin=b"g\x1b[31mred\n")
     assert ended.code == 3
     assert "g\N{REPLACEMENT CHARACTER}[31mred" in ended.stderr

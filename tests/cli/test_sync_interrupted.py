@@ -45,20 +45,20 @@ async def started(*arguments: str, env: dict[str, str], here: Path, **options: A
 async def test_an_input_that_changed_is_refused_until_restart(on: str, variables: dict[str, str], here: Path) -> None:
     written(here / "ids.txt", *ids(3000))
     variables["RONGCLOUD_RATE"] = "10"
-    code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", "--max-time", "1s", env=variables, here=here)
+    code, printed = await sync_on(on, "ids.txt", "-o", "out.jsonl", "--max-time", "1s", env=variables, here=here)
     assert code == 5
-    assert "run the same command again to resume" in told
+    assert "run the same command again to resume" in printed
     written(here / "ids.txt", *ids(2999), "changed")
     variables["RONGCLOUD_RATE"] = "2000"
-    code, told = await sync_on(on, "ids.txt", "-o", "out.jsonl", env=variables, here=here)
+    code, printed = await sync_on(on, "ids.txt", "-o", "out.jsonl", env=variables, here=here)
     assert code == 2
-    assert "is not the input that the unfinished run had" in told
-    assert "Traceback" not in told
+    assert "is not the input that the unfinished run had" in printed
+    assert "Traceback" not in printed
     assert (await sync_on(on, "ids.txt", "-o", "out.jsonl", "--restart", env=variables, here=here))[0] == 0
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-async def test_a_signal_stops_the_job_after_what_is_under_way_and_it_goes_on(
+async def test_a_signal_stops_the_job_after_the_requests_in_flight_and_it_resumes(
     number: signal.Signals, code: int, variables: dict[str, str], emulator: Emulator, here: Path
 ) -> None:
     written(here / "ids.txt", *ids(6000))
@@ -134,7 +134,7 @@ def _small_files() -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
 
 
-async def test_an_output_that_takes_no_more_is_told_and_the_job_goes_on_later(
+async def test_an_output_that_is_full_is_an_error_and_the_job_resumes_later(
     variables: dict[str, str], here: Path
 ) -> None:
     written(here / "ids.txt", *ids(3000))
@@ -161,7 +161,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip("a file system of its own takes the right to mount one")
     yield disk
-    subprocess.run(["umount", str(disk)], check=True)  # noqa: S603, S607  likewise
+    subprocess.run(["umount", str(disk)], check=True)  # noqa: S603, S607  ours too
 
 
 def move_all(source: Path, target: Path) -> None:
@@ -170,22 +170,22 @@ def move_all(source: Path, target: Path) -> None:
 
 
 @pytest.mark.parametrize("on", ["pipe", "terminal"])
-async def test_a_disk_that_fills_up_is_told_and_the_job_goes_on_when_there_is_room(
+async def test_a_disk_that_fills_up_is_an_error_and_the_job_resumes_when_there_is_room(
     on: str, variables: dict[str, str], here: Path, small_disk: Path
 ) -> None:
     written(here / "ids.txt", *ids(3000))
     for name in ("out.jsonl", "out.csv", "out.db", "out.parquet"):
         ballast = small_disk / "ballast"
         ballast.write_bytes(bytes(700_000 if name != "out.parquet" else 1_000_000))
-        code, told = await sync_on(on, "ids.txt", "-o", str(small_disk / name), env=variables, here=here)
-        assert code in {1, 2}, told
-        assert "space" in told or "full" in told
-        assert name in told
-        assert "Traceback" not in told
+        code, printed = await sync_on(on, "ids.txt", "-o", str(small_disk / name), env=variables, here=here)
+        assert code in {1, 2}, printed
+        assert "space" in printed or "full" in printed
+        assert name in printed
+        assert "Traceback" not in printed
         ballast.unlink()
         move_all(small_disk, here)
-        code, told = await sync_on(on, "ids.txt", "-o", name, env=variables, here=here)
-        assert code == 0, told
+        code, printed = await sync_on(on, "ids.txt", "-o", name, env=variables, here=here)
+        assert code == 0, printed
         assert rows_in(here / name)
     assert rows_in(here / "out.db") == rows_in(here / "out.jsonl")
 

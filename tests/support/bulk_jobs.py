@@ -96,12 +96,12 @@ async def sync_on_terminal(
 
 
 async def sync_on(on: str, *arguments: str, env: dict[str, str], here: Path) -> tuple[int, str]:
-    """The exit code, and what was told: on stderr in a pipe, or on a terminal."""
+    """The exit code, and the messages: on stderr in a pipe, or on a terminal."""
     if on == "terminal":
         return await sync_on_terminal(*arguments, env=env, columns=200, here=here)
-    code, stdout, told = await sync(*arguments, env=env, here=here)
+    code, stdout, printed = await sync(*arguments, env=env, here=here)
     assert stdout == ""
-    return code, told
+    return code, printed
 
 
 def failures_in(output: Path) -> list[dict[str, Any]]:

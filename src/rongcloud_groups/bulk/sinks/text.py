@@ -136,7 +136,7 @@ class _RowFormat(Protocol):
         ...
 
     def can_add_to(self, path: Path) -> bool:
-        """Whether rows of this format go on where a file ends."""
+        """Whether rows of this format can follow where a file ends."""
         ...
 
     def kept(self, path: Path) -> Iterator[bytes]:

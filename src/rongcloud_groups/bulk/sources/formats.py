@@ -215,7 +215,7 @@ def _in_array(lines: _Lines, field: str) -> Iterator[str]:
         try:
             value, end = decode(text, place)
             end = _BLANK.match(text, end).end()  # type: ignore[union-attr]
-            if end == len(text):  # a number may go on
+            if end == len(text):  # a number may not have ended
                 raise ValueError("the array does not end")  # noqa: TRY301
         except ValueError as wrong:
             more = "" if len(text) - place > MAX_LINE else lines.read(_PIECE)
