@@ -132,7 +132,7 @@ async def test_connections_that_close_before_their_token_cost_attempts_and_are_f
 
 async def test_a_misdirected_request_is_retried_on_a_new_connection() -> None:
     def misdirect(peer: Peer, request: Received) -> None:
-        peer.reply(request.stream_id, b"", status="421")
+        peer.respond(request.stream_id, b"", status="421")
 
     async with hostile(on_first_connection(misdirect)) as (server, client):
         lookup = await client.get_many(["g1", "g2"])

@@ -16,10 +16,10 @@ async def test_one_connection_carries_many_requests_at_once() -> None:
         streams = [client.ask(f"x{number}") for number in range(20)]
         client.flush()
         for number, stream in enumerate(streams):
-            reply = await client.reply(stream)
-            assert reply.headers[":status"] == "200"
-            assert int(reply.headers["content-length"]) == len(reply.body)
-            assert reply.profiles[0]["groupId"] == f"x{number}"
+            response = await client.response(stream)
+            assert response.headers[":status"] == "200"
+            assert int(response.headers["content-length"]) == len(response.body)
+            assert response.profiles[0]["groupId"] == f"x{number}"
     report = emulator.report()
     assert (report.connections, report.max_requests_on_connection) == (1, 20)
     assert report.protocol_errors == 0
@@ -29,12 +29,12 @@ async def test_a_large_answer_waits_for_the_clients_window() -> None:
     async with Emulator(universe=EVERY) as emulator, RawHttp2(emulator, window=100) as client:
         stream = client.ask(*(f"x{number}" for number in range(50)))
         client.flush()
-        while len(client.replies[stream].body) < 100:
+        while len(client.responses[stream].body) < 100:
             await client.read()
-        assert len(client.replies[stream].body) == 100
+        assert len(client.responses[stream].body) == 100
         client.widen(stream, 1_000_000)
-        reply = await client.reply(stream)
-        assert len(reply.profiles) == 50
+        response = await client.response(stream)
+        assert len(response.profiles) == 50
 
 
 async def test_the_whole_connections_window_is_kept_as_well() -> None:
@@ -44,11 +44,11 @@ async def test_the_whole_connections_window_is_kept_as_well() -> None:
         received = 0
         while received < 65_535:
             await client.read()
-            received = sum(len(reply.body) for reply in client.replies.values())
+            received = sum(len(response.body) for response in client.responses.values())
         assert received == 65_535
         client.widen(0, 1_000_000)
         for stream in streams:
-            assert len((await client.reply(stream)).profiles) == 50
+            assert len((await client.response(stream)).profiles) == 50
 
 
 async def test_a_request_counts_when_its_headers_arrive() -> None:
@@ -68,8 +68,8 @@ async def test_a_cancelled_request_is_not_answered() -> None:
         client.cancel(abandoned)
         client.cancel(unfinished)
         client.flush()
-        assert (await client.reply(kept)).profiles
-        assert not client.replies[abandoned].headers
+        assert (await client.response(kept)).profiles
+        assert not client.responses[abandoned].headers
 
 
 @pytest.mark.parametrize(("fault", "code"), [("rst", ErrorCodes.INTERNAL_ERROR), ("refuse", ErrorCodes.REFUSED_STREAM)])
@@ -77,8 +77,8 @@ async def test_a_stream_is_reset_and_the_others_live(fault: str, code: int) -> N
     async with Emulator(universe=EVERY, faults=Faults(at={1: fault})) as emulator, RawHttp2(emulator) as client:
         first, second = client.ask("x1"), client.ask("x2")
         client.flush()
-        assert (await client.reply(second)).profiles
-        assert (await client.reply(first)).reset == code
+        assert (await client.response(second)).profiles
+        assert (await client.response(first)).reset == code
         assert emulator.report().faults == {fault: 1}
 
 
@@ -86,9 +86,9 @@ async def test_a_cut_answer_ends_short_of_its_length() -> None:
     async with Emulator(universe=EVERY, faults=Faults(at={1: "cut"})) as emulator, RawHttp2(emulator) as client:
         stream = client.ask("x1")
         client.flush()
-        reply = await client.reply(stream)
-        assert reply.ended
-        assert 0 < len(reply.body) < int(reply.headers["content-length"])
+        response = await client.response(stream)
+        assert response.ended
+        assert 0 < len(response.body) < int(response.headers["content-length"])
 
 
 async def test_a_dropped_connection_ends_in_the_middle_of_an_answer() -> None:
@@ -96,17 +96,17 @@ async def test_a_dropped_connection_ends_in_the_middle_of_an_answer() -> None:
         stream = client.ask("x1")
         client.flush()
         await client.end()
-        reply = client.replies[stream]
-        assert not reply.ended
-        assert 0 < len(reply.body) < int(reply.headers["content-length"])
+        response = client.responses[stream]
+        assert not response.ended
+        assert 0 < len(response.body) < int(response.headers["content-length"])
 
 
 async def test_a_hung_request_is_never_answered_and_the_others_are() -> None:
     async with Emulator(universe=EVERY, faults=Faults(at={1: "hang"})) as emulator, RawHttp2(emulator) as client:
         hung, second = client.ask("x1"), client.ask("x2")
         client.flush()
-        assert (await client.reply(second)).profiles
-        assert not client.replies[hung].headers
+        assert (await client.response(second)).profiles
+        assert not client.responses[hung].headers
 
 
 async def test_a_slow_body_comes_in_pieces() -> None:
@@ -114,9 +114,9 @@ async def test_a_slow_body_comes_in_pieces() -> None:
     async with Emulator(universe=EVERY, faults=faults) as emulator, RawHttp2(emulator) as client:
         stream = client.ask("x1")
         client.flush()
-        reply = await client.reply(stream)
-        assert reply.pieces == 10
-        assert reply.profiles
+        response = await client.response(stream)
+        assert response.pieces == 10
+        assert response.profiles
 
 
 async def test_a_slow_body_that_is_cancelled_stops() -> None:
@@ -129,8 +129,8 @@ async def test_a_slow_body_that_is_cancelled_stops() -> None:
         emulator.service.latency = 0.05
         second = client.ask("x2")
         client.flush()
-        assert (await client.reply(second)).profiles
-        assert client.replies[slow].pieces < 10
+        assert (await client.response(second)).profiles
+        assert client.responses[slow].pieces < 10
 
 
 @pytest.mark.parametrize("standing", [True, False])
@@ -144,9 +144,9 @@ async def test_goaway_lets_what_is_in_flight_finish(standing: bool) -> None:  # 
         late = client.ask("late")
         client.flush()
         for stream in streams:
-            assert (await client.reply(stream)).profiles
+            assert (await client.response(stream)).profiles
         await client.end()
-        assert not client.replies[late].headers
+        assert not client.responses[late].headers
         report = emulator.report()
         assert report.never_processed == 1
         assert (report.batch_requests, report.ids_asked) == (4, 3)
@@ -159,9 +159,9 @@ async def test_goaway_may_leave_out_the_newest_in_flight() -> None:
         client.flush()
         assert (await client.read_until(GoAwayFrame)).last_stream_id == streams[1]
         for stream in streams[:2]:
-            assert (await client.reply(stream)).profiles
+            assert (await client.response(stream)).profiles
         await client.end()
-        assert not any(client.replies[stream].headers for stream in streams[2:])
+        assert not any(client.responses[stream].headers for stream in streams[2:])
         assert emulator.report().never_processed == 2
 
 
@@ -170,7 +170,7 @@ async def test_goaway_leaves_out_only_what_is_newer_than_every_answer() -> None:
     async with Emulator(universe=EVERY, faults=faults) as emulator, RawHttp2(emulator) as client:
         first = client.ask("x1")
         client.flush()
-        assert (await client.reply(first)).profiles
+        assert (await client.response(first)).profiles
         client.ask("x2")
         client.flush()
         assert (await client.read_until(GoAwayFrame)).last_stream_id == first
@@ -186,11 +186,11 @@ async def test_goaway_never_leaves_out_what_was_answered_out_of_turn() -> None:
         emulator.service.latency = 0
         answered = client.ask("x2")
         client.flush()
-        assert (await client.reply(answered)).profiles
+        assert (await client.response(answered)).profiles
         client.ask("x3")
         client.flush()
         assert (await client.read_until(GoAwayFrame)).last_stream_id == answered
-        assert (await client.reply(slow)).profiles
+        assert (await client.response(slow)).profiles
         assert emulator.report().never_processed == 1
 
 
@@ -202,7 +202,7 @@ async def test_goaway_may_close_with_what_is_in_flight() -> None:
         await client.end()
         assert client.goaway is not None
         assert client.goaway.last_stream_id == streams[1]
-        assert not any(client.replies[stream].headers for stream in streams)
+        assert not any(client.responses[stream].headers for stream in streams)
 
 
 async def test_a_second_goaway_is_not_sent() -> None:
@@ -214,7 +214,7 @@ async def test_a_second_goaway_is_not_sent() -> None:
         client.goaway = None
         client.write(DataFrame(streams[0], data=b"groupIds=x1", flags=["END_STREAM"]))
         for stream in streams:
-            assert (await client.reply(stream)).profiles
+            assert (await client.response(stream)).profiles
         await client.end()
         assert client.goaway is None
 
@@ -232,7 +232,7 @@ async def test_the_stream_limit_is_lowered_under_way_and_kept() -> None:
         streams = [client.ask("x1"), client.ask("x2")]
         client.flush()
         for stream in streams:
-            assert (await client.reply(stream)).profiles
+            assert (await client.response(stream)).profiles
         assert client.settings[-1] == {SettingCodes.MAX_CONCURRENT_STREAMS: 1}
         client.ask("x3")
         client.ask("x4")
@@ -262,7 +262,7 @@ async def test_an_idle_connection_is_closed_and_a_busy_one_is_not() -> None:
     async with Emulator(universe=EVERY, faults=faults, latency=0.2) as emulator, RawHttp2(emulator) as client:
         stream = client.ask("x1")
         client.flush()
-        assert (await client.reply(stream)).profiles
+        assert (await client.response(stream)).profiles
         await client.end()
         assert emulator.report().faults == {"idle": 1}
 

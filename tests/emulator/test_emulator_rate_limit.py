@@ -77,7 +77,7 @@ def test_another_consumer_takes_its_share_for_its_span(window: Window) -> None:
         return sum(second <= time < second + 1 for time in let_in)
 
     assert 100 <= in_second(1) <= 101
-    # Over the limit, whoever comes first is served: we ask 200 times a second, the other one 60 times.
+    # Over the limit, requests are served in the order they come: 200 a second of ours, 60 of the other consumer.
     assert 40 <= in_second(4) < 90
     assert in_second(9) == 100
 

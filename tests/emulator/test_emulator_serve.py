@@ -52,8 +52,8 @@ async def test_another_program_starts_it_uses_it_and_stops_it(by: signal.Signals
         trust = ssl.create_default_context(cafile=address["ca_file"])
         async with httpx.AsyncClient(http2=True, verify=trust, base_url=address["url"]) as client:
             headers = signed(app_key=address["app_key"], app_secret=address["app_secret"])
-            reply = await client.post(V1_BATCH, content=form(["a"]), headers=headers)
-        assert (reply.http_version, reply.status_code) == ("HTTP/2", 500)
+            response = await client.post(V1_BATCH, content=form(["a"]), headers=headers)
+        assert (response.http_version, response.status_code) == ("HTTP/2", 500)
         report = await stop(process, by)
         assert report["faults"] == {"error-500": 1}
     assert not await anyio.Path(address["ca_file"]).exists()
@@ -66,9 +66,9 @@ async def test_options_reach_the_service(tmp_path: Path) -> None:
     async with program(*options) as (address, process):
         assert address["ca_file"] is None
         async with httpx.AsyncClient(base_url=address["url"]) as client:
-            replies = [await client.post(V1_BATCH, content=form(["only", "g0"]), headers=signed()) for _ in range(2)]
-        assert replies[0].json()["profiles"] == [{"groupId": "only"}]
-        assert replies[1].headers["retry-after"] == "3"
+            responses = [await client.post(V1_BATCH, content=form(["only", "g0"]), headers=signed()) for _ in range(2)]
+        assert responses[0].json()["profiles"] == [{"groupId": "only"}]
+        assert responses[1].headers["retry-after"] == "3"
         assert (await stop(process, signal.SIGTERM))["refused"] == 1
 
 
@@ -112,7 +112,7 @@ async def test_it_prints_what_to_paste_and_the_report_at_the_end(
 
 async def test_without_tls_there_is_no_certificate_to_trust(capsys: pytest.CaptureFixture[str]) -> None:
     serving = asyncio.create_task(serve(Emulator(tls=False)))
-    while "RONGCLOUD_APP_SECRET" not in (printed := capsys.readouterr().err):  # noqa: ASYNC110  likewise
+    while "RONGCLOUD_APP_SECRET" not in (printed := capsys.readouterr().err):  # noqa: ASYNC110  its output is the only sign
         await asyncio.sleep(0)
     os.kill(os.getpid(), signal.SIGINT)
     await serving

@@ -65,8 +65,8 @@ async def test_what_is_needed_to_reach_it_is_told() -> None:
 
 async def test_the_rate_holds_and_the_worst_second_counts_the_refused() -> None:
     async with Emulator(limit=5, universe=EVERY) as emulator, client_of(emulator) as client:
-        replies = await asyncio.gather(*(ask(client, "a") for _ in range(12)))
-    assert sorted(reply.status_code for reply in replies) == [200] * 5 + [429] * 7
+        responses = await asyncio.gather(*(ask(client, "a") for _ in range(12)))
+    assert sorted(response.status_code for response in responses) == [200] * 5 + [429] * 7
     report = emulator.report()
     assert (report.batch_requests, report.refused, report.worst_second) == (12, 7, 12)
 
@@ -91,8 +91,8 @@ async def test_another_process_can_read_and_clear_the_counters() -> None:
     async with Emulator(faults=Faults(at={2: "error-500"})) as emulator, client_of(emulator) as client:
         await ask(client, "a")
         await ask(client, "a")
-        reply = await client.get("/_emulator/report")
-        assert msgspec.json.decode(reply.content, type=Report) == emulator.report()
+        response = await client.get("/_emulator/report")
+        assert msgspec.json.decode(response.content, type=Report) == emulator.report()
         assert emulator.report().faults == {"error-500": 1}
         assert (await client.get("/_emulator/arrivals")).json() == emulator.arrivals
         assert len(emulator.arrivals) == 2
@@ -220,8 +220,8 @@ async def test_over_http1_faults_of_the_stream_end_the_connection(fault: str) ->
 @pytest.mark.parametrize("faults", [Faults(goaway=GoAway("goaway", 2)), Faults(at={2: "goaway"})])
 async def test_over_http1_a_graceful_end_is_connection_close(faults: Faults) -> None:
     async with Emulator(universe=EVERY, http2=False, faults=faults) as emulator, client_of(emulator) as client:
-        replies = [await ask(client, "a") for _ in range(3)]
-    assert [reply.headers.get("connection") for reply in replies] == [None, "close", None]
+        responses = [await ask(client, "a") for _ in range(3)]
+    assert [response.headers.get("connection") for response in responses] == [None, "close", None]
     assert emulator.report().connections == 2
 
 
@@ -298,21 +298,21 @@ async def test_an_endless_body_over_http2_is_refused_early_and_costs_its_stream_
         client.flush()
         for _ in range(20):
             client.write(DataFrame(endless, b"g" * 16_384))
-        reply = await client.reply(endless)
-        assert msgspec.json.decode(reply.body)["code"] == 1005
-        while reply.reset is None:
+        response = await client.response(endless)
+        assert msgspec.json.decode(response.body)["code"] == 1005
+        while response.reset is None:
             await client.read()
-        assert reply.reset == ErrorCodes.NO_ERROR
+        assert response.reset == ErrorCodes.NO_ERROR
         later = client.ask("a")
         client.flush()
-        assert len((await client.reply(later)).profiles) == 1
+        assert len((await client.response(later)).profiles) == 1
 
 
 @pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2", "HTTP/1.1"])
 async def test_a_body_that_announces_too_much_is_answered(http2: bool) -> None:  # noqa: FBT001  a parameter
     async with Emulator(http2=http2) as emulator, client_of(emulator, http2=http2) as client:
-        reply = await client.post(V1_BATCH, content=b"groupIds=" + b"g" * 300_000, headers=signed())
-        assert (reply.status_code, reply.json()["code"]) == (400, 1005)
+        response = await client.post(V1_BATCH, content=b"groupIds=" + b"g" * 300_000, headers=signed())
+        assert (response.status_code, response.json()["code"]) == (400, 1005)
 
 
 @pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2", "HTTP/1.1"])
@@ -325,8 +325,8 @@ async def test_bytes_that_are_no_text_are_answered_without_a_traceback(
             (V1_BATCH, "application/x-www-form-urlencoded", b"groupIds=\xff\xfe"),
             (V4_BATCH, "application/json", b'{"channelIds": ["\xff"]}'),
         ):
-            reply = await client.post(path, content=body, headers=signed(content_type=content_type))
-            assert (reply.status_code, reply.json()["code"]) == (400, 1002)
+            response = await client.post(path, content=body, headers=signed(content_type=content_type))
+            assert (response.status_code, response.json()["code"]) == (400, 1002)
         headers = [*signed().items(), ("x-note", b"\xff\xfe")]
         assert (await client.post(V1_BATCH, content=form(["a"]), headers=headers)).status_code == 200  # type: ignore[arg-type]
     assert not caplog.records

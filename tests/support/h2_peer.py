@@ -180,7 +180,7 @@ class Peer(asyncio.Protocol):
         flags = ["END_HEADERS", "END_STREAM"] if end else ["END_HEADERS"]
         return HeadersFrame(stream_id, self.encoder.encode(list(fields)), flags=flags)
 
-    def reply(self, stream_id: int, body: bytes = b"{}", *, status: str = "200", length: int | None = -1) -> None:
+    def respond(self, stream_id: int, body: bytes = b"{}", *, status: str = "200", length: int | None = -1) -> None:
         """Answers, as far as the connection's window allows; `length` -1 is the true one, None leaves it out."""
         fields = [(":status", status)]
         if length is not None:
@@ -216,7 +216,7 @@ Script = Callable[[Peer, Received], None]
 
 
 def echo(peer: Peer, request: Received) -> None:
-    peer.reply(request.stream_id, request.headers[":path"].encode() + b" " + request.body)
+    peer.respond(request.stream_id, request.headers[":path"].encode() + b" " + request.body)
 
 
 def by_path(peer: Peer, request: Received) -> None:

@@ -67,7 +67,7 @@ def answer(peer: Peer, request: Received) -> None:
     """Answers with a profile for each group ID."""
     group_ids = parse_qs(request.body.decode())["groupIds"]
     profiles = [{"groupId": group_id, "groupName": f"name of {group_id}"} for group_id in group_ids]
-    peer.reply(request.stream_id, json.dumps({"code": 200, "profiles": profiles}).encode())
+    peer.respond(request.stream_id, json.dumps({"code": 200, "profiles": profiles}).encode())
 
 
 def on_first_connection(behave: Script) -> Script:

@@ -1,4 +1,4 @@
-"""An HTTP/2 client that shows every frame, and goes on after a GOAWAY."""
+"""An HTTP/2 client that shows every frame, and keeps working after a GOAWAY."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from rongcloud_groups.emulator import Emulator
 FrameT = TypeVar("FrameT", bound=Frame)
 
 
-class RawReply:
+class RawResponse:
     """What came on one stream."""
 
     def __init__(self) -> None:
@@ -52,7 +52,7 @@ class RawHttp2:
         self._window = window
         self._h2 = H2Connection(H2Configuration(header_encoding="utf-8"))
         self._decoder = Decoder()
-        self.replies: defaultdict[int, RawReply] = defaultdict(RawReply)
+        self.responses: defaultdict[int, RawResponse] = defaultdict(RawResponse)
         self.settings: list[dict[int, int]] = []
         self.goaway: GoAwayFrame | None = None
 
@@ -109,12 +109,12 @@ class RawHttp2:
             if isinstance(frame, kind):
                 return frame
 
-    async def reply(self, stream_id: int) -> RawReply:
+    async def response(self, stream_id: int) -> RawResponse:
         """Read until the stream has ended one way or the other."""
-        reply = self.replies[stream_id]
-        while not reply.ended and reply.reset is None:
+        response = self.responses[stream_id]
+        while not response.ended and response.reset is None:
             await self.read()
-        return reply
+        return response
 
     async def end(self) -> None:
         """Read until the connection ends."""
@@ -125,18 +125,18 @@ class RawHttp2:
             return
 
     def _note(self, frame: Frame) -> None:
-        reply = self.replies[frame.stream_id]
+        response = self.responses[frame.stream_id]
         match frame:
             case HeadersFrame():
-                reply.headers = {str(name): str(value) for name, value in self._decoder.decode(frame.data)}
+                response.headers = {str(name): str(value) for name, value in self._decoder.decode(frame.data)}
             case DataFrame():
-                reply.body += frame.data
-                reply.pieces += 1
+                response.body += frame.data
+                response.pieces += 1
             case RstStreamFrame():
-                reply.reset = frame.error_code
+                response.reset = frame.error_code
             case GoAwayFrame():
                 self.goaway = frame
             case SettingsFrame() if "ACK" not in frame.flags:
                 self.settings.append(dict(frame.settings))
                 self.write(SettingsFrame(flags=["ACK"]))
-        reply.ended = reply.ended or "END_STREAM" in frame.flags
+        response.ended = response.ended or "END_STREAM" in frame.flags

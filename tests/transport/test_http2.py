@@ -17,7 +17,7 @@ from hyperframe.frame import (
 from support.h2_peer import HIGHEST_STREAM_ID, QUERY, Peer, Received, by_path, serving
 
 from rongcloud_groups._http import Request, Response
-from rongcloud_groups._transport.http2 import response
+from rongcloud_groups._transport.http2 import response as http2_response
 from rongcloud_groups.errors import TransportError
 
 STREAMS = SettingsFrame.MAX_CONCURRENT_STREAMS
@@ -26,9 +26,9 @@ KB20 = b"x" * 20_000
 
 async def test_a_request_arrives_as_it_was_sent_and_its_answer_comes_back() -> None:
     async with serving() as server, server.client() as client:
-        reply = await client.connection.send(QUERY, 5)
+        response = await client.connection.send(QUERY, 5)
         _, headers, body = server.peer.requests[0]
-    assert reply == Response(200, {"content-length": "14"}, b"/q groupIds=g1")
+    assert response == Response(200, {"content-length": "14"}, b"/q groupIds=g1")
     assert body == b"groupIds=g1"
     assert headers == {
         ":method": "POST",
@@ -93,13 +93,13 @@ async def test_hung_requests_that_were_cut_off_give_their_slots_back() -> None:
         await server.peer.until(lambda: len(server.peer.resets) == 100)
         assert {code for _, code in server.peer.resets} == {ErrorCodes.CANCEL}
         assert client.connection.open_slots == 100
-        replies = await asyncio.gather(*(client.ask() for _ in range(130)))
-        assert {reply.status for reply in replies} == {200}
+        responses = await asyncio.gather(*(client.ask() for _ in range(130)))
+        assert {response.status for response in responses} == {200}
 
 
 async def test_abandoned_answers_use_up_no_window() -> None:
     def answer(peer: Peer, request: Received) -> None:
-        peer.reply(request.stream_id, KB20)
+        peer.respond(request.stream_id, KB20)
 
     async with serving(answer) as server, server.client() as client:
         for number in range(1_200):
@@ -117,7 +117,7 @@ async def test_answers_that_were_read_open_the_window_again() -> None:
     big = b"x" * 1_000_000
 
     def answer(peer: Peer, request: Received) -> None:
-        peer.reply(request.stream_id, big)
+        peer.respond(request.stream_id, big)
 
     async with serving(answer) as server, server.client() as client:
         for _ in range(20):
@@ -155,7 +155,7 @@ async def test_a_slow_server_that_answers_pings_is_waited_for() -> None:
     async with serving(by_path) as server, server.client(ping_after=0.01, ping_timeout=0.5) as client:
         future = client.connection.send(QUERY._replace(path="/hang"), 30)
         await server.peer.until(lambda: server.peer.pings >= 2)
-        server.peer.reply(1, b"late")
+        server.peer.respond(1, b"late")
         assert (await future).body == b"late"
 
 
@@ -195,8 +195,8 @@ async def test_an_idle_connection_is_not_pinged() -> None:
 async def test_without_a_stream_limit_of_the_server_ours_holds() -> None:
     async with serving(settings={}) as server, server.client(max_in_flight=64) as client:
         assert client.connection.open_slots == 64
-        replies = await asyncio.gather(*(client.ask() for _ in range(200)))
-        assert {reply.status for reply in replies} == {200}
+        responses = await asyncio.gather(*(client.ask() for _ in range(200)))
+        assert {response.status for response in responses} == {200}
         assert len(server.peers) == 1
 
 
@@ -212,11 +212,11 @@ async def test_a_limit_that_is_lowered_under_load_lets_everything_be_answered() 
         if len(peer.requests) >= 60:
             open_at_once = max(open_at_once, len(held)) if len(peer.requests) > 60 else 0
             while held:
-                peer.reply(held.pop())
+                peer.respond(held.pop())
 
     async with serving(answer) as server, server.client(max_in_flight=60) as client:
-        replies = await asyncio.gather(*(client.ask() for _ in range(100)))
-        assert {reply.status for reply in replies} == {200}
+        responses = await asyncio.gather(*(client.ask() for _ in range(100)))
+        assert {response.status for response in responses} == {200}
         assert client.connection.open_slots == 2
     assert open_at_once <= 2
 
@@ -254,7 +254,7 @@ async def test_goaway_lets_begun_streams_finish_and_gives_the_later_back() -> No
                 await future
             assert given_back.value.never_processed
         for stream_id in (5, 1, 3):
-            server.peer.reply(stream_id, KB20)
+            server.peer.respond(stream_id, KB20)
         assert [(await future).body for future in futures[:3]] == [KB20] * 3
         assert client.connection.closed
         assert client.connection.closed_reason == "GOAWAY by the server"
@@ -273,8 +273,8 @@ async def test_goaway_in_two_steps_and_in_single_bytes_is_understood() -> None:
         assert client.connection.in_flight == 2
         with pytest.raises(TransportError, match="GOAWAY"):
             await futures[2]
-        server.peer.reply(1)
-        server.peer.reply(3)
+        server.peer.respond(1)
+        server.peer.respond(3)
         assert [(await future).status for future in futures[:2]] == [200, 200]
 
 
@@ -297,13 +297,13 @@ async def test_a_stream_reset_ends_that_request_alone(code: int, never_processed
         with pytest.raises(TransportError, match=text) as reset:
             await victim
         assert reset.value.never_processed is never_processed
-        server.peer.reply(3)
+        server.peer.respond(3)
         assert (await bystander).status == 200
 
 
 async def test_an_answer_before_the_whole_request_was_sent_is_an_answer() -> None:
     def answer_headers(peer: Peer) -> None:
-        peer.reply(1, b"too large", status="413")
+        peer.respond(1, b"too large", status="413")
         peer.write(RstStreamFrame(1, error_code=ErrorCodes.NO_ERROR))
 
     async with serving() as server, server.client() as client:
@@ -326,8 +326,8 @@ async def test_an_answer_before_the_whole_request_was_sent_is_an_answer() -> Non
 async def test_a_body_larger_than_the_windows_follows_in_pieces() -> None:
     body = bytes(range(256)) * 1_200
     async with serving(settings={SettingsFrame.INITIAL_WINDOW_SIZE: 20_000}) as server, server.client() as client:
-        reply = await client.ask(body=body)
-        assert reply.body == b"/q " + body
+        response = await client.ask(body=body)
+        assert response.body == b"/q " + body
 
 
 async def test_a_body_goes_on_when_the_server_widens_its_initial_window() -> None:
@@ -371,7 +371,7 @@ async def test_a_body_shorter_than_its_content_length_ends_that_request_alone(en
         server.peer.write(head, *ending)
         with pytest.raises(TransportError, match=SHORT):
             await victim
-        server.peer.reply(3)
+        server.peer.respond(3)
         assert (await bystander).status == 200
         assert (await client.ask()).status == 200
 
@@ -380,14 +380,14 @@ async def test_a_body_longer_than_its_content_length_is_an_error() -> None:
     async with serving(by_path) as server, server.client() as client:
         future = client.connection.send(QUERY._replace(path="/hang"), 30)
         await server.peer.until_requests(1)
-        server.peer.reply(1, b"too long", length=3)
+        server.peer.respond(1, b"too long", length=3)
         with pytest.raises(TransportError, match="a body of 8 bytes where content-length says 3"):
             await future
 
 
 async def test_a_body_without_a_content_length_is_taken_as_it_comes() -> None:
     def answer(peer: Peer, request: Received) -> None:
-        peer.reply(request.stream_id, b"whole", length=None)
+        peer.respond(request.stream_id, b"whole", length=None)
 
     async with serving(answer) as server, server.client() as client:
         assert await client.ask() == Response(200, {}, b"whole")
@@ -407,7 +407,7 @@ async def test_informational_answers_are_skipped_and_trailers_tolerated() -> Non
 @pytest.mark.parametrize("status", ["2x0", "20", "²⁰⁰", "+20"])
 async def test_a_status_that_is_no_number_is_an_error_of_that_request(status: str) -> None:
     def answer(peer: Peer, request: Received) -> None:
-        peer.reply(request.stream_id, status="200" if request.stream_id > 1 else status)
+        peer.respond(request.stream_id, status="200" if request.stream_id > 1 else status)
 
     async with serving(answer) as server, server.client() as client:
         with pytest.raises(TransportError, match="is no number"):
@@ -420,7 +420,7 @@ async def test_a_response_without_a_status_is_an_error_of_that_request() -> None
         if request.stream_id == 1:
             peer.write(peer.headers(request.stream_id, [("server", "x")], end=True))
         else:
-            peer.reply(request.stream_id)
+            peer.respond(request.stream_id)
 
     async with serving(answer) as server, server.client() as client:
         with pytest.raises(TransportError, match="status '' is no number"):
@@ -429,7 +429,7 @@ async def test_a_response_without_a_status_is_an_error_of_that_request() -> None
 
 
 async def test_a_body_over_the_cap_ends_that_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(response, "MAX_BODY_SIZE", 30_000)
+    monkeypatch.setattr(http2_response, "MAX_BODY_SIZE", 30_000)
     async with serving() as server, server.client() as client:
         with pytest.raises(TransportError, match="a body of more than"):
             await client.ask(body=b"x" * 30_001)
@@ -459,7 +459,7 @@ async def test_a_header_list_over_the_cap_is_an_error() -> None:
         pytest.param(b"\x00\xff\xff\x07\x00\x00\x00\x00\x00" + b"g" * 65_535, id="a GOAWAY too long"),
         pytest.param(HeadersFrame(1, b"\xff\xff\xff\xff\xff", flags=["END_HEADERS"]).serialize(), id="HPACK"),
         pytest.param(b"\x00\x00\x04\x05\x04\x00\x00\x00\x01\x00\x00\x00\x02", id="a push"),
-        pytest.param(DataFrame(7, b"nobody asked").serialize(), id="DATA on an idle stream"),
+        pytest.param(DataFrame(7, b"not asked for").serialize(), id="DATA on an idle stream"),
     ],
 )
 async def test_bytes_that_are_not_http2_end_all_requests_and_nothing_else(garbage: bytes) -> None:
@@ -502,7 +502,7 @@ async def test_a_retired_connection_finishes_what_is_open_and_closes() -> None:
         assert client.connection.open_slots == 0
         assert not client.connection.closed
         await server.peer.until_requests(1)
-        server.peer.reply(1)
+        server.peer.respond(1)
         assert (await future).status == 200
         assert client.connection.closed
         assert client.connection.closed_reason == "retired after 1 requests"

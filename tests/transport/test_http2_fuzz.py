@@ -58,7 +58,7 @@ class RecordingTransport(asyncio.Transport):
         self.closing = True
 
 
-def reply(stream_id: int, body: bytes, *, length: int | None, status: str = "200") -> bytes:
+def response(stream_id: int, body: bytes, *, length: int | None, status: str = "200") -> bytes:
     fields = [(":status", status), ("server", "x")]
     if length is not None:
         fields.append(("content-length", str(length)))
@@ -86,10 +86,12 @@ def frames(build: Callable[..., Frame], **parts: st.SearchStrategy[object]) -> s
 
 sound = st.one_of(
     st.builds(
-        reply, open_stream_ids, st.binary(max_size=40), length=st.none() | st.integers(0, 40), status=st.just("200")
+        response, open_stream_ids, st.binary(max_size=40), length=st.none() | st.integers(0, 40), status=st.just("200")
     ),
-    st.builds(lambda stream_id, body: reply(stream_id, body, length=len(body)), open_stream_ids, st.binary()),
-    st.builds(reply, open_stream_ids, st.just(b""), length=st.just(0), status=st.sampled_from(["500", "2x0", "103"])),
+    st.builds(lambda stream_id, body: response(stream_id, body, length=len(body)), open_stream_ids, st.binary()),
+    st.builds(
+        response, open_stream_ids, st.just(b""), length=st.just(0), status=st.sampled_from(["500", "2x0", "103"])
+    ),
     frames(
         SettingsFrame,
         settings=st.dictionaries(st.sampled_from([1, 2, 3, 4, 5, 6]), st.sampled_from([0, 1, 2, 100, 16384, 65536])),

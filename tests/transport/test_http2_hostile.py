@@ -48,7 +48,7 @@ async def test_a_connection_whose_streams_are_all_taken_away_retires_after_the_l
         await client.until(lambda: client.connection.closed_reason != "")
         assert client.connection.closed_reason == "the server let no request in for 0.05 s"
         assert not client.connection.closed
-        server.peer.reply(1)
+        server.peer.respond(1)
         assert (await future).status == 200
         assert client.connection.closed
 
@@ -150,7 +150,7 @@ async def test_fields_that_contradict_each_other_cost_that_request_alone(
             peer.write(peer.headers(1, fields))
             peer.write(DataFrame(1, b"body", flags=["END_STREAM"]))
         else:
-            peer.reply(request.stream_id)
+            peer.respond(request.stream_id)
 
     async with serving(respond) as server, server.client() as client:
         with pytest.raises(TransportError, match=reason):
@@ -244,7 +244,7 @@ async def test_a_talkative_server_that_responds_is_kept() -> None:
 
 async def test_responses_together_hold_no_more_than_the_windows_allow() -> None:
     def respond(peer: Peer, request: Received) -> None:
-        peer.reply(request.stream_id, b"x" * (MAX_BODY_SIZE - 1), length=None)
+        peer.respond(request.stream_id, b"x" * (MAX_BODY_SIZE - 1), length=None)
         peer._unsent[request.stream_id].pop()  # the end never comes
 
     async with serving(respond) as server, server.client() as client:
@@ -265,7 +265,7 @@ async def test_responses_together_hold_no_more_than_the_windows_allow() -> None:
 @pytest.mark.parametrize("announced", [True, False], ids=["with a length", "without a length"])
 async def test_many_large_responses_at_once_all_arrive(announced: bool) -> None:  # noqa: FBT001  a parameter
     def respond(peer: Peer, request: Received) -> None:
-        peer.reply(request.stream_id, b"x" * MB, length=-1 if announced else None)
+        peer.respond(request.stream_id, b"x" * MB, length=-1 if announced else None)
 
     async with serving(respond) as server, server.client() as client:
         responses = await asyncio.gather(*(client.connection.send(QUERY, 30) for _ in range(64)))
@@ -276,7 +276,7 @@ async def test_many_large_responses_at_once_all_arrive(announced: bool) -> None:
 async def test_a_response_larger_than_any_batch_costs_that_request_alone() -> None:
     def respond(peer: Peer, request: Received) -> None:
         size = MAX_BODY_SIZE + 1 if request.stream_id == 1 else MAX_BODY_SIZE
-        peer.reply(request.stream_id, b"x" * size, length=None)
+        peer.respond(request.stream_id, b"x" * size, length=None)
 
     async with serving(respond) as server, server.client() as client:
         with pytest.raises(TransportError, match="a body of more than 8 MiB"):

@@ -69,7 +69,7 @@ async def test_a_connection_that_was_closed_while_idle_costs_no_request() -> Non
 async def test_failures_become_errors_of_httpx() -> None:
     def odd(peer: Peer, request: Received) -> None:
         if request.headers[":path"] == "/broken":
-            peer.reply(request.stream_id, status="2x0")
+            peer.respond(request.stream_id, status="2x0")
 
     async with serving(odd) as server, client_of(server) as client:
         with pytest.raises(httpx.RemoteProtocolError, match="is no number"):
