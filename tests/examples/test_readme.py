@@ -3,11 +3,11 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import msgspec
 import pytest
+from starlette.testclient import TestClient
 from support.command_line import environment, run
 
 from rongcloud_groups import GroupProfile
@@ -17,7 +17,7 @@ from rongcloud_groups.config import REGIONS
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-WEB, BULK, WORKER, MOCK = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+FIRST, WEB, BULK, WORKER = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -39,14 +39,26 @@ def names_of(block: str) -> dict[str, Any]:
     return names
 
 
+def test_the_first_program_prints_a_profile(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(FIRST, encoding="utf-8")
+    ended = run("first.py", env=env, command=[sys.executable], cwd=tmp_path)
+    assert (ended.code, ended.stderr) == (0, "")
+    assert ended.stdout.startswith("GroupProfile(group_id='g1'")
+
+
 @pytest.mark.usefixtures("in_env")
-async def test_the_web_app_answers() -> None:
-    web = names_of(WEB)
-    async with web["lifespan"](object()) as state:
-        request = SimpleNamespace(state=SimpleNamespace(**state), path_params={"group_id": "g1"})
-        status, name = await web["group_name"](request)
-    assert status == 200
-    assert name
+def test_the_web_app_answers_with_its_statuses(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with TestClient(names_of(WEB)["app"]) as browser:
+        statuses = [browser.get(f"/groups/{group_id}").status_code for group_id in ("g1", "a,b")]
+        assert browser.get("/groups/g1").json()["name"]
+    assert statuses == [200, 400]
+    with emulator_process("--unknown=1", "--fault=hang=0.5") as other:
+        monkeypatch.setenv("RONGCLOUD_BASE_URL", other.url)
+        monkeypatch.setenv("SSL_CERT_FILE", other.ca_file or "")
+        with TestClient(names_of(WEB)["app"]) as browser:
+            statuses = [browser.get(f"/groups/g{number}").status_code for number in range(8)]
+    assert set(statuses) == {404, 503}
+    assert env
 
 
 def test_bulk_writes_a_line_for_each_profile(env: dict[str, str], tmp_path: Path) -> None:
@@ -73,13 +85,9 @@ async def test_the_worker_does_its_jobs() -> None:
     ]
 
 
-async def test_the_mock_answers() -> None:
-    await names_of(MOCK)["test_an_unknown_group_is_missing"]()
-
-
 def test_the_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
     commands = set(re.findall(r"rongcloud-groups (\w+)", README))
-    assert {"demo", "get", "emulate"} <= commands
+    assert {"demo", "get"} <= commands
     for command in commands:
         assert exit_code([command, "--help"]) == 0
     assert capsys.readouterr().err == ""
