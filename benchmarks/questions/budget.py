@@ -150,7 +150,7 @@ def served(scenario: Scenario) -> Iterator[tuple[Address, str, ssl.SSLContext, i
     """The emulator, the URL to ask and what to trust there, and the emulator's process."""
     if scenario.gateway:
         with (
-            emulator_process("--no-tls", "--limit", "0", *LATENCY, *scenario.server) as (address, pid),
+            emulator_process("--no-tls", "--rate", "0", *LATENCY, *scenario.server) as (address, pid),
             gateway(scenario.gateway, address.url) as (url, verify),
         ):
             yield address, url, verify, pid
