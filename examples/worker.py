@@ -55,7 +55,7 @@ async def group_names(
     """The name of each group that there is; if any of the IDs failed, the job is tried again."""
     lookup = await groups.get_many(group_ids, deadline=30.0, bulk=True)
     for error in lookup.failed.values():
-        if not isinstance(error, InvalidGroupId):  # no second try mends that
+        if not isinstance(error, InvalidGroupId):  # no retry changes that
             raise error
     return {group_id: profile.group_name for group_id, profile in lookup.found.items()}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import orjson  # type: ignore[import-not-found,unused-ignore]  # in the environment of field_environment.py
 from benchmarks.servers.realistic_profiles import DialectName, reply
-from pydantic import BaseModel, ConfigDict, Field, Json  # type: ignore[import-not-found,unused-ignore]  # likewise
-from pydantic.alias_generators import to_camel  # type: ignore[import-not-found,unused-ignore]  # likewise
+from pydantic import BaseModel, ConfigDict, Field, Json  # type: ignore[import-not-found,unused-ignore]  # in the field's environment
+from pydantic.alias_generators import to_camel  # type: ignore[import-not-found,unused-ignore]  # in the field's environment
 
 from rongcloud_groups import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, RolePerm
 from rongcloud_groups._http import Response

@@ -36,7 +36,7 @@ class Order(msgspec.Struct, kw_only=True):
         warm_up: batches that are looked up first and not measured.
         batches: batches of 50 IDs.
         rate: requests/s, for clients that pace themselves.
-        in_flight: requests under way at the most, for clients that are asynchronous.
+        in_flight: the most requests in flight, for clients that are asynchronous.
     """
 
     client: str

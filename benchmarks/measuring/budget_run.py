@@ -12,7 +12,7 @@ from rongcloud_groups.events import BatchAnswered, BatchFailed
 LIMIT = 100
 """Requests that no second at the server may exceed."""
 LEAST_SUSTAINED = 98.9
-"""Requests/s that are used at the least while there is work."""
+"""The least requests/s that are used while there is work."""
 
 
 @dataclass(kw_only=True)

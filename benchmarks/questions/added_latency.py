@@ -1,7 +1,7 @@
 """(d) What does a `get` add to a bare request, with the client idle and while a sync runs?
 
 ``python -m benchmarks added_latency [--quick]``. A bare request is one that is signed already, sent on one of this
-library's own connections, and whose answer nobody reads. The client's process is this one.
+library's own connections, and whose response is not read. The client's process is this one.
 """
 
 import argparse
@@ -161,7 +161,7 @@ def main() -> int:
         ["client", "bare request, ms: p50, p90, p99", "get, ms: p50, p90, p99", "added to p50, ms"],
         [[str(cell) for cell in asdict(each).values()] for each in rows],
     )
-    print(f"\na 50 ms answer behind 20 of 2 s on one connection: {1000 * max(slow):.1f} ms at the most of {len(slow)}")
+    print(f"\na 50 ms answer behind 20 of 2 s on one connection: {1000 * max(slow):.1f} ms, the longest of {len(slow)}")
     figures = {"rows": rows, "behind_slow_ms": [round(1000 * each, 2) for each in slow]}
     write_results("added_latency", figures, quick=quick)
     bars = {f"{each.when}: bare": each.bare[0] for each in rows} | {f"{each.when}: get": each.get[0] for each in rows}

@@ -53,7 +53,7 @@ class Scenario:
         server: options of the emulator.
         proxy: options of the proxy; without any there is none.
         guard: the client's option.
-        requests_per_connection: likewise.
+        requests_per_connection: the client's option.
         blocked_at: seconds after which the client's event loop is blocked for 300 ms.
         blocked: seconds for which the loop is blocked, again and again, with `FREE` seconds in between.
         stopped: seconds for which the server is stopped (SIGSTOP), three times.

@@ -141,7 +141,7 @@ def broken_promises(runs: list[Run], span: float) -> Iterator[str]:
         name, count = many[0].name, many[0].group_ids
         highest, middle = max(run.peak_mb for run in few), median(run.peak_mb for run in many)
         if middle > highest * MORE_MEMORY:
-            yield f"{name}: {middle:.1f} MB for {count:,}, {highest:.1f} at the most for fewer"
+            yield f"{name}: {middle:.1f} MB for {count:,}, {highest:.1f} the highest for fewer"
         if _mean_cpu(many) > _mean_cpu(few) * MORE_TIME:
             yield f"{name}: {_mean_cpu(many):.1f} µs an ID, {_mean_cpu(few):.1f} for fewer"
     if span > MOST_SECONDS:

@@ -28,7 +28,7 @@ MOST_GROWTH = 1.2
 
 
 class Took(msgspec.Struct):
-    """Seconds of the clock and of the processor, and mebibytes: before the first ID, and at the most."""
+    """Seconds of the clock and of the processor, and mebibytes: before the first ID, and the highest."""
 
     kind: str
     ids: int
@@ -101,7 +101,7 @@ def main() -> int:
 
 def report(rows: list[Took], *, quick: bool) -> int:
     print_table(
-        ["with", "IDs", "seconds", "µs an ID", "processor, µs an ID", "MiB before", "MiB at the most", "kB an ID"],
+        ["with", "IDs", "seconds", "µs an ID", "processor, µs an ID", "MiB before", "highest MiB", "kB an ID"],
         [
             [
                 each.kind,
@@ -119,7 +119,7 @@ def report(rows: list[Took], *, quick: bool) -> int:
     write_results("memory", rows, quick=quick)
     seconds = {kind: [(each.ids, each.clock) for each in rows if each.kind == kind] for kind in KINDS}
     mebibytes = {kind: [(each.ids, each.most) for each in rows if each.kind == kind] for kind in KINDS}
-    plot = line_plot({"seconds": seconds, "MiB at the most": mebibytes})
+    plot = line_plot({"seconds": seconds, "highest MiB": mebibytes})
     result_path("memory", "svg", quick=quick).write_text(plot, encoding="utf-8")
     streams = [each.most for each in rows if each.kind == "stream"]
     if not quick and streams[-1] > MOST_GROWTH * streams[0]:

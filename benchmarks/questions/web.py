@@ -98,7 +98,7 @@ async def visit(url: str, seconds: float) -> list[Visit]:
                 await response.read()
             return Visit(response.status, time.monotonic() - due)
 
-        # Nothing leaves for 1.6 s after the budget's file is made, for whoever had a budget before.
+        # Nothing leaves for 1.6 s after the budget's file is made, for the sake of processes that had a budget before.
         await asyncio.gather(*(page(f"first{number}", time.monotonic()) for number in range(PROCESSES * 10)))
         begin = time.monotonic()
         return await asyncio.gather(

@@ -58,7 +58,7 @@ async def test_an_unknown_group_is_404_and_an_impossible_one_400(
     example: ModuleType, rongcloud_emulator: InProcessEmulator
 ) -> None:
     async with visitor(example, rongcloud_emulator.client()) as browser:
-        statuses = [(await browser.get(f"/groups/{group_id}")).status_code for group_id in ("nobody", "a,b")]
+        statuses = [(await browser.get(f"/groups/{group_id}")).status_code for group_id in ("unknown", "a,b")]
     assert statuses == [404, 400]
 
 

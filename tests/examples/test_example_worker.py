@@ -111,7 +111,7 @@ async def test_without_an_id_it_says_how_it_is_used(env: dict[str, str]) -> None
 async def test_a_job_names_the_groups_that_there_are(worker: ModuleType, rongcloud_emulator: InProcessEmulator) -> None:
     rongcloud_emulator.add("g1", group_name="Chess & Tea")
     async with rongcloud_emulator.client() as client:
-        names = await worker.group_names.original_func(["g1", "nobody", "a b"], groups=client)
+        names = await worker.group_names.original_func(["g1", "unknown", "a b"], groups=client)
     assert names == {"g1": "Chess & Tea"}
 
 

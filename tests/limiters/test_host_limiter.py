@@ -45,8 +45,8 @@ async def main():
     limiter = HostLimiter(sys.argv[1], float(sys.argv[2]))
     granted = []
     print("ready", flush=True)
-    told = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    while not told.done():
+    notified = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    while not notified.done():
         await limiter.acquire()
         granted.append(monotonic())
     print(json.dumps(granted))
