@@ -166,15 +166,15 @@ def test_an_id_that_begins_with_a_dash_comes_after_two_dashes(env: dict[str, str
 # get: what is missing and what failed
 
 
-def test_missing_ids_are_told_on_stderr_and_are_no_failure(dialect_env: dict[str, str]) -> None:
-    ended = run("get", "g1", "nobody", "项目组-9", env=dialect_env)
+def test_missing_ids_are_listed_on_stderr_and_are_no_failure(dialect_env: dict[str, str]) -> None:
+    ended = run("get", "g1", "unknown", "项目组-9", env=dialect_env)
     assert ended.code == 0
-    assert ended.stderr == "no such group: nobody\nno such group: 项目组-9\n"
+    assert ended.stderr == "no such group: unknown\nno such group: 项目组-9\n"
     assert len(profiles_in(ended.stdout)) == 1
 
 
 def test_nothing_found_prints_no_table(env: dict[str, str]) -> None:
-    assert run_on_terminal("get", "nobody", env=env).screen == "no such group: nobody\n"
+    assert run_on_terminal("get", "unknown", env=env).screen == "no such group: unknown\n"
 
 
 def test_an_invalid_id_fails_alone(dialect_env: dict[str, str]) -> None:
@@ -187,10 +187,10 @@ def test_an_invalid_id_fails_alone(dialect_env: dict[str, str]) -> None:
     assert last.startswith("rongcloud-groups: error: 2 of 3 IDs failed; the service takes 1 to 64 characters")
 
 
-def test_a_service_that_nobody_answers_for_fails_each_id_and_says_what_to_check() -> None:
-    with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # taken, and not listening
-        url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
+def test_without_a_service_each_id_fails_and_the_message_names_the_settings_to_check() -> None:
+    with socket.socket() as unserved:
+        unserved.bind(("127.0.0.1", 0))  # taken, and not listening
+        url = f"http://127.0.0.1:{unserved.getsockname()[1]}"
         ended = run("get", "g1", "g2", env=environment(url))
     assert (ended.code, ended.stdout) == (3, "")
     assert re.search(
@@ -202,7 +202,7 @@ def test_a_service_that_nobody_answers_for_fails_each_id_and_says_what_to_check(
     assert "check the network, RONGCLOUD_REGION and RONGCLOUD_BASE_URL" in ended.stderr
 
 
-async def test_a_service_that_goes_on_failing_is_worth_another_run(
+async def test_after_errors_of_the_service_another_run_is_suggested(
     emulator: Emulator, emulator_env: dict[str, str], dialect: str
 ) -> None:
     emulator.faults.share["error-500"] = 1.0
@@ -577,8 +577,8 @@ async def test_emulate_prints_what_get_needs_and_a_report_at_the_end(groups_file
     assert [line.split()[0] for line in lines] == ["export"] * 5
     assert int(variables.pop("RONGCLOUD_EMULATOR_PID") or 0) == process.pid
     url, ca_file = variables.pop("RONGCLOUD_BASE_URL"), variables.pop("SSL_CERT_FILE")
-    got = await asyncio.to_thread(run, "get", "g1", "nobody", env=environment(url, ca_file, **variables))
-    assert (got.code, got.stderr) == (0, "no such group: nobody\n")
+    got = await asyncio.to_thread(run, "get", "g1", "unknown", env=environment(url, ca_file, **variables))
+    assert (got.code, got.stderr) == (0, "no such group: unknown\n")
     process.send_signal(signal.SIGINT)
     code, stdout, stderr = await _ended(process)
     assert (code, stdout) == (0, "")

@@ -77,7 +77,7 @@ def test_the_emulator_counted_full_requests_and_no_second_over_the_limit(piped: 
     assert 1 < piped.numbers["worst second"] <= 100
 
 
-def test_where_stderr_is_no_terminal_it_tells_its_progress_in_lines(piped: Demo) -> None:
+def test_where_stderr_is_no_terminal_its_progress_is_lines(piped: Demo) -> None:
     lines = piped.ended.stderr.splitlines()
     assert 3 <= len(lines) <= 10
     done = [int(line.split(" of 20,000 IDs, ")[0].replace(",", "")) for line in lines]

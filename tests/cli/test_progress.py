@@ -32,7 +32,7 @@ def test_what_earlier_runs_did_is_no_speed_of_this_one() -> None:
     assert speed.records == 5000
 
 
-def test_without_a_total_or_a_speed_no_end_is_told() -> None:
+def test_without_a_total_or_a_speed_no_end_is_shown() -> None:
     speed = Speed()
     assert speed.seconds_left(after(0, 3)) is None
     speed.add(after(2, 1000, None))

@@ -62,7 +62,7 @@ async def test_a_signal_stops_the_job_after_the_requests_in_flight_and_it_resume
     number: signal.Signals, code: int, variables: dict[str, str], emulator: Emulator, here: Path
 ) -> None:
     written(here / "ids.txt", *ids(6000))
-    slow = variables | {"RONGCLOUD_RATE": "30"}
+    slow = variables | {"RONGCLOUD_RATE": "30", "RONGCLOUD_LIMITER": "local"}
     process = await started("ids.txt", "-o", "out.jsonl", "--report", "json", env=slow, here=here)
     await until(lambda: emulator.report().batch_requests >= 5)
     process.send_signal(number)
