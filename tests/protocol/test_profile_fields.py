@@ -20,7 +20,7 @@ from rongcloud_groups import GroupProfile
 from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.dialects import DIALECTS
 from rongcloud_groups._protocol.responses import read_batch
-from rongcloud_groups.bulk.rows import COLUMNS, flat_row, json_row
+from rongcloud_groups._tables.rows import COLUMNS, flat_row, json_row
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
 expected = GroupProfile(group_id="g1", max_members=500, colour="red")
