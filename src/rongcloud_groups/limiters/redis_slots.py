@@ -207,8 +207,11 @@ class RedisSlots:
         self._check_budget(limit_before, is_new=bool(is_new), clock_step=step if abs(step) > CLOCK_STEP else -set_back)
         self._paused_until = max(self._paused_until, paused_until)
         self._slots += [Slot(int(first) + n, time, time + call.usable_for) for n, time in enumerate(times)]
-        if call.busy and times and times[0] <= now + call.lead + WAKE_UP_SLACK:
-            self._slots_wanted *= 2  # Redis had an earlier slot: the call came too late
+        if call.busy and times:
+            if times[0] <= now + call.lead + WAKE_UP_SLACK:
+                self._slots_wanted *= 2  # Redis had an earlier slot: the call came too late
+            elif times[0] > now + self._ahead():
+                self._slots_wanted = max(1, self._slots_wanted - 1)  # others wait as well: take turns
 
     def _check_budget(self, limit_before: float, *, is_new: bool, clock_step: float) -> None:
         """Log what should not have happened since the last call, and start over after a pause."""
