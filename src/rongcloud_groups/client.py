@@ -62,7 +62,7 @@ class GroupClient:
         guard: let no second at the server hold more than ``rate`` requests of this client, whatever the path's
             jitter; requests are counted until their responses say when they arrived. At a round trip of R seconds at
             most rate/(1 + R) requests/s are left, and fewer where requests end without a response.
-        max_in_flight: requests under way at the most.
+        max_in_flight: the most requests in flight.
         attempt_timeout: seconds that one request may take, and as many for opening a connection.
         deadline: seconds that a lookup may take, where the call gives none; None for no limit.
         max_attempts: requests that may be lost on one ID before it fails.
@@ -78,7 +78,7 @@ class GroupClient:
         transport: a transport of httpx or httpx2, or a function that makes one for each connection, to carry the
             requests in place of the client's own connections: a mock, an ASGI app. It is closed with the client.
             ``"httpx"`` or ``"httpx2"`` takes that library's own transports, which its mocks see in tests.
-        cache: keeps answers for a while; by default each lookup asks the service.
+        cache: keeps outcomes for a while; by default each lookup asks the service.
         hooks: called with each `Event`.
 
     Raises:
@@ -295,9 +295,9 @@ class GroupClient:
             Every ID in exactly one of found, missing and failed, in the order of its first mention.
 
         Raises:
-            AuthenticationError, ServiceNotEnabled, ServiceError, ConfigError: what no retry can mend for any ID; the
-                last where the service answers in the other dialect.
-            ClientClosed: the client is not open, or was closed meanwhile.
+            AuthenticationError, ServiceNotEnabled, ServiceError, ConfigError: not retryable for any ID; the last
+                where the service responds in the other dialect.
+            ClientClosed: the client is not open, or was closed during the call.
         """
         self._check_open()
         call = self._lookups.get_many(group_ids, self._seconds(deadline), bulk=bulk, fresh=fresh)

@@ -87,21 +87,21 @@ async def test_a_missing_group_is_kept_for_a_time_of_its_own(
     emulator: InProcessEmulator, options: dict[str, float], kept_until: float
 ) -> None:
     async with emulator.client(cache=cache_for(**options)) as client:
-        assert await client.get("nobody") is None
+        assert await client.get("absent") is None
         asked_at = now()
-        emulator.add("nobody", group_name="somebody")
+        emulator.add("absent", group_name="present")
         await at(asked_at + kept_until - 0.1)
-        assert await client.get("nobody") is None
+        assert await client.get("absent") is None
         await at(asked_at + kept_until + 0.1)
-        assert await client.get("nobody") is not None
+        assert await client.get("absent") is not None
 
 
 @virtual_time
 async def test_missing_groups_need_not_be_kept(emulator: InProcessEmulator) -> None:
     async with emulator.client(cache=cache_for(missing_ttl=0)) as client:
-        assert await client.get("nobody") is None
-        assert await client.get("nobody") is None
-    assert emulator.requests == [["nobody"], ["nobody"]]
+        assert await client.get("absent") is None
+        assert await client.get("absent") is None
+    assert emulator.requests == [["absent"], ["absent"]]
 
 
 @virtual_time
@@ -132,16 +132,16 @@ async def test_fresh_asks_the_service_and_keeps_its_answer(emulator: InProcessEm
 @virtual_time
 async def test_many_asks_only_for_what_is_not_held_and_keeps_the_order(emulator: InProcessEmulator) -> None:
     async with emulator.client(cache=cache_for()) as client:
-        await client.get_many(["g3", "nobody", "g1"])
-        lookup = await client.get_many(["g1", "g2", "a b", "nobody", "g3", "g4", "g1"])
+        await client.get_many(["g3", "absent", "g1"])
+        lookup = await client.get_many(["g1", "g2", "a b", "absent", "g3", "g4", "g1"])
         assert (list(lookup.found), lookup.missing, list(lookup.failed)) == (
             ["g1", "g2", "g3", "g4"],
-            ["nobody"],
+            ["absent"],
             ["a b"],
         )
-        again = await client.get_many(["g4", "g2", "nobody"])
-        assert (list(again.found), again.missing) == (["g4", "g2"], ["nobody"])
-    assert emulator.requests == [["g3", "nobody", "g1"], ["g2", "g4"]]
+        again = await client.get_many(["g4", "g2", "absent"])
+        assert (list(again.found), again.missing) == (["g4", "g2"], ["absent"])
+    assert emulator.requests == [["g3", "absent", "g1"], ["g2", "g4"]]
 
 
 @virtual_time
@@ -328,7 +328,7 @@ class Asker:
 
 
 class CachedLookups(RuleBasedStateMachine):
-    """Groups change, and the cache is told; a profile's member count is the group's version when it was read."""
+    """Groups change, and the cache is notified; a profile's member count is the group's version when it was read."""
 
     TTL = 10.0
     ids = st.sampled_from(["g1", "g2"])
@@ -373,7 +373,7 @@ class CachedLookups(RuleBasedStateMachine):
             self.in_flight.append((batch, {group_id: self.versions[group_id] for group_id in batch.group_ids}))
 
     @rule(last=st.booleans())
-    def answer(self, last: bool) -> None:  # noqa: FBT001  likewise
+    def answer(self, last: bool) -> None:  # noqa: FBT001  a parameter
         if self.in_flight:
             batch, versions = self.in_flight.pop(-1 if last else 0)
             profiles = {each: GroupProfile(group_id=each, member_count=version) for each, version in versions.items()}

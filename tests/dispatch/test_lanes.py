@@ -19,7 +19,7 @@ async def emulator() -> AsyncIterator[Emulator]:
 
 
 class Sent:
-    """A hook that counts requests, and wakes whoever waits for them."""
+    """A hook that counts requests, and wakes the test that waits for them."""
 
     def __init__(self) -> None:
         self.requests = 0

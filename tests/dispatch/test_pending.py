@@ -16,7 +16,7 @@ GROUP_IDS = [f"g{number}" for number in range(7)]
 
 
 class Recorder:
-    """A waiter that holds the book to its word: each ID it waits for is settled once, or aborted."""
+    """A waiter that holds the queue to its word: each ID it waits for is settled once, or aborted."""
 
     def __init__(self) -> None:
         self.open: set[str] = set()
@@ -57,7 +57,7 @@ def uncancelled(batch: Batch) -> None:
     raise AssertionError(f"{batch} has waiters")
 
 
-class Book(RuleBasedStateMachine):
+class Queue(RuleBasedStateMachine):
     """`PendingQueue` beside a model that knows for each open ID where it is, who wants it, and in which lane."""
 
     def __init__(self) -> None:
@@ -85,12 +85,12 @@ class Book(RuleBasedStateMachine):
     def forget(self, group_id: str) -> None:
         self.waits.discard(group_id)
         self.bulk.discard(group_id)
-        self.nobody_is_late(group_id)
+        self.none_is_late(group_id)
         self.flying.pop(group_id, None)
         self.resting.pop(group_id, None)
         self.halves = [kept for half in self.halves if (kept := [each for each in half if each != group_id])]
 
-    def nobody_is_late(self, group_id: str) -> None:
+    def none_is_late(self, group_id: str) -> None:
         self.invalidated.discard(group_id)
         for waiter in self.waiters:
             waiter.late.discard(group_id)
@@ -119,9 +119,9 @@ class Book(RuleBasedStateMachine):
             if not self.wanted(group_id):
                 self.forget(group_id)
         for flight in list(self.flights):
-            nobody = not any(self.wanted(group_id) for group_id in flight.batch.group_ids)
-            assert flight.cancelled == nobody
-            if nobody:
+            unwanted = not any(self.wanted(group_id) for group_id in flight.batch.group_ids)
+            assert flight.cancelled == unwanted
+            if unwanted:
                 self.flights.remove(flight)
                 self.stale.append(flight)
                 for group_id in flight.batch.group_ids:
@@ -173,7 +173,7 @@ class Book(RuleBasedStateMachine):
         rest = flight.batch.entries[readable:]
         for entry in rest:
             del self.flying[entry.group_id]
-            self.nobody_is_late(entry.group_id)
+            self.none_is_late(entry.group_id)
             if self.wanted(entry.group_id):
                 self.resting[entry.group_id] = entry
             else:
@@ -243,9 +243,9 @@ class Book(RuleBasedStateMachine):
     def abort(self) -> None:
         error = RongCloudError("the end")
         waiting = [waiter for waiter in self.waiters if waiter.open]
-        told_before = [len(waiter.errors) for waiter in waiting]
+        errors_before = [len(waiter.errors) for waiter in waiting]
         self.pending.abort(error)
-        assert [len(waiter.errors) for waiter in waiting] == [told + 1 for told in told_before]
+        assert [len(waiter.errors) for waiter in waiting] == [count + 1 for count in errors_before]
         for group_id in self.open_ids():
             self.forget(group_id)
         self.stale += self.flights
@@ -264,7 +264,7 @@ class Book(RuleBasedStateMachine):
             assert self.pending.waits(group_id) == (group_id in self.waits)
 
     @invariant()
-    def nobody_waits_for_what_is_not_open(self) -> None:
+    def waiters_wait_for_open_ids_alone(self) -> None:
         for waiter in self.waiters:
             assert waiter.open <= self.open_ids()
             assert waiter.unflushed == 0
@@ -295,11 +295,11 @@ class Book(RuleBasedStateMachine):
         assert self.pending.take(uncancelled) is None
 
 
-TestBook = Book.TestCase
-TestBook.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestQueue = Queue.TestCase
+TestQueue.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
 
 
-def book(
+def queue(
     *, interactive: Iterable[str] = (), bulk: Iterable[str] = (), limit: int = LIMIT
 ) -> tuple[PendingQueue, Recorder]:
     pending, waiter = PendingQueue(limit), Recorder()
@@ -324,38 +324,38 @@ def all_taken(pending: PendingQueue) -> list[str]:
 
 
 def test_ids_leave_in_the_order_in_which_they_came_and_bulk_fills_the_batch() -> None:
-    pending, _ = book(interactive="abcdef", bulk="uvwxyz")
+    pending, _ = queue(interactive="abcdef", bulk="uvwxyz")
     assert all_taken(pending) == ["abcd", "efuv", "wxyz"]
 
 
 def test_every_tenth_batch_is_the_bulk_lanes_while_both_lanes_hold_something() -> None:
     interactive, bulk = [f"i{number}" for number in range(40)], [f"b{number}" for number in range(40)]
-    pending, _ = book(interactive=interactive, bulk=bulk, limit=1)
+    pending, _ = queue(interactive=interactive, bulk=bulk, limit=1)
     lanes = "".join(taken(pending).group_ids[0][0] for _ in range(80))
     assert lanes == "iiiiiiiiib" * 4 + "iiii" + "b" * 36
 
 
-def test_what_is_put_back_goes_first_and_in_its_old_order() -> None:
-    pending, _ = book(interactive="abcdef")
+def test_what_is_requeued_goes_first_and_in_its_old_order() -> None:
+    pending, _ = queue(interactive="abcdef")
     pending.requeue(pending.rest(taken(pending).entries))
     assert all_taken(pending) == ["abcd", "ef"]
 
 
 def test_halves_go_by_themselves_and_before_the_rest_of_their_lane() -> None:
-    pending, _ = book(interactive="abcdef", bulk="z")
+    pending, _ = queue(interactive="abcdef", bulk="z")
     pending.requeue_halves(pending.rest(taken(pending).entries))
     assert all_taken(pending) == ["ab", "cd", "efz"]
 
 
 def test_halving_again_ends_in_single_ids_before_the_other_half() -> None:
-    pending, _ = book(interactive="abcd")
+    pending, _ = queue(interactive="abcd")
     for _ in range(2):
         pending.requeue_halves(pending.rest(taken(pending).entries))
     assert all_taken(pending) == ["a", "b", "cd"]
 
 
 def test_a_half_with_an_interactive_id_is_interactive() -> None:
-    pending, waiter = book(bulk="abcd")
+    pending, waiter = queue(bulk="abcd")
     batch = taken(pending)
     pending.add("d", Recorder(), bulk=False)
     waiter.open.add("x")
@@ -365,28 +365,28 @@ def test_a_half_with_an_interactive_id_is_interactive() -> None:
 
 
 def test_asking_interactively_for_an_id_of_a_bulk_half_brings_the_half_forward() -> None:
-    pending, _ = book(bulk="abcd")
+    pending, _ = queue(bulk="abcd")
     pending.requeue_halves(pending.rest(taken(pending).entries))
     pending.add("d", Recorder(), bulk=False)
     assert all_taken(pending) == ["cd", "ab"]
 
 
 def test_asking_interactively_for_a_bulk_id_brings_it_forward() -> None:
-    pending, _ = book(interactive="ab", bulk="uvwxyz")
+    pending, _ = queue(interactive="ab", bulk="uvwxyz")
     pending.add("y", Recorder(), bulk=False)
     assert all_taken(pending) == ["abyu", "vwxz"]
 
 
 def test_an_id_upgraded_in_flight_comes_back_to_the_interactive_lane() -> None:
-    pending, _ = book(bulk="abcdef")
+    pending, _ = queue(bulk="abcdef")
     batch = taken(pending)
     pending.add("c", Recorder(), bulk=False)
     pending.requeue(pending.rest(batch.entries))
     assert taken(pending).group_ids == ["c", "a", "b", "d"]
 
 
-def test_an_id_asked_for_by_two_is_asked_once_and_settles_both() -> None:
-    pending, first = book(interactive="a")
+def test_an_id_of_two_waiters_is_requested_once_and_settles_both() -> None:
+    pending, first = queue(interactive="a")
     second = Recorder()
     second.open.add("a")
     pending.add("a", second, bulk=True)
@@ -396,8 +396,8 @@ def test_an_id_asked_for_by_two_is_asked_once_and_settles_both() -> None:
     assert first.outcomes == second.outcomes == [("a", None)]
 
 
-def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_asked_for_again() -> None:
-    pending, waiter = book(interactive="ab")
+def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_requested_again() -> None:
+    pending, waiter = queue(interactive="ab")
     flight = InFlight(pending)
     pending.leave(waiter, ["a"])
     assert flight.cancelled == 0
@@ -409,7 +409,7 @@ def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_asked_
 
 
 def test_joining_an_id_in_flight_that_was_left_keeps_its_batch() -> None:
-    pending, waiter = book(interactive="ab")
+    pending, waiter = queue(interactive="ab")
     flight = InFlight(pending)
     pending.leave(waiter, ["a"])
     other = Recorder()
@@ -422,7 +422,7 @@ def test_joining_an_id_in_flight_that_was_left_keeps_its_batch() -> None:
 
 
 def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_id_alone() -> None:
-    pending, first = book(interactive="a")
+    pending, first = queue(interactive="a")
     batch = InFlight(pending).batch
     pending.leave(first, ["a"])
     second = Recorder()
@@ -434,8 +434,8 @@ def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_i
     assert second.outcomes == [("a", None)]
 
 
-def outdated_with_a_latecomer(pending: PendingQueue) -> tuple[Batch, "Recorder"]:
-    """A request in flight of the ID ``a``, and who came for it after it was outdated."""
+def stale_with_a_late_waiter(pending: PendingQueue) -> tuple[Batch, "Recorder"]:
+    """A request in flight of the ID ``a``, and a waiter that came after an invalidation."""
     batch = taken(pending)
     pending.mark_stale(["a"])
     late = Recorder()
@@ -444,23 +444,23 @@ def outdated_with_a_latecomer(pending: PendingQueue) -> tuple[Batch, "Recorder"]
     return batch, late
 
 
-def test_who_comes_when_the_answer_in_flight_is_outdated_waits_for_the_next_request() -> None:
-    pending, early = book(interactive="a")
-    batch, late = outdated_with_a_latecomer(pending)
+def test_a_waiter_that_arrives_after_an_invalidation_waits_for_the_next_request() -> None:
+    pending, early = queue(interactive="a")
+    batch, late = stale_with_a_late_waiter(pending)
     pending.settle([(batch.entries[0], None)])
     assert (early.outcomes, late.outcomes) == ([("a", None)], [])
     assert taken(pending).group_ids == ["a"]
 
 
-def test_what_waits_for_its_request_is_not_outdated() -> None:
-    pending, _ = book(interactive="a")
+def test_an_id_that_waits_is_not_stale() -> None:
+    pending, _ = queue(interactive="a")
     pending.mark_stale()
     assert not pending.begins("a")
 
 
-def test_an_outdated_request_that_is_made_again_serves_everybody() -> None:
-    pending, early = book(interactive="a")
-    batch, late = outdated_with_a_latecomer(pending)
+def test_a_stale_request_that_is_made_again_serves_every_waiter() -> None:
+    pending, early = queue(interactive="a")
+    batch, late = stale_with_a_late_waiter(pending)
     pending.requeue(pending.rest(batch.entries))
     pending.settle([(taken(pending).entries[0], None)])
     assert early.outcomes == late.outcomes == [("a", None)]
@@ -468,7 +468,7 @@ def test_an_outdated_request_that_is_made_again_serves_everybody() -> None:
 
 
 @virtual_time
-async def test_a_stream_that_is_left_leaves_nothing_in_the_book() -> None:
+async def test_a_stream_that_is_left_leaves_nothing_in_the_queue() -> None:
     pending = PendingQueue(LIMIT)
     source = (f"g{number}" for number in range(100))
 

@@ -1,6 +1,5 @@
 """The dispatcher: a ready connection, a token, up to 50 IDs, sent in one step; then the response is handled."""
 
-import logging
 from asyncio import Event, Future, get_running_loop
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -13,29 +12,16 @@ from anyio.abc import TaskGroup
 from rongcloud_groups._dispatch.connecting import ConnectionWait
 from rongcloud_groups._dispatch.containment import contained
 from rongcloud_groups._dispatch.gate import SendGate
-from rongcloud_groups._dispatch.pending import Batch, PendingId, PendingQueue
-from rongcloud_groups._dispatch.retry import MAX_BACK_OFF, MAX_UNDECODABLE, Attempts, RetryPolicy
+from rongcloud_groups._dispatch.pending import Batch, PendingQueue
+from rongcloud_groups._dispatch.recovery import Recovery
+from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.responses import BatchResult
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.pool import PooledConnection
-from rongcloud_groups.errors import DecodeError, Phase, RateLimited, RongCloudError, ServiceError, TransportError
-from rongcloud_groups.events import (
-    BatchAbandoned,
-    BatchAnswered,
-    BatchFailed,
-    BatchSent,
-    BatchSplit,
-    Emitter,
-    Retried,
-    Throttled,
-    TokenWaited,
-    logger,
-)
-
-REPEAT_WARNING_AFTER = 60.0
-"""Seconds until a warning that still holds is logged again."""
+from rongcloud_groups.errors import DecodeError, Phase, RongCloudError, TransportError
+from rongcloud_groups.events import BatchAbandoned, BatchAnswered, BatchFailed, BatchSent, Emitter, TokenWaited, logger
 
 
 @dataclass(slots=True, eq=False)
@@ -94,18 +80,26 @@ class Dispatcher:
         self._tasks: TaskGroup | None = None
         self._connecting = ConnectionWait(failover, retry, attempt_timeout)
         self._without_token = 0
-        self._undecodable_in_a_row = 0
-        self._pausing = 0
-        self._warn_again_at = float("-inf")
+        self._recovery = Recovery(pending, gate, retry, emit, api.credentials.app_key, self._start, self.wake)
         self._closed = False
         self._phase: Phase = "waiting for budget"
-        self.requests = self.group_ids_sent = self.retried = self.throttled = 0
+        self.requests = self.group_ids_sent = 0
         self.budget_wait = 0.0
 
     @property
     def in_flight(self) -> int:
         """Requests in flight."""
         return len(self._in_flight)
+
+    @property
+    def retried(self) -> int:
+        """IDs that were sent again."""
+        return self._recovery.retried
+
+    @property
+    def throttled(self) -> int:
+        """Requests that were refused as over the rate limit."""
+        return self._recovery.throttled
 
     def wake(self) -> None:
         """An ID may wait to be sent now."""
@@ -117,7 +111,7 @@ class Dispatcher:
             return "waiting for the service"
         if self._connecting.in_outage:
             return "connecting"
-        if self._pausing or self._pending.waits(group_id) or not self._pending.is_open(group_id):
+        if self._recovery.pausing or self._pending.waits(group_id) or not self._pending.is_open(group_id):
             return self._phase
         return "waiting for the service"
 
@@ -201,7 +195,7 @@ class Dispatcher:
         if self._policy.action(error) == "fatal":
             self._abort_all(error)
         elif batch := self._pending.take(self._cancel):
-            self._retry(batch.entries, error)
+            self._recovery.retry(batch.entries, error)
         self._without_token += 1
         await anyio.sleep(self._policy.back_off(self._without_token))
 
@@ -211,7 +205,7 @@ class Dispatcher:
                 request = self._api.batch_request(batch.group_ids)
         except RongCloudError as error:
             self._gate.unused()
-            self._bisect(batch.entries, error)
+            self._recovery.bisect(batch.entries, error)
             return
         sent_at = get_running_loop().time()
         try:
@@ -220,7 +214,7 @@ class Dispatcher:
         except TransportError as error:
             self._gate.lost(connection.connection.delivered)
             self._failover.failed(connection, error)
-            self._retry(batch.entries, error)
+            self._recovery.retry(batch.entries, error)
             return
         flight = self._in_flight[batch] = InFlight(batch, connection, future, request.request_id, sent_at)
         self.requests += 1
@@ -249,11 +243,11 @@ class Dispatcher:
             with contained(TransportError, f"the request to {flight.connection.host}"):
                 response = future.result()
             with contained(DecodeError, "reading the response"):
-                answer = self._api.read_batch(response, flight.batch.group_ids, flight.request_id)
+                result = self._api.read_batch(response, flight.batch.group_ids, flight.request_id)
         except RongCloudError as error:
             self._failed(flight, error)
         else:
-            self._answered(flight, answer)
+            self._answered(flight, result)
 
     def _abandoned(self, flight: InFlight) -> None:
         if self._emit:
@@ -264,22 +258,22 @@ class Dispatcher:
         assert self._tasks is not None  # noqa: S101  responses come only inside run()
         self._tasks.start_soon(task, *args)
 
-    def _answered(self, flight: InFlight, answer: BatchResult) -> None:
+    def _answered(self, flight: InFlight, result: BatchResult) -> None:
         entries = flight.batch.entries
         self._failover.succeeded(flight.connection)
         if self._emit:
             seconds = get_running_loop().time() - flight.sent_at
-            found, missing = len(answer.found), len(answer.missing)
+            found, missing = len(result.found), len(result.missing)
             self._emit(BatchAnswered(flight.request_id, flight.connection.host, found, missing, seconds))
-        if answer.found or answer.missing:
-            self._undecodable_in_a_row = 0
-        if not answer.unreadable:
-            self._pending.settle((entry, answer.found.get(entry.group_id)) for entry in entries)
+        if result.found or result.missing:
+            self._recovery.undecodable_in_a_row = 0
+        if not result.unreadable:
+            self._pending.settle((entry, result.found.get(entry.group_id)) for entry in entries)
             return
-        unreadable = set(answer.unreadable)
+        unreadable = set(result.unreadable)
         readable = [entry for entry in entries if entry.group_id not in unreadable]
-        self._pending.settle((entry, answer.found.get(entry.group_id)) for entry in readable)
-        self._repeat(
+        self._pending.settle((entry, result.found.get(entry.group_id)) for entry in readable)
+        self._recovery.repeat(
             [entry for entry in entries if entry.group_id in unreadable],
             DecodeError("the response has a profile whose group ID cannot be read"),
         )
@@ -290,123 +284,15 @@ class Dispatcher:
         if self._emit:
             self._emit(BatchFailed(flight.request_id, flight.connection.host, len(entries), error, age))
         self._failover.failed(flight.connection, error)
-        match self._policy.action(error):
-            case "fatal":
-                self._abort_all(error)
-            case "pause" if isinstance(error, ServiceError):
-                self._refused(entries, error, age)
-            case "repeat":
-                self._repeat(entries, error)
-            case "bisect":
-                self._bisect(entries, error)
-            case "retry" | "reconnect":
-                self._retry(entries, error)
-            case _:
-                self._pending.settle((entry, error) for entry in entries)
-
-    def _bisect(self, entries: list[PendingId], error: RongCloudError) -> None:
-        """Find the ID at fault: send each half of the batch alone, down to one ID."""
-        if len(entries) == 1:
-            self._pending.settle((entry, error) for entry in entries)
-            return
-        logger.info("%s; sending each half of the batch alone", error)
-        self._pending.requeue_halves(self._pending.rest(entries))
-        if self._emit:
-            self._emit(BatchSplit(len(entries)))
-        self._changed.set()
+        if self._policy.action(error) == "fatal":
+            self._abort_all(error)
+        else:
+            self._recovery.recover(entries, error, age)
 
     def _abort_all(self, error: RongCloudError) -> None:
         logger.error("not retryable: %s", error)
         self._pending.abort(error)
         self._cancel_all()
-
-    def _repeat(self, entries: list[PendingId], error: RongCloudError) -> None:
-        """An undecodable response: retry once, then bisect to the profile at fault."""
-        self._undecodable_in_a_row += 1
-        repeated = any(_attempts(entry).undecodable for entry in entries)
-        for entry in entries:
-            _attempts(entry).undecodable += 1
-        if repeated and len(entries) > 1 and self._undecodable_in_a_row <= MAX_UNDECODABLE:
-            self._bisect(entries, error)
-        else:
-            self._retry(entries, error)
-
-    def _refused(self, entries: list[PendingId], error: ServiceError, age: float) -> None:
-        self.throttled += isinstance(error, RateLimited)
-        now = get_running_loop().time()
-        waits = [self._policy.count_refusal(_attempts(entry), error, now) for entry in entries]
-        resting = self._pending.rest(entries)
-        if any(waits):
-            self._start(self._throttled, resting, error, age)
-        else:
-            self._requeue(resting)
-
-    async def _throttled(self, resting: list[PendingId], error: ServiceError, age: float) -> None:
-        self._pausing += 1
-        try:
-            with contained(RongCloudError, "the rate limiter"):
-                pause = await self._gate.throttle(error.retry_after, age)
-                rate = self._gate.rate
-        except RongCloudError as fault:
-            logger.warning("%s; pausing", fault)
-            pause, rate = MAX_BACK_OFF, 0.0
-            await anyio.sleep(pause)
-        finally:
-            self._pausing -= 1
-        self._log_throttled(error, pause, rate)
-        if self._emit:
-            self._emit(Throttled(pause, rate))
-        resumes_at = get_running_loop().time() + pause
-        self._pending.settle(
-            [(each, error) for each in resting if self._policy.refused_too_long(_attempts(each), resumes_at)]
-        )
-        self._requeue(resting)
-
-    def _log_throttled(self, error: ServiceError, pause: float, rate: float) -> None:
-        now = get_running_loop().time()
-        level = logging.WARNING if now >= self._warn_again_at else logging.INFO
-        if level == logging.WARNING:
-            self._warn_again_at = now + REPEAT_WARNING_AFTER
-        cause = f"the service is not available: {error}"
-        if isinstance(error, RateLimited):
-            cause = "rate limited although this client is within its limit; "
-            cause += f"App Key {self._api.credentials.app_key} probably has another consumer"
-        logger.log(level, "%s. Pausing for %.2f s, then resuming at %.0f requests/s", cause, pause, rate)
-
-    def _retry(self, entries: list[PendingId], error: RongCloudError) -> None:
-        for entry in entries:
-            self._policy.count(_attempts(entry), error)
-        self._fail_exhausted(entries, error)
-        resting = self._pending.rest(entries)
-        if not resting:
-            return
-        lost = max(_attempts(entry).lost for entry in resting)
-        delay = self._policy.delay(lost, error)
-        logger.info("retrying %d group IDs in %.2f s: %s", len(resting), delay, error)
-        if self._emit:
-            self._emit(Retried(len(resting), delay))
-        self.retried += len(resting)
-        if delay:
-            self._start(self._requeue_later, resting, delay)
-        else:
-            self._requeue(resting)
-
-    def _fail_exhausted(self, entries: list[PendingId], error: RongCloudError) -> None:
-        """Settle the entries that have no attempt left with the error that ended the last one."""
-        self._pending.settle([(entry, error) for entry in entries if self._policy.exhausted(_attempts(entry))])
-
-    async def _requeue_later(self, entries: list[PendingId], delay: float) -> None:
-        await anyio.sleep(delay)
-        self._requeue(entries)
-
-    def _requeue(self, entries: list[PendingId]) -> None:
-        self._pending.requeue(entries)
-        self._changed.set()
-
-
-def _attempts(entry: PendingId) -> Attempts:
-    entry.attempts = entry.attempts or Attempts()
-    return entry.attempts
 
 
 async def _raise(fault: BaseException) -> None:

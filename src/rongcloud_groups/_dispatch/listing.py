@@ -128,7 +128,7 @@ class ListingRequests:
 class Listing:
     """The groups of an app, oldest first: ``async for group in client.list_groups()``.
 
-    It can be iterated any number of times; each time asks the service anew.
+    It can be iterated any number of times; each time starts over.
     """
 
     def __init__(self, page: Callable[[str | None], Awaitable[ListingPage]]) -> None:

@@ -1,0 +1,171 @@
+"""What becomes of the IDs of a lost request: retried, bisected, held back, or failed."""
+
+import logging
+from asyncio import get_running_loop
+from collections.abc import Callable, Coroutine
+from typing import Any, Final, Protocol
+
+import anyio
+
+from rongcloud_groups._dispatch.containment import contained
+from rongcloud_groups._dispatch.gate import SendGate
+from rongcloud_groups._dispatch.pending import PendingId, PendingQueue
+from rongcloud_groups._dispatch.retry import MAX_BACK_OFF, MAX_UNDECODABLE, Attempts, RetryPolicy
+from rongcloud_groups.errors import RateLimited, RongCloudError, ServiceError
+from rongcloud_groups.events import BatchSplit, Emitter, Retried, Throttled, logger
+
+REPEAT_WARNING_AFTER: Final = 60.0
+"""Seconds until a warning that still holds is logged again."""
+
+
+class _Start(Protocol):
+    def __call__(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None: ...
+
+
+class Recovery:
+    """Returns the IDs of lost requests to the queue, or settles them, as the `RetryPolicy` decides.
+
+    Args:
+        pending: the queue.
+        gate: is held back after a refusal.
+        policy: decides.
+        emit: where events go.
+        app_key: for the log.
+        start: runs a task until the client closes.
+        wake: called when IDs wait again.
+    """
+
+    def __init__(
+        self,
+        pending: PendingQueue,
+        gate: SendGate,
+        policy: RetryPolicy,
+        emit: Emitter,
+        app_key: str,
+        start: _Start,
+        wake: Callable[[], None],
+    ) -> None:
+        self._pending = pending
+        self._gate = gate
+        self._policy = policy
+        self._emit = emit
+        self._app_key = app_key
+        self._start = start
+        self._wake = wake
+        self._warn_again_at = float("-inf")
+        self.undecodable_in_a_row = self.pausing = 0
+        self.retried = self.throttled = 0
+
+    def recover(self, entries: list[PendingId], error: RongCloudError, age: float) -> None:
+        """Handle a request that failed, ``age`` seconds after it was sent."""
+        match self._policy.action(error):
+            case "pause" if isinstance(error, ServiceError):
+                self._refused(entries, error, age)
+            case "repeat":
+                self.repeat(entries, error)
+            case "bisect":
+                self.bisect(entries, error)
+            case "retry" | "reconnect":
+                self.retry(entries, error)
+            case _:
+                self._pending.settle((entry, error) for entry in entries)
+
+    def bisect(self, entries: list[PendingId], error: RongCloudError) -> None:
+        """Find the ID at fault: send each half of the batch alone, down to one ID."""
+        if len(entries) == 1:
+            self._pending.settle((entry, error) for entry in entries)
+            return
+        logger.info("%s; sending each half of the batch alone", error)
+        self._pending.requeue_halves(self._pending.rest(entries))
+        if self._emit:
+            self._emit(BatchSplit(len(entries)))
+        self._wake()
+
+    def repeat(self, entries: list[PendingId], error: RongCloudError) -> None:
+        """An undecodable response: retry once, then bisect to the profile at fault."""
+        self.undecodable_in_a_row += 1
+        repeated = any(_attempts(entry).undecodable for entry in entries)
+        for entry in entries:
+            _attempts(entry).undecodable += 1
+        if repeated and len(entries) > 1 and self.undecodable_in_a_row <= MAX_UNDECODABLE:
+            self.bisect(entries, error)
+        else:
+            self.retry(entries, error)
+
+    def _refused(self, entries: list[PendingId], error: ServiceError, age: float) -> None:
+        self.throttled += isinstance(error, RateLimited)
+        now = get_running_loop().time()
+        waits = [self._policy.count_refusal(_attempts(entry), error, now) for entry in entries]
+        resting = self._pending.rest(entries)
+        if any(waits):
+            self._start(self._throttled, resting, error, age)
+        else:
+            self._requeue(resting)
+
+    async def _throttled(self, resting: list[PendingId], error: ServiceError, age: float) -> None:
+        self.pausing += 1
+        try:
+            with contained(RongCloudError, "the rate limiter"):
+                pause = await self._gate.throttle(error.retry_after, age)
+                rate = self._gate.rate
+        except RongCloudError as fault:
+            logger.warning("%s; pausing", fault)
+            pause, rate = MAX_BACK_OFF, 0.0
+            await anyio.sleep(pause)
+        finally:
+            self.pausing -= 1
+        self._log_throttled(error, pause, rate)
+        if self._emit:
+            self._emit(Throttled(pause, rate))
+        resumes_at = get_running_loop().time() + pause
+        self._pending.settle(
+            [(each, error) for each in resting if self._policy.refused_too_long(_attempts(each), resumes_at)]
+        )
+        self._requeue(resting)
+
+    def _log_throttled(self, error: ServiceError, pause: float, rate: float) -> None:
+        now = get_running_loop().time()
+        level = logging.WARNING if now >= self._warn_again_at else logging.INFO
+        if level == logging.WARNING:
+            self._warn_again_at = now + REPEAT_WARNING_AFTER
+        cause = f"the service is not available: {error}"
+        if isinstance(error, RateLimited):
+            cause = "rate limited although this client is within its limit; "
+            cause += f"App Key {self._app_key} probably has another consumer"
+        logger.log(level, "%s. Pausing for %.2f s, then resuming at %.0f requests/s", cause, pause, rate)
+
+    def retry(self, entries: list[PendingId], error: RongCloudError) -> None:
+        """Count a lost attempt; settle the IDs that have none left, and send the others again."""
+        for entry in entries:
+            self._policy.count(_attempts(entry), error)
+        self._fail_exhausted(entries, error)
+        resting = self._pending.rest(entries)
+        if not resting:
+            return
+        lost = max(_attempts(entry).lost for entry in resting)
+        delay = self._policy.delay(lost, error)
+        logger.info("retrying %d group IDs in %.2f s: %s", len(resting), delay, error)
+        if self._emit:
+            self._emit(Retried(len(resting), delay))
+        self.retried += len(resting)
+        if delay:
+            self._start(self._requeue_later, resting, delay)
+        else:
+            self._requeue(resting)
+
+    def _fail_exhausted(self, entries: list[PendingId], error: RongCloudError) -> None:
+        """Settle the entries that have no attempt left with the error that ended the last one."""
+        self._pending.settle([(entry, error) for entry in entries if self._policy.exhausted(_attempts(entry))])
+
+    async def _requeue_later(self, entries: list[PendingId], delay: float) -> None:
+        await anyio.sleep(delay)
+        self._requeue(entries)
+
+    def _requeue(self, entries: list[PendingId]) -> None:
+        self._pending.requeue(entries)
+        self._wake()
+
+
+def _attempts(entry: PendingId) -> Attempts:
+    entry.attempts = entry.attempts or Attempts()
+    return entry.attempts
