@@ -3,8 +3,10 @@
 import asyncio
 import errno
 import os
+import select
 import sqlite3
 import stat
+import sys
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -109,6 +111,31 @@ async def test_a_stopped_job_abandons_requests_without_a_response(
         report = await job_of(client, IterableSource(ids(3000)), tmp_path / name).run()
     assert report.resumed_from == stopped.counts.records > 0
     assert names_in(tmp_path / name) == ids(3000)
+
+
+async def test_a_stopped_job_abandons_a_reader_that_does_not_read(
+    client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb", buffering=0) as stdout, os.fdopen(reading, "rb"):
+        monkeypatch.setattr(sys, "stdout", stdout)
+        job = Job(client, IterableSource(ids(3000)), open_sink(None), FailedIdsFile(tmp_path / "out"))
+        running = asyncio.create_task(job.run())
+        await until(lambda: not select.select([], [stdout], [], 0)[1])
+        job.stop()
+        assert not (await running).complete
+
+
+async def test_a_stopped_job_abandons_a_database_that_is_locked(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.db"
+    with closing(sqlite3.connect(output, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        job = job_of(client, IterableSource(ids(3000)), output)
+        running = asyncio.create_task(job.run())
+        await until(lambda: "out.db.lock" in files_in(tmp_path))
+        job.stop()
+        assert not (await running).complete
+    assert not client.stats().requests
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

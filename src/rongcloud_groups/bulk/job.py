@@ -215,13 +215,13 @@ class Job:
             try:
                 with self._asking:
                     await self._look_up(receive)
-            except (RongCloudError, OSError) as stopped_by:
+            except (RongCloudError, OSError, WriteCancelled) as stopped_by:  # a task group would wrap it
                 error = stopped_by
             finally:
                 receive.close()
                 tasks.cancel_scope.cancel()
         error = error or self._input.error
-        if isinstance(error, OSError | OutputError):
+        if isinstance(error, OSError | OutputError | WriteCancelled):
             raise error  # what the output took since the last commit is in doubt
         complete = error is None and self._input.ended and self._fed and not self._order.held
         if complete:
