@@ -1,22 +1,21 @@
 """A job: the IDs of a source through the client into a sink, resumable at any moment."""
 
-from asyncio import Event, TimerHandle, get_running_loop
-from collections.abc import AsyncIterator
+from asyncio import TimerHandle, get_running_loop
+from contextlib import aclosing
 from functools import partial
 from typing import Final
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._output import WriteCancelled
-from rongcloud_groups._protocol.requests import BATCH_LIMIT
-from rongcloud_groups.bulk.blocks import Block, ReorderBuffer
+from rongcloud_groups.bulk.blocks import Block
 from rongcloud_groups.bulk.checkpoint import Checkpoint
 from rongcloud_groups.bulk.errors import OutputError, SourceError
 from rongcloud_groups.bulk.failed_ids import Failures, MissingIds, UnlistedIds
 from rongcloud_groups.bulk.files import locked
 from rongcloud_groups.bulk.input import JobInput
+from rongcloud_groups.bulk.lookups import OrderedLookups
 from rongcloud_groups.bulk.outage import OutageDetector
 from rongcloud_groups.bulk.output import JobOutput
 from rongcloud_groups.bulk.report import Progress, Report
@@ -25,13 +24,6 @@ from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import ConfigError, RongCloudError
-from rongcloud_groups.lookup import Lookup
-
-READ_AHEAD_SECONDS: Final = 2.0
-"""Seconds that the budget needs for the open IDs, at most."""
-
-MAX_HELD: Final = 16_000
-"""IDs between the oldest one without an outcome and the newest one that was asked for, at most."""
 
 BLOCKS_READ_AHEAD: Final = 20
 SECONDS_BETWEEN_WRITES: Final = 0.25
@@ -78,26 +70,20 @@ class Job:
         self._keep = keep
         self._input = JobInput(source, allow_empty=allow_empty)
         self._state = "new"
-        self._order = ReorderBuffer()
+        self._lookups = OrderedLookups(client, sink.encode)
         self._outage = OutageDetector()
-        self._stream: Stream | None = None
-        self._settled_something = Event()
         self._asking = anyio.CancelScope()
         self._give_up: TimerHandle | None = None
-        self._fed = False
         self._stopping = False
         self._requests_before = 0
         self._started: float | None = None
         self._written_at = self._committed_at = 0.0
-        in_time = int(READ_AHEAD_SECONDS * client.stats().rate)
-        # No more than can be in flight, however much the budget lets through: outcomes wait while rows are written.
-        self._read_ahead = max(1, min(in_time, client.max_in_flight)) * BATCH_LIMIT
 
     def __repr__(self) -> str:
         done, total = self._output.counts.records, self._input.total
         return (
             f"<Job {self._source.name} -> {self._sink.name}: {self._state}, {done:,}"
-            f"{'' if total is None else f' of {total:,}'} records, {self._order.open:,} open IDs>"
+            f"{'' if total is None else f' of {total:,}'} records, {self._lookups.open:,} open IDs>"
         )
 
     async def run(self) -> Report:
@@ -166,11 +152,7 @@ class Job:
             return
         self._stopping = True
         self._input.stop()
-        if self._stream is not None:
-            stream = self._stream
-            stream.stop()
-            if self._order.drop_last(lambda block: stream.withdraw(block.group_ids)):
-                self._fed = False
+        self._lookups.stop()
         if self._state == "running":
             self._give_up = get_running_loop().call_later(STOP_GRACE, self._abandon)
 
@@ -223,7 +205,7 @@ class Job:
         error = error or self._input.error
         if isinstance(error, OSError | OutputError | WriteCancelled):
             raise error  # what the output took since the last commit is in doubt
-        complete = error is None and self._input.ended and self._fed and not self._order.held
+        complete = error is None and self._input.ended and self._lookups.complete
         if complete:
             self._output.add(self._outage.finish(any_answered=self._output.any_answered))
         await self._write()
@@ -242,10 +224,10 @@ class Job:
             raise
 
     async def _look_up(self, blocks: MemoryObjectReceiveStream[Block]) -> None:
-        async with self._client.stream(self._feed(blocks)) as parts:
-            self._stream = parts
-            async for part in parts:
-                self._settle(part)
+        async with aclosing(self._lookups.settled(blocks)) as lists:
+            async for settled in lists:
+                for block in settled:
+                    self._output.add(self._outage.feed(block))
                 now = get_running_loop().time()
                 commit_is_due = now - self._committed_at >= self._sink.seconds_between_commits
                 write_is_due = now - self._written_at >= SECONDS_BETWEEN_WRITES
@@ -253,35 +235,6 @@ class Job:
                     await self._write()
                 if commit_is_due:
                     await self._commit(complete=False)
-        self._take_settled()
-
-    async def _feed(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncIterator[str]:
-        async for block in blocks:
-            while not self._has_room():
-                self._settled_something.clear()
-                await self._settled_something.wait()
-            self._order.add(block)
-            for group_id in block.group_ids:
-                yield group_id
-        self._fed = True
-
-    def _has_room(self) -> bool:
-        return self._order.open < self._read_ahead and self._order.held < MAX_HELD
-
-    def _settle(self, part: Lookup) -> None:
-        encode, settle = self._sink.encode, self._order.settle
-        for group_id, profile in part.found.items():
-            settle(group_id, encode(profile))
-        for group_id in part.missing:
-            settle(group_id, None)
-        for group_id, error in part.failed.items():
-            settle(group_id, error)
-        self._settled_something.set()
-        self._take_settled()
-
-    def _take_settled(self) -> None:
-        for block in self._order.settled_blocks():
-            self._output.add(self._outage.feed(block))
 
     async def _write(self) -> None:
         self._written_at = get_running_loop().time()
