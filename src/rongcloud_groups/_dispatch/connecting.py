@@ -1,5 +1,6 @@
 """The wait for a connection, through an outage."""
 
+import logging
 from asyncio import get_running_loop, sleep, timeout
 
 from rongcloud_groups._dispatch.containment import contained
@@ -94,5 +95,6 @@ class ConnectionWait:
             text = f"no host could be reached for {self._policy.outage_timeout:g} s: {error}"
             raise TransportError(text, never_processed=True) from error
         if self._setbacks == 1:
-            logger.warning("%s; retrying for up to %g s", error, self._policy.outage_timeout)
+            level = logging.WARNING if outage else logging.INFO  # a server may close any connection
+            logger.log(level, "%s; retrying for up to %g s", error, self._policy.outage_timeout)
         await sleep(max(0.0, min(self._policy.back_off(self._setbacks), ends_at - clock())))
