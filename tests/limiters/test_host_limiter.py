@@ -35,7 +35,7 @@ from rongcloud_groups.limiters.throttle import PAUSE
 from rongcloud_groups.limiters.url import limiter_from_url
 
 GAP = (1 + HOST_JITTER + WAKE_UP_SLACK) / 100
-GRANTS_UNTIL_TOLD = """
+GRANTS_UNTIL_A_LINE = """
 import asyncio, json, sys
 from time import monotonic, process_time
 from typing import Any
@@ -45,8 +45,8 @@ async def main():
     limiter = HostLimiter(sys.argv[1], float(sys.argv[2]))
     granted = []
     print("ready", flush=True)
-    notified = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
-    while not notified.done():
+    line = asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    while not line.done():
         await limiter.acquire()
         granted.append(monotonic())
     print(json.dumps(granted))
@@ -62,8 +62,8 @@ sys.stdin.read()
 """
 
 
-class Heard(logging.Handler):
-    """Tells when the next warning comes, and keeps them all."""
+class Warnings(logging.Handler):
+    """Keeps all warnings; the event is set when one comes."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -76,9 +76,9 @@ class Heard(logging.Handler):
 
 
 @pytest.fixture
-async def heard() -> AsyncIterator[Heard]:
+async def warnings() -> AsyncIterator[Warnings]:
     logger = logging.getLogger("rongcloud_groups")
-    handler = Heard()
+    handler = Warnings()
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)
@@ -86,7 +86,7 @@ async def heard() -> AsyncIterator[Heard]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """A budget in use, so that no silence comes first."""
+    """A budget in use."""
     path = tmp_path / "budget"
     put(path)
     return path
@@ -108,7 +108,7 @@ def started(children: list["subprocess.Popen[str]"], program: str, *arguments: s
     return child
 
 
-def said(child: "subprocess.Popen[str]") -> str:
+def line_of(child: "subprocess.Popen[str]") -> str:
     assert child.stdout is not None
     return child.stdout.readline().strip()
 
@@ -133,7 +133,7 @@ def next_slot(path: Path, limit: float = 100) -> float:
 
 @asynccontextmanager
 async def waiting(limiter: HostLimiter) -> AsyncIterator["asyncio.Task[None]"]:
-    """A task that is at the door, with its slot reserved."""
+    """A task that waits for its slot."""
     task = asyncio.create_task(limiter.acquire())
     await asyncio.sleep(0)
     yield task
@@ -232,12 +232,12 @@ async def test_tasks_that_share_a_limiter_get_one_slot_each(path: Path) -> None:
     assert monotonic() >= before + 9 * GAP - WAKE_UP_SLACK
 
 
-async def test_a_new_file_begins_with_the_whole_budget(tmp_path: Path, heard: Heard) -> None:
+async def test_a_new_file_begins_with_the_whole_budget(tmp_path: Path, warnings: Warnings) -> None:
     before = monotonic()
     await HostLimiter(tmp_path / "new").acquire()
     await HostLimiter(tmp_path / "new").acquire()
     assert next_slot(tmp_path / "new") < before + QUIET_PERIOD
-    assert heard.messages == []
+    assert warnings.messages == []
 
 
 def test_a_file_that_is_deleted_in_use_is_made_again_and_silent_first(
@@ -309,13 +309,13 @@ def test_a_file_system_without_locks_is_refused_at_once(path: Path, monkeypatch:
         HostLimiter(path)
 
 
-async def test_two_rates_on_one_file_are_reported_once(path: Path, heard: Heard) -> None:
+async def test_two_rates_on_one_file_are_reported_once(path: Path, warnings: Warnings) -> None:
     await HostLimiter(path, 100).acquire()
     other = HostLimiter(path, 50)
     await other.acquire()
     await other.acquire()
-    assert len(heard.messages) == 1
-    assert "a rate of 50 here and of 100 in another process" in heard.messages[0]
+    assert len(warnings.messages) == 1
+    assert "a rate of 50 here and of 100 in another process" in warnings.messages[0]
 
 
 async def test_cancelled_waits_take_one_slot_together(path: Path) -> None:
@@ -346,7 +346,7 @@ async def test_a_burst_of_refusals_is_one_cut(path: Path) -> None:
     assert [limiter.rate for limiter in limiters] == pytest.approx([85] * 4, abs=0.5)
 
 
-async def test_a_refusal_holds_back_who_has_a_slot_already(path: Path) -> None:
+async def test_a_refusal_holds_back_a_request_that_has_a_slot_already(path: Path) -> None:
     put(path, ahead=0.1)
     async with waiting(HostLimiter(path)) as task:
         before = monotonic()
@@ -359,16 +359,18 @@ async def test_retry_after_is_honoured_up_to_a_minute(path: Path) -> None:
     assert 60 <= await HostLimiter(path).throttle(math.inf, age=0.0) <= 60.05
 
 
-async def test_a_file_that_cannot_be_used_for_a_while_is_told_once_and_stops_requests(path: Path, heard: Heard) -> None:
+async def test_a_file_that_cannot_be_used_for_a_while_is_reported_once_and_stops_requests(
+    path: Path, warnings: Warnings
+) -> None:
     limiter = HostLimiter(path)
     make_unusable(path)
     async with waiting(limiter) as task:
-        await heard.came.wait()
+        await warnings.came.wait()
         assert await limiter_is_stuck(task)
         make_usable(path)
         await task
-    assert len(heard.messages) == 1
-    assert str(path) in heard.messages[0]
+    assert len(warnings.messages) == 1
+    assert str(path) in warnings.messages[0]
 
 
 def make_unusable(path: Path) -> None:
@@ -410,9 +412,9 @@ def test_without_locks_it_says_what_to_use(path: Path, monkeypatch: pytest.Monke
 async def test_processes_keep_the_limit_together_also_when_one_is_killed(
     path: Path, children: list["subprocess.Popen[str]"]
 ) -> None:
-    workers = [started(children, GRANTS_UNTIL_TOLD, str(path), "100") for _ in range(3)]
+    workers = [started(children, GRANTS_UNTIL_A_LINE, str(path), "100") for _ in range(3)]
     for worker in workers:
-        assert said(worker) == "ready"
+        assert line_of(worker) == "ready"
     await asyncio.sleep(0.5)  # nothing to wait for: they work
     workers[0].kill()
     await asyncio.sleep(1.5)
@@ -427,20 +429,20 @@ def granted_by(worker: "subprocess.Popen[str]") -> Sequence[float]:
 
 
 async def test_a_lock_that_another_process_holds_stops_requests_and_is_reported_after_a_second(
-    path: Path, children: list["subprocess.Popen[str]"], heard: Heard
+    path: Path, children: list["subprocess.Popen[str]"], warnings: Warnings
 ) -> None:
     holder = started(children, HOLDS_THE_LOCK, str(path))
-    assert said(holder) == "locked"
+    assert line_of(holder) == "locked"
     before = monotonic()
     async with waiting(HostLimiter(path)) as task:
         processor_time = process_time()
-        await heard.came.wait()
+        await warnings.came.wait()
         assert monotonic() >= before + WARN_AFTER
         assert process_time() - processor_time < 0.1 * WARN_AFTER
-        assert "another process holds its lock" in heard.messages[0]
+        assert "another process holds its lock" in warnings.messages[0]
         holder.kill()
         await task
-    assert len(heard.messages) == 1
+    assert len(warnings.messages) == 1
 
 
 async def test_a_forked_limiter_shares_the_lock_with_its_parent(path: Path) -> None:

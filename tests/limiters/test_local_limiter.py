@@ -17,14 +17,14 @@ from rongcloud_groups.limiters.throttle import PAUSE, PAUSE_JITTER
 LIMITS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 33.3, 99.0, 100.0, 250.0, 1000.0]
 
 
-class Door:
+class Sender:
     """Takes tokens one after the other, as the client does, and notes when."""
 
     def __init__(self, limiter: LocalLimiter) -> None:
         self.limiter = limiter
         self.granted: list[float] = []
 
-    async def open_until(self, end: float, stalls: Sequence[tuple[float, float]] = ()) -> None:
+    async def take_until(self, end: float, stalls: Sequence[tuple[float, float]] = ()) -> None:
         """Take tokens until ``end``; before the token at or after each given time the loop stalls for so long."""
         due = sorted(stalls)
         while now() < end:
@@ -35,9 +35,9 @@ class Door:
 
 
 async def grants_of(limit: float, seconds: float, stalls: Sequence[tuple[float, float]] = ()) -> list[float]:
-    door = Door(LocalLimiter(limit))
-    await door.open_until(seconds, stalls)
-    return door.granted
+    sender = Sender(LocalLimiter(limit))
+    await sender.take_until(seconds, stalls)
+    return sender.granted
 
 
 def most_in_one_second(times: Sequence[float]) -> int:
@@ -75,13 +75,13 @@ def test_a_stalled_loop_makes_no_burst(limit: float, lateness: float, stalls: li
 
 @virtual_time
 async def test_the_first_grant_comes_at_once_and_idle_time_saves_up_no_burst() -> None:
-    door = Door(LocalLimiter(100))
-    await door.open_until(0.001)
-    assert door.granted[0] == 0.0
+    sender = Sender(LocalLimiter(100))
+    await sender.take_until(0.001)
+    assert sender.granted[0] == 0.0
     await at(10.0)
-    await door.open_until(12.0)
-    assert most_in_one_second(door.granted) <= 100
-    assert door.granted[2] == pytest.approx(10.0, abs=1e-5)
+    await sender.take_until(12.0)
+    assert most_in_one_second(sender.granted) <= 100
+    assert sender.granted[2] == pytest.approx(10.0, abs=1e-5)
 
 
 @virtual_time
@@ -107,7 +107,7 @@ async def test_a_refusal_pauses_and_cuts_the_rate_once() -> None:
 
 
 @virtual_time
-async def test_a_refusal_holds_back_whoever_waits_for_a_token_already() -> None:
+async def test_a_refusal_holds_back_a_request_that_waits_for_a_token_already() -> None:
     limiter = LocalLimiter(100)
     await limiter.acquire()
     waiting = asyncio.create_task(limiter.acquire())
@@ -207,13 +207,13 @@ def test_no_second_holds_more_grants_than_the_limit_while_the_rate_changes(
 ) -> None:
     async def refused_at_times() -> list[float]:
         limiter = LocalLimiter(limit)
-        door = Door(limiter)
-        taking = asyncio.create_task(door.open_until(20.0))
+        sender = Sender(limiter)
+        taking = asyncio.create_task(sender.take_until(20.0))
         for time, retry_after, age in sorted(refusals, key=lambda refusal: refusal[0]):
             await at(time)
             await limiter.throttle(retry_after, age)
         await taking
-        return door.granted
+        return sender.granted
 
     assert most_in_one_second(run(refused_at_times(), lateness=lateness)) <= max(1, int(limit))
 
@@ -221,12 +221,12 @@ def test_no_second_holds_more_grants_than_the_limit_while_the_rate_changes(
 @virtual_time
 async def test_a_low_limit_holds_when_a_wait_for_a_token_outlasts_the_pause() -> None:
     limiter = LocalLimiter(2)
-    door = Door(limiter)
-    taking = asyncio.create_task(door.open_until(5.0))
+    sender = Sender(limiter)
+    taking = asyncio.create_task(sender.take_until(5.0))
     await at(0.1)
     await limiter.throttle(None, age=0.0)
     await taking
-    assert most_in_one_second(door.granted) <= 2
+    assert most_in_one_second(sender.granted) <= 2
 
 
 def test_a_limiter_serves_one_event_loop_after_the_other_and_keeps_the_limit() -> None:
@@ -265,11 +265,11 @@ async def test_a_blocked_loop_catches_up_and_stays_even(block: float, free: floa
             await asyncio.sleep(free)
 
     blocking = asyncio.create_task(block_again_and_again())
-    door = Door(LocalLimiter(100))
-    await door.open_until(12.0)
+    sender = Sender(LocalLimiter(100))
+    await sender.take_until(12.0)
     blocking.cancel()
-    assert sum(2 <= time < 12 for time in door.granted) >= 10 * least
-    counts = counted(door.granted, Window(100, 1.0))
+    assert sum(2 <= time < 12 for time in sender.granted) >= 10 * least
+    counts = counted(sender.granted, Window(100, 1.0))
     assert max(counts.sliding, counts.fixed, counts.estimated) <= 100
 
 
@@ -280,7 +280,7 @@ def test_a_limit_that_is_no_positive_number_is_refused(limit: object) -> None:
 
 
 @virtual_time
-async def test_its_repr_tells_the_limit_and_the_rate() -> None:
+async def test_its_repr_shows_the_limit_and_the_rate() -> None:
     limiter = LocalLimiter(100)
     await limiter.throttle(None, age=0.0)
     assert repr(limiter) == "LocalLimiter(100, rate=85.0)"

@@ -130,7 +130,7 @@ class BudgetFile:
         if limit != self._limit and not self._warned_of_limit and schedule.sent and now - schedule.sent[-1] < RECENT:
             self._warned_of_limit = True
             logger.warning(
-                "the budget file %s is used with a rate of %g here and of %g in another process: give all the same one",
+                "the budget file %s is used with a rate of %g here and of %g in another process: make them one",
                 self.path,
                 self._limit,
                 limit,
