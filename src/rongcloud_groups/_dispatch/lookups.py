@@ -62,7 +62,7 @@ class Lookups:
 
     async def _add_all(self, group_ids: Iterable[object], waiter: GetManyWaiter, *, bulk: bool, fresh: bool) -> None:
         """Take up the IDs in steps, to the last one even after the deadline: each of them has an outcome."""
-        turn = Turn()
+        turn = Turn(group_ids)
         for group_id in group_ids:
             valid = waiter.admit(group_id)
             if valid is not None:

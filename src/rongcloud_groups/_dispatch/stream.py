@@ -188,7 +188,7 @@ class Stream:
                 await source.aclose()
 
     async def _read_sync(self, source: Iterator[object]) -> None:
-        turn = Turn()
+        turn = Turn(self._group_ids)
         try:
             for group_id in source:
                 await self._admit(group_id)

@@ -1,6 +1,7 @@
 """Turns of other tasks while a long loop runs."""
 
 from asyncio import sleep
+from collections.abc import Collection
 from time import monotonic
 from typing import Final
 
@@ -17,18 +18,25 @@ MAX_ITEMS: Final = 1000
 
 
 class Turn:
-    """Bounds how long a loop over a source runs in one step; call `pause` where it is `over`."""
+    """Bounds how long a loop over a source runs in one step; call `pause` where it is `over`.
 
-    __slots__ = ("_began", "_items", "_last", "_slow")
+    Args:
+        source: a collection is in memory, so none of its items is slow.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_began", "_in_memory", "_items", "_last", "_slow")
+
+    def __init__(self, source: object) -> None:
+        self._in_memory = isinstance(source, Collection)
         self._items = self._slow = 0
         self._began = self._last = monotonic()
 
     def over(self) -> bool:
         """Count an item; whether other tasks should run before the next one."""
-        now = monotonic()
         self._items += 1
+        if self._in_memory and self._items % BATCH_LIMIT:
+            return False
+        now = monotonic()
         self._slow += now - self._last > SLOW
         self._last = now
         if self._items % BATCH_LIMIT:
