@@ -138,7 +138,7 @@ async def test_names_are_in_lower_case_and_connection_fields_are_left_out() -> N
         ([(":status", "200"), ("content-length", "four")], "content-length 'four'"),
         ([(":status", "200"), ("content-length", "-4")], "content-length '-4'"),
         ([(":status", "200"), ("content-length", "9" * 5000)], "content-length '9999"),
-        ([(":status", "200"), ("content-length", str(MAX_BODY_SIZE + 1))], "a body of more than 8 MiB"),
+        ([(":status", "200"), ("content-length", str(MAX_BODY_SIZE + 1))], "a body of more than 16 MiB"),
     ],
     ids=["two statuses", "two lengths", "no number", "below zero", "far too long", "over the cap"],
 )
@@ -279,7 +279,7 @@ async def test_a_response_larger_than_any_batch_costs_that_request_alone() -> No
         peer.respond(request.stream_id, b"x" * size, length=None)
 
     async with serving(respond) as server, server.client() as client:
-        with pytest.raises(TransportError, match="a body of more than 8 MiB"):
+        with pytest.raises(TransportError, match="a body of more than 16 MiB"):
             await client.ask(timeout=30)
         assert len((await client.ask(timeout=30)).body) == MAX_BODY_SIZE
         assert len(server.peers) == 1

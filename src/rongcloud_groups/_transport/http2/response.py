@@ -7,8 +7,8 @@ from hpack import Decoder
 
 from rongcloud_groups._http import Response
 
-MAX_BODY_SIZE: Final = 8 * 1024 * 1024
-"""Bytes of one response body, as it comes over the wire; a full batch is about 1 MB."""
+MAX_BODY_SIZE: Final = 16 * 1024 * 1024
+"""Bytes of one response body on the wire: a full batch is about 1 MB, a full page of the listing up to 11 MB."""
 MAX_HEADER_LIST_SIZE: Final = 64 * 1024
 """Bytes of one response's header list, counted as HTTP/2 counts them."""
 _CONNECTION_FIELDS: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})

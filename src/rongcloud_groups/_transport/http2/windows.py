@@ -5,7 +5,7 @@ from typing import Final
 
 STREAM_WINDOW: Final = 256 * 1024
 """Bytes of a response that every stream may receive at once."""
-SHARED_WINDOW: Final = 16 * 1024 * 1024
+SHARED_WINDOW: Final = 32 * 1024 * 1024
 """Bytes beyond `STREAM_WINDOW` that the larger responses of a connection share; more than the largest one."""
 
 
