@@ -3,11 +3,12 @@
 import os
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from inspect import iscoroutinefunction
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from msgspec import Struct
 
 from rongcloud_groups._http import Origin, Proxy, without_password
 from rongcloud_groups._protocol.api import ServiceApi
@@ -63,8 +64,7 @@ class Options(TypedDict, total=False):
     hooks: Sequence[Hook]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClientOptions:
+class ClientOptions(Struct, frozen=True, kw_only=True):
     """The arguments of `GroupClient`, which documents them, validated.
 
     Raises:

@@ -2,12 +2,12 @@
 
 from asyncio import Event, Future, get_running_loop
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import anyio
 from anyio.abc import TaskGroup
+from msgspec import Struct
 
 from rongcloud_groups._dispatch.connecting import ConnectionWait
 from rongcloud_groups._dispatch.containment import contained
@@ -24,8 +24,7 @@ from rongcloud_groups.errors import DecodeError, Phase, RongCloudError, Transpor
 from rongcloud_groups.events import BatchAbandoned, BatchAnswered, BatchFailed, BatchSent, Emitter, TokenWaited, logger
 
 
-@dataclass(slots=True, eq=False)
-class InFlight:
+class InFlight(Struct, eq=False):
     """One request in flight."""
 
     batch: Batch

@@ -7,8 +7,9 @@ invalidation waits for a new request instead of joining the one in flight.
 
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from msgspec import Struct, field
 
 from rongcloud_groups._dispatch.retry import Attempts
 from rongcloud_groups.errors import RongCloudError
@@ -34,8 +35,7 @@ class Waiter(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class PendingId:
+class PendingId(Struct, eq=False):
     """One open ID.
 
     Attributes:
@@ -63,8 +63,7 @@ class PendingId:
         return bool(self.waiters or self.next_waiters)
 
 
-@dataclass(slots=True, eq=False)
-class Batch:
+class Batch(Struct, eq=False):
     """The IDs of one request in flight.
 
     Attributes:
@@ -75,7 +74,7 @@ class Batch:
 
     entries: list[PendingId]
     cancel: "Callable[[Batch], object]"
-    wanted: int = field(init=False)
+    wanted: int = 0
 
     def __post_init__(self) -> None:
         self.wanted = len(self.entries)
@@ -91,8 +90,7 @@ class Batch:
         return len(self.entries)
 
 
-@dataclass(slots=True, eq=False)
-class _Lane:
+class _Lane(Struct, eq=False):
     """Entries in the order in which they leave; the isolated halves leave before the others, each alone."""
 
     entries: OrderedDict[str, PendingId] = field(default_factory=OrderedDict)

@@ -1,10 +1,11 @@
 """Whether a lost request is retried, and after which pause."""
 
-from dataclasses import dataclass
 from math import inf
 from random import random
 from ssl import SSLCertVerificationError
 from typing import Final
+
+from msgspec import Struct
 
 from rongcloud_groups._protocol.error_codes import ErrorAction, action_for
 from rongcloud_groups.errors import RateLimited, ServerError, ServiceError, TransportError
@@ -18,8 +19,7 @@ MAX_UNDECODABLE: Final = 12
 """Undecodable responses in a row, twice the halvings of a batch, that are the fault of the service and no profile."""
 
 
-@dataclass(slots=True)
-class Attempts:
+class Attempts(Struct):
     """The requests that one ID, or one page of the listing, lost so far.
 
     Attributes:

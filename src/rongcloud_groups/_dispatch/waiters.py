@@ -3,8 +3,9 @@
 from asyncio import Future
 from collections.abc import Callable, Iterable
 from copy import copy
-from dataclasses import dataclass, field
 from typing import Final
+
+from msgspec import Struct, field
 
 from rongcloud_groups._protocol.requests import validated_group_id
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
@@ -12,8 +13,7 @@ from rongcloud_groups.lookup import Lookup, Outcome
 from rongcloud_groups.models import GroupProfile
 
 
-@dataclass(slots=True, eq=False)
-class GetWaiter:
+class GetWaiter(Struct, eq=False):
     """Waits for one ID; its future ends in the profile, in None, or in the error."""
 
     future: Future[GroupProfile | None]
@@ -41,8 +41,7 @@ class _Open:
 _OPEN: Final = _Open()
 
 
-@dataclass(slots=True, eq=False)
-class GetManyWaiter:
+class GetManyWaiter(Struct, eq=False):
     """Waits for many IDs, each once; its future ends when all of them have their outcome.
 
     Attributes:

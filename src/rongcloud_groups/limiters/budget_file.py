@@ -11,7 +11,6 @@ from math import isfinite
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG, S_IWGRP
 from struct import Struct
-from tempfile import gettempdir
 from time import monotonic
 from typing import TypeVar
 
@@ -149,6 +148,8 @@ def default_budget_file(name: str) -> Path:
             directory = Path(runtime, "rongcloud-groups")
             break
     else:
+        from tempfile import gettempdir  # brings modules that nothing else here needs
+
         directory = Path(gettempdir(), f"rongcloud-groups-{user}")
     directory.mkdir(mode=0o700, exist_ok=True)
     status = directory.lstat()

@@ -7,7 +7,6 @@ timers, the count of streams, and the care for a server that fails or means harm
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, cast
 
@@ -24,6 +23,7 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 from hyperframe.frame import GoAwayFrame
+from msgspec import Struct, field
 
 from rongcloud_groups._http import Request, Response
 from rongcloud_groups._transport.http2.delivery import PING_DATA, DeliveryChecks
@@ -44,8 +44,7 @@ _CLOSED_BY_SERVER: Final = "closed by the server"
 _MAX_UNWRITTEN: Final = 16 * 1024
 
 
-@dataclass(slots=True, eq=False)
-class _Stream:
+class _Stream(Struct, eq=False):
     future: asyncio.Future[Response]
     timer: asyncio.TimerHandle
     responses_before: int
