@@ -162,7 +162,10 @@ class Recovery:
         self._requeue(entries)
 
     def _requeue(self, entries: list[PendingId]) -> None:
-        self._pending.requeue(entries)
+        if len(entries) == 1 and _attempts(entries[0]).undecodable > 1:
+            self._pending.requeue_halves(entries)  # alone again, so that it costs no other ID its response
+        else:
+            self._pending.requeue(entries)
         self._wake()
 
 
