@@ -1,34 +1,14 @@
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-import pytest_asyncio
-from support.bulk_jobs import environment_of, files_in, ids, names_in, rows_in, sync, sync_on, sync_on_terminal, written
+from support.bulk_jobs import files_in, ids, names_in, rows_in, sync, sync_on, sync_on_terminal, written
 from support.command_line import COMMAND, environment, run
 
 from rongcloud_groups.cli.app import exit_code
-from rongcloud_groups.emulator import Emulator, Faults, Universe
-
-
-@pytest_asyncio.fixture
-async def emulator() -> AsyncIterator[Emulator]:
-    async with Emulator(limit=None, universe=Universe(unknown_share=0.1, listed=1500)) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def variables(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
-    return environment_of(emulator, tmp_path)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    directory = tmp_path / "here"
-    directory.mkdir()
-    return directory
+from rongcloud_groups.emulator import Emulator, Faults
 
 
 @pytest.fixture

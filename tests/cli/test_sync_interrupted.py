@@ -5,34 +5,15 @@ import shutil
 import signal
 import subprocess
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import pytest_asyncio
-from support.bulk_jobs import environment_of, ids, rows_in, sync, sync_on, until, written
+from support.bulk_jobs import ids, rows_in, sync, sync_on, until, written
 from support.command_line import COMMAND, run_on_terminal
 
-from rongcloud_groups.emulator import Emulator, Faults, Universe
-
-
-@pytest_asyncio.fixture
-async def emulator() -> AsyncIterator[Emulator]:
-    async with Emulator(limit=None, universe=Universe(unknown_share=0.1, listed=1500)) as emulator:
-        yield emulator
-
-
-@pytest.fixture
-def variables(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
-    return environment_of(emulator, tmp_path)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    directory = tmp_path / "here"
-    directory.mkdir()
-    return directory
+from rongcloud_groups.emulator import Emulator, Faults
 
 
 async def started(*arguments: str, env: dict[str, str], here: Path, **options: Any) -> Process:
