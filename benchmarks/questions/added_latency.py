@@ -15,8 +15,7 @@ from itertools import count
 from statistics import median, quantiles
 from typing import Self
 
-from benchmarks.measuring.measured import print_table, result_path, write_results
-from benchmarks.plots.bar_plot import bar_plot
+from benchmarks.measuring.measured import print_table, write_results
 from benchmarks.servers.child_processes import emulator, raw_server, trusting
 
 from rongcloud_groups import Event, GroupClient, Hook
@@ -164,9 +163,6 @@ def main() -> int:
     print(f"\na 50 ms answer behind 20 of 2 s on one connection: {1000 * max(slow):.1f} ms, the longest of {len(slow)}")
     figures = {"rows": rows, "behind_slow_ms": [round(1000 * each, 2) for each in slow]}
     write_results("added_latency", figures, quick=quick)
-    bars = {f"{each.when}: bare": each.bare[0] for each in rows} | {f"{each.when}: get": each.get[0] for each in rows}
-    plot = bar_plot("latency of one request, median, ms", bars)
-    result_path("added_latency", "svg", quick=quick).write_text(plot, encoding="utf-8")
     broken = []
     if (added := median(got) - median(bare)) > MOST_ADDED:
         broken.append(f"{1000 * added:.2f} ms added to a bare request")

@@ -9,8 +9,7 @@ import sys
 from statistics import median
 
 from benchmarks.clients.field_worker import CLIENTS, Order, Took, measured
-from benchmarks.measuring.measured import print_table, result_path, write_results
-from benchmarks.plots.bar_plot import bar_plot
+from benchmarks.measuring.measured import print_table, write_results
 from benchmarks.servers.child_processes import raw_server
 
 IN_FLIGHT = 20
@@ -57,9 +56,6 @@ def main() -> int:
     headings = ["client", "processor, ms a batch", "least", "x the recipe", "clock, ms a batch", "lost IDs"]
     print_table(headings, [[str(cell) for cell in row.values()] for row in rows])
     write_results("batch_cost", rows, quick=options.quick)
-    bars = {str(row["client"]): float(str(row["processor_ms"])) for row in rows}
-    plot = bar_plot("processor time of a batch of 50 IDs, ms", bars)
-    result_path("batch_cost", "svg", quick=options.quick).write_text(plot, encoding="utf-8")
     share = next(float(str(row["of_the_recipe"])) for row in rows if row["client"] == OURS)
     if share > MOST_OF_THE_RECIPE:
         print(f"BROKEN  {share} x the recipe's processor time")

@@ -20,8 +20,7 @@ from itertools import count
 
 from benchmarks.clients.shared_budget_workers import block_the_loop
 from benchmarks.measuring.budget_run import LEAST_SUSTAINED, LIMIT, Answers, Run, between
-from benchmarks.measuring.measured import print_table, result_path, write_results
-from benchmarks.plots.window_plot import arrivals_plot
+from benchmarks.measuring.measured import print_table, write_results
 from benchmarks.servers.child_processes import (
     directed_emulator,
     emulator,
@@ -341,8 +340,6 @@ def main() -> int:
     show(runs)
     if not options.only:
         write_results("budget", [done.figures() for done in runs], quick=options.quick)
-        plot = arrivals_plot({done.scenario: done.arrivals for done in runs}, LIMIT)
-        result_path("budget", "svg", quick=options.quick).write_text(plot, encoding="utf-8")
     return 1 if any(done.broken for done in runs) else 0
 
 

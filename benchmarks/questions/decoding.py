@@ -13,8 +13,7 @@ from statistics import median
 
 import msgspec
 from benchmarks.clients.field_environment import interpreter
-from benchmarks.measuring.measured import print_table, result_path, write_results
-from benchmarks.plots.bar_plot import bar_plot
+from benchmarks.measuring.measured import print_table, write_results
 
 OURS, TYPED, PYDANTIC = "rongcloud-groups", "json, dataclasses", "pydantic, models"
 LEAST_OF_JSON, LEAST_OF_PYDANTIC = 3.5, 1.5
@@ -56,8 +55,6 @@ def report(took: dict[str, float], *, quick: bool) -> int:
     rows = [{"way": name, "ms": round(ms, 4), "times_ours": round(ms / took[OURS], 2)} for name, ms in took.items()]
     print_table(["way", "ms an answer", "x ours"], [[str(cell) for cell in row.values()] for row in rows])
     write_results("decoding", rows, quick=quick)
-    plot = bar_plot("an answer with 50 profiles, ms", took)
-    result_path("decoding", "svg", quick=quick).write_text(plot, encoding="utf-8")
     broken = 0
     for other, least in ((TYPED, LEAST_OF_JSON), (PYDANTIC, LEAST_OF_PYDANTIC)):  # those that check as much
         times = took[other] / took[OURS]

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass
 
 from benchmarks.clients.field_worker import CLIENTS, Order, measured
 from benchmarks.measuring.budget_run import LEAST_SUSTAINED, LIMIT, between
-from benchmarks.measuring.measured import print_table, result_path, write_results
-from benchmarks.plots.window_plot import arrivals_plot
+from benchmarks.measuring.measured import print_table, write_results
 from benchmarks.servers.child_processes import emulator, seen
 
 from rongcloud_groups.emulator import worst_second
@@ -44,14 +43,14 @@ class Run:
     connections: int
 
 
-def run(scenario: str, client: str, batches: int) -> tuple[Run, list[float]]:
+def run(scenario: str, client: str, batches: int) -> Run:
     with emulator(*LATENCY, "--unknown", "0", *SCENARIOS[scenario]) as address:
         order = Order(client=client, address=address, warm_up=0, batches=batches, rate=LIMIT, in_flight=IN_FLIGHT)
         took = measured(order)
         arrivals, report = seen(address)
     start = arrivals[0] + 1
     seconds = arrivals[-1] - start
-    done = Run(
+    return Run(
         scenario=scenario,
         client=client,
         requests=len(arrivals),
@@ -62,7 +61,6 @@ def run(scenario: str, client: str, batches: int) -> tuple[Run, list[float]]:
         lost=took.asked - took.found,
         connections=report.connections,
     )
-    return done, arrivals
 
 
 def broken_promises(done: Run) -> list[str]:
@@ -80,18 +78,14 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="a few seconds each")
     options = parser.parse_args()
     batches = 400 if options.quick else 2000
-    runs, arrivals = [], {}
+    runs = []
     for scenario in SCENARIOS:
         for client in CLIENTS:
             print(f"{scenario}: {client} …", file=sys.stderr, flush=True)
-            done, times = run(scenario, client, batches)
-            runs.append(done)
-            arrivals[f"{scenario}: {client}"] = times
+            runs.append(run(scenario, client, batches))
     headings = ["scenario", "client", "requests", "worst second", "sustained/s", "accepted/s", "refused", "lost IDs"]
     print_table([*headings, "connections"], [[str(cell) for cell in asdict(done).values()] for done in runs])
     write_results("field_budget", runs, quick=options.quick)
-    plot = arrivals_plot(arrivals, LIMIT)
-    result_path("field_budget", "svg", quick=options.quick).write_text(plot, encoding="utf-8")
     broken = [promise for done in runs if done.client in OURS for promise in broken_promises(done)]
     for promise in broken:
         print(f"BROKEN  {promise}")

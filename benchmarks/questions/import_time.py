@@ -13,8 +13,7 @@ import tempfile
 from pathlib import Path
 from statistics import median
 
-from benchmarks.measuring.measured import print_table, result_path, write_results
-from benchmarks.plots.bar_plot import bar_plot
+from benchmarks.measuring.measured import print_table, write_results
 
 STATEMENTS = {
     "httpx, msgspec, anyio": "import httpx, msgspec, anyio",
@@ -83,8 +82,6 @@ def main() -> int:
         "\nadded by ours, ms each: " + ", ".join(f"{name} {microseconds / 1000:.1f}" for name, microseconds in modules)
     )
     write_results("import_time", {"imports": rows, "slowest_modules": dict(modules)}, quick=options.quick)
-    plot = bar_plot("import, ms", {name: median(each) for name, each in took.items()})
-    result_path("import_time", "svg", quick=options.quick).write_text(plot, encoding="utf-8")
     share = median(took[OURS]) / base
     if share > MOST:
         print(f"BROKEN  {share:.2f} x the import of {BASE}")

@@ -13,8 +13,7 @@ import time
 from collections.abc import Iterator
 
 import msgspec
-from benchmarks.measuring.measured import print_table, result_path, write_results
-from benchmarks.plots.line_plot import line_plot
+from benchmarks.measuring.measured import print_table, write_results
 from benchmarks.servers.child_processes import raw_server, trusting
 
 from rongcloud_groups import GroupClient
@@ -117,10 +116,6 @@ def report(rows: list[Took], *, quick: bool) -> int:
         ],
     )
     write_results("memory", rows, quick=quick)
-    seconds = {kind: [(each.ids, each.clock) for each in rows if each.kind == kind] for kind in KINDS}
-    mebibytes = {kind: [(each.ids, each.most) for each in rows if each.kind == kind] for kind in KINDS}
-    plot = line_plot({"seconds": seconds, "highest MiB": mebibytes})
-    result_path("memory", "svg", quick=quick).write_text(plot, encoding="utf-8")
     streams = [each.most for each in rows if each.kind == "stream"]
     if not quick and streams[-1] > MOST_GROWTH * streams[0]:
         print(f"BROKEN  a stream's memory grew from {streams[0]:.0f} to {streams[-1]:.0f} MiB")

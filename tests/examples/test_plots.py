@@ -1,0 +1,26 @@
+"""The plots in benchmarks/results show the figures beside them."""
+
+import re
+from pathlib import Path
+
+from benchmarks.measuring.measured import RESULTS
+from benchmarks.plots.findings import PLOTS, draw_all
+
+
+def texts_of(plot: Path) -> list[str]:
+    return re.findall(r"<text[^>]*>([^<]*)</text>", plot.read_text(encoding="utf-8"))
+
+
+def test_each_plot_shows_its_figures(tmp_path: Path) -> None:
+    drawn = list(draw_all(tmp_path))
+    assert [plot.stem for plot in drawn] == list(PLOTS)
+    for plot in drawn:
+        assert texts_of(RESULTS / plot.name) == texts_of(plot), "draw it again: python -m benchmarks.plots"
+    assert sorted(RESULTS.glob("*.svg")) == sorted(RESULTS / plot.name for plot in drawn)
+
+
+def test_plots_have_colours_for_light_and_dark_mode(tmp_path: Path) -> None:
+    for plot in draw_all(tmp_path):
+        svg = plot.read_text(encoding="utf-8")
+        assert "prefers-color-scheme: dark" in svg
+        assert not re.findall(r"(?:fill|stroke): #\w+", svg), "each colour is a variable"
