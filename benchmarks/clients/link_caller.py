@@ -13,7 +13,8 @@ from benchmarks.servers.child_processes import trusting
 
 from rongcloud_groups._protocol.dialects import dialect
 from rongcloud_groups._protocol.requests import batch_request
-from rongcloud_groups._protocol.signing import Credentials, Secret, new_nonce
+from rongcloud_groups._protocol.secret import Secret
+from rongcloud_groups._protocol.signing import Credentials, new_nonce
 from rongcloud_groups.emulator.program import Address
 
 Side = Literal["httpx", "rongcloud_groups"]

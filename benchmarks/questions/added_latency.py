@@ -22,7 +22,8 @@ from rongcloud_groups import Event, GroupClient, Hook
 from rongcloud_groups._http import Origin, Request
 from rongcloud_groups._protocol.dialects import RONGCLOUD
 from rongcloud_groups._protocol.requests import batch_request
-from rongcloud_groups._protocol.signing import Credentials, Secret, new_nonce
+from rongcloud_groups._protocol.secret import Secret
+from rongcloud_groups._protocol.signing import Credentials, new_nonce
 from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.events import BatchSent

@@ -1,6 +1,6 @@
 """Look up RongCloud / Nexconn group profiles by ID, any number of them, as fast as the service allows and no faster."""
 
-from rongcloud_groups._protocol.signing import Secret
+from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.cache import Cache, CacheInfo
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.config import REGIONS

@@ -1,13 +1,13 @@
 """Plain values of HTTP: where a request goes, the request, its response."""
 
 import re
-from base64 import b64encode
 from collections.abc import Mapping
-from ipaddress import ip_address
-from typing import Final, NamedTuple, NoReturn, Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Self
 
 from rongcloud_groups.errors import ConfigError
+
+if TYPE_CHECKING:  # here and below: imported with the first client
+    from urllib.parse import SplitResult
 
 _PORTS: Final = {"https": 443, "http": 80}
 _HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
@@ -50,6 +50,8 @@ class Origin(NamedTuple):
     @property
     def is_loopback(self) -> bool:
         """Whether requests stay on this machine."""
+        from ipaddress import ip_address
+
         try:
             return ip_address(self.host).is_loopback
         except ValueError:
@@ -88,6 +90,9 @@ class Proxy:
         """
         if proxy is None or isinstance(proxy, Proxy):
             return proxy
+        from base64 import b64encode
+        from urllib.parse import unquote
+
         if not isinstance(proxy, str) or not proxy.startswith("http://"):
             raise ConfigError(f"proxy {without_password(proxy)} must be http://[user:password@]host[:port]")
         userinfo, _, address = proxy.removeprefix("http://").rpartition("@")
@@ -115,7 +120,9 @@ def without_password(url: object) -> str:
     return f"{scheme if slashes else ''}{slashes}…@{after}"
 
 
-def _split(text: str) -> SplitResult:
+def _split(text: str) -> "SplitResult":
+    from urllib.parse import urlsplit
+
     if not text.isprintable():
         raise ValueError(text)  # urlsplit would drop a line end silently
     return urlsplit(text)

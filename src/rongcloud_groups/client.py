@@ -11,33 +11,22 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from rongcloud_groups._dispatch import open_clients
-from rongcloud_groups._dispatch.cached import CacheFront
-from rongcloud_groups._dispatch.dispatcher import Dispatcher
-from rongcloud_groups._dispatch.gate import SendGate
-from rongcloud_groups._dispatch.listing import Listing, ListingRequests
-from rongcloud_groups._dispatch.lookups import Lookups
-from rongcloud_groups._dispatch.pending import PendingQueue
-from rongcloud_groups._dispatch.profile_pages import ProfilePages
-from rongcloud_groups._dispatch.retry import RetryPolicy
-from rongcloud_groups._dispatch.stream import Stream
-from rongcloud_groups._dispatch.waiters import reject_single_str
 from rongcloud_groups._http import Proxy
-from rongcloud_groups._protocol.requests import BATCH_LIMIT
-from rongcloud_groups._protocol.signing import Secret
-from rongcloud_groups._transport.failover import Failover
-from rongcloud_groups._transport.interface import Connector
+from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups._validation import number
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.config import ClientOptions, Options, options_from_environment
 from rongcloud_groups.errors import ClientClosed, ConfigError
 from rongcloud_groups.events import CallEnded, Emitter, Hook, Stats, logger
-from rongcloud_groups.limiters.credit_guard import CreditGuard
 from rongcloud_groups.limiters.interface import Limiter, SharedLimiter
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 
-if TYPE_CHECKING:  # it imports httpx, which takes as long as everything else here
-    from rongcloud_groups._transport.httpx_adapter import HttpxTransports, TransportSource
+if TYPE_CHECKING:  # imported with the first client: they take as long as everything else here
+    from rongcloud_groups._dispatch.listing import Listing
+    from rongcloud_groups._dispatch.profile_pages import ProfilePages
+    from rongcloud_groups._dispatch.stream import Stream
+    from rongcloud_groups._transport.httpx_adapter import TransportSource
 
 T = TypeVar("T", bound=Lookup | GroupProfile | None)
 
@@ -140,35 +129,10 @@ class GroupClient:
         self._running: set[Task[None]] = set()
         self._closing = Event()
         self._problem = "the client is closed"
-        self._transports = None if transport is None else _httpx_transports(options)
-        self._emit = emit = Emitter(hooks)
-        self._pending = PendingQueue(BATCH_LIMIT)
-        self._limiter, self._own_limiter = options.make_limiter()
-        gate = SendGate(self._limiter, CreditGuard(rate) if guard else None)
-        policy = RetryPolicy(max_attempts, outage_timeout, len(options.origins))
-        shared = self._transports is not None and self._transports.shared
-        self._failover = Failover(
-            options.origins,
-            self._transports or _dialler(options),
-            emit,
-            requests_per_connection=None if shared else requests_per_connection,
-            max_in_flight=max_in_flight,
-        )
-        self._dispatcher = Dispatcher(
-            self._pending,
-            self._failover,
-            gate,
-            options.api,
-            policy,
-            emit,
-            max_in_flight=max_in_flight,
-            attempt_timeout=attempt_timeout,
-        )
-        cached = None if cache is None else CacheFront(cache, self._pending, app_key)
-        self._lookups = Lookups(self._pending, cached, self._dispatcher)
-        self._listing = ListingRequests(
-            self._failover, options.api, policy, self._start, attempt_timeout=attempt_timeout
-        )
+        self._emit = Emitter(hooks)
+        from rongcloud_groups._dispatch.assembly import Assembly
+
+        self._parts = Assembly(options, self._emit, self._start)
 
     @classmethod
     def from_env(cls, **options: Unpack[Options]) -> Self:
@@ -276,7 +240,7 @@ class GroupClient:
             RongCloudError: any other error that ended the lookup.
         """
         self._check_open()
-        call = self._lookups.get(group_id, self._seconds(deadline), fresh=fresh)
+        call = self._parts.lookups.get(group_id, self._seconds(deadline), fresh=fresh)
         return await (self._observed("get", call) if self._emit else call)
 
     async def get_many(
@@ -300,10 +264,10 @@ class GroupClient:
             ClientClosed: the client is not open, or was closed during the call.
         """
         self._check_open()
-        call = self._lookups.get_many(group_ids, self._seconds(deadline), bulk=bulk, fresh=fresh)
+        call = self._parts.lookups.get_many(group_ids, self._seconds(deadline), bulk=bulk, fresh=fresh)
         return await (self._observed("get_many", call) if self._emit else call)
 
-    def stream(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True) -> Stream:
+    def stream(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True) -> "Stream":
         """Look up groups as their IDs come, in flat memory: ``async with client.stream(ids) as parts``.
 
         Iterate over the parts with ``async for``: each is a `Lookup` of at most 50 of the IDs, as they settle. IDs
@@ -316,16 +280,9 @@ class GroupClient:
             bulk: let other lookups go first; a tenth of the budget is kept for bulk.
         """
         self._check_open()
-        return Stream(
-            reject_single_str(group_ids) if isinstance(group_ids, Iterable) else group_ids,
-            pending=self._pending,
-            wake=self._dispatcher.wake,
-            start=self._start,
-            window=2 * BATCH_LIMIT * self.max_in_flight,
-            bulk=bulk,
-        )
+        return self._parts.stream(group_ids, bulk=bulk)
 
-    def list_groups(self) -> Listing:
+    def list_groups(self) -> "Listing":
         """The groups of the app, oldest first: ``async for group in client.list_groups()``.
 
         A page of 1,000 is asked for when the one before is used up, on the listing's own budget of 100 requests/s.
@@ -335,9 +292,9 @@ class GroupClient:
             ClientClosed: the client is not open.
         """
         self._check_open()
-        return Listing(self._listing.page)
+        return self._parts.listing()
 
-    def list_profiles(self, *, after: str | None = None, since: datetime | None = None) -> ProfilePages:
+    def list_profiles(self, *, after: str | None = None, since: datetime | None = None) -> "ProfilePages":
         """The profiles of all groups, oldest first: ``async with client.list_profiles() as pages``.
 
         Iterate over the pages with ``async for``: each has the outcomes of up to 1,000 groups in the listing's order,
@@ -350,26 +307,12 @@ class GroupClient:
         Raises:
             ClientClosed: the client is not open.
         """
-        return ProfilePages(self.list_groups(), self._look_up_in_bulk, self._start, after=after, since=since)
+        self._check_open()
+        return self._parts.profile_pages(self._look_up_in_bulk, after=after, since=since)
 
     def stats(self) -> Stats:
         """What the client did so far, and what it is doing."""
-        return Stats(
-            requests=self._dispatcher.requests,
-            found=self._pending.found,
-            missing=self._pending.missing,
-            failed=self._pending.failed,
-            group_ids_sent=self._dispatcher.group_ids_sent,
-            retried=self._dispatcher.retried,
-            throttled=self._dispatcher.throttled,
-            connections=self._failover.opened,
-            host_switches=self._failover.switches,
-            budget_wait=self._dispatcher.budget_wait,
-            waiting=len(self._pending),
-            in_flight=self._dispatcher.in_flight,
-            rate=self._limiter.rate,
-            host=self._failover.host,
-        )
+        return self._parts.stats()
 
     async def _look_up_in_bulk(self, group_ids: Iterable[str]) -> Lookup:
         return await self.get_many(group_ids, deadline=inf, bulk=True)
@@ -378,19 +321,19 @@ class GroupClient:
         if not hasattr(self, "_closing"):  # an option was refused, and a traceback shows its variables
             return "<GroupClient, not made>"
         state = "open" if self._tasks is not None else "not open"
-        return f"<GroupClient {self.app_key!r} at {self._failover.host}, {state}>"
+        return f"<GroupClient {self.app_key!r} at {self._parts.failover.host}, {state}>"
 
     async def _run(self, opened: Future[None]) -> None:
         """The client's own task: enter and exit may happen in two others."""
         try:
             async with asyncio.TaskGroup() as self._tasks:
-                for part in (self._failover, self._dispatcher):
+                for part in (self._parts.failover, self._parts.dispatcher):
                     self._start(part.run()).add_done_callback(lambda _: self._closing.set())
-                open_clients.register(self.app_key, self._options.origins, self._limiter)
+                open_clients.register(self.app_key, self._options.origins, self._parts.limiter)
                 if not opened.done():
                     opened.set_result(None)
                 await self._closing.wait()
-                self._dispatcher.close()
+                self._parts.dispatcher.close()
                 for task in list(self._running):
                     task.cancel()
         except BaseException as error:
@@ -402,20 +345,16 @@ class GroupClient:
         finally:
             self._tasks = None
             self._closing.set()
-            open_clients.unregister(self.app_key, self._options.origins, self._limiter)
-            self._pending.abort(ClientClosed(self._problem))
-            if self._transports is not None:
-                await self._transports.aclose()
-            if self._own_limiter is not None:
-                await self._own_limiter.aclose()
+            open_clients.unregister(self.app_key, self._options.origins, self._parts.limiter)
+            self._parts.pending.abort(ClientClosed(self._problem))
+            await self._parts.aclose()
 
     async def _open_limiter(self) -> None:
-        if isinstance(self._limiter, SharedLimiter):
+        if isinstance(self._parts.limiter, SharedLimiter):
             try:
-                await self._limiter.open()
+                await self._parts.limiter.open()
             except BaseException:
-                if self._own_limiter is not None:
-                    await self._own_limiter.aclose()
+                await self._parts.close_limiter()
                 raise
 
     async def _observed(self, name: str, call: Awaitable[T]) -> T:
@@ -474,22 +413,3 @@ def _innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _httpx_transports(options: ClientOptions) -> "HttpxTransports":
-    from rongcloud_groups._transport.httpx_adapter import HttpxTransports
-
-    assert options.transport is not None  # noqa: S101  the caller asks for one
-    return HttpxTransports(options.transport, options.max_in_flight, options.verify)
-
-
-def _dialler(options: ClientOptions) -> Connector:
-    from rongcloud_groups._transport.connect import Dialler
-
-    return Dialler(
-        verify=options.verify,
-        http2=options.http2,
-        timeout=options.attempt_timeout,
-        max_in_flight=options.max_in_flight,
-        proxy=options.proxy,
-    )

@@ -5,24 +5,21 @@ import ssl
 from collections.abc import Mapping, Sequence
 from inspect import iscoroutinefunction
 from math import inf
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from msgspec import Struct
 
 from rongcloud_groups._http import Origin, Proxy, without_password
-from rongcloud_groups._protocol.api import ServiceApi
-from rongcloud_groups._protocol.dialects import dialect as dialect_named
-from rongcloud_groups._protocol.signing import Credentials, Secret
+from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups._validation import at_least, instance_of, positive
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import Hook
 from rongcloud_groups.limiters.interface import Limiter, SharedLimiter
 from rongcloud_groups.limiters.local import LocalLimiter
-from rongcloud_groups.limiters.url import limiter_from_url
 
-if TYPE_CHECKING:  # it imports httpx, which takes as long as everything else here
+if TYPE_CHECKING:  # imported with the first client that needs them
+    from rongcloud_groups._protocol.api import ServiceApi
     from rongcloud_groups._transport.httpx_adapter import TransportSource
 
 Region = Literal["beijing", "singapore", "singapore-b", "north-america", "saudi-arabia"]
@@ -117,8 +114,12 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
         _check_hooks(self.hooks)
 
     @property
-    def api(self) -> ServiceApi:
+    def api(self) -> "ServiceApi":
         """Builds requests, signed for the App Key, and reads responses."""
+        from rongcloud_groups._protocol.api import ServiceApi
+        from rongcloud_groups._protocol.dialects import dialect as dialect_named
+        from rongcloud_groups._protocol.signing import Credentials
+
         return ServiceApi(dialect_named(self.dialect), Credentials(self.app_key, self.app_secret))
 
     @property
@@ -131,6 +132,8 @@ class ClientOptions(Struct, frozen=True, kw_only=True):
         if self.limiter is None or self.limiter == "local":
             return LocalLimiter(self.rate), None
         if isinstance(self.limiter, str):
+            from rongcloud_groups.limiters.url import limiter_from_url
+
             shared = limiter_from_url(self.limiter, app_key=self.app_key, limit=self.rate)
             return shared, shared
         return self.limiter, None
@@ -232,6 +235,8 @@ def _secret() -> Secret:
 
 
 def _secret_in_file() -> Secret:
+    from pathlib import Path
+
     path = _variable("APP_SECRET_FILE")
     if not path:
         raise ConfigError("set the environment variable RONGCLOUD_APP_SECRET, or RONGCLOUD_APP_SECRET_FILE")

@@ -18,7 +18,7 @@ from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.error_codes import BAD_SIGNATURE, NO_SUCH_API, UNKNOWN_APP_KEY, hint_for
 from rongcloud_groups._protocol.responses import http_date
-from rongcloud_groups._protocol.signing import Secret
+from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups._transport.interface import Connection, Connector
 from rongcloud_groups.config import REGIONS, ClientOptions

@@ -237,7 +237,7 @@ async def test_who_came_after_an_invalidation_and_leaves_again_leaves_nothing_be
             await client.get("g1", deadline=0.1)
     assert len(emulator.requests) == 1
     assert client.cache._asked == {}
-    assert client._pending.open == 0
+    assert client._parts.pending.open == 0
 
 
 @virtual_time
@@ -264,7 +264,7 @@ async def test_who_gives_up_harms_nobody_and_leaves_nothing_behind(emulator: InP
         lookup = await client.get_many(["g2", "g3"], deadline=0.1)
         assert set(lookup.failed) == {"g2", "g3"}
         assert cache._asked == {}
-        assert client._pending.open == 0
+        assert client._parts.pending.open == 0
 
 
 @virtual_time

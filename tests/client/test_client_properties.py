@@ -200,7 +200,7 @@ def test_each_id_of_any_number_ends_once_whatever_the_deadline(
             if deadline <= 0:
                 assert len(lookup.failed) == count
                 assert client.stats().requests == 0
-            assert (client.stats().waiting, client._pending.open) == (0, 0)
+            assert (client.stats().waiting, client._parts.pending.open) == (0, 0)
 
     run(main())
 
@@ -220,7 +220,7 @@ def test_a_source_that_raises_in_the_middle_leaves_nothing_open(count: int, canc
                 call.cancel()
             with pytest.raises((LookupError, asyncio.CancelledError)):
                 await call
-            assert (client.stats().waiting, client._pending.open) == (0, 0)
+            assert (client.stats().waiting, client._parts.pending.open) == (0, 0)
             assert len(await client.get_many(["g1", "g2"])) == 2
 
     run(main())

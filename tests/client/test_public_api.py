@@ -12,6 +12,7 @@ import pytest
 
 import rongcloud_groups
 from rongcloud_groups import GroupClient, RongCloudError, errors
+from rongcloud_groups.cli.emulator_process import emulator_process
 
 NO_DEFAULT = inspect.Parameter.empty
 DEADLINE = "deadline: float | None = None"
@@ -190,22 +191,58 @@ def test_an_error_says_what_went_wrong(error: RongCloudError, text: str) -> None
     assert text in str(error)
 
 
-def test_importing_the_package_imports_nothing_that_only_an_extra_brings() -> None:
-    program = """
-import aiolimiter, anyio, h2, httpx, msgspec, sys
-before = {name.partition(".")[0] for name in sys.modules}
-import rongcloud_groups
-after = {name.partition(".")[0] for name in sys.modules}
-print(*sorted(after - before - set(sys.stdlib_module_names)))
-print(*sorted(name for name in sys.modules if name.startswith("rongcloud_groups.")))
-"""
+LOADED_BY_THE_IMPORT = {
+    "_dispatch", "_dispatch.open_clients", "_http", "_protocol", "_protocol.secret", "_validation", "cache", "client",
+    "config", "errors", "events", "limiters", "limiters.interface", "limiters.local", "limiters.schedule",
+    "limiters.throttle", "lookup", "models",
+}  # fmt: skip
+
+
+def loaded_by(program: str, *arguments: str) -> list[set[str]]:
+    """The modules that a program prints as a line, without those of the standard library."""
     finished = subprocess.run(  # noqa: S603  our own interpreter
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=30
     )
-    packages, modules = finished.stdout.splitlines()
-    assert set(packages.split()) <= {"rongcloud_groups", "httpcore", "h11", "hpack", "hyperframe", "certifi"}
-    for extra in ("cli", "emulator", "limiters.redis"):
-        assert f"rongcloud_groups.{extra}" not in modules.split()
+    lines = map(str.split, finished.stdout.splitlines())
+    return [{name for name in line if name.partition(".")[0] not in sys.stdlib_module_names} for line in lines]
+
+
+def test_the_import_loads_msgspec_and_what_a_client_is_made_with_and_no_more() -> None:
+    program = """
+import asyncio, sys
+before = set(sys.modules)
+import rongcloud_groups
+print(*set(sys.modules) - before)
+"""
+    (loaded,) = loaded_by(program)
+    assert {name.partition(".")[0] for name in loaded} - {"org"} == {"rongcloud_groups", "msgspec", "typing_extensions"}
+    ours = {name.removeprefix("rongcloud_groups.") for name in loaded if name.startswith("rongcloud_groups.")}
+    assert ours == LOADED_BY_THE_IMPORT
+
+
+def test_lookups_in_an_open_client_import_nothing() -> None:
+    program = """
+import asyncio, ssl, sys
+from rongcloud_groups import GroupClient
+
+async def main():
+    app_key, secret, url, ca_file = sys.argv[1:]
+    verify = ssl.create_default_context(cafile=ca_file)
+    async with GroupClient(app_key, secret, base_urls=url, verify=verify) as client:
+        before = set(sys.modules)
+        await client.get("g1")
+        await client.get_many(["g2"])
+        async with client.stream(["g3"]) as parts:
+            assert [part async for part in parts]
+        async with client.list_profiles() as pages:
+            assert [page async for page in pages]
+        print(*set(sys.modules) - before)
+
+asyncio.run(main())
+"""
+    with emulator_process("--listed", "2") as address:
+        (loaded,) = loaded_by(program, address.app_key, address.app_secret, address.url, str(address.ca_file))
+    assert loaded == set()
 
 
 DOCUMENTED_PATHS = {

@@ -14,7 +14,8 @@ from rongcloud_groups._http import Response
 from rongcloud_groups._protocol import error_codes, requests, responses, signing
 from rongcloud_groups._protocol.content import max_body
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
-from rongcloud_groups._protocol.signing import Credentials, RequestNonce, Secret
+from rongcloud_groups._protocol.secret import Secret
+from rongcloud_groups._protocol.signing import Credentials, RequestNonce
 from rongcloud_groups.models import (
     GroupProfile,
     InvitePerm,

@@ -15,7 +15,8 @@ from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.lenient import lenient_reader
 from rongcloud_groups._protocol.requests import batch_request, validated_group_id
 from rongcloud_groups._protocol.responses import BatchResult, read_batch, read_listing
-from rongcloud_groups._protocol.signing import Credentials, RequestNonce, Secret
+from rongcloud_groups._protocol.secret import Secret
+from rongcloud_groups._protocol.signing import Credentials, RequestNonce
 from rongcloud_groups._protocol.strict import batch_reader, profile_reader
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, RolePerm

@@ -1,4 +1,4 @@
-"""The App Key, its secret, and the signature of a request.
+"""The App Key and the signature of a request.
 
 A traceback may show the locals of its frames, so a secret or a signature is never a plain str in one.
 """
@@ -6,36 +6,10 @@ A traceback may show the locals of its frames, so a secret or a signature is nev
 import hashlib
 import secrets
 import time
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
+from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.errors import ConfigError
-
-
-class Secret:
-    """A string that no ``repr``, ``str``, ``format`` or pickle shows."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    @classmethod
-    def of(cls, value: "str | Secret") -> "Secret":
-        """The value as a secret."""
-        return value if isinstance(value, Secret) else cls(value)
-
-    def reveal(self) -> str:
-        """The string itself; call it where it is used and keep the result in no variable."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret(…)"
-
-    def __bool__(self) -> bool:
-        return bool(self._value)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a secret is not pickled: give the process that needs it its own")
 
 
 class Signature(str):

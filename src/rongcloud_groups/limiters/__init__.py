@@ -1,20 +1,22 @@
 """Who may send, and when: the limiters of one client, of one machine, and of many machines."""
 
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-from rongcloud_groups.limiters.host import HostLimiter
 from rongcloud_groups.limiters.interface import Limiter
 from rongcloud_groups.limiters.local import LocalLimiter
 
 if TYPE_CHECKING:
+    from rongcloud_groups.limiters.host import HostLimiter
     from rongcloud_groups.limiters.redis import RedisLimiter
 
 __all__ = ["HostLimiter", "Limiter", "LocalLimiter", "RedisLimiter"]
 
 
-def __getattr__(name: str) -> Any:
-    if name != "RedisLimiter":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from rongcloud_groups.limiters.redis import RedisLimiter  # needs an extra
+_LATE: Final = {"HostLimiter": "host", "RedisLimiter": "redis"}  # few processes need them; the latter needs an extra
 
-    return RedisLimiter
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)

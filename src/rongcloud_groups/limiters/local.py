@@ -2,13 +2,9 @@
 
 from asyncio import Lock, get_running_loop, sleep
 from math import inf
-from typing import TYPE_CHECKING
 
 from rongcloud_groups.limiters.interface import LoopBound
 from rongcloud_groups.limiters.schedule import PATH_JITTER, Pacing, Window
-
-if TYPE_CHECKING:
-    from aiolimiter import AsyncLimiter
 
 
 class LocalLimiter(LoopBound):
@@ -29,6 +25,9 @@ class LocalLimiter(LoopBound):
 
     def __init__(self, limit: float = 100.0) -> None:
         super().__init__()
+        from aiolimiter import AsyncLimiter  # not in `acquire`, where it would hold up the first request
+
+        self._new_bucket = AsyncLimiter
         self._pacing = Pacing(Window.of(limit, max_requests=inf), jitter=PATH_JITTER)
         self._rate = self._pacing.limit
         self._turn = Lock()
@@ -77,7 +76,8 @@ class LocalLimiter(LoopBound):
         pacing = self._pacing
         catch_up = pacing.catch_up(now)
         if self._bucket is None:
-            self._bucket = await _bucket_holding(min(self._empty_at - now, catch_up + pacing.gap(now)))
+            self._bucket = self._new_bucket(60, 60)  # one second leaks out in each
+            await self._bucket.acquire(max(0.0, min(self._empty_at - now, catch_up + pacing.gap(now))))
         self._bucket.max_rate = catch_up
         due = max(now, self._empty_at - catch_up)
         await self._bucket.acquire(0)
@@ -91,11 +91,3 @@ class LocalLimiter(LoopBound):
 
     def __repr__(self) -> str:
         return f"LocalLimiter({self._pacing.limit:g}, rate={self._rate:.1f})"
-
-
-async def _bucket_holding(seconds: float) -> "AsyncLimiter":
-    from aiolimiter import AsyncLimiter  # it reads its own version with importlib.metadata, which takes a while
-
-    bucket = AsyncLimiter(60, 60)  # one second leaks out in each
-    await bucket.acquire(max(0.0, seconds))
-    return bucket
