@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from support.bulk_jobs import client_of, failures_in, files_in, ids, job_of, names_in, rows_in, until, written
+from support.bulk_jobs import OUTPUTS, client_of, failures_in, files_in, ids, job_of, names_in, rows_in, until, written
 from support.command_line import run_python
 
 from rongcloud_groups import ConfigError, GroupClient
@@ -21,19 +21,11 @@ from rongcloud_groups._tables.rows import COLUMNS
 from rongcloud_groups.bulk import FailedIdsFile, IterableSource, Job, SourceError, file_source, files, open_sink
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
-OUTPUTS = ("out.jsonl", "out.csv", "out.db", "out.parquet")
-
 
 @pytest_asyncio.fixture
 async def emulator() -> AsyncIterator[Emulator]:
     async with Emulator(limit=None, universe=Universe(unknown_share=0)) as emulator:
         yield emulator
-
-
-@pytest_asyncio.fixture
-async def client(emulator: Emulator) -> AsyncIterator[GroupClient]:
-    async with client_of(emulator) as client:
-        yield client
 
 
 @pytest.mark.parametrize("name", OUTPUTS)

@@ -22,6 +22,8 @@ from rongcloud_groups.bulk import COLUMNS, FailedIdsFile, Job, Source, open_sink
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.emulator import Emulator
 
+OUTPUTS = ("out.jsonl", "out.csv", "out.db", "out.parquet")
+
 
 def ids(count: int, prefix: str = "x") -> list[str]:
     return [f"{prefix}{number}" for number in range(count)]
@@ -117,3 +119,11 @@ def files_in(directory: Path) -> list[str]:
 async def until(condition: Callable[[], object]) -> None:
     while not condition():  # noqa: ASYNC110  what is waited for sets no event
         await asyncio.sleep(0.001)
+
+
+async def stop_when(job: Job, it_is_time: Callable[[], Any]) -> None:
+    """Run a job, and stop it when something is true; it does not complete."""
+    running = asyncio.create_task(job.run())
+    await until(it_is_time)
+    job.stop()
+    assert not (await running).complete

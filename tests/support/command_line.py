@@ -1,5 +1,6 @@
 """Runs the installed command as its users do: in a process, with pipes or on a terminal."""
 
+import asyncio
 import fcntl
 import os
 import pty
@@ -13,9 +14,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 from support.command_server import CommandServer
+
+from rongcloud_groups import GroupProfile
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "rongcloud-groups")
 TIMEOUT = 30
@@ -100,6 +104,26 @@ def _drain(descriptor: int) -> bytes:
 
 def run_python(code: str, *, env: Mapping[str, str]) -> Ended:
     return run("-c", code, env=env, command=(sys.executable,))
+
+
+def without(module: str, *arguments: str) -> str:
+    return (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv = ['rongcloud-groups', *{arguments!r}]\n"
+        "from rongcloud_groups.cli import main; main()"
+    )
+
+
+def profiles_in(stdout: str) -> list[GroupProfile]:
+    return [msgspec.json.decode(line, type=GroupProfile) for line in stdout.splitlines()]
+
+
+async def started(*arguments: str, env: dict[str, str], **options: Any) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(COMMAND, *arguments, env=env, stdout=-1, stderr=-1, **options)
+
+
+async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
+    stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT)
+    return process.returncode, stdout.decode(), stderr.decode()
 
 
 def run_on_terminal(

@@ -1,0 +1,117 @@
+import asyncio
+import json
+import logging
+import os
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from support.command_line import COMMAND, TIMEOUT, ended, run, started
+
+from rongcloud_groups import ServerError
+from rongcloud_groups.cli.app import exit_code
+from rongcloud_groups.cli.console import one_line
+from rongcloud_groups.cli.exit import Context, run_command
+from rongcloud_groups.emulator import Emulator
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+async def test_a_signal_ends_it_at_once(
+    emulator: Emulator, variables: dict[str, str], number: signal.Signals, code: int
+) -> None:
+    emulator.faults.share["hang"] = 1.0
+    process = await started("get", "g1", env=variables)
+    await emulator.wait_for(1)
+    process.send_signal(number)
+    assert await ended(process) == (code, "", "")
+
+
+async def test_sigterm_ends_what_a_shell_runs_in_the_background(emulator: Emulator, variables: dict[str, str]) -> None:
+    emulator.faults.share["hang"] = 1.0
+    process = await asyncio.create_subprocess_exec(
+        "sh", "-c", f"trap '' INT; exec {COMMAND} get g1", env=variables, stdout=-1, stderr=-1
+    )
+    await emulator.wait_for(1)
+    process.terminate()
+    assert await ended(process) == (143, "", "")
+
+
+async def test_a_signal_ends_it_while_it_waits_for_stdin(env: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    # Unmeasured: where the signal comes while coverage holds its own lock, the process never ends.
+    env = {name: value for name, value in env.items() if not name.startswith("COV")}
+    process = await started("get", "-", env=env, stdin=reader)
+    os.close(reader)
+    fill = asyncio.to_thread(os.write, writer, b"g1\n" * 100_000)  # more than a pipe holds: done once it reads
+    await asyncio.wait_for(fill, TIMEOUT)
+    process.send_signal(signal.SIGINT)
+    assert await ended(process) == (130, "", "")
+    os.close(writer)
+
+
+def test_a_reader_that_went_away_ends_it_quietly(env: dict[str, str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = run("get", "g1", env=env, stdout=writer)
+    os.close(writer)
+    assert (ended.code, ended.stderr) == (141, "")
+
+
+def test_a_full_disk_is_one_line(env: dict[str, str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        ended = run("get", "g1", env=env, stdout=full.fileno())
+    assert (ended.code, ended.stderr) == (1, "rongcloud-groups: error: cannot write stdout: No space left on device\n")
+
+
+def test_an_unexpected_error_is_one_line_and_a_traceback_only_when_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(_: Context) -> int:
+        raise KeyError("a bug\nof two lines")
+
+    assert run_command(work, debug=False) == 1
+    assert capfd.readouterr().err.count("\n") == 1
+    assert run_command(work, debug=True) == 1
+    assert "Traceback" in capfd.readouterr().err
+    logging.getLogger("rongcloud_groups").setLevel(logging.NOTSET)
+
+
+def test_another_error_of_the_service_ends_with_1(capfd: pytest.CaptureFixture[str]) -> None:
+    def work(_: Context) -> int:
+        raise ServerError(1000, 500, "no\x1b[2J use")
+
+    assert run_command(work, debug=False) == 1
+    assert capfd.readouterr().err == "rongcloud-groups: error: no\ufffd[2J use (code 1000, HTTP 500)\n"
+
+
+def test_ctrl_c_outside_of_a_command_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(_: list[str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("rongcloud_groups.cli.app.app", interrupted)
+    assert exit_code(["get"]) == 130
+
+
+def test_joined_emoji_stay_joined() -> None:
+    assert one_line("a  \N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET}\tb") == "a \N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET} b"
+
+
+@pytest.mark.parametrize("command", ["get", "check", "sync"])
+async def test_a_warning_of_the_limiter_reaches_the_person_and_the_report(
+    command: str, variables: dict[str, str], tmp_path: Path
+) -> None:
+    with socket.socket() as unserved:
+        unserved.bind(("127.0.0.1", 0))  # taken, and not listening
+        variables["RONGCLOUD_LIMITER"] = f"redis://127.0.0.1:{unserved.getsockname()[1]}"
+        (tmp_path / "ids.txt").write_text("g1\n")
+        arguments = {"get": ["g1"], "check": ["--json"], "sync": ["ids.txt", "-o", "-", "--report", "json"]}[command]
+        ended = await asyncio.to_thread(run, command, *arguments, env=variables, cwd=tmp_path)
+    assert ended.code == 0
+    match command:
+        case "get":
+            assert ended.stderr.startswith("rongcloud-groups: warning: Redis at 127.0.0.1")
+        case "check":
+            assert "Redis at 127.0.0.1" in json.loads(ended.stdout)["problems"][0]["problem"]
+        case _:
+            warning, summary = map(json.loads, ended.stderr.splitlines())
+            assert warning["message_type"] == "warning"
+            assert summary["warnings"] == [warning["message"]]
