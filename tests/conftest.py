@@ -58,10 +58,12 @@ def client_for(dialect: str) -> ClientFor:
     def make(*emulators: Emulator, **options: Any) -> GroupClient:
         first = emulators[0]
         defaults: dict[str, Any] = {
+            "app_key": first.app_key,
+            "app_secret": first.app_secret,
             "base_urls": [emulator.url for emulator in emulators],
             "dialect": dialect,
             "verify": trusting(*emulators),
         }
-        return GroupClient(first.app_key, first.app_secret, **(defaults | options))
+        return GroupClient(**(defaults | options))
 
     return make
