@@ -12,6 +12,10 @@ test *arguments:
 lint:
     .venv/bin/ruff check && .venv/bin/ruff format --check && .venv/bin/mypy && .venv/bin/lint-imports
 
+# the pages, in site/
+docs:
+    .venv/bin/sphinx-build -W --keep-going docs site
+
 # run benchmarks, all of them by default
 bench *questions:
     .venv/bin/python -m benchmarks {{questions}}

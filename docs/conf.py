@@ -1,0 +1,76 @@
+"""How Sphinx builds the pages: ``sphinx-build -W -b html docs site``. Undocumented public names are errors."""
+
+import tomllib
+from importlib import import_module
+from inspect import getdoc, isclass, isroutine
+from pathlib import Path
+from typing import Any
+
+from sphinx.application import Sphinx
+from sphinx.util.logging import getLogger
+
+with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as pyproject:
+    _project = tomllib.load(pyproject)["project"]
+
+project = _project["name"]
+author = "the rongcloud-groups authors"
+copyright = f"2026, {author}"  # noqa: A001  Sphinx's name
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns: list[str] = []
+myst_heading_anchors = 3
+default_role = "py:obj"  # a name in single backticks is a link where it is described
+add_module_names = False
+napoleon_use_ivar = True
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+autodoc_default_options = {"members": True}
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 88
+html_theme = "furo"
+html_title = f"{project} {_project['version']}"
+html_theme_options = {
+    "source_repository": _project["urls"]["Homepage"],
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
+html_show_sphinx = False
+html_copy_source = False
+
+PUBLIC = [
+    "rongcloud_groups",
+    "rongcloud_groups.blocking",
+    "rongcloud_groups.bulk",
+    "rongcloud_groups.dlt",
+    "rongcloud_groups.emulator",
+    "rongcloud_groups.errors",
+    "rongcloud_groups.events",
+    "rongcloud_groups.limiters",
+    "rongcloud_groups.otel",
+    "rongcloud_groups.pytest_plugin",
+]
+"""The modules that users import."""
+
+
+def _check_names(app: Sphinx, error: Exception | None) -> None:
+    """Warn of each public name that has no docstring or stands on no page."""
+    if error is not None or app.builder.name != "html":
+        return
+    warn = getLogger(__name__).warning
+    described = {name.rpartition(".")[2] for name in app.env.domains.python_domain.objects}
+    for module_name in PUBLIC:
+        module = import_module(module_name)
+        for name in getattr(module, "__all__", ()):
+            thing: Any = getattr(module, name)
+            if name not in described:
+                warn("%s.%s is on no page", module_name, name)
+            if (isclass(thing) or isroutine(thing)) and not getdoc(thing):
+                warn("%s.%s has no docstring", module_name, name)
+            for method, value in vars(thing).items() if isclass(thing) else ():
+                if isroutine(value) and not method.startswith("_") and not getdoc(getattr(thing, method)):
+                    warn("%s.%s.%s has no docstring", module_name, name, method)
+
+
+def setup(app: Sphinx) -> None:
+    """Have public names checked once all pages are written."""
+    app.connect("build-finished", _check_names)
