@@ -11,7 +11,7 @@ from typing import Any, Self
 import httpx
 
 from rongcloud_groups import GroupClient, GroupProfile
-from rongcloud_groups._protocol.dialects import DialectName
+from rongcloud_groups.config import DialectName
 from rongcloud_groups.emulator.program import Address
 
 OWN_FIELDS = {"host", "content-length", "connection", "accept-encoding"}

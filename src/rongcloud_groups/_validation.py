@@ -41,6 +41,15 @@ def at_least(least: int, name: str, value: int) -> int:
     return value
 
 
+def boolean(name: str, value: object) -> bool:
+    """The value, if it is True or False.
+
+    Raises:
+        ConfigError: it is not; the message names the option.
+    """
+    return instance_of(bool, name, value, "True or False")
+
+
 def instance_of(kind: type[T] | tuple[type[T], ...], name: str, value: object, wanted: str) -> T:
     """The value, if it is of that type.
 

@@ -1,24 +1,30 @@
 """GroupClient: look up group profiles by ID, any number of them, within the service's rate limit."""
 
-import asyncio
-import os
 import ssl
-from asyncio import Event, Future, Task
-from collections.abc import AsyncIterable, Awaitable, Coroutine, Iterable, Sequence
+from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
 from math import inf
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Self, Unpack
 
-from rongcloud_groups._dispatch import open_clients
 from rongcloud_groups._http import Proxy
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups._validation import number
 from rongcloud_groups.cache import Cache
-from rongcloud_groups.config import ClientOptions, Options, options_from_environment
-from rongcloud_groups.errors import ClientClosed, ConfigError
-from rongcloud_groups.events import CallEnded, Emitter, Hook, Stats, logger
-from rongcloud_groups.limiters.interface import Limiter, SharedLimiter
+from rongcloud_groups.config import (
+    BudgetOptions,
+    DialectName,
+    LookupOptions,
+    Options,
+    Region,
+    TransportOptions,
+    checked_origins,
+    options_from_environment,
+    service_api,
+)
+from rongcloud_groups.errors import ConfigError
+from rongcloud_groups.events import Emitter, Hook, Stats
+from rongcloud_groups.limiters.interface import Limiter
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 
@@ -27,8 +33,6 @@ if TYPE_CHECKING:  # imported with the first client: they take as long as everyt
     from rongcloud_groups._dispatch.profile_pages import ProfilePages
     from rongcloud_groups._dispatch.stream import Stream
     from rongcloud_groups._transport.httpx_adapter import TransportSource
-
-T = TypeVar("T", bound=Lookup | GroupProfile | None)
 
 
 class GroupClient:
@@ -79,9 +83,9 @@ class GroupClient:
         app_key: str,
         app_secret: str | Secret,
         *,
-        region: str = "beijing",
+        region: Region = "beijing",
         base_urls: str | Sequence[str] | None = None,
-        dialect: str = "rongcloud",
+        dialect: DialectName = "rongcloud",
         rate: float = 100.0,
         limiter: Limiter | str | None = None,
         guard: bool = False,
@@ -100,39 +104,30 @@ class GroupClient:
         hooks: Sequence[Hook] = (),
     ) -> None:
         app_secret = Secret.of(app_secret)  # from here on no traceback shows it
-        self._options = options = ClientOptions(
-            app_key=app_key,
-            app_secret=app_secret,
-            region=region,
-            base_urls=base_urls,
-            dialect=dialect,
-            rate=rate,
-            limiter=limiter,
-            guard=guard,
-            max_in_flight=max_in_flight,
+        from rongcloud_groups._dispatch.assembly import Assembly
+
+        transport_options = TransportOptions(
             attempt_timeout=attempt_timeout,
-            deadline=deadline,
-            max_attempts=max_attempts,
-            outage_timeout=outage_timeout,
+            max_in_flight=max_in_flight,
             requests_per_connection=requests_per_connection,
             http2=http2,
             verify=verify,
             proxy=Proxy.of(proxy),
-            allow_insecure=allow_insecure,
             transport=transport,
-            cache=cache,
-            hooks=hooks,
         )
-        self._host: Task[None] | None = None
-        self._pid = 0
-        self._tasks: asyncio.TaskGroup | None = None
-        self._running: set[Task[None]] = set()
-        self._closing = Event()
-        self._problem = "the client is closed"
-        self._emit = Emitter(hooks)
-        from rongcloud_groups._dispatch.assembly import Assembly
-
-        self._parts = Assembly(options, self._emit, self._start)
+        self._app_key = app_key
+        self._max_in_flight = max_in_flight
+        self._max_attempts = max_attempts
+        self._cache = cache
+        self._parts = Assembly(
+            service_api(app_key, app_secret, dialect),
+            checked_origins(region, base_urls, transport_options.proxy, allow_insecure=allow_insecure),
+            transport_options,
+            BudgetOptions(rate, limiter, guard),
+            LookupOptions(deadline, max_attempts, outage_timeout),
+            cache,
+            Emitter(hooks),
+        )
 
     @classmethod
     def from_env(cls, **options: Unpack[Options]) -> Self:
@@ -158,20 +153,7 @@ class GroupClient:
             ConfigError: the limiter cannot keep a budget, such as one in a Redis that refuses the password.
             ClientClosed: it was opened before.
         """
-        if self._host is None:
-            await self._open_limiter()
-        if self._host is not None:
-            raise ClientClosed("a client is opened once; make another one")
-        loop = asyncio.get_running_loop()
-        opened = loop.create_future()
-        self._pid = os.getpid()
-        self._host = loop.create_task(self._run(opened), name="rongcloud_groups client")
-        try:
-            await opened
-        except BaseException:
-            self._host.cancel()
-            await asyncio.wait([self._host])
-            raise
+        await self._parts.lifetime.open()
         return self
 
     async def __aenter__(self) -> Self:
@@ -189,28 +171,22 @@ class GroupClient:
             ClientClosed: it was opened in another event loop, or before a fork.
             ExceptionGroup: an error had stopped the client.
         """
-        if self._host is None:
-            return
-        self._check_loop(self._host)
-        self._closing.set()
-        await asyncio.wait([self._host])
-        if not self._host.cancelled() and (error := self._host.exception()):
-            raise error
+        await self._parts.lifetime.close()
 
     @property
     def app_key(self) -> str:
         """The App Key that requests are signed for."""
-        return self._options.app_key
+        return self._app_key
 
     @property
     def max_in_flight(self) -> int:
         """The most requests in flight."""
-        return self._options.max_in_flight
+        return self._max_in_flight
 
     @property
     def max_attempts(self) -> int:
         """Requests that may be lost on one ID before it fails."""
-        return self._options.max_attempts
+        return self._max_attempts
 
     @property
     def cache(self) -> Cache:
@@ -219,9 +195,9 @@ class GroupClient:
         Raises:
             ConfigError: it has none.
         """
-        if self._options.cache is None:
+        if self._cache is None:
             raise ConfigError("this client has no cache: make it with cache=Cache()")
-        return self._options.cache
+        return self._cache
 
     async def get(self, group_id: str, *, deadline: float | None = None, fresh: bool = False) -> GroupProfile | None:
         """Look up one group.
@@ -239,9 +215,8 @@ class GroupClient:
             DeadlineExceeded: the deadline passed; it says what took the time.
             RongCloudError: any other error that ended the lookup.
         """
-        self._check_open()
-        call = self._parts.lookups.get(group_id, self._seconds(deadline), fresh=fresh)
-        return await (self._observed("get", call) if self._emit else call)
+        self._parts.lifetime.check_open()
+        return await self._parts.lookups.get(group_id, deadline, fresh=fresh)
 
     async def get_many(
         self, group_ids: Iterable[str], *, deadline: float | None = None, bulk: bool = False, fresh: bool = False
@@ -263,9 +238,8 @@ class GroupClient:
                 where the service responds in the other dialect.
             ClientClosed: the client is not open, or was closed during the call.
         """
-        self._check_open()
-        call = self._parts.lookups.get_many(group_ids, self._seconds(deadline), bulk=bulk, fresh=fresh)
-        return await (self._observed("get_many", call) if self._emit else call)
+        self._parts.lifetime.check_open()
+        return await self._parts.lookups.get_many(group_ids, deadline, bulk=bulk, fresh=fresh)
 
     def stream(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True) -> "Stream":
         """Look up groups as their IDs come, in flat memory: ``async with client.stream(ids) as parts``.
@@ -279,7 +253,7 @@ class GroupClient:
             group_ids: the IDs, an iterable or an asynchronous one.
             bulk: let other lookups go first; a tenth of the budget is kept for bulk.
         """
-        self._check_open()
+        self._parts.lifetime.check_open()
         return self._parts.stream(group_ids, bulk=bulk)
 
     def list_groups(self) -> "Listing":
@@ -291,7 +265,7 @@ class GroupClient:
         Raises:
             ClientClosed: the client is not open.
         """
-        self._check_open()
+        self._parts.lifetime.check_open()
         return self._parts.listing()
 
     def list_profiles(self, *, after: str | None = None, since: datetime | None = None) -> "ProfilePages":
@@ -307,109 +281,15 @@ class GroupClient:
         Raises:
             ClientClosed: the client is not open.
         """
-        self._check_open()
-        return self._parts.profile_pages(self._look_up_in_bulk, after=after, since=since)
+        self._parts.lifetime.check_open()
+        return self._parts.profile_pages(partial(self.get_many, deadline=inf, bulk=True), after=after, since=since)
 
     def stats(self) -> Stats:
         """What the client did so far, and what it is doing."""
-        return self._parts.stats()
-
-    async def _look_up_in_bulk(self, group_ids: Iterable[str]) -> Lookup:
-        return await self.get_many(group_ids, deadline=inf, bulk=True)
+        return self._parts.dispatcher.stats()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_closing"):  # an option was refused, and a traceback shows its variables
+        if not hasattr(self, "_lifetime"):  # an option was refused, and a traceback shows its variables
             return "<GroupClient, not made>"
-        state = "open" if self._tasks is not None else "not open"
-        return f"<GroupClient {self.app_key!r} at {self._parts.failover.host}, {state}>"
-
-    async def _run(self, opened: Future[None]) -> None:
-        """The client's own task: enter and exit may happen in two others."""
-        try:
-            async with asyncio.TaskGroup() as self._tasks:
-                for part in (self._parts.failover, self._parts.dispatcher):
-                    self._start(part.run()).add_done_callback(lambda _: self._closing.set())
-                open_clients.register(self.app_key, self._options.origins, self._parts.limiter)
-                if not opened.done():
-                    opened.set_result(None)
-                await self._closing.wait()
-                self._parts.dispatcher.close()
-                for task in list(self._running):
-                    task.cancel()
-        except BaseException as error:
-            if not isinstance(error, asyncio.CancelledError):
-                logger.exception("the client stopped")
-                cause = _innermost(error)
-                self._problem = f"the client stopped: {type(cause).__name__}: {cause}"
-            raise
-        finally:
-            self._tasks = None
-            self._closing.set()
-            open_clients.unregister(self.app_key, self._options.origins, self._parts.limiter)
-            self._parts.pending.abort(ClientClosed(self._problem))
-            await self._parts.aclose()
-
-    async def _open_limiter(self) -> None:
-        if isinstance(self._parts.limiter, SharedLimiter):
-            try:
-                await self._parts.limiter.open()
-            except BaseException:
-                await self._parts.close_limiter()
-                raise
-
-    async def _observed(self, name: str, call: Awaitable[T]) -> T:
-        """The result of a call; the hooks are notified of its end, however it ends."""
-        clock = asyncio.get_running_loop().time
-        began = clock()
-        try:
-            result = await call
-        except BaseException as error:
-            self._emit(CallEnded(name, 0, 0, 0, clock() - began, error))
-            raise
-        self._emit(CallEnded(name, *_counts(result), clock() - began, None))
-        return result
-
-    def _seconds(self, deadline: float | None) -> float:
-        """The deadline of a call."""
-        if deadline is None:
-            deadline = self._options.deadline
-        return inf if deadline is None else number("deadline", deadline)
-
-    def _start(self, coroutine: Coroutine[Any, Any, None]) -> Task[None]:
-        """Run a task until it ends or the client closes."""
-        assert self._tasks is not None  # noqa: S101  it is open
-        task = self._tasks.create_task(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return task
-
-    def _check_open(self) -> None:
-        if self._host is None:
-            raise ClientClosed("the client is not open: use it inside 'async with GroupClient(…) as client'")
-        self._check_loop(self._host)
-        if self._closing.is_set():
-            raise ClientClosed(self._problem)
-        if self._tasks is None:
-            raise ClientClosed("the client is still opening: wait until 'async with' or open() has opened it")
-
-    def _check_loop(self, host: Task[None]) -> None:
-        if self._pid != os.getpid():
-            raise ClientClosed("the client was opened before this process was forked: open one client in each process")
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            raise ClientClosed("no event loop runs in this thread: use the client in the one that opened it") from None
-        if loop is not host.get_loop():
-            raise ClientClosed("the client was opened in another event loop: open one client in each")
-
-
-def _counts(result: Lookup | GroupProfile | None) -> tuple[int, int, int]:
-    if isinstance(result, Lookup):
-        return len(result.found), len(result.missing), len(result.failed)
-    return (0, 1, 0) if result is None else (1, 0, 0)
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        state = "open" if self._parts.lifetime.is_open else "not open"
+        return f"<GroupClient {self._app_key!r} at {self._parts.failover.host}, {state}>"

@@ -3,15 +3,15 @@
 import os
 import ssl
 from collections.abc import Mapping, Sequence
-from inspect import iscoroutinefunction
 from math import inf
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from msgspec import Struct
 
 from rongcloud_groups._http import Origin, Proxy, without_password
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups._validation import at_least, instance_of, positive
+from rongcloud_groups._validation import at_least, boolean, instance_of, positive
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import Hook
@@ -20,10 +20,14 @@ from rongcloud_groups.limiters.local import LocalLimiter
 
 if TYPE_CHECKING:  # imported with the first client that needs them
     from rongcloud_groups._protocol.api import ServiceApi
-    from rongcloud_groups._transport.httpx_adapter import TransportSource
+    from rongcloud_groups._transport.connect import Dialler
+    from rongcloud_groups._transport.httpx_adapter import HttpxTransports, TransportSource
 
 Region = Literal["beijing", "singapore", "singapore-b", "north-america", "saudi-arabia"]
 """A name in `REGIONS`: a value of ``region=`` and ``RONGCLOUD_REGION``."""
+
+DialectName = Literal["rongcloud", "nexconn"]
+"""A value of ``dialect=`` and ``RONGCLOUD_DIALECT``."""
 
 REGIONS: Mapping[str, tuple[str, str]] = {
     "beijing": ("https://api.rong-api.com", "https://api-b.rong-api.com"),
@@ -40,9 +44,9 @@ class Options(TypedDict, total=False):
 
     app_key: str
     app_secret: str | Secret
-    region: str
+    region: Region
     base_urls: str | Sequence[str] | None
-    dialect: str
+    dialect: DialectName
     rate: float
     limiter: Limiter | str | None
     guard: bool
@@ -61,85 +65,125 @@ class Options(TypedDict, total=False):
     hooks: Sequence[Hook]
 
 
-class ClientOptions(Struct, frozen=True, kw_only=True):
-    """The arguments of `GroupClient`, which documents them, validated.
+class TransportOptions(Struct, frozen=True, kw_only=True):
+    """How requests are carried: some arguments of `GroupClient`, which documents them.
 
     Raises:
         ConfigError: one of them cannot be used; the message names it.
     """
 
-    app_key: str
-    app_secret: Secret
-    region: str = "beijing"
-    base_urls: str | Sequence[str] | None = None
-    dialect: str = "rongcloud"
-    rate: float = 100.0
-    limiter: Limiter | str | None = None
-    guard: bool = False
-    max_in_flight: int = 64
-    attempt_timeout: float = 5.0
-    deadline: float | None = None
-    max_attempts: int = 5
-    outage_timeout: float = 30.0
+    attempt_timeout: float
+    max_in_flight: int
     requests_per_connection: int = 80
-    http2: bool = True
-    verify: ssl.SSLContext | None = None
-    proxy: Proxy | None = None
-    allow_insecure: bool = False
+    http2: bool
+    verify: ssl.SSLContext | None
+    proxy: Proxy | None
     transport: "TransportSource | None" = None
-    cache: Cache | None = None
-    hooks: Sequence[Hook] = ()
 
     def __post_init__(self) -> None:
-        instance_of(bool, "allow_insecure", self.allow_insecure, "True or False")
-        _ = self.api
-        _check_encrypted(self.origins, self.proxy, allow_insecure=self.allow_insecure)
+        positive("attempt_timeout", self.attempt_timeout)
+        at_least(1, "max_in_flight", self.max_in_flight)
+        at_least(2, "requests_per_connection", self.requests_per_connection)
+        boolean("http2", self.http2)
+        instance_of((ssl.SSLContext, NoneType), "verify", self.verify, "an ssl.SSLContext, or None")
         if self.proxy is not None and self.transport is not None:
             raise ConfigError("proxy= is for the client's own connections: give the transport a proxy of its own")
+
+    def httpx_transports(self) -> "HttpxTransports | None":
+        """The connector over the caller's transport, if there is one."""
+        if self.transport is None:
+            return None
+        from rongcloud_groups._transport.httpx_adapter import HttpxTransports
+
+        return HttpxTransports(self.transport, self.max_in_flight, self.verify)
+
+    def dialler(self) -> "Dialler":
+        """The connector of the client's own connections."""
+        from rongcloud_groups._transport.connect import Dialler
+
+        return Dialler(
+            verify=self.verify,
+            http2=self.http2,
+            timeout=self.attempt_timeout,
+            max_in_flight=self.max_in_flight,
+            proxy=self.proxy,
+        )
+
+
+class BudgetOptions(Struct, frozen=True):
+    """The rate limit: some arguments of `GroupClient`, which documents them.
+
+    Raises:
+        ConfigError: one of them cannot be used; the message names it.
+    """
+
+    rate: float
+    limiter: Limiter | str | None = None
+    guard: bool = False
+
+    def __post_init__(self) -> None:
         positive("rate", self.rate)
-        _check_limiter(self.limiter)
-        instance_of(bool, "guard", self.guard, "True or False")
-        at_least(1, "max_in_flight", self.max_in_flight)
-        positive("attempt_timeout", self.attempt_timeout)
-        for name in ("deadline", "outage_timeout"):
-            if (seconds := getattr(self, name)) not in (None, inf):
-                positive(name, seconds)
-        if self.outage_timeout is None:
-            raise ConfigError("outage_timeout is None; give a positive number")
-        at_least(1, "max_attempts", self.max_attempts)
-        at_least(2, "requests_per_connection", self.requests_per_connection)
-        instance_of(bool, "http2", self.http2, "True or False")
-        instance_of((ssl.SSLContext, type(None)), "verify", self.verify, "an ssl.SSLContext, or None")
-        instance_of((Cache, type(None)), "cache", self.cache, "a Cache, or None")
-        _check_hooks(self.hooks)
+        boolean("guard", self.guard)
+        if self.limiter is None or isinstance(self.limiter, str):
+            return
+        has_methods = all(callable(getattr(self.limiter, name, None)) for name in ("acquire", "throttle"))
+        if isinstance(self.limiter, type) or not has_methods:
+            raise ConfigError(f"limiter is {self.limiter!r}; give a Limiter, file:PATH or redis://HOST:PORT/DATABASE")
 
-    @property
-    def api(self) -> "ServiceApi":
-        """Builds requests, signed for the App Key, and reads responses."""
-        from rongcloud_groups._protocol.api import ServiceApi
-        from rongcloud_groups._protocol.dialects import dialect as dialect_named
-        from rongcloud_groups._protocol.signing import Credentials
-
-        return ServiceApi(dialect_named(self.dialect), Credentials(self.app_key, self.app_secret))
-
-    @property
-    def origins(self) -> list[Origin]:
-        """Where requests go, primary first."""
-        return resolved_base_urls(self.region, self.base_urls)
-
-    def make_limiter(self) -> tuple[Limiter, SharedLimiter | None]:
-        """The limiter, and once more where the client made it and is to close it."""
+    def make_limiter(self, app_key: str) -> tuple[Limiter, SharedLimiter | None]:
+        """The limiter, and once more where it is made here and is to be closed with the client."""
         if self.limiter is None or self.limiter == "local":
             return LocalLimiter(self.rate), None
         if isinstance(self.limiter, str):
             from rongcloud_groups.limiters.url import limiter_from_url
 
-            shared = limiter_from_url(self.limiter, app_key=self.app_key, limit=self.rate)
+            shared = limiter_from_url(self.limiter, app_key=app_key, limit=self.rate)
             return shared, shared
         return self.limiter, None
 
 
-def _check_encrypted(origins: Sequence[Origin], proxy: Proxy | None, *, allow_insecure: bool) -> None:
+class LookupOptions(Struct, frozen=True):
+    """When a lookup gives up: some arguments of `GroupClient`, which documents them.
+
+    Raises:
+        ConfigError: one of them cannot be used; the message names it.
+    """
+
+    deadline: float | None
+    max_attempts: int
+    outage_timeout: float
+
+    def __post_init__(self) -> None:
+        if self.deadline is not None and self.deadline != inf:
+            positive("deadline", self.deadline)
+        at_least(1, "max_attempts", self.max_attempts)
+        if self.outage_timeout != inf:
+            positive("outage_timeout", self.outage_timeout)
+
+
+def service_api(app_key: str, app_secret: Secret, dialect: str) -> "ServiceApi":
+    """Builds requests, signed for the App Key, and reads responses.
+
+    Raises:
+        ConfigError: one of the arguments cannot be used; the message names it.
+    """
+    from rongcloud_groups._protocol.api import ServiceApi
+    from rongcloud_groups._protocol.dialects import dialect as dialect_named
+    from rongcloud_groups._protocol.signing import Credentials
+
+    return ServiceApi(dialect_named(dialect), Credentials(app_key, app_secret))
+
+
+def checked_origins(
+    region: str, base_urls: str | Sequence[str] | None, proxy: Proxy | None, *, allow_insecure: bool
+) -> list[Origin]:
+    """The URLs to ask, primary first; see `resolved_base_urls`.
+
+    Raises:
+        ConfigError: also where requests to one of them would not be encrypted, and that is not allowed.
+    """
+    origins = resolved_base_urls(region, base_urls)
+    boolean("allow_insecure", allow_insecure)
     for origin in origins:
         stays_here = origin.is_loopback and proxy is None
         if origin.scheme == "http" and not stays_here and not allow_insecure:
@@ -147,23 +191,7 @@ def _check_encrypted(origins: Sequence[Origin], proxy: Proxy | None, *, allow_in
                 f"base URL {str(origin)!r} would send the App Key and signatures unencrypted: use https://, or set "
                 "allow_insecure=True (RONGCLOUD_ALLOW_INSECURE=1) for a network that you trust"
             )
-
-
-def _check_limiter(limiter: object) -> None:
-    if limiter is None or isinstance(limiter, str):
-        return
-    if isinstance(limiter, type) or not all(callable(getattr(limiter, name, None)) for name in ("acquire", "throttle")):
-        raise ConfigError(f"limiter is {limiter!r}; give a Limiter, file:PATH or redis://HOST:PORT/DATABASE")
-
-
-def _check_hooks(hooks: object) -> None:
-    if isinstance(hooks, str) or not isinstance(hooks, Sequence):
-        raise ConfigError(f"hooks is {hooks!r}; give a list of functions, such as hooks=[print]")
-    for hook in hooks:
-        if not callable(hook):
-            raise ConfigError(f"hooks has {hook!r} in it; give functions that take an event")
-        if iscoroutinefunction(hook) or iscoroutinefunction(type(hook).__call__):
-            raise ConfigError(f"hooks has {hook!r} in it, an async function, which would never run; give a plain one")
+    return origins
 
 
 def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> list[Origin]:

@@ -19,9 +19,16 @@ from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.error_codes import BAD_SIGNATURE, NO_SUCH_API, UNKNOWN_APP_KEY, hint_for
 from rongcloud_groups._protocol.responses import http_date
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups._transport.interface import Connection, Connector
-from rongcloud_groups.config import REGIONS, ClientOptions
+from rongcloud_groups.config import (
+    REGIONS,
+    BudgetOptions,
+    DialectName,
+    Region,
+    TransportOptions,
+    checked_origins,
+    service_api,
+)
 from rongcloud_groups.errors import (
     ConfigError,
     DecodeError,
@@ -81,9 +88,9 @@ async def check(
     app_key: str,
     app_secret: str | Secret,
     *,
-    region: str = "beijing",
+    region: Region = "beijing",
     base_urls: str | Sequence[str] | None = None,
-    dialect: str = "rongcloud",
+    dialect: DialectName = "rongcloud",
     rate: float = 100.0,
     limiter: str | None = None,
     attempt_timeout: float = 5.0,
@@ -100,29 +107,19 @@ async def check(
         ConfigError: an argument cannot be used; the message names it.
     """
     app_secret = Secret.of(app_secret)  # from here on no traceback shows it
-    options = ClientOptions(
-        app_key=app_key,
-        app_secret=app_secret,
-        region=region,
-        base_urls=base_urls,
-        dialect=dialect,
-        rate=rate,
-        limiter=limiter,
-        attempt_timeout=attempt_timeout,
-        verify=verify,
-        http2=http2,
-        proxy=Proxy.of(proxy),
-        allow_insecure=allow_insecure,
+    api = service_api(app_key, app_secret, dialect)
+    options = TransportOptions(
+        attempt_timeout=attempt_timeout, max_in_flight=1, http2=http2, verify=verify, proxy=Proxy.of(proxy)
     )
-    used, shared = options.make_limiter()
-    dialler = Dialler(verify=verify, http2=http2, timeout=attempt_timeout, max_in_flight=1, proxy=options.proxy)
+    origins = checked_origins(region, base_urls, options.proxy, allow_insecure=allow_insecure)
+    used, own = BudgetOptions(rate, limiter).make_limiter(app_key)
     try:
-        if shared is not None:
-            await shared.open()
-        return await _Check(options.api, SendGate(used), dialler, attempt_timeout).run(options.origins)
+        if own is not None:
+            await own.open()
+        return await _Check(api, SendGate(used), options.dialler(), attempt_timeout).run(origins)
     finally:
-        if shared is not None:
-            await shared.aclose()
+        if own is not None:
+            await own.aclose()
 
 
 class _Outcome(NamedTuple):

@@ -3,8 +3,11 @@
 import logging
 from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
+from inspect import iscoroutinefunction
 
 import msgspec
+
+from rongcloud_groups.errors import ConfigError
 
 logger = logging.getLogger("rongcloud_groups")
 
@@ -162,12 +165,16 @@ class Stats(msgspec.Struct, frozen=True):
 
 
 class Emitter:
-    """Gives events to hooks. Test it for truth before making an event: it is false if there are no hooks."""
+    """Gives events to hooks. Test it for truth before making an event: it is false if there are no hooks.
+
+    Raises:
+        ConfigError: one of the hooks cannot be called with an event.
+    """
 
     __slots__ = ("_hooks",)
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
-        self._hooks = tuple(hooks)
+        self._hooks = _checked(hooks)
 
     def __bool__(self) -> bool:
         return bool(self._hooks)
@@ -181,6 +188,17 @@ class Emitter:
                 get_running_loop().call_soon(_raise, error)  # it ends the loop, but leaves no step half done
             except BaseException:
                 logger.exception("the hook %r failed on %s", hook, type(event).__name__)
+
+
+def _checked(hooks: object) -> tuple[Hook, ...]:
+    if isinstance(hooks, str) or not isinstance(hooks, Sequence):
+        raise ConfigError(f"hooks is {hooks!r}; give a list of functions, such as hooks=[print]")
+    for hook in hooks:
+        if not callable(hook):
+            raise ConfigError(f"hooks has {hook!r} in it; give functions that take an event")
+        if iscoroutinefunction(hook) or iscoroutinefunction(type(hook).__call__):
+            raise ConfigError(f"hooks has {hook!r} in it, an async function, which would never run; give a plain one")
+    return tuple(hooks)
 
 
 def _raise(error: BaseException) -> None:

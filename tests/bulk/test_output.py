@@ -5,7 +5,7 @@ from contextlib import closing
 
 import pytest
 
-from rongcloud_groups._output import WriteCancelled, write_all
+from rongcloud_groups._tables.output import WriteCancelled, write_all
 
 CONTENT = bytes(range(256)) * 2000
 

@@ -12,7 +12,7 @@ from support.command_line import APP_SECRET, Ended, environment, run
 
 from rongcloud_groups import ConfigError
 from rongcloud_groups._protocol.dialects import DIALECTS
-from rongcloud_groups.config import REGIONS
+from rongcloud_groups.config import REGIONS, DialectName
 from rongcloud_groups.diagnostics import Diagnosis, check
 from rongcloud_groups.emulator import Emulator, Faults
 
@@ -101,7 +101,7 @@ async def test_the_host_of_a_region_is_named_by_it(checked: Check, monkeypatch: 
     ],
 )
 async def test_a_fault_is_reported_with_its_cure_after_at_most_two_requests(
-    of_the_service: dict[str, Any], problem: str, advice: str, dialect: str
+    of_the_service: dict[str, Any], problem: str, advice: str, dialect: DialectName
 ) -> None:
     async with Emulator(**{"app_key": "key", "app_secret": "secret"} | of_the_service) as emulator:
         diagnosis = await check("key", "secret", base_urls=emulator.url, dialect=dialect, verify=emulator.ssl_context)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rongcloud_groups._protocol.dialects import DIALECTS, DialectName, dialect
-from rongcloud_groups.config import REGIONS, Region
+from rongcloud_groups._protocol.dialects import DIALECTS, dialect
+from rongcloud_groups.config import REGIONS, DialectName, Region
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import (
     GroupProfile,

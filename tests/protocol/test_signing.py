@@ -115,7 +115,7 @@ async def test_options_that_are_refused_show_no_secret() -> None:
         return APP_SECRET
 
     with pytest.raises(ConfigError) as of_client:
-        GroupClient("key1", secret(), region="atlantis")
+        GroupClient("key1", secret(), region="atlantis")  # type: ignore[arg-type]
     with pytest.raises(ConfigError) as of_check:
         await check("key1", secret(), limiter="paper")
     for caught in (of_client, of_check):

@@ -161,7 +161,7 @@ def test_a_proxy_that_is_none_is_refused_without_its_password(proxy: Any) -> Non
 def test_the_password_of_a_proxy_is_shown_nowhere() -> None:
     proxy = Proxy.of(f"http://{USER}:{PASSWORD}@proxy.test:8080")
     client = GroupClient("key", "secret", proxy=proxy)
-    for shown in (repr(proxy), str(proxy), repr(client), repr(client._options)):
+    for shown in (repr(proxy), str(proxy), repr(client), repr(client._parts.failover)):
         assert PASSWORD not in shown
         assert USER not in shown
     assert repr(proxy) == "<Proxy http://proxy.test:8080>"

@@ -1,23 +1,29 @@
 """The parts of a client, wired together. Apart from the client, so that ``import rongcloud_groups`` stays quick."""
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
+from functools import partial
+from types import NoneType
 
 from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.gate import SendGate
+from rongcloud_groups._dispatch.lifetime import Lifetime
 from rongcloud_groups._dispatch.listing import Listing, ListingRequests
 from rongcloud_groups._dispatch.lookups import Lookups
+from rongcloud_groups._dispatch.open_clients import registered
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.profile_pages import ProfilePages
 from rongcloud_groups._dispatch.retry import RetryPolicy
-from rongcloud_groups._dispatch.stream import Start, Stream
-from rongcloud_groups._dispatch.waiters import reject_single_str
+from rongcloud_groups._dispatch.stream import Stream
+from rongcloud_groups._http import Origin
+from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups._transport.failover import Failover
-from rongcloud_groups._transport.interface import Connector
-from rongcloud_groups.config import ClientOptions
-from rongcloud_groups.events import Emitter, Stats
+from rongcloud_groups._validation import instance_of
+from rongcloud_groups.cache import Cache
+from rongcloud_groups.config import BudgetOptions, LookupOptions, TransportOptions
+from rongcloud_groups.events import Emitter
 from rongcloud_groups.limiters.credit_guard import CreditGuard
 from rongcloud_groups.lookup import Lookup
 
@@ -26,71 +32,74 @@ class Assembly:
     """The parts of one client.
 
     Args:
-        options: the client's.
+        api: builds requests and reads responses.
+        origins: where requests go, primary first.
+        transport: how requests are carried.
+        budget: the rate limit.
+        lookup: when a lookup gives up.
+        cache: the cache, or None.
         emit: reports events.
-        start: runs a task until it ends or the client closes.
+
+    Raises:
+        ConfigError: the limiter, the transport or the cache cannot be used.
     """
 
-    def __init__(self, options: ClientOptions, emit: Emitter, start: Start) -> None:
-        self._options = options
-        self._start = start
-        self.limiter, self._own_limiter = options.make_limiter()
-        gate = SendGate(self.limiter, CreditGuard(options.rate) if options.guard else None)
-        policy = RetryPolicy(options.max_attempts, options.outage_timeout, len(options.origins))
+    def __init__(
+        self,
+        api: ServiceApi,
+        origins: Sequence[Origin],
+        transport: TransportOptions,
+        budget: BudgetOptions,
+        lookup: LookupOptions,
+        cache: Cache | None,
+        emit: Emitter,
+    ) -> None:
+        app_key = api.credentials.app_key
+        self._max_in_flight = transport.max_in_flight
+        limiter, own_limiter = budget.make_limiter(app_key)
+        policy = RetryPolicy(lookup.max_attempts, lookup.outage_timeout, len(origins))
+        transports = transport.httpx_transports()
         self.pending = PendingQueue(BATCH_LIMIT)
-        self.failover = self._make_failover(emit)
+        self.failover = Failover(
+            origins,
+            transports or transport.dialler(),
+            emit,
+            requests_per_connection=None if transports and transports.shared else transport.requests_per_connection,
+            max_in_flight=transport.max_in_flight,
+        )
         self.dispatcher = Dispatcher(
             self.pending,
             self.failover,
-            gate,
-            options.api,
+            SendGate(limiter, CreditGuard(budget.rate) if budget.guard else None),
+            api,
             policy,
             emit,
-            max_in_flight=options.max_in_flight,
-            attempt_timeout=options.attempt_timeout,
+            max_in_flight=transport.max_in_flight,
+            attempt_timeout=transport.attempt_timeout,
         )
-        cached = None if options.cache is None else CacheFront(options.cache, self.pending, options.app_key)
-        self.lookups = Lookups(self.pending, cached, self.dispatcher)
+        self.lifetime = Lifetime(
+            self.failover,
+            self.dispatcher,
+            self.pending,
+            limiter,
+            [each for each in (own_limiter, transports) if each is not None],
+            partial(registered, app_key, origins, limiter),
+        )
+        instance_of((Cache, NoneType), "cache", cache, "a Cache, or None")
+        cached = None if cache is None else CacheFront(cache, self.pending, app_key)
+        self.lookups = Lookups(self.pending, cached, self.dispatcher, emit, lookup.deadline)
         self._listing = ListingRequests(
-            self.failover, options.api, policy, start, attempt_timeout=options.attempt_timeout
-        )
-
-    def _make_failover(self, emit: Emitter) -> Failover:
-        options = self._options
-        self._transports = None
-        connector: Connector
-        if options.transport is None:
-            from rongcloud_groups._transport.connect import Dialler
-
-            connector = Dialler(
-                verify=options.verify,
-                http2=options.http2,
-                timeout=options.attempt_timeout,
-                max_in_flight=options.max_in_flight,
-                proxy=options.proxy,
-            )
-        else:
-            from rongcloud_groups._transport.httpx_adapter import HttpxTransports
-
-            self._transports = HttpxTransports(options.transport, options.max_in_flight, options.verify)
-            connector = self._transports
-        shared = self._transports is not None and self._transports.shared
-        return Failover(
-            options.origins,
-            connector,
-            emit,
-            requests_per_connection=None if shared else options.requests_per_connection,
-            max_in_flight=options.max_in_flight,
+            self.failover, api, policy, self.lifetime.start, attempt_timeout=transport.attempt_timeout
         )
 
     def stream(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool) -> Stream:
         """See `GroupClient.stream`."""
         return Stream(
-            reject_single_str(group_ids) if isinstance(group_ids, Iterable) else group_ids,
+            group_ids,
             pending=self.pending,
             wake=self.dispatcher.wake,
-            start=self._start,
-            window=2 * BATCH_LIMIT * self._options.max_in_flight,
+            start=self.lifetime.start,
+            window=2 * BATCH_LIMIT * self._max_in_flight,
             bulk=bulk,
         )
 
@@ -102,34 +111,4 @@ class Assembly:
         self, look_up: Callable[[list[str]], Awaitable[Lookup]], *, after: str | None, since: datetime | None
     ) -> ProfilePages:
         """See `GroupClient.list_profiles`."""
-        return ProfilePages(self.listing(), look_up, self._start, after=after, since=since)
-
-    def stats(self) -> Stats:
-        """See `GroupClient.stats`."""
-        return Stats(
-            requests=self.dispatcher.requests,
-            found=self.pending.found,
-            missing=self.pending.missing,
-            failed=self.pending.failed,
-            group_ids_sent=self.dispatcher.group_ids_sent,
-            retried=self.dispatcher.retried,
-            throttled=self.dispatcher.throttled,
-            connections=self.failover.opened,
-            host_switches=self.failover.switches,
-            budget_wait=self.dispatcher.budget_wait,
-            waiting=len(self.pending),
-            in_flight=self.dispatcher.in_flight,
-            rate=self.limiter.rate,
-            host=self.failover.host,
-        )
-
-    async def aclose(self) -> None:
-        """Close the caller's transport, and the limiter where the client made it."""
-        if self._transports is not None:
-            await self._transports.aclose()
-        await self.close_limiter()
-
-    async def close_limiter(self) -> None:
-        """Close the limiter where the client made it."""
-        if self._own_limiter is not None:
-            await self._own_limiter.aclose()
+        return ProfilePages(self.listing(), look_up, self.lifetime.start, after=after, since=since)

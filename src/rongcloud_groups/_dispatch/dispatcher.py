@@ -21,7 +21,16 @@ from rongcloud_groups._protocol.responses import BatchResult
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.pool import PooledConnection
 from rongcloud_groups.errors import DecodeError, Phase, RongCloudError, TransportError
-from rongcloud_groups.events import BatchAbandoned, BatchAnswered, BatchFailed, BatchSent, Emitter, TokenWaited, logger
+from rongcloud_groups.events import (
+    BatchAbandoned,
+    BatchAnswered,
+    BatchFailed,
+    BatchSent,
+    Emitter,
+    Stats,
+    TokenWaited,
+    logger,
+)
 
 
 class InFlight(Struct, eq=False):
@@ -82,23 +91,27 @@ class Dispatcher:
         self._recovery = Recovery(pending, gate, retry, emit, api.credentials.app_key, self._start, self.wake)
         self._closed = False
         self._phase: Phase = "waiting for budget"
-        self.requests = self.group_ids_sent = 0
-        self.budget_wait = 0.0
+        self._requests = self._group_ids_sent = 0
+        self._budget_wait = 0.0
 
-    @property
-    def in_flight(self) -> int:
-        """Requests in flight."""
-        return len(self._in_flight)
-
-    @property
-    def retried(self) -> int:
-        """IDs that were sent again."""
-        return self._recovery.retried
-
-    @property
-    def throttled(self) -> int:
-        """Requests that were refused as over the rate limit."""
-        return self._recovery.throttled
+    def stats(self) -> Stats:
+        """See `GroupClient.stats`."""
+        return Stats(
+            requests=self._requests,
+            found=self._pending.found,
+            missing=self._pending.missing,
+            failed=self._pending.failed,
+            group_ids_sent=self._group_ids_sent,
+            retried=self._recovery.retried,
+            throttled=self._recovery.throttled,
+            connections=self._failover.opened,
+            host_switches=self._failover.switches,
+            budget_wait=self._budget_wait,
+            waiting=len(self._pending),
+            in_flight=len(self._in_flight),
+            rate=self._gate.rate,
+            host=self._failover.host,
+        )
 
     def wake(self) -> None:
         """An ID may wait to be sent now."""
@@ -139,7 +152,7 @@ class Dispatcher:
             flight.cancel()
 
     def __repr__(self) -> str:
-        return f"<Dispatcher: {self.requests} requests sent, {self.in_flight} in flight, {self._phase}>"
+        return f"<Dispatcher: {self._requests} requests sent, {len(self._in_flight)} in flight, {self._phase}>"
 
     async def _work_for_one_request(self) -> None:
         while not self._pending or len(self._in_flight) >= self._max_in_flight:
@@ -172,7 +185,7 @@ class Dispatcher:
             await self._no_token(error)
             return
         self._without_token = 0
-        self.budget_wait += waited
+        self._budget_wait += waited
         if self._emit:
             self._emit(TokenWaited(waited))
         connection = None if self._closed else self._failover.pick()
@@ -216,8 +229,8 @@ class Dispatcher:
             self._recovery.retry(batch.entries, error)
             return
         flight = self._in_flight[batch] = InFlight(batch, connection, future, request.request_id, sent_at)
-        self.requests += 1
-        self.group_ids_sent += len(batch)
+        self._requests += 1
+        self._group_ids_sent += len(batch)
         if self._emit:
             self._emit(BatchSent(request.request_id, connection.host, len(batch)))
         future.add_done_callback(partial(self._on_response, flight))

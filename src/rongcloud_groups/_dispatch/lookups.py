@@ -1,8 +1,9 @@
 """Look up one ID or many, over the cache, the queue and a deadline."""
 
 from asyncio import TimerHandle, get_running_loop
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from math import inf
+from typing import TypeVar
 
 from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
@@ -10,27 +11,68 @@ from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
 from rongcloud_groups._dispatch.turn import Turn
 from rongcloud_groups._dispatch.waiters import GetManyWaiter, GetWaiter, reject_single_str
 from rongcloud_groups._protocol.requests import validated_group_id
+from rongcloud_groups._validation import number
 from rongcloud_groups.errors import DeadlineExceeded
+from rongcloud_groups.events import CallEnded, Emitter
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 
+T = TypeVar("T", bound=Lookup | GroupProfile | None)
+
 
 class Lookups:
-    """The calls that wait for outcomes; deadlines are in seconds, infinite for none.
+    """The calls that wait for outcomes.
 
     Args:
         pending: where IDs wait.
         cached: the cache before it, or None.
         dispatcher: sends the IDs.
+        emit: where the ends of calls are reported.
+        deadline: of the calls that give none, in seconds; None for no limit.
     """
 
-    def __init__(self, pending: PendingQueue, cached: CacheFront | None, dispatcher: Dispatcher) -> None:
+    def __init__(
+        self,
+        pending: PendingQueue,
+        cached: CacheFront | None,
+        dispatcher: Dispatcher,
+        emit: Emitter,
+        deadline: float | None,
+    ) -> None:
         self._pending = pending
         self._cached = cached
         self._dispatcher = dispatcher
+        self._emit = emit
+        self._deadline = inf if deadline is None else deadline
 
-    async def get(self, group_id: str, deadline: float, *, fresh: bool) -> GroupProfile | None:
+    def get(self, group_id: str, deadline: float | None, *, fresh: bool) -> Awaitable[GroupProfile | None]:
         """See `GroupClient.get`."""
+        call = self._get(group_id, self._seconds(deadline), fresh=fresh)
+        return self._observed("get", call) if self._emit else call
+
+    def get_many(
+        self, group_ids: Iterable[object], deadline: float | None, *, bulk: bool, fresh: bool
+    ) -> Awaitable[Lookup]:
+        """See `GroupClient.get_many`."""
+        call = self._get_many(group_ids, self._seconds(deadline), bulk=bulk, fresh=fresh)
+        return self._observed("get_many", call) if self._emit else call
+
+    async def _observed(self, name: str, call: Awaitable[T]) -> T:
+        """The result of a call; the hooks are notified of its end, however it ends."""
+        clock = get_running_loop().time
+        began = clock()
+        try:
+            result = await call
+        except BaseException as error:
+            self._emit(CallEnded(name, 0, 0, 0, clock() - began, error))
+            raise
+        self._emit(CallEnded(name, *_counts(result), clock() - began, None))
+        return result
+
+    def _seconds(self, deadline: float | None) -> float:
+        return self._deadline if deadline is None else number("deadline", deadline)
+
+    async def _get(self, group_id: str, deadline: float, *, fresh: bool) -> GroupProfile | None:
         group_id = validated_group_id(group_id)
         if deadline <= 0:
             raise self._exceeded(group_id, deadline)
@@ -43,8 +85,7 @@ class Lookups:
         finally:
             self._end(waiter, timer, [group_id])
 
-    async def get_many(self, group_ids: Iterable[object], deadline: float, *, bulk: bool, fresh: bool) -> Lookup:
-        """See `GroupClient.get_many`."""
+    async def _get_many(self, group_ids: Iterable[object], deadline: float, *, bulk: bool, fresh: bool) -> Lookup:
         waiter = GetManyWaiter(get_running_loop().create_future())
 
         def expire() -> None:
@@ -93,6 +134,12 @@ class Lookups:
 
     def _exceeded(self, group_id: str, deadline: float) -> DeadlineExceeded:
         return DeadlineExceeded(self._dispatcher.phase_of(group_id), deadline)
+
+
+def _counts(result: Lookup | GroupProfile | None) -> tuple[int, int, int]:
+    if isinstance(result, Lookup):
+        return len(result.found), len(result.missing), len(result.failed)
+    return (0, 1, 0) if result is None else (1, 0, 0)
 
 
 def _timer(seconds: float, expire: Callable[[], None]) -> TimerHandle | None:

@@ -6,7 +6,8 @@ time and do not share a limiter the log says so.
 
 import os
 from asyncio import get_running_loop
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 from time import monotonic
 from typing import Final
@@ -24,11 +25,13 @@ _CLOSED: Final[dict[tuple[int, str, str], tuple[Pacing, float]]] = {}
 _WARNED: Final[set[tuple[int, str, str]]] = set()
 
 
-def register(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> None:
+@contextmanager
+def registered(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> Iterator[None]:
     """A client is open; warn once where another one has a limiter of its own for the same App Key."""
     if not isinstance(limiter, LocalLimiter):
+        yield
         return
-    key = _key(app_key, origins)
+    key = os.getpid(), app_key, str(origins[0])
     with _LOCK:
         limiters = _LIMITERS.setdefault(key, WeakSet())
         if (history := _CLOSED.pop(key, None)) is not None and _is_real_time():
@@ -44,14 +47,11 @@ def register(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> None:
             "give each of them the same limiter=, such as one LocalLimiter() or 'file:PATH'",
             app_key,
         )
-
-
-def unregister(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> None:
-    """A client is closed."""
-    if isinstance(limiter, LocalLimiter):
+    try:
+        yield
+    finally:
         with _LOCK:
-            key = _key(app_key, origins)
-            _LIMITERS.get(key, WeakSet()).discard(limiter)
+            _LIMITERS[key].discard(limiter)
             if _is_real_time():
                 _CLOSED[key] = limiter.history
 
@@ -59,7 +59,3 @@ def unregister(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> Non
 def _is_real_time() -> bool:
     """Whether the event loop's clock is that of the process, so that times of one loop mean something in another."""
     return abs(get_running_loop().time() - monotonic()) < 1.0
-
-
-def _key(app_key: str, origins: Sequence[Origin]) -> tuple[int, str, str]:
-    return os.getpid(), app_key, str(origins[0])

@@ -20,7 +20,7 @@ from typing import Any, Self
 from rongcloud_groups._dispatch.containment import is_cancellation
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.turn import Turn
-from rongcloud_groups._dispatch.waiters import failed_key
+from rongcloud_groups._dispatch.waiters import failed_key, reject_single_str
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups.errors import ClientClosed, InvalidGroupId, RongCloudError
 from rongcloud_groups.lookup import Lookup, Outcome
@@ -47,7 +47,7 @@ class Stream:
         window: int,
         bulk: bool,
     ) -> None:
-        self._group_ids = group_ids
+        self._group_ids = reject_single_str(group_ids) if isinstance(group_ids, Iterable) else group_ids
         self._pending = pending
         self._wake = wake
         self._start = start

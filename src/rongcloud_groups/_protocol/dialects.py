@@ -7,9 +7,6 @@ from msgspec import Struct
 
 from rongcloud_groups.errors import ConfigError
 
-DialectName = Literal["rongcloud", "nexconn"]
-"""A value of ``dialect=`` and ``RONGCLOUD_DIALECT``."""
-
 Paths = tuple[str, ...]
 """The keys that a field may have, the documented one first; ``outer.inner`` is a key in a nested object."""
 
@@ -30,7 +27,7 @@ class Dialect(Struct, frozen=True, kw_only=True, eq=False):
         listed_group: the keys of each field of `ListedGroup`.
     """
 
-    name: DialectName
+    name: Literal["rongcloud", "nexconn"]
     encoding: Literal["form", "json"]
     success_code: int
     envelope: str | None

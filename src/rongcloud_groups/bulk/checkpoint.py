@@ -6,7 +6,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from rongcloud_groups._output import write_all
+from rongcloud_groups._tables.output import write_all
 from rongcloud_groups._tables.rows import ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.errors import ResumeError
 from rongcloud_groups.bulk.files import copy_mode, naming_file, sync_directory, sync_file

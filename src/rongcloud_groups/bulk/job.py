@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
 
-from rongcloud_groups._output import WriteCancelled
+from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups.bulk.blocks import Block
 from rongcloud_groups.bulk.checkpoint import Checkpoint
 from rongcloud_groups.bulk.errors import OutputError, SourceError

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from rongcloud_groups._output import write_rows
+from rongcloud_groups._tables.output import write_rows
 from rongcloud_groups.cli.connection_options import ConnectionOptions
 from rongcloud_groups.cli.console import one_line
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, error_message, exit_code_for, run_command

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from rongcloud_groups._output import printable, write_all
+from rongcloud_groups._tables.output import printable, write_all
 
 _QUIET_SECONDS: Final = 10.0
 """A warning is repeated after this time at the earliest."""

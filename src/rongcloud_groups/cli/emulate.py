@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from rongcloud_groups._output import write_rows
+from rongcloud_groups._tables.output import write_rows
 from rongcloud_groups.cli.console import discard, tell
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, run_command
 from rongcloud_groups.emulator.options import EmulatorOptions

@@ -10,7 +10,7 @@ from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
-from rongcloud_groups._output import printable
+from rongcloud_groups._tables.output import printable
 from rongcloud_groups.cli.console import Messages, Warnings, discard, one_line, print_json, tell
 from rongcloud_groups.cli.signals import Interruption
 from rongcloud_groups.errors import AuthenticationError, ConfigError, RongCloudError, ServiceNotEnabled

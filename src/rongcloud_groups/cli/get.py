@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import msgspec
 from cyclopts import Parameter
 
-from rongcloud_groups._output import printable, write_rows
+from rongcloud_groups._tables.output import printable, write_rows
 from rongcloud_groups.cli.connection_options import ConnectionOptions
 from rongcloud_groups.cli.console import one_line, tell
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, ShowHelp, print_error, run_command

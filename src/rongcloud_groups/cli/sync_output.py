@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from rongcloud_groups._output import printable
+from rongcloud_groups._tables.output import printable
 from rongcloud_groups._tables.rows import ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.estimate import Estimate
 from rongcloud_groups.bulk.failed_ids import Failure

@@ -9,8 +9,8 @@ import msgspec
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-from rongcloud_groups._output import WriteCancelled
 from rongcloud_groups._tables.arrow import SCHEMA, record_batch
+from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups._tables.rows import COLUMNS, FlatRow, flat_row
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
 from rongcloud_groups.bulk.errors import ResumeError

@@ -9,7 +9,7 @@ from threading import Event
 from time import monotonic
 from typing import Any, Final, TypeVar
 
-from rongcloud_groups._output import WriteCancelled
+from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups._tables.rows import COLUMN_KINDS, COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row, time_text
 from rongcloud_groups.bulk.checkpoint import Checkpoint, decoded, encoded
 from rongcloud_groups.bulk.errors import OutputError

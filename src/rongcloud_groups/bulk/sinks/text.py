@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 
 import msgspec
 
-from rongcloud_groups._output import write_rows
+from rongcloud_groups._tables.output import write_rows
 from rongcloud_groups._tables.rows import COLUMNS, flat_row, json_row, time_text
 from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
 from rongcloud_groups.bulk.files import PartialFile, check_writable

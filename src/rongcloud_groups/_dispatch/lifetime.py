@@ -1,0 +1,166 @@
+"""The task in which the parts of an open client run."""
+
+import os
+from asyncio import CancelledError, Event, Future, Task, TaskGroup, get_running_loop, wait
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack
+from typing import Any, Protocol
+
+from rongcloud_groups._dispatch.dispatcher import Dispatcher
+from rongcloud_groups._dispatch.pending import PendingQueue
+from rongcloud_groups._transport.failover import Failover
+from rongcloud_groups.errors import ClientClosed
+from rongcloud_groups.events import logger
+from rongcloud_groups.limiters.interface import Limiter, SharedLimiter
+
+
+class Closeable(Protocol):
+    """Owned by the client, and closed with it."""
+
+    async def aclose(self) -> None:
+        """Close it."""
+        ...
+
+
+class Lifetime:
+    """Opens a client, runs its parts until it is closed, and says whether it can be used.
+
+    The parts run in a task of their own, since a client may be opened in one task and closed in another.
+
+    Args:
+        failover: the connections.
+        dispatcher: sends the IDs.
+        pending: the IDs that end in `ClientClosed` when the client ends.
+        limiter: opened with the client.
+        owned: closed with the client, in reverse order.
+        registered: entered while the client is open.
+    """
+
+    def __init__(
+        self,
+        failover: Failover,
+        dispatcher: Dispatcher,
+        pending: PendingQueue,
+        limiter: Limiter,
+        owned: Sequence[Closeable],
+        registered: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        self._failover = failover
+        self._dispatcher = dispatcher
+        self._pending = pending
+        self._limiter = limiter
+        self._owned = owned
+        self._registered = registered
+        self._host: Task[None] | None = None
+        self._pid = 0
+        self._tasks: TaskGroup | None = None
+        self._running: set[Task[None]] = set()
+        self._closing = Event()
+        self._problem = "the client is closed"
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the parts run."""
+        return self._tasks is not None
+
+    async def open(self) -> None:
+        """See `GroupClient.open`."""
+        if self._host is None and isinstance(self._limiter, SharedLimiter):
+            await self._open_limiter(self._limiter)
+        if self._host is not None:
+            raise ClientClosed("a client is opened once; make another one")
+        loop = get_running_loop()
+        opened = loop.create_future()
+        self._pid = os.getpid()
+        self._host = loop.create_task(self._run(opened), name="rongcloud_groups client")
+        try:
+            await opened
+        except BaseException:
+            self._host.cancel()
+            await wait([self._host])
+            raise
+
+    async def close(self) -> None:
+        """See `GroupClient.aclose`."""
+        if self._host is None:
+            return
+        self._check_loop(self._host)
+        self._closing.set()
+        await wait([self._host])
+        if not self._host.cancelled() and (error := self._host.exception()):
+            raise error
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> Task[None]:
+        """Run a task until it ends or the client closes."""
+        assert self._tasks is not None  # noqa: S101  it is open
+        task = self._tasks.create_task(coroutine)
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return task
+
+    def check_open(self) -> None:
+        """Check that the client can be used here.
+
+        Raises:
+            ClientClosed: it is not open, or open in another event loop or process; the message says which.
+        """
+        if self._host is None:
+            raise ClientClosed("the client is not open: use it inside 'async with GroupClient(…) as client'")
+        self._check_loop(self._host)
+        if self._closing.is_set():
+            raise ClientClosed(self._problem)
+        if self._tasks is None:
+            raise ClientClosed("the client is still opening: wait until 'async with' or open() has opened it")
+
+    async def _open_limiter(self, limiter: SharedLimiter) -> None:
+        try:
+            await limiter.open()
+        except BaseException:
+            if limiter in self._owned:
+                await limiter.aclose()
+            raise
+
+    async def _run(self, opened: Future[None]) -> None:
+        async with AsyncExitStack() as stack:
+            for each in self._owned:
+                stack.push_async_callback(each.aclose)
+            try:
+                with self._registered():
+                    await self._run_parts(opened)
+            except BaseException as error:
+                if not isinstance(error, CancelledError):
+                    logger.exception("the client stopped")
+                    cause = _innermost(error)
+                    self._problem = f"the client stopped: {type(cause).__name__}: {cause}"
+                raise
+            finally:
+                self._tasks = None
+                self._closing.set()
+                self._pending.abort(ClientClosed(self._problem))
+
+    async def _run_parts(self, opened: Future[None]) -> None:
+        async with TaskGroup() as self._tasks:
+            for part in (self._failover, self._dispatcher):
+                self.start(part.run()).add_done_callback(lambda _: self._closing.set())
+            if not opened.done():
+                opened.set_result(None)
+            await self._closing.wait()
+            self._dispatcher.close()
+            for task in list(self._running):
+                task.cancel()
+
+    def _check_loop(self, host: Task[None]) -> None:
+        if self._pid != os.getpid():
+            raise ClientClosed("the client was opened before this process was forked: open one client in each process")
+        try:
+            loop = get_running_loop()
+        except RuntimeError:
+            raise ClientClosed("no event loop runs in this thread: use the client in the one that opened it") from None
+        if loop is not host.get_loop():
+            raise ClientClosed("the client was opened in another event loop: open one client in each")
+
+
+def _innermost(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
