@@ -10,7 +10,7 @@ from benchmarks.plots.findings import draw_all
 QUESTIONS = {
     "batch_cost": "(a) processor and wall time of a batch of 50 IDs, beside the field",
     "field_budget": "(b) the budget at the server, beside the field",
-    "decoding": "(c) reading an answer with 50 profiles",
+    "decoding": "(c) reading a response with 50 profiles",
     "added_latency": "(d) what a get adds to a bare request",
     "memory": "(e) memory and time from ten thousand to a million IDs",
     "import_time": "(f) the import",

@@ -1,4 +1,4 @@
-"""The ways to read an answer that `decoding.py` measures; each is what a user of that library would write."""
+"""The ways to read a response that `decoding.py` measures; each is what a user of that library would write."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def decoders() -> dict[str, Callable[[], object]]:
-    """By name; all but the last read the answer in RongCloud's dialect."""
+    """By name; all but the last read the response in RongCloud's dialect."""
     body = body_in("rongcloud")
     ways: dict[str, Callable[[], object]] = {
         "rongcloud-groups": lambda: ours(RONGCLOUD, body),

@@ -19,7 +19,7 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
     """Carries POST requests over one connection at a time, and opens the next when that one retires or fails.
 
     A request that the server says it never began is sent again. Of httpx's time-outs ``connect`` and ``read``
-    apply, the latter to the whole answer; ``None`` means 5 seconds.
+    apply, the latter to the whole response; ``None`` means 5 seconds.
 
     Args:
         ssl_context: for https; None for what the system trusts.

@@ -168,7 +168,7 @@ def main() -> int:
     if (added := median(got) - median(bare)) > MOST_ADDED:
         broken.append(f"{1000 * added:.2f} ms added to a bare request")
     if max(slow) > MOST_BEHIND_SLOW:
-        broken.append(f"{1000 * max(slow):.0f} ms behind slow answers")
+        broken.append(f"{1000 * max(slow):.0f} ms behind slow responses")
     for promise in broken:
         print(f"BROKEN  {promise}")
     return 1 if broken else 0

@@ -1,4 +1,4 @@
-"""(c) What does it take to read an answer with 50 profiles, everything nested decoded?
+"""(c) What does it take to read a response with 50 profiles, everything nested decoded?
 
 ``python -m benchmarks decoding [--quick]``: the same answer read in several ways, in the field's environment, medians
 over interleaved rounds of the best of a few dozen calls.
@@ -20,7 +20,7 @@ LEAST_OF_JSON, LEAST_OF_PYDANTIC = 3.5, 1.5
 
 
 def measured(*, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds an answer of each way, a value for each round; in the field's environment."""
+    """Milliseconds a response of each way, a value for each round; in the field's environment."""
     from benchmarks.clients.decoders import decoders
 
     ways = decoders()
@@ -53,7 +53,7 @@ def main() -> int:
 
 def report(took: dict[str, float], *, quick: bool) -> int:
     rows = [{"way": name, "ms": round(ms, 4), "times_ours": round(ms / took[OURS], 2)} for name, ms in took.items()]
-    print_table(["way", "ms an answer", "x ours"], [[str(cell) for cell in row.values()] for row in rows])
+    print_table(["way", "ms a response", "x ours"], [[str(cell) for cell in row.values()] for row in rows])
     write_results("decoding", rows, quick=quick)
     broken = 0
     for other, least in ((TYPED, LEAST_OF_JSON), (PYDANTIC, LEAST_OF_PYDANTIC)):  # those that check as much

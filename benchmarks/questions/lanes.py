@@ -74,7 +74,7 @@ async def opened(address: Address, round_trips: list[float]) -> AsyncIterator[Gr
 async def timed_get(client: GroupClient, group_id: str, round_trips: list[float]) -> Get:
     began = time.monotonic()
     await client.get(group_id)
-    return Get(time.monotonic() - began, round_trips[-1])  # the answer that came last is its own
+    return Get(time.monotonic() - began, round_trips[-1])  # the response that came last is its own
 
 
 async def gets_at_random(client: GroupClient, seconds: float, round_trips: list[float]) -> list[Get]:

@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=100, help="requests/s; 0 lifts the limit")
     parser.add_argument("--count-refused", action="store_true", help="refused requests count as well")
-    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each answer")
+    parser.add_argument("--latency", type=float, default=0.0, help="seconds before each response")
     parser.add_argument("--other", type=float, default=0.0, help="requests/s of another consumer")
     parser.add_argument("--other-begins", type=float, default=0.0, help="seconds after the first request")
     parser.add_argument("--other-lasts", type=float, default=0.0, help="seconds")

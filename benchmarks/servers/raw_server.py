@@ -2,7 +2,7 @@
 
 It speaks TLS with HTTP/2 or HTTP/1.1, as ALPN has it, and answers each request for profiles at once with
 `realistic_profiles`, without a look at the signature. It is the same for every client. A group ID that begins with
-``after-SECONDS-`` delays the answer it is in. On its one line of output it says where it is.
+``after-SECONDS-`` delays the response it is in. On its one line of output it says where it is.
 """
 
 import argparse

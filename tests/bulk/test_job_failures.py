@@ -81,9 +81,7 @@ async def test_a_service_that_never_answers_leaves_the_old_output_alone(emulator
     assert output.read_bytes() == before
 
 
-async def test_ids_without_an_answer_count_as_failed_where_others_were_answered(
-    emulator: Emulator, tmp_path: Path
-) -> None:
+async def test_ids_without_an_outcome_count_as_failed_where_others_have_one(emulator: Emulator, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     async with client_of(emulator, max_attempts=1) as client:
 

@@ -54,7 +54,7 @@ async def test_a_signal_stops_the_job_after_the_requests_in_flight_and_it_resume
     done = summary["records"]
     assert 0 < done < 6000
     sent = emulator.report().batch_requests
-    assert sent == summary["requests"] == -(-done // 50)  # nothing was asked whose answer was not kept
+    assert sent == summary["requests"] == -(-done // 50)  # nothing was asked whose response was not kept
     ended = await sync("ids.txt", "-o", "out.jsonl", "--report", "json", env=variables, here=here)
     assert json.loads(ended.stderr)["resumed_from"] == done
     assert emulator.report().batch_requests == 120

@@ -41,7 +41,7 @@ async def test_without_a_cache_each_lookup_asks_the_service(emulator: InProcessE
 
 
 @virtual_time
-async def test_what_was_answered_costs_no_request_and_no_time(emulator: InProcessEmulator) -> None:
+async def test_a_cached_outcome_costs_no_request_and_no_time(emulator: InProcessEmulator) -> None:
     async with emulator.client(cache=cache_for()) as client:
         first = await client.get("g1")
         emulator.service.latency = 5.0
@@ -53,7 +53,7 @@ async def test_what_was_answered_costs_no_request_and_no_time(emulator: InProces
 
 
 @virtual_time
-async def test_an_answer_is_kept_for_its_time_and_no_longer(emulator: InProcessEmulator) -> None:
+async def test_an_outcome_is_kept_for_its_time_and_no_longer(emulator: InProcessEmulator) -> None:
     async with emulator.client(cache=cache_for(ttl=60)) as client:
         await at(10)
         await client.get("g1")
@@ -68,7 +68,7 @@ async def test_an_answer_is_kept_for_its_time_and_no_longer(emulator: InProcessE
 
 
 @virtual_time
-async def test_jitter_spreads_when_answers_expire_and_keeps_none_longer(emulator: InProcessEmulator) -> None:
+async def test_jitter_spreads_when_outcomes_expire_and_keeps_none_longer(emulator: InProcessEmulator) -> None:
     async with emulator.client(cache=cache_for(ttl=100, jitter=0.5)) as client:
         await client.get_many(GROUPS)
         asked_at = now()
@@ -117,7 +117,7 @@ async def test_a_failure_is_not_kept(emulator: InProcessEmulator) -> None:
 
 @pytest.mark.parametrize("many", [False, True])
 @virtual_time
-async def test_fresh_asks_the_service_and_keeps_its_answer(emulator: InProcessEmulator, *, many: bool) -> None:
+async def test_fresh_asks_the_service_and_keeps_its_outcome(emulator: InProcessEmulator, *, many: bool) -> None:
     async with emulator.client(cache=cache_for()) as client:
         await client.get("g1")
         renamed = emulator.add("g1", group_name="renamed")
@@ -168,7 +168,7 @@ async def test_what_is_invalidated_is_asked_for_again(emulator: InProcessEmulato
 
 @pytest.mark.parametrize("how", ["invalidate", "clear"])
 @virtual_time
-async def test_an_answer_under_way_when_its_group_is_invalidated_is_not_kept(
+async def test_an_outcome_under_way_when_its_group_is_invalidated_is_not_kept(
     emulator: InProcessEmulator, how: str
 ) -> None:
     emulator.service.latency = 1.0
@@ -250,7 +250,7 @@ async def test_many_who_miss_the_same_group_ask_once(emulator: InProcessEmulator
 
 
 @virtual_time
-async def test_who_gives_up_harms_nobody_and_leaves_nothing_behind(emulator: InProcessEmulator) -> None:
+async def test_a_caller_that_gives_up_harms_no_other_and_leaves_nothing_behind(emulator: InProcessEmulator) -> None:
     emulator.service.latency = 1.0
     cache = cache_for()
     async with emulator.client(cache=cache) as client, asyncio.TaskGroup() as tasks:

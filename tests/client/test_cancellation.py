@@ -9,7 +9,7 @@ from rongcloud_groups import DeadlineExceeded
 from rongcloud_groups.emulator import Emulator, Faults
 
 
-async def test_cancelled_waiters_harm_nobody_and_cost_no_request(client_for: ClientFor) -> None:
+async def test_cancelled_waiters_harm_no_other_and_cost_no_request(client_for: ClientFor) -> None:
     async with Emulator(latency=0.1) as emulator, client_for(emulator) as client:
         calls = [asyncio.create_task(client.get(f"g{number}")) for number in range(50)]
         await emulator.wait_for(1)
@@ -31,7 +31,7 @@ async def test_one_of_two_that_wait_for_an_id_may_leave(client_for: ClientFor) -
         assert emulator.report().batch_requests == 1
 
 
-async def test_a_request_that_nobody_waits_for_is_given_up_and_its_slot_is_free(client_for: ClientFor) -> None:
+async def test_a_request_without_a_waiter_is_abandoned_and_its_slot_is_free(client_for: ClientFor) -> None:
     faults = Faults()
     faults.next("hang", times=4)
     async with Emulator(faults=faults) as emulator, client_for(emulator, max_in_flight=4) as client:

@@ -138,7 +138,7 @@ async def test_nothing_asked_is_nothing_answered(client: GroupClient, emulator: 
     assert emulator.report().batch_requests == 0
 
 
-async def test_an_answer_that_comes_before_all_ids_are_taken_up_ends_nothing(client: GroupClient) -> None:
+async def test_a_response_that_comes_before_all_ids_are_taken_up_ends_nothing(client: GroupClient) -> None:
     answered_meanwhile = 0
 
     def slowly() -> Iterator[str]:
@@ -332,7 +332,7 @@ async def test_an_app_key_of_the_other_dialect_ends_everything_and_names_the_swi
         assert emulator.report().requests.keys() == {DIALECTS[dialect].batch_path, DIALECTS[dialect].listing_path}
 
 
-async def test_answers_in_the_shape_of_the_other_dialect_end_everything_and_name_the_switch(
+async def test_responses_in_the_other_dialect_end_everything_and_name_the_switch(
     client_for: ClientFor, other_dialect: str
 ) -> None:
     events: list[Event] = []
@@ -492,7 +492,7 @@ async def test_a_client_from_the_environment(emulator: Emulator, dialect: str, m
     ],
     ids=repr,
 )
-async def test_however_the_service_writes_its_answers(client_for: ClientFor, option: dict[str, Any]) -> None:
+async def test_however_the_service_writes_its_responses(client_for: ClientFor, option: dict[str, Any]) -> None:
     asked = ids(200)
     async with Emulator(universe=Universe(), **option) as emulator, client_for(emulator) as client:
         lookup = await client.get_many(asked)

@@ -150,7 +150,7 @@ def test_each_id_of_a_stream_ends_once(group_ids: list[str], answers: list[Answe
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from([truthful, *TROUBLES]), max_size=6), st.sampled_from(FATAL), st.integers(1, 300))
-def test_what_no_retry_can_mend_reaches_everybody_who_waits(before: list[Answer], fatal: Answer, count: int) -> None:
+def test_an_error_that_is_not_retryable_reaches_every_waiter(before: list[Answer], fatal: Answer, count: int) -> None:
     async def main() -> None:
         transport = serving([*before, *[fatal] * 1000], Counter())
         async with GroupClient("key", "secret", transport=transport, max_attempts=20) as client:

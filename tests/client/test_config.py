@@ -313,7 +313,7 @@ def test_a_secret_says_of_itself_only_that_it_is_one() -> None:
         pickle.dumps(Secret(SECRET))
 
 
-def test_a_secret_with_undecodable_bytes_signs_all_the_same() -> None:
+def test_a_secret_with_undecodable_bytes_signs() -> None:
     secret = Secret(os.fsdecode(b"\xff" + SECRET.encode()))
     assert len(Credentials("key", secret).signature("nonce", 0)) == 40
 

@@ -281,7 +281,7 @@ async def test_json_is_one_object_without_the_secret(tmp_path: Path) -> None:
     assert APP_SECRET not in ended.stdout
 
 
-def test_without_an_answer_it_shows_nothing_of_one() -> None:
+def test_without_a_response_it_shows_nothing_of_one() -> None:
     ended = run("check", env=environment(closed_port()))
     assert (ended.code, ended.stderr) == (4, "")
     assert "connection refused" in ended.stdout

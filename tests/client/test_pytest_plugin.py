@@ -136,7 +136,7 @@ async def test_a_client_gets_over_a_fault(rongcloud_emulator: InProcessEmulator,
     assert profile.group_name == added.group_name
 
 
-async def test_no_answer_is_a_deadline_that_passes(rongcloud_emulator: InProcessEmulator) -> None:
+async def test_no_response_is_a_deadline_that_passes(rongcloud_emulator: InProcessEmulator) -> None:
     rongcloud_emulator.fail_next("hang")
     async with rongcloud_emulator.client() as client:
         with pytest.raises(DeadlineExceeded, match="waiting for the service"):
@@ -153,7 +153,7 @@ async def test_a_fatal_error_is_raised(rongcloud_emulator: InProcessEmulator) ->
             await client.get("g1")
 
 
-async def test_an_answer_can_take_its_time(rongcloud_emulator: InProcessEmulator) -> None:
+async def test_a_response_can_take_its_time(rongcloud_emulator: InProcessEmulator) -> None:
     rongcloud_emulator.service.latency = 0.05
     clock = asyncio.get_running_loop().time
     async with rongcloud_emulator.client() as client:

@@ -46,7 +46,7 @@ async def test_all_groups_are_listed_oldest_first(client: GroupClient) -> None:
     assert created == sorted(created)
 
 
-async def test_pages_have_a_thousand_groups_and_go_on_after_a_token(client: GroupClient) -> None:
+async def test_pages_have_a_thousand_groups_and_resume_after_a_token(client: GroupClient) -> None:
     pages = [page async for page in client.list_groups().pages()]
     assert [len(page.groups) for page in pages] == [1000, 1000, 1000, 456]
     rest = [page async for page in client.list_groups().pages(after=pages[1].next_page_token)]

@@ -41,7 +41,7 @@ def test_a_script_does_not_move_what_is_drawn_later() -> None:
     assert [scripted.choose(number) for number in range(1, 50)][1:] == drawn[1:]
 
 
-def test_poison_is_told_by_id_or_prefix() -> None:
+def test_poison_is_recognized_by_id_or_prefix() -> None:
     faults = Faults(poison={"a"}, poison_prefix="bad")
     assert [faults.poisons(group_id) for group_id in ("a", "bad1", "ab")] == [True, True, False]
 

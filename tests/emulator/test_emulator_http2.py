@@ -25,7 +25,7 @@ async def test_one_connection_carries_many_requests_at_once() -> None:
     assert report.protocol_errors == 0
 
 
-async def test_a_large_answer_waits_for_the_clients_window() -> None:
+async def test_a_large_response_waits_for_the_clients_window() -> None:
     async with Emulator(universe=EVERY) as emulator, RawHttp2(emulator, window=100) as client:
         stream = client.ask(*(f"x{number}" for number in range(50)))
         client.flush()
@@ -82,7 +82,7 @@ async def test_a_stream_is_reset_and_the_others_live(fault: str, code: int) -> N
         assert emulator.report().faults == {fault: 1}
 
 
-async def test_a_cut_answer_ends_short_of_its_length() -> None:
+async def test_a_cut_response_ends_short_of_its_length() -> None:
     async with Emulator(universe=EVERY, faults=Faults(at={1: "cut"})) as emulator, RawHttp2(emulator) as client:
         stream = client.ask("x1")
         client.flush()
@@ -91,7 +91,7 @@ async def test_a_cut_answer_ends_short_of_its_length() -> None:
         assert 0 < len(response.body) < int(response.headers["content-length"])
 
 
-async def test_a_dropped_connection_ends_in_the_middle_of_an_answer() -> None:
+async def test_a_dropped_connection_ends_in_the_middle_of_a_response() -> None:
     async with Emulator(universe=EVERY, faults=Faults(at={1: "drop"})) as emulator, RawHttp2(emulator) as client:
         stream = client.ask("x1")
         client.flush()
@@ -165,7 +165,7 @@ async def test_goaway_may_leave_out_the_newest_in_flight() -> None:
         assert emulator.report().never_processed == 2
 
 
-async def test_goaway_leaves_out_only_what_is_newer_than_every_answer() -> None:
+async def test_goaway_leaves_out_only_requests_newer_than_every_response() -> None:
     faults = Faults(goaway=GoAway("goaway-lower", 2))
     async with Emulator(universe=EVERY, faults=faults) as emulator, RawHttp2(emulator) as client:
         first = client.ask("x1")
@@ -177,7 +177,7 @@ async def test_goaway_leaves_out_only_what_is_newer_than_every_answer() -> None:
         await client.end()
 
 
-async def test_goaway_never_leaves_out_what_was_answered_out_of_turn() -> None:
+async def test_goaway_never_leaves_out_a_request_answered_out_of_turn() -> None:
     faults = Faults(goaway=GoAway("goaway-lower", 3))
     async with Emulator(universe=EVERY, faults=faults, latency=0.2) as emulator, RawHttp2(emulator) as client:
         slow = client.ask("x1")
@@ -241,7 +241,7 @@ async def test_the_stream_limit_is_lowered_under_way_and_kept() -> None:
         assert emulator.report().protocol_errors == 1
 
 
-async def test_a_client_that_breaks_the_protocol_is_told_and_counted() -> None:
+async def test_a_client_that_breaks_the_protocol_gets_an_error_and_is_counted() -> None:
     async with Emulator() as emulator, RawHttp2(emulator) as client:
         client.write(WindowUpdateFrame(0, window_increment=2**31 - 1))
         await client.end()

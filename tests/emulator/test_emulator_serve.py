@@ -119,7 +119,7 @@ async def test_without_tls_there_is_no_certificate_to_trust(capsys: pytest.Captu
     assert "SSL_CERT_FILE" not in printed
 
 
-async def test_a_certificate_that_nobody_asked_for_is_removed_at_the_end() -> None:
+async def test_a_certificate_file_that_was_not_asked_for_is_removed_at_the_end() -> None:
     started: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
     emulator = Emulator()
     serving = asyncio.create_task(serve(emulator, started=started.set_result))

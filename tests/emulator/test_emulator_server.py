@@ -51,7 +51,7 @@ async def test_a_stock_client_is_answered(options: dict[str, Any], version: str)
     assert report.codes == {200: 2}
 
 
-async def test_what_is_needed_to_reach_it_is_told() -> None:
+async def test_the_report_says_how_to_reach_it() -> None:
     async with Emulator() as emulator:
         assert emulator.url.startswith("https://127.0.0.1:")
         assert (emulator.app_key, emulator.app_secret) == (KEY, SECRET)
@@ -128,7 +128,7 @@ async def test_a_service_may_be_given_and_then_takes_no_options() -> None:
         Emulator(service, limit=5)
 
 
-async def test_connections_may_be_closed_while_it_goes_on_listening() -> None:
+async def test_connections_may_be_closed_while_it_keeps_listening() -> None:
     async with Emulator() as emulator, client_of(emulator) as client:
         await ask(client, "a")
         await emulator.close_connections()
@@ -316,7 +316,7 @@ async def test_a_body_that_announces_too_much_is_answered(http2: bool) -> None: 
 
 
 @pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2", "HTTP/1.1"])
-async def test_bytes_that_are_no_text_are_answered_without_a_traceback(
+async def test_bytes_that_are_no_text_are_refused_without_a_traceback(
     http2: bool,  # noqa: FBT001  a parameter
     caplog: pytest.LogCaptureFixture,
 ) -> None:

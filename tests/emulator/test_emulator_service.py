@@ -310,7 +310,7 @@ def test_faults_of_the_profiles() -> None:
     assert json.loads(second["groupProfile"]) == TEAM["groupProfile"]
 
 
-def test_faults_of_the_connection_are_left_to_whoever_carries_the_answer() -> None:
+def test_faults_of_the_connection_are_left_to_the_carrier_of_the_response() -> None:
     answer = ask(service(faults=Faults(at={1: "rst"})), ["a"])
     assert answer.fault == "rst"
     assert ids(profiles(answer)) == ["a"]
@@ -388,7 +388,7 @@ bodies = st.binary(max_size=80) | st.builds(
     body=bodies,
     content_type=st.sampled_from(["application/x-www-form-urlencoded", "application/json", "text/plain"]),
 )
-def test_any_bytes_get_an_answer(path: str, body: bytes, content_type: str) -> None:
+def test_any_bytes_get_a_response(path: str, body: bytes, content_type: str) -> None:
     answer = ask(service(limit=None), body, path, headers=signed(content_type=content_type))
     assert answer.code in {200, 1002, 1003}
     assert json.loads(answer.body)["code"] in {0, answer.code}

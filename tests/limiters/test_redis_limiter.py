@@ -257,7 +257,7 @@ async def test_a_stall_of_its_own_loop_is_not_held_against_redis(
         waiting = asyncio.create_task(limiter.acquire())
         for _ in range(steps):
             await asyncio.sleep(0)
-        time.sleep(0.7)  # noqa: ASYNC251  longer than Redis has for an answer
+        time.sleep(0.7)  # noqa: ASYNC251  longer than Redis has to reply
         await waiting
         assert limiter.rate == 100
     assert warned.all_read

@@ -24,7 +24,7 @@ STREAMS = SettingsFrame.MAX_CONCURRENT_STREAMS
 KB20 = b"x" * 20_000
 
 
-async def test_a_request_arrives_as_it_was_sent_and_its_answer_comes_back() -> None:
+async def test_a_request_arrives_as_it_was_sent_and_its_response_comes_back() -> None:
     async with serving() as server, server.client() as client:
         response = await client.connection.send(QUERY, 5)
         _, headers, body = server.peer.requests[0]
@@ -57,7 +57,7 @@ async def test_what_repeats_is_sent_once_and_what_changes_leaves_the_table_alone
     assert max(sizes[1:]) < 30
 
 
-async def test_slow_answers_hold_up_no_fast_one() -> None:
+async def test_slow_responses_hold_up_no_fast_one() -> None:
     async with serving(by_path) as server, server.client() as client:
         slow = [client.connection.send(QUERY._replace(path="/hang"), 30) for _ in range(20)]
         assert (await client.ask("/fast", timeout=5)).status == 200
@@ -97,7 +97,7 @@ async def test_hung_requests_that_were_cut_off_give_their_slots_back() -> None:
         assert {response.status for response in responses} == {200}
 
 
-async def test_abandoned_answers_use_up_no_window() -> None:
+async def test_abandoned_responses_use_up_no_window() -> None:
     def answer(peer: Peer, request: Received) -> None:
         peer.respond(request.stream_id, KB20)
 
@@ -113,7 +113,7 @@ async def test_abandoned_answers_use_up_no_window() -> None:
         assert len(server.peer.requests) == 1_201
 
 
-async def test_answers_that_were_read_open_the_window_again() -> None:
+async def test_responses_that_were_read_open_the_window_again() -> None:
     big = b"x" * 1_000_000
 
     def answer(peer: Peer, request: Received) -> None:
@@ -138,7 +138,7 @@ async def test_a_hung_stream_times_out_alone_while_others_are_answered() -> None
         assert (await client.ask()).status == 200
 
 
-async def test_a_black_hole_is_noticed_by_a_ping_without_an_answer() -> None:
+async def test_a_black_hole_is_noticed_by_a_ping_that_is_not_answered() -> None:
     async with (
         serving(by_path, answers_pings=False) as server,
         server.client(ping_after=0.02, ping_timeout=0.02) as client,
@@ -301,7 +301,7 @@ async def test_a_stream_reset_ends_that_request_alone(code: int, never_processed
         assert (await bystander).status == 200
 
 
-async def test_an_answer_before_the_whole_request_was_sent_is_an_answer() -> None:
+async def test_a_response_before_the_whole_request_was_sent_is_a_response() -> None:
     def answer_headers(peer: Peer) -> None:
         peer.respond(1, b"too large", status="413")
         peer.write(RstStreamFrame(1, error_code=ErrorCodes.NO_ERROR))
@@ -330,7 +330,7 @@ async def test_a_body_larger_than_the_windows_follows_in_pieces() -> None:
         assert response.body == b"/q " + body
 
 
-async def test_a_body_goes_on_when_the_server_widens_its_initial_window() -> None:
+async def test_a_body_resumes_when_the_server_widens_its_initial_window() -> None:
     async with serving(settings={SettingsFrame.INITIAL_WINDOW_SIZE: 0}) as server, server.client() as client:
         future = client.connection.send(QUERY, 10)
         await server.peer.until(lambda: 1 in server.peer.header_sizes)
@@ -393,7 +393,7 @@ async def test_a_body_without_a_content_length_is_taken_as_it_comes() -> None:
         assert await client.ask() == Response(200, {}, b"whole")
 
 
-async def test_informational_answers_are_skipped_and_trailers_tolerated() -> None:
+async def test_informational_responses_are_skipped_and_trailers_tolerated() -> None:
     def answer(peer: Peer, request: Received) -> None:
         peer.write(peer.headers(request.stream_id, [(":status", "103"), ("link", "x")]))
         peer.write(peer.headers(request.stream_id, [(":status", "200"), ("a", "1"), ("a", "2")]))

@@ -132,7 +132,7 @@ async def test_whatever_a_transport_raises_is_a_transport_error_and_retried(erro
 
 
 @virtual_time
-async def test_what_a_transport_goes_on_raising_ends_in_an_error_that_names_host_and_cause() -> None:
+async def test_an_error_that_a_transport_keeps_raising_is_named_with_its_host() -> None:
     async def failing(_: httpx.Request) -> httpx.Response:
         raise httpx.ReadError("torn")
 

@@ -1,6 +1,7 @@
 """The connection to Redis or Valkey: a blocking client in a thread of its own.
 
-A busy event loop then delays no call beyond its answer's delivery, and the times of a call are those of Redis alone.
+A busy event loop then delays no call beyond the delivery of its result, and the times of a call are those of Redis
+alone.
 """
 
 from asyncio import Future, get_running_loop
@@ -32,7 +33,7 @@ from redis.retry import Retry
 from rongcloud_groups.errors import ConfigError
 
 TIMEOUT: Final = 0.5
-"""Seconds that Redis has for an answer."""
+"""Seconds that Redis has for one call."""
 CONNECT_TIMEOUT: Final = 1.0
 """Seconds that a connection to Redis may take to open."""
 
