@@ -19,6 +19,7 @@ QUESTIONS = {
     "shared_budget": "one budget for several processes",
     "bulk": "memory, processor and wall time of the bulk command",
     "lanes": "pages beside a bulk sync",
+    "engines": "threads, a fork and the whole listing on one budget",
     "web": "a web app in several processes",
 }
 

@@ -1,6 +1,7 @@
 import asyncio
 import inspect
 import itertools
+import multiprocessing
 import os
 import pickle
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import msgspec
@@ -37,6 +39,11 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[Address]:
 def report(address: Address) -> Report:
     with httpx.Client(base_url=address.url, trust_env=False) as client:
         return msgspec.json.decode(client.get("/_emulator/report").content, type=Report)
+
+
+def warnings_in(stderr: str) -> list[str]:
+    """The lines of stderr, without those in which asyncio's debug mode, part of -X dev, reports a slow machine."""
+    return [line for line in stderr.splitlines() if not line.startswith("Executing <")]
 
 
 def merged(parts: Iterator[Lookup]) -> tuple[int, int, int]:
@@ -243,9 +250,48 @@ def test_a_script_ends_without_a_word_whether_or_not_it_closes(end: str) -> None
         check=False,
         timeout=30,
     )
-    # On a busy machine asyncio's debug mode, which -X dev brings, also reports steps that took long.
-    words = [line for line in finished.stderr.splitlines() if not line.startswith("Executing <")]
-    assert (finished.returncode, finished.stdout, words) == (0, "2\n", [])
+    assert (finished.returncode, finished.stdout, warnings_in(finished.stderr)) == (0, "2\n", [])
+
+
+POOLS = """
+import multiprocessing, sys
+from concurrent.futures import ProcessPoolExecutor
+from rongcloud_groups.blocking import shared
+
+def look_up(first):
+    return len(shared(limiter=sys.argv[2]).get_many([f"g{first}-{number}" for number in range(60)]))
+
+if __name__ == "__main__":
+    context = multiprocessing.get_context(sys.argv[1])
+    if sys.argv[1] != "fork" or sys.version_info < (3, 12):  # which warns of a fork beside any thread
+        look_up("parent")
+    with context.Pool(2) as pool:
+        print(pool.map(look_up, range(3)))
+    with ProcessPoolExecutor(2, mp_context=context) as pool:
+        print(list(pool.map(look_up, range(3))))
+    alone = context.Process(target=look_up, args=["alone"])
+    alone.start()
+    alone.join()
+    print(alone.exitcode)
+"""
+
+
+@pytest.mark.parametrize("kind", ["fork", "forkserver", "spawn"])
+@pytest.mark.usefixtures("address")
+def test_pools_of_processes_use_the_shared_client_and_end_without_a_word(kind: str, tmp_path: Path) -> None:
+    if kind not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"the platform has no {kind}")
+    (tmp_path / "pools.py").write_text(POOLS, encoding="utf-8")  # spawned processes import it
+    finished = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-X", "dev", "-W", "error", "pools.py", kind, f"file:{tmp_path / 'budget'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert (finished.returncode, warnings_in(finished.stderr)) == (0, [])
+    assert finished.stdout == "[60, 60, 60]\n[60, 60, 60]\n0\n"
 
 
 def test_ctrl_c_ends_a_call_and_gives_up_its_ids() -> None:

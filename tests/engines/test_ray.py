@@ -58,6 +58,7 @@ def test_a_killed_actor_costs_no_row_and_the_budget_holds(tmp_path: Path) -> Non
                 os.kill(actors_of(httpx.URL(address.url).port or 0)[0], signal.SIGKILL)
                 assert job.wait() == 0, (tmp_path / "log").read_text()
             seen = report()
+    sys.stdout.write(f"{seen}\n")  # the figures, for pytest -rP
     rows = pq.read_table(tmp_path / "out", columns=["group_id"])["group_id"].to_pylist()
     universe = Universe(unknown_share=0.1)
     assert sorted(rows) == sorted(filter(universe.knows, IDS))

@@ -11,15 +11,25 @@ from msgspec import Raw
 
 from rongcloud_groups._http import Response
 from rongcloud_groups._protocol import responses
+from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.lenient import lenient_reader
 from rongcloud_groups._protocol.requests import batch_request, validated_group_id
 from rongcloud_groups._protocol.responses import BatchResult, read_batch, read_listing
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups._protocol.signing import Credentials, RequestNonce
-from rongcloud_groups._protocol.strict import batch_reader, profile_reader
+from rongcloud_groups._protocol.strict import batch_reader, listed_group_reader, listed_groups_reader, profile_reader
+from rongcloud_groups.emulator import Service, Universe
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
-from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, RolePerm
+from rongcloud_groups.models import (
+    GroupProfile,
+    InvitePerm,
+    JoinPerm,
+    ListedGroup,
+    MemProfilePerm,
+    Permissions,
+    RolePerm,
+)
 
 FIRST, LAST = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, 999000, tzinfo=UTC)
 EPOCH, MILLISECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(milliseconds=1)
@@ -167,6 +177,32 @@ def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rongcloud_groups._protocol.lenient.FieldReader", None)
         assert profile_reader(RONGCLOUD)(entry) == profile
+
+
+@given(st.dictionaries(st.sampled_from((*KEYS, "creator", "time", "profile")), anything), dialects)
+@example({"groupId": "g", "time": 1.5}, RONGCLOUD)
+def test_both_ways_agree_on_any_entry_of_a_listing(members: dict[str, Any], dialect: Dialect) -> None:
+    members.setdefault(dialect.listed_group["group_id"][0], "g1")
+    entry = Raw(json.dumps(members, allow_nan=True).encode())
+    lenient = lenient_reader(ListedGroup, dialect.listed_group)(entry)
+
+    assert listed_group_reader(dialect)(entry) == lenient
+    at_once = listed_groups_reader(dialect, 1000)(Raw(b"[" + bytes(entry) + b"]"))
+    assert at_once in (None, [lenient])
+
+
+def test_a_page_as_the_service_documents_it_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rongcloud_groups._protocol.lenient.FieldReader", None)
+    service = Service(universe=Universe(listed=2500))
+    api = ServiceApi(RONGCLOUD, Credentials(service.app_key, Secret(service.app_secret)))
+    groups, token = list[ListedGroup](), None
+    while not groups or token is not None:
+        request = api.listing_request(token)
+        response = service.respond("POST", request.path, dict(request.headers), request.body, 0.0)
+        page = api.read_listing(Response(response.status, dict(response.headers), response.body))
+        groups, token = groups + page.groups, page.next_page_token
+    assert len({group.group_id for group in groups}) == 2500
+    assert all(group.group_name and group.create_time for group in groups)
 
 
 @st.composite

@@ -13,9 +13,16 @@ from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.content import decode_content, excerpt, max_body
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
 from rongcloud_groups._protocol.error_codes import NO_SUCH_API, error_code_for
-from rongcloud_groups._protocol.lenient import UNREADABLE, decode_repaired, lenient_reader
+from rongcloud_groups._protocol.lenient import UNREADABLE, decode_repaired
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
-from rongcloud_groups._protocol.strict import array_of, batch_reader, entries_of, profile_reader
+from rongcloud_groups._protocol.strict import (
+    array_of,
+    batch_reader,
+    entries_of,
+    listed_group_reader,
+    listed_groups_reader,
+    profile_reader,
+)
 from rongcloud_groups.errors import ConfigError, DecodeError, ServiceError
 from rongcloud_groups.models import GroupProfile, ListedGroup
 
@@ -126,15 +133,13 @@ def read_listing(dialect: Dialect, response: Response, size: int, request_id: st
         DecodeError: the response is not what the service documents.
     """
     data = unwrap(dialect, response, "groups", max_body(size), request_id)
-    read = _listed_group_reader(dialect)
+    token = _next_page_token(data.page_token, request_id)
+    if (documented := listed_groups_reader(dialect, size)(data.groups)) is not None:
+        return ListingPage(documented, token, 0)
+    read = listed_group_reader(dialect)
     groups = [read(entry) for entry in _entries(data.groups, "groups", size, request_id)]
     readable = [group for group in groups if group is not None]
-    return ListingPage(readable, _next_page_token(data.page_token, request_id), len(groups) - len(readable))
-
-
-@cache
-def _listed_group_reader(dialect: Dialect) -> Any:
-    return lenient_reader(ListedGroup, dialect.listed_group)
+    return ListingPage(readable, token, len(groups) - len(readable))
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Reads profiles of exactly the documented shape, all of a response at once.
+"""Reads profiles and listed groups of exactly the documented shape, all of a response at once.
 
 msgspec decodes the response into types that are made from the model and the dialect's table. Then each field is read
 in one go for all profiles, as a column. If one profile has another shape, each is read by itself, and that one
@@ -9,15 +9,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 from operator import attrgetter
-from typing import Annotated, Any, Final, Literal, get_type_hints
+from typing import Annotated, Any, Final, Generic, Literal, TypeVar, get_type_hints
 
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from rongcloud_groups._protocol.dialects import Dialect
+from rongcloud_groups._protocol.dialects import Dialect, Paths
 from rongcloud_groups._protocol.lenient import UNREADABLE, lenient_reader
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
-from rongcloud_groups.models import DEFAULT_PERMISSIONS, GroupProfile, Permissions
+from rongcloud_groups.models import DEFAULT_PERMISSIONS, GroupProfile, ListedGroup, Permissions
+
+_Model = TypeVar("_Model", bound=Struct)
 
 _ROW: Final = "row"
 _MAX_CACHED_TEXT: Final = 256
@@ -42,7 +44,7 @@ def entries_of(array: Struct) -> list[Any]:
 @cache
 def batch_reader(dialect: Dialect) -> Callable[[bytes], list[GroupProfile] | None]:
     """Make the function that reads the body of a successful response; it returns None if its shape is another one."""
-    documented = _Documented(dialect)
+    documented = _Documented(GroupProfile, dialect.profile)
     success: Any = Literal[dialect.success_code]
     data: list[tuple[str, Any]] = [("profiles", array_of(documented.shape, BATCH_LIMIT))]
     path = "profiles"
@@ -54,7 +56,7 @@ def batch_reader(dialect: Dialect) -> Callable[[bytes], list[GroupProfile] | Non
 
     def read(body: bytes) -> list[GroupProfile] | None:
         try:
-            return documented.profiles(entries_of(profiles_of(strict.decode(body))))
+            return documented.entries(entries_of(profiles_of(strict.decode(body))))
         except UNREADABLE:
             return None
 
@@ -64,57 +66,87 @@ def batch_reader(dialect: Dialect) -> Callable[[bytes], list[GroupProfile] | Non
 @cache
 def profile_reader(dialect: Dialect) -> Callable[[Raw], GroupProfile | None]:
     """Make the function that reads one profile of a response; it returns None if the group ID cannot be read."""
-    documented = _Documented(dialect)
-    strict = msgspec.json.Decoder(documented.shape)
-    lenient = lenient_reader(GroupProfile, dialect.profile)
+    return _entry_reader(GroupProfile, dialect.profile)
 
-    def read(entry: Raw) -> GroupProfile | None:
+
+@cache
+def listed_group_reader(dialect: Dialect) -> Callable[[Raw], ListedGroup | None]:
+    """The same for one entry of a listing."""
+    return _entry_reader(ListedGroup, dialect.listed_group)
+
+
+@cache
+def listed_groups_reader(dialect: Dialect, limit: int) -> Callable[[Raw], list[ListedGroup] | None]:
+    """Make the function that reads all entries of a listing; it returns None if the shape is another one."""
+    documented = _Documented(ListedGroup, dialect.listed_group)
+    strict = msgspec.json.Decoder(array_of(documented.shape, limit))
+
+    def read(groups: Raw) -> list[ListedGroup] | None:
         try:
-            return documented.profiles([strict.decode(entry)])[0]
+            return documented.entries(entries_of(strict.decode(groups)))
+        except UNREADABLE:
+            return None
+
+    return read
+
+
+def _entry_reader(model: type[_Model], table: Mapping[str, Paths]) -> Callable[[Raw], _Model | None]:
+    documented = _Documented(model, table)
+    strict = msgspec.json.Decoder(documented.shape)
+    lenient = lenient_reader(model, table)
+
+    def read(entry: Raw) -> _Model | None:
+        try:
+            return documented.entries([strict.decode(entry)])[0]
         except UNREADABLE:
             return lenient(entry)
 
     return read
 
 
-class _Documented:
-    """The documented shape of a dialect's profiles, and the way from there to the model.
+class _Documented(Generic[_Model]):
+    """The documented shape of a dialect's profiles or listed groups, and the way from there to the model.
+
+    Args:
+        model: `GroupProfile` or `ListedGroup`.
+        table: the keys of each of its fields, from the dialect.
 
     Attributes:
-        shape: one profile, as a type of msgspec.
+        shape: one entry, as a type of msgspec.
     """
 
-    def __init__(self, dialect: Dialect) -> None:
+    def __init__(self, model: type[_Model], table: Mapping[str, Paths]) -> None:
+        hints = get_type_hints(model)
         keys: dict[str, dict[str, str]] = {_ROW: {}}  # by field, of the profile itself and of each nested object
-        for name, (path, *_) in dialect.profile.items():
+        for name, (path, *_) in table.items():
             outer, _, key = path.rpartition(".")
             keys.setdefault(outer or _ROW, {})[name] = key
         names = [(outer, name) for outer, fields in keys.items() for name in fields]
         flat = keys.pop(_ROW)
-        nested = {outer: _shape(fields) for outer, fields in keys.items()}
-        self.shape = _shape(flat, [(outer, str | shape | None, None) for outer, shape in nested.items()])
+        nested = {outer: _shape(hints, fields) for outer, fields in keys.items()}
+        self.shape = _shape(hints, flat, [(outer, str | shape | None, None) for outer, shape in nested.items()])
         self._objects = [(attrgetter(key), msgspec.json.Decoder(kind).decode, kind) for key, kind in nested.items()]
         self._converted = [
-            (list(keys).index(outer) + 1 if outer in keys else 0, attrgetter(name), _CONVERSIONS[_HINTS[name]])
+            (list(keys).index(outer) + 1 if outer in keys else 0, attrgetter(name), _CONVERSIONS[hints[name]])
             for outer, name in names
-            if _HINTS[name] in _CONVERSIONS
+            if hints[name] in _CONVERSIONS
         ]
-        values = {name: name if _HINTS[name] in _CONVERSIONS else f"{outer}.{name}" for outer, name in names}
+        values = {name: name if hints[name] in _CONVERSIONS else f"{outer}.{name}" for outer, name in names}
         columns = ", ".join([_ROW, *keys, *[value for value in values.values() if "." not in value]])
-        self._make: Callable[..., list[GroupProfile]] = _compiled(
-            f"lambda *columns: [MODEL for {columns}, in zip(*columns, strict=True)]", GroupProfile, values
+        self._make: Callable[..., list[_Model]] = _compiled(
+            f"lambda *columns: [MODEL for {columns}, in zip(*columns, strict=True)]", model, values
         )
 
-    def profiles(self, rows: Sequence[Any]) -> list[GroupProfile]:
-        """The profiles in decoded ones."""
+    def entries(self, rows: Sequence[Any]) -> list[_Model]:
+        """The models of decoded entries."""
         objects = [rows, *[_objects(map(get, rows), decode, empty) for get, decode, empty in self._objects]]
         converted = [convert(map(get, objects[source])) for source, get, convert in self._converted]
         return self._make(*objects, *converted)
 
 
-def _shape(keys: dict[str, str], nested: Sequence[tuple[str, Any, None]] = ()) -> Any:
+def _shape(hints: Mapping[str, Any], keys: dict[str, str], nested: Sequence[tuple[str, Any, None]] = ()) -> Any:
     fields = [
-        (name, _DOCUMENTED[_HINTS[name]]) if _HINTS[name] is str else (name, _DOCUMENTED[_HINTS[name]], None)
+        (name, _DOCUMENTED[hints[name]]) if hints[name] is str else (name, _DOCUMENTED[hints[name]], None)
         for name in keys
     ]
     return msgspec.defstruct(
@@ -161,7 +193,6 @@ def _permissions_in(text: str) -> Permissions:
     return _public(_PERMISSIONS.decode(text))
 
 
-_HINTS: Final = get_type_hints(GroupProfile)
 _PERMISSION_HINTS: Final = get_type_hints(Permissions)
 _public: Callable[[Any], Permissions] = _compiled(
     "lambda documented: MODEL", Permissions, {name: f"documented.{name}" for name in _PERMISSION_HINTS}
