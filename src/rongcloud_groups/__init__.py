@@ -25,6 +25,8 @@ from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, Permissions, Problem, RolePerm
 
+__version__ = "0.2.0"
+
 __all__ = [
     "REGIONS",
     "AuthenticationError",

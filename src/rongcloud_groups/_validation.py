@@ -1,4 +1,4 @@
-"""Checks of constructor arguments."""
+"""Checks of constructor arguments, and of what is installed."""
 
 from math import inf, isnan
 from typing import TypeVar
@@ -65,3 +65,8 @@ def instance_of(kind: type[T] | tuple[type[T], ...], name: str, value: object, w
     if not isinstance(value, kind):
         raise ConfigError(f"{name} is {value!r}; give {wanted}")
     return value
+
+
+def extra_needed(feature: str, extra: str) -> str:
+    """The message where an optional dependency is missing."""
+    return f"{feature} needs the extra {extra}: pip install 'rongcloud-groups[{extra}]'"

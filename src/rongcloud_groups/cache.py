@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 import msgspec
 
-from rongcloud_groups._validation import at_least, positive
+from rongcloud_groups._validation import at_least, extra_needed, positive
 from rongcloud_groups.errors import ConfigError, RongCloudError
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.models import GroupProfile
@@ -167,5 +167,5 @@ def _store(
     try:
         from cachetools import TLRUCache
     except ImportError:
-        raise ConfigError("a cache needs the extra: pip install 'rongcloud-groups[cache]'") from None
+        raise ConfigError(extra_needed("a cache", "cache")) from None
     return TLRUCache(max_size, expiry, timer)

@@ -4,6 +4,7 @@ from copy import copy
 
 import msgspec
 
+from rongcloud_groups._validation import extra_needed
 from rongcloud_groups.errors import ConfigError, RongCloudError
 from rongcloud_groups.models import GroupProfile
 
@@ -57,7 +58,7 @@ class Lookup(msgspec.Struct):
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "pyarrow":
                 raise
-            raise ConfigError("a lookup as a table needs an extra: pip install 'rongcloud-groups[arrow]'") from None
+            raise ConfigError(extra_needed("a lookup as a table", "arrow")) from None
         return profiles_table(self.found.values()).__arrow_c_stream__(requested_schema)
 
     def record(self, group_id: str, outcome: Outcome) -> None:

@@ -24,12 +24,9 @@ error's message, which may hold one.
 import time
 from asyncio import CancelledError
 from collections.abc import Mapping
+from importlib import metadata
 
-from opentelemetry.context import Context
-from opentelemetry.metrics import Histogram, MeterProvider, get_meter
-from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider, get_tracer
-from opentelemetry.util.types import AttributeValue
-
+from rongcloud_groups._validation import extra_needed
 from rongcloud_groups.errors import ServiceError
 from rongcloud_groups.events import (
     BatchAbandoned,
@@ -42,6 +39,14 @@ from rongcloud_groups.events import (
     Throttled,
     TokenWaited,
 )
+
+try:
+    from opentelemetry.context import Context
+    from opentelemetry.metrics import Histogram, MeterProvider, get_meter
+    from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider, get_tracer
+    from opentelemetry.util.types import AttributeValue
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(extra_needed("rongcloud_groups.otel", "otel"), name=missing.name) from None
 
 SCOPE = "rongcloud_groups"
 HTTP_DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
@@ -65,8 +70,9 @@ class OpenTelemetry:
     def __init__(
         self, *, tracer_provider: TracerProvider | None = None, meter_provider: MeterProvider | None = None
     ) -> None:
-        self._tracer = get_tracer(SCOPE, tracer_provider=tracer_provider)
-        meter = get_meter(SCOPE, meter_provider=meter_provider)
+        version = metadata.version("rongcloud-groups")
+        self._tracer = get_tracer(SCOPE, version, tracer_provider=tracer_provider)
+        meter = get_meter(SCOPE, version, meter_provider=meter_provider)
 
         def durations(name: str, description: str) -> Histogram:
             return meter.create_histogram(name, "s", description, explicit_bucket_boundaries_advisory=HTTP_DURATIONS)

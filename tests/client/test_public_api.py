@@ -3,8 +3,10 @@ import inspect
 import pickle
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from importlib.resources import files
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -267,3 +269,42 @@ def test_a_documented_import_path_leads_to_its_name(path: str, name: str) -> Non
 def test_a_limiter_that_does_not_exist_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'NoLimiter'"):
         import_module("rongcloud_groups.limiters").NoLimiter  # noqa: B018  the access is the test
+
+
+EXTRAS = [
+    ("import rongcloud_groups.otel", "opentelemetry", "rongcloud_groups.otel", "otel"),
+    ("import rongcloud_groups.dlt", "dlt", "rongcloud_groups.dlt", "dlt"),
+    ("import rongcloud_groups.dlt", "pyarrow", "rongcloud_groups.dlt", "dlt"),
+    ("from rongcloud_groups.limiters import RedisLimiter", "redis", "RedisLimiter", "redis"),
+    ("from rongcloud_groups import GroupClient; GroupClient('key', 'secret', limiter='redis://localhost')", "redis",
+     "a limiter in Redis", "redis"),
+    ("from rongcloud_groups.emulator import Emulator", "trustme", "the emulator", "emulator"),
+    ("from rongcloud_groups import Cache; Cache()", "cachetools", "a cache", "cache"),
+    ("from rongcloud_groups.bulk import open_sink; open_sink('groups.parquet')", "pyarrow", "Parquet", "parquet"),
+    ("import runpy; runpy.run_module('rongcloud_groups.mcp', run_name='__main__')", "mcp", "rongcloud_groups.mcp",
+     "mcp"),
+    ("import runpy; runpy.run_module('rongcloud_groups.emulator', run_name='__main__')", "trustme", "the emulator",
+     "emulator"),
+    ("import runpy; runpy.run_module('rongcloud_groups', run_name='__main__')", "cyclopts", "the command", "cli"),
+    ("import runpy; runpy.run_module('rongcloud_groups', run_name='__main__')", "rich", "the command", "cli"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("program", "missing", "feature", "extra"), EXTRAS)
+def test_a_missing_extra_is_named_with_the_command_that_installs_it(
+    program: str, missing: str, feature: str, extra: str, tmp_path: Path
+) -> None:
+    blocked = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['program']\n{program}"
+    ended = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", blocked], capture_output=True, text=True, check=False, timeout=30, cwd=tmp_path
+    )
+    assert ended.returncode != 0
+    sentence = f"{feature} needs the extra {extra}: pip install 'rongcloud-groups[{extra}]'"
+    assert sentence in ended.stderr.splitlines()[-1]
+
+
+def test_the_version_stands_in_one_place() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["project"]["dynamic"] == ["version"]
+    path = Path(__file__).parents[2] / project["tool"]["hatch"]["version"]["path"]
+    assert f'__version__ = "{rongcloud_groups.__version__}"' in path.read_text(encoding="utf-8")

@@ -23,7 +23,9 @@ def _exit_code() -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"cyclopts", "rich"}:
             raise
-        return _refused("the command needs its extra: pip install 'rongcloud-groups[cli]'")
+        from rongcloud_groups._validation import extra_needed
+
+        return _refused(extra_needed("the command", "cli"))
 
 
 def _refused(message: str) -> int:

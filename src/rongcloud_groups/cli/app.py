@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
+from rongcloud_groups import __version__
 from rongcloud_groups.cli.check import check
 from rongcloud_groups.cli.demo import demo
 from rongcloud_groups.cli.emulate import emulate
@@ -15,12 +16,6 @@ from rongcloud_groups.cli.sync import sync
 _JSON = ("--json", "--report=json", "--progress=json")
 
 
-def _version() -> str:
-    from importlib.metadata import version  # slow, and help needs none of it
-
-    return version("rongcloud-groups")
-
-
 app = App(
     "rongcloud-groups",
     help="""Look up RongCloud / Nexconn group profiles by ID.
@@ -28,7 +23,7 @@ app = App(
     Exit codes: 0 done; 1 error; 2 usage or configuration; 3 done, but some IDs failed; 4 credentials not accepted or
     service not enabled; 5 stopped by --max-time; 130 and 143 ended by a signal; 141 the reader of stdout has gone.
     """,
-    version=_version,
+    version=__version__,
     exit_on_error=False,
     print_error=False,
     result_action="return_value",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rongcloud_groups._tables.output import write_rows
+from rongcloud_groups._validation import extra_needed
 from rongcloud_groups.cli.console import discard, tell
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, run_command
 from rongcloud_groups.emulator.options import EmulatorOptions
@@ -75,4 +76,4 @@ def require_emulator() -> None:
     try:
         import trustme  # noqa: F401  to see whether it is there
     except ModuleNotFoundError:
-        raise ConfigError("the emulator needs its extra: pip install 'rongcloud-groups[emulator]'") from None
+        raise ConfigError(extra_needed("the emulator", "emulator")) from None

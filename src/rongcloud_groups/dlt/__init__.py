@@ -18,12 +18,17 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from datetime import datetime
 from typing import Any, Final
 
-import dlt
-import pyarrow as pa  # type: ignore[import-untyped]
-
-from rongcloud_groups._tables.arrow import SCHEMA, profiles_table
+from rongcloud_groups._validation import extra_needed
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.lookup import Lookup
+
+try:
+    import dlt
+    import pyarrow as pa  # type: ignore[import-untyped]
+except ModuleNotFoundError as missing:
+    raise ModuleNotFoundError(extra_needed("rongcloud_groups.dlt", "dlt"), name=missing.name) from None
+
+from rongcloud_groups._tables.arrow import SCHEMA, profiles_table
 
 __all__ = ["all_groups", "groups"]
 

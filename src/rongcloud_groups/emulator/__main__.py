@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = EmulatorOptions(**vars(parser.parse_args(arguments)))
     try:
         emulator = options.build()
-    except (ValueError, OSError) as error:
+    except (ModuleNotFoundError, ValueError, OSError) as error:
         parser.error(str(error))
     asyncio.run(serve(emulator, ca_file=options.ca_file, started=_announce))
 

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Any, Self, cast
 
 import msgspec
-import trustme
 
 from rongcloud_groups.emulator.connection import CONTROL_PREFIX, ServerConnection
 from rongcloud_groups.emulator.faults import Faults
@@ -17,6 +16,12 @@ from rongcloud_groups.emulator.http2 import Http2ServerConnection
 from rongcloud_groups.emulator.recorder import Record, Report
 from rongcloud_groups.emulator.responses import Response
 from rongcloud_groups.emulator.service import Service
+
+try:
+    import trustme
+except ModuleNotFoundError as missing:
+    text = "the emulator needs the extra emulator: pip install 'rongcloud-groups[emulator]'"
+    raise ModuleNotFoundError(text, name=missing.name) from None
 
 _CLOSING_TIME = 0.5  # seconds that a client gets to close its side before the connection is cut
 

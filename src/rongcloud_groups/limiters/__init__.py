@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
+from rongcloud_groups._validation import extra_needed
 from rongcloud_groups.limiters.interface import Limiter
 from rongcloud_groups.limiters.local import LocalLimiter
 
@@ -19,4 +20,9 @@ _LATE: Final = {"HostLimiter": "host", "RedisLimiter": "redis"}  # few processes
 def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_LATE[name]}"), name)
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] != "redis":
+            raise
+        raise ModuleNotFoundError(extra_needed(name, "redis"), name=missing.name) from None

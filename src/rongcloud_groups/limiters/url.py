@@ -2,6 +2,7 @@
 
 from urllib.parse import parse_qsl, urlencode
 
+from rongcloud_groups._validation import extra_needed
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.limiters.host import HostLimiter
 from rongcloud_groups.limiters.interface import SharedLimiter
@@ -37,7 +38,7 @@ def _redis_limiter(url: str, app_key: str, limit: float) -> SharedLimiter:
     try:
         from rongcloud_groups.limiters.redis import DEFAULT_SHARE, RedisLimiter
     except ImportError:
-        raise ConfigError("a limiter in Redis needs the extra: pip install 'rongcloud-groups[redis]'") from None
+        raise ConfigError(extra_needed("a limiter in Redis", "redis")) from None
     place, _, query = url.partition("?")
     options = dict(parse_qsl(query, keep_blank_values=True))
     text = options.pop("share", str(DEFAULT_SHARE))

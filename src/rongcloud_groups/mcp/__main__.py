@@ -8,12 +8,13 @@ from typing import Any, Final
 import msgspec
 
 from rongcloud_groups import ConfigError, GroupClient
+from rongcloud_groups._validation import extra_needed
 
 try:
     from mcp.server import MCPServer
     from mcp.server.mcpserver import Context
 except ImportError:
-    sys.exit("rongcloud_groups.mcp needs an extra: pip install 'rongcloud-groups[mcp]'")
+    sys.exit(extra_needed("rongcloud_groups.mcp", "mcp"))
 
 MAX_IDS: Final = 1000
 """IDs of one call: more would not fit into the context of an agent."""

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Final, get_args
 
+from rongcloud_groups._validation import extra_needed
 from rongcloud_groups.bulk.files import check_writable
 from rongcloud_groups.bulk.sinks.interface import Format, Sink
 from rongcloud_groups.bulk.sinks.text import StdoutSink, TextSink
@@ -90,6 +91,6 @@ def open_sink(
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] != "pyarrow":
                 raise
-            raise ConfigError("Parquet needs an extra: pip install 'rongcloud-groups[parquet]'") from None
+            raise ConfigError(extra_needed("Parquet", "parquet")) from None
         return ParquetSink(path, force=force)
     return TextSink(path, chosen, force=force)

@@ -10,6 +10,7 @@ from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
 
+from rongcloud_groups._validation import extra_needed
 from rongcloud_groups.bulk.errors import SourceError
 from rongcloud_groups.bulk.sources.formats import InputFormat, ids_in
 from rongcloud_groups.bulk.sources.interface import Source
@@ -112,9 +113,7 @@ def _ids_of_parquet(path: Path, column: str) -> Iterator[str]:
         import pyarrow as pa  # type: ignore[import-untyped]
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
     except ModuleNotFoundError:
-        raise SourceError(
-            f"cannot read {path}: Parquet needs an extra: pip install 'rongcloud-groups[parquet]'"
-        ) from None
+        raise SourceError(f"cannot read {path}: {extra_needed('Parquet', 'parquet')}") from None
     try:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             if column not in file.schema_arrow.names:
