@@ -7,17 +7,15 @@ from typing import Any
 
 import msgspec
 import pytest
-from starlette.testclient import TestClient
 from support.command_line import environment, run
+from support.pages import PAGES, blocks_of
 
 from rongcloud_groups import GroupProfile
 from rongcloud_groups.cli.app import exit_code
 from rongcloud_groups.cli.emulator_process import emulator_process
-from rongcloud_groups.config import REGIONS
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-FIRST, WEB, BULK, WORKER = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+README = PAGES["README"].read_text(encoding="utf-8")
+FIRST, _, BULK, WORKER = (block.text for block in blocks_of("README", "python"))  # the second is in test_web_pages
 
 
 @pytest.fixture(scope="module")
@@ -46,21 +44,6 @@ def test_the_first_program_prints_a_profile(env: dict[str, str], tmp_path: Path)
     assert ended.stdout.startswith("GroupProfile(group_id='g1'")
 
 
-@pytest.mark.usefixtures("in_env")
-def test_the_web_app_answers_with_its_statuses(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with TestClient(names_of(WEB)["app"]) as browser:
-        statuses = [browser.get(f"/groups/{group_id}").status_code for group_id in ("g1", "a,b")]
-        assert browser.get("/groups/g1").json()["name"]
-    assert statuses == [200, 400]
-    with emulator_process("--unknown=1", "--fault=hang=0.5") as other:
-        monkeypatch.setenv("RONGCLOUD_BASE_URL", other.url)
-        monkeypatch.setenv("SSL_CERT_FILE", other.ca_file or "")
-        with TestClient(names_of(WEB)["app"]) as browser:
-            statuses = [browser.get(f"/groups/g{number}").status_code for number in range(8)]
-    assert set(statuses) == {404, 503}
-    assert env
-
-
 def test_bulk_writes_a_line_for_each_profile(env: dict[str, str], tmp_path: Path) -> None:
     group_ids = [f"g{number}" for number in range(120)]
     (tmp_path / "group-ids.txt").write_text("\n".join([*group_ids, "a b"]), encoding="utf-8")
@@ -86,15 +69,8 @@ async def test_the_worker_does_its_jobs() -> None:
 
 
 def test_the_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
-    commands = set(re.findall(r"rongcloud-groups (\w+)", README))
+    commands = set(re.findall(r"rongcloud-groups (get|sync|check|demo|emulate)", README))
     assert {"demo", "get"} <= commands
     for command in commands:
         assert exit_code([command, "--help"]) == 0
     assert capsys.readouterr().err == ""
-
-
-def test_names_of_files_and_regions_are_right() -> None:
-    for path in re.findall(r"`((?:examples|benchmarks|tests)/[\w./]*)`", README):
-        assert (ROOT / path).exists(), path
-    for region in REGIONS:
-        assert f"`{region}`" in README
