@@ -9,6 +9,8 @@ from typing import Any
 from sphinx.application import Sphinx
 from sphinx.util.logging import getLogger
 
+from rongcloud_groups import __version__
+
 with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as pyproject:
     _project = tomllib.load(pyproject)["project"]
 
@@ -28,7 +30,7 @@ autodoc_default_options = {"members": True}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 88
 html_theme = "furo"
-html_title = f"{project} {_project['version']}"
+html_title = f"{project} {__version__}"
 html_theme_options = {
     "source_repository": _project["urls"]["Homepage"],
     "source_branch": "main",
