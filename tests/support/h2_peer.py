@@ -73,7 +73,7 @@ class Peer(asyncio.Protocol):
         self.encoder = Encoder()
         self.window = 65_535
         self.header_sizes: dict[int, int] = {}
-        self._decoder = Decoder()
+        self.decoder = Decoder()
         self._buffer = b""
         self._headers: dict[int, dict[str, str]] = {}
         self._bodies: dict[int, bytes] = {}
@@ -151,7 +151,7 @@ class Peer(asyncio.Protocol):
                 self.write(WindowUpdateFrame(stream_id, window_increment=len(frame.data)))
         else:
             self.header_sizes[stream_id] = len(frame.data)
-            self._headers[stream_id] = {str(n): str(v) for n, v in self._decoder.decode(frame.data)}
+            self._headers[stream_id] = {str(n): str(v) for n, v in self.decoder.decode(frame.data)}
             self._bodies[stream_id] = b""
         if "END_STREAM" in frame.flags:
             received = Received(stream_id, self._headers.pop(stream_id), self._bodies.pop(stream_id))

@@ -8,7 +8,8 @@ from typing import Final, cast
 import h11
 
 from rongcloud_groups._http import Origin, Proxy, Request, Response
-from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE
+from rongcloud_groups._transport.http2.headers import MAX_HEADER_LIST_SIZE
+from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE
 from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, ConnectionState
 from rongcloud_groups.errors import TransportError
 

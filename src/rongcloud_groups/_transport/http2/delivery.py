@@ -2,16 +2,13 @@
 
 from asyncio import Future, get_running_loop
 from collections.abc import Callable
-from typing import Final
-
-PING_DATA: Final = b"received"
 
 
 class DeliveryChecks:
     """Asks with a PING behind what was sent; one at a time is unanswered, however many ask.
 
     Args:
-        ping: sends a PING with `PING_DATA`.
+        ping: sends a PING, whose ACK is `acknowledged`.
     """
 
     def __init__(self, ping: Callable[[], None]) -> None:

@@ -1,45 +1,88 @@
-"""Cuts a server's frames into small steps, and takes GOAWAY frames out before `h2` sees them.
+"""The frames of HTTP/2 as bytes; RFC 9113, sections 4 and 6.
 
-`h2` refuses every frame after a GOAWAY, although the server may still respond to earlier requests, and handles
-everything it is given at once, however many frames that is.
+A server's frames are read in small steps, however many come at once, and a flood of them ends the connection.
 """
 
 from collections.abc import Iterator
+from enum import IntEnum
+from struct import Struct
 from typing import Final
 
-from hyperframe.exceptions import InvalidFrameError
-from hyperframe.frame import ContinuationFrame, DataFrame, Frame, GoAwayFrame, HeadersFrame, PushPromiseFrame
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+# Flags.
+ACK: Final = 0x1
+END_STREAM: Final = 0x1
+END_HEADERS: Final = 0x4
+PADDED: Final = 0x8
+PRIORITY_FIELDS: Final = 0x20
 
-_HEADER_LENGTH: Final = 9
-_BLOCKS: Final = frozenset({HeadersFrame.type, ContinuationFrame.type, PushPromiseFrame.type})
-_MAX_FRAME_SIZE: Final = 16_384
+MAX_FRAME_SIZE: Final = 16_384
+"""Bytes of a payload, in either direction: every endpoint takes as much."""
+_HEADER: Final = Struct(">BHBBI")
+_RESERVED_BIT: Final = 1 << 31
 _FRAME_COST: Final = 64
 """The cost of a frame beside its length, in bytes: DATA in frames of that size is neutral."""
 _STEP_COST: Final = 100 * _FRAME_COST
-"""The most that one step may cost: some milliseconds of work for `h2`."""
-_BLOCK_FACTOR: Final = 4
+"""The most that one step may cost: a millisecond of work, or two."""
+_BLOCK_FACTOR: Final = 16
 """How much more of a step a byte of a header block takes: it may stand for a whole field."""
 _MAX_ALLOWANCE: Final = 2000 * _FRAME_COST
 """The most that frames may cost until a request is sent or data of a response comes."""
 
 
-class FloodError(Exception):
-    """The server sends frame after frame that brings no response forward."""
+ErrorCode = IntEnum(
+    "ErrorCode",
+    "NO_ERROR PROTOCOL_ERROR INTERNAL_ERROR FLOW_CONTROL_ERROR SETTINGS_TIMEOUT STREAM_CLOSED FRAME_SIZE_ERROR "
+    "REFUSED_STREAM CANCEL COMPRESSION_ERROR CONNECT_ERROR ENHANCE_YOUR_CALM INADEQUATE_SECURITY HTTP_1_1_REQUIRED",
+    start=0,
+)
+"""RFC 9113, section 7."""
+
+
+class _BreachError(Exception):
+    def __init__(self, text: str, code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class StreamError(_BreachError):
+    """The server broke the protocol on one stream."""
+
+
+class ProtocolError(_BreachError):
+    """The server broke the protocol, so that nothing more can be read from the connection."""
+
+
+def serialize(kind: int, flags: int, stream_id: int, payload: bytes | memoryview = b"") -> bytes:
+    """A frame as bytes."""
+    size = len(payload)
+    return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream_id) + payload
+
+
+def without_padding(payload: bytes) -> bytes:
+    """The payload of a frame with the flag PADDED.
+
+    Raises:
+        ProtocolError: there is more padding than payload.
+    """
+    if not payload or payload[0] >= len(payload):
+        raise ProtocolError("more padding than payload")
+    return payload[1 : len(payload) - payload[0]]
 
 
 class FrameReader:
-    """Follows the frames of one connection through reads of any size.
+    """Reads the frames of one connection out of reads of any size.
 
     Every frame is charged to an allowance, which requests and response data restore (`allow`).
 
     Attributes:
-        unread: whether the last step left whole frames for another one.
+        unread: whether the last step left something for another one.
     """
 
     def __init__(self) -> None:
         self.unread = False
-        self._held = b""
-        self._payload_left = 0
+        self._data = b""
+        self._position = 0
         self._allowance = _MAX_ALLOWANCE
 
     def allow(self, cost: int) -> None:
@@ -48,54 +91,34 @@ class FrameReader:
 
     def feed(self, data: bytes) -> None:
         """Takes bytes that were read."""
-        self._held = self._held + data if self._held else data
+        self._data = self._data[self._position :] + data
+        self._position = 0
 
-    def step(self) -> Iterator[bytes | GoAwayFrame]:
-        """Yields the next frames for `h2`, as bytes, and between them each GOAWAY; consume it whole.
+    def step(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yields type, flags, stream ID and payload of the next frames.
 
         Raises:
-            FloodError: when the allowance is used up.
-            hyperframe.exceptions.HyperframeError: on a frame that is too long, or a GOAWAY that cannot be parsed.
+            ProtocolError: a frame is too long, or the allowance is used up.
         """
-        data, self._held = self._held, b""
-        start, position, end = 0, self._payload_left, len(data)
-        cost = 0
-        while position + _HEADER_LENGTH <= end and cost < _STEP_COST:
-            length = int.from_bytes(data[position : position + 3], "big")
-            kind = data[position + 3]
-            after = position + _HEADER_LENGTH + length
-            if length > _MAX_FRAME_SIZE:
-                # h2 would say so too, but only after the whole frame.
-                raise InvalidFrameError(f"a frame of {length} bytes")
-            if kind == GoAwayFrame.type:
-                if after > end:
-                    break
-                if position > start:
-                    yield data[start:position]
-                yield _goaway(data[position:after])
-                start = after
-            cost += self._charge(kind, length)
-            position = after
-        cut_at = min(position, end)
-        if cut_at > start:
-            yield data[start:cut_at]
-        self._held = data[cut_at:]
-        self._payload_left = position - cut_at
-        self.unread = cost >= _STEP_COST and position + _HEADER_LENGTH <= end
+        data, end, cost = self._data, len(self._data), 0
+        while cost < _STEP_COST and (start := self._position + _HEADER.size) <= end:
+            high, low, kind, flags, stream_id = _HEADER.unpack_from(data, self._position)
+            size = high << 16 | low
+            if size > MAX_FRAME_SIZE:
+                raise ProtocolError(f"a frame of {size} bytes", ErrorCode.FRAME_SIZE_ERROR)
+            if start + size > end:
+                break
+            self._position = start + size
+            cost += self._charge(kind, size)
+            yield kind, flags, stream_id & ~_RESERVED_BIT, data[start : start + size]
+        self.unread = cost >= _STEP_COST and self._position < end
+        if self._position == end:
+            self.feed(b"")
 
-    def _charge(self, kind: int, length: int) -> int:
+    def _charge(self, kind: int, size: int) -> int:
         """Charges a frame to the allowance, and returns its cost for the step."""
-        payload = 0 if kind == DataFrame.type else length
+        payload = 0 if kind == DATA else size
         self._allowance -= _FRAME_COST + payload
         if self._allowance < 0:
-            raise FloodError("a flood of frames that bring no response forward")
-        return _FRAME_COST + payload * (_BLOCK_FACTOR if kind in _BLOCKS else 1)
-
-
-def _goaway(data: bytes) -> GoAwayFrame:
-    frame, _ = Frame.parse_frame_header(memoryview(data[:_HEADER_LENGTH]))
-    assert isinstance(frame, GoAwayFrame)  # noqa: S101  narrows the type; the caller read the type byte
-    frame.parse_body(memoryview(data[_HEADER_LENGTH:]))
-    # The first bit is reserved and has to be ignored.
-    frame.last_stream_id &= 0x7FFFFFFF
-    return frame
+            raise ProtocolError("a flood of frames that bring no response forward", ErrorCode.ENHANCE_YOUR_CALM)
+        return _FRAME_COST + (payload * _BLOCK_FACTOR if kind in {HEADERS, CONTINUATION} else payload)

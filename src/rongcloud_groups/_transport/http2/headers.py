@@ -1,136 +1,90 @@
-"""Encodes the header fields of requests: HPACK (RFC 7541) as far as a client of small POSTs needs it."""
+"""Header blocks: HPACK (RFC 7541) as far as a client of small POSTs needs it.
 
+Requests use no dynamic table, so that their encoding is right for any table size of the server, and holds no state.
+"""
+
+import re
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Final
 
-from hpack import HeaderTuple, NeverIndexedHeaderTuple
-from hpack.table import HeaderTable
+from hpack import Decoder
+from hpack.exceptions import HPACKError
 
 from rongcloud_groups._http import Request
+from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
 
-_SECRET: Final = frozenset({"signature", "rc-signature", "nonce", "rc-nonce", "authorization", "proxy-authorization"})
-"""Fields that no intermediary may keep in a table, not even from the first request (RFC 7541, section 7.1.3)."""
-_MAX_TABLE_SIZE: Final = 4096
-_ENTRY_OVERHEAD: Final = 32  # bytes; RFC 7541, section 4.1
-# The first bits of each representation, and the bits left for its integer; RFC 7541, section 6.
-_INDEXED: Final = (0x80, 7)
-_ADDED: Final = (0x40, 6)
-_TABLE_SIZE: Final = (0x20, 5)
-_NEVER_INDEXED: Final = (0x10, 4)
-_NOT_ADDED: Final = (0x00, 4)
-_PLAIN_STRING: Final = (0x00, 7)
-
-
-class HeaderBuilder:
-    """The header fields of one connection's requests, in the form that compresses best.
-
-    The first value of each name goes into the compression table. A value that differs from it stays out, since one
-    that changes with each request would push the constant ones out of the table.
-    """
-
-    def __init__(self, authority: str) -> None:
-        self._authority = authority
-        self._first: dict[str, tuple[str, HeaderTuple]] = {}
-
-    def build(self, request: Request) -> list[HeaderTuple]:
-        """All fields of `request`, pseudo-header fields first."""
-        fields = [
-            (":method", "POST"),
-            (":scheme", "https"),
-            (":authority", self._authority),
-            (":path", request.path),
-            *request.headers,
-            ("content-length", str(len(request.body))),
-        ]
-        return [self._field(name, value) for name, value in fields]
-
-    def _field(self, name: str, value: str) -> HeaderTuple:
-        if name in _SECRET:
-            return NeverIndexedHeaderTuple(name.encode(), value.encode())
-        first = self._first.get(name)
-        if first is None:
-            field = HeaderTuple(name.encode(), value.encode())
-            self._first[name] = (value, field)
-            return field
-        return first[1] if first[0] == value else NeverIndexedHeaderTuple(first[1][0], value.encode())
+MAX_HEADER_LIST_SIZE: Final = 64 * 1024
+"""Bytes of one response's header list, counted as HTTP/2 counts them."""
+_NO_TABLE: Final = b"\x20"
+"""The size of the dynamic table becomes 0, before the first field; RFC 7541, section 6.3."""
+_POST_HTTPS: Final = b"\x83\x87"
+_AUTHORITY: Final = b"\x01"
+_PATH: Final = b"\x04"
+_CONTENT_LENGTH: Final = b"\x0f\x0d"
+_STATIC_NAMES: Final = {"accept-encoding": 16, "authorization": 23, "content-type": 31, "user-agent": 58}
+"""Names of request fields that are in the static table; RFC 7541, appendix A."""
+_THREE_SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
+"""A block may begin with two, and each takes the time of a field; RFC 7541, section 4.2."""
 
 
 class HeaderEncoder:
-    """Takes the place of hpack's encoder, which writes every value to its log.
+    """Encodes the header fields of one connection's requests.
 
-    It encodes a repeated field only once, adds a field to the table only if it fits beside the others, and leaves out
-    the Huffman coding, which saves 30 bytes a request and costs more time than everything else about it.
+    Every field but those of the URL and the length is marked as never to be indexed, by any intermediary: it may hold
+    a secret, or a nonce, which would only push others out of a table.
+
+    Args:
+        authority: the host, with the port where it isn't 443.
     """
 
+    def __init__(self, authority: str) -> None:
+        self._common = _POST_HTTPS + _AUTHORITY + _string(authority)
+        self._first = _NO_TABLE
+
+    def encode(self, request: Request) -> bytes:
+        """The header block of a request; the blocks have to be sent in the order of their encoding."""
+        first, self._first = self._first, b""
+        fields = [_never_indexed(name) + _string(value) for name, value in request.headers]
+        length = _CONTENT_LENGTH + _string(str(len(request.body)))
+        return b"".join((first, self._common, _PATH, _string(request.path), *fields, length))
+
+
+class HeaderDecoder:
+    """Decodes the header blocks of one connection's responses."""
+
     def __init__(self) -> None:
-        self._table = HeaderTable()
-        self._room = _MAX_TABLE_SIZE
-        self._size_change = b""
-        self._encoded: dict[HeaderTuple, bytes] = {}
-        self._prefixes: dict[bytes, bytes] = {}
+        self._hpack = Decoder(MAX_HEADER_LIST_SIZE)
 
-    @property
-    def header_table_size(self) -> int:
-        """Bytes that the table may take; h2 sets it from the server's SETTINGS."""
-        return self._table.maxsize
+    def decode(self, block: bytes) -> Iterable[tuple[bytes, bytes]]:
+        """The fields of a whole block.
 
-    @header_table_size.setter
-    def header_table_size(self, size: int) -> None:
-        size = min(size, _MAX_TABLE_SIZE)
-        if size == self._table.maxsize:
-            return
-        # Emptied first: whatever sizes the server set since the last request, the smallest is kept to.
-        self._size_change = _integer(0, _TABLE_SIZE) + _integer(size, _TABLE_SIZE)
-        self._table.maxsize = 0
-        self._table.maxsize = self._room = size
-        self._forget()
-
-    def encode(self, fields: Iterable[HeaderTuple]) -> bytes:
-        """The header block of `fields`."""
-        size_change, self._size_change = self._size_change, b""
-        return size_change + b"".join([self._encode(field) for field in fields])
-
-    def _encode(self, field: HeaderTuple) -> bytes:
-        if not field.indexable:
-            name, value = field
-            return self._prefix(name) + _string(value)
-        encoded = self._encoded.get(field)
-        return self._add(field) if encoded is None else encoded
-
-    def _prefix(self, name: bytes) -> bytes:
-        prefix = self._prefixes.get(name)
-        if prefix is None:
-            prefix = self._prefixes[name] = self._named(name, _NEVER_INDEXED)
-        return prefix
-
-    def _add(self, field: HeaderTuple) -> bytes:
-        """Encodes a field for the first time since the table changed, and adds it if there is room."""
-        name, value = field
-        match = self._table.search(name, value)
-        if match is not None and match[2] is not None:
-            encoded = self._encoded[field] = _integer(match[0], _INDEXED)
-            return encoded
-        size = len(name) + len(value) + _ENTRY_OVERHEAD
-        if size > self._room:
-            return self._named(name, _NOT_ADDED) + _string(value)
-        encoded = self._named(name, _ADDED) + _string(value)
-        self._room -= size
-        self._table.add(name, value)
-        self._forget()  # all other entries have another index now
-        return encoded
-
-    def _named(self, name: bytes, kind: tuple[int, int]) -> bytes:
-        match = self._table.search(name, b"")
-        return _integer(0, kind) + _string(name) if match is None else _integer(match[0], kind)
-
-    def _forget(self) -> None:
-        self._encoded.clear()
-        self._prefixes.clear()
+        Raises:
+            ProtocolError: it cannot be decoded, or is too long; what the table holds is not known any more.
+        """
+        if _THREE_SIZE_UPDATES.match(block):
+            raise ProtocolError("more than two table sizes in a header block", ErrorCode.COMPRESSION_ERROR)
+        try:
+            return self._hpack.decode(block, raw=True)
+        except HPACKError as error:
+            raise ProtocolError(f"header block: {error}", ErrorCode.COMPRESSION_ERROR) from error
 
 
-def _integer(number: int, kind: tuple[int, int]) -> bytes:
+@lru_cache(maxsize=64)
+def _never_indexed(name: str) -> bytes:
+    """What stands before the value of a field; RFC 7541, section 6.2.3."""
+    index = _STATIC_NAMES.get(name)
+    return b"\x10" + _string(name) if index is None else _integer(index, 0x10, 4)
+
+
+def _string(text: str) -> bytes:
+    """Without Huffman's code, which would save 30 bytes a request, and cost more time than all else about it."""
+    encoded = text.encode()
+    return _integer(len(encoded), 0x00, 7) + encoded
+
+
+def _integer(number: int, first: int, bits: int) -> bytes:
     """An integer behind the first bits of its representation; RFC 7541, section 5.1."""
-    first, bits = kind
     limit = (1 << bits) - 1
     if number < limit:
         return bytes((first | number,))
@@ -140,7 +94,3 @@ def _integer(number: int, kind: tuple[int, int]) -> bytes:
         encoded.append(0x80 | number & 0x7F)
         number >>= 7
     return bytes((*encoded, number))
-
-
-def _string(text: bytes) -> bytes:
-    return _integer(len(text), _PLAIN_STRING) + text

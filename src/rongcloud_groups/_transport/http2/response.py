@@ -1,34 +1,18 @@
-"""Builds responses out of the header fields and DATA that `h2` reads, and checks each for itself."""
+"""Builds responses out of header fields and DATA, and checks each for itself."""
 
+import re
 from collections.abc import Iterable
-from typing import Any, Final
-
-from hpack import Decoder
+from typing import Final
 
 from rongcloud_groups._http import Response
+from rongcloud_groups._transport.http2.frames import StreamError
 
 MAX_BODY_SIZE: Final = 16 * 1024 * 1024
 """Bytes of one response body on the wire: a full batch is about 1 MB, a full page of the listing up to 11 MB."""
-MAX_HEADER_LIST_SIZE: Final = 64 * 1024
-"""Bytes of one response's header list, counted as HTTP/2 counts them."""
 _CONNECTION_FIELDS: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
-
-
-class MalformedResponse(Exception):  # noqa: N818  it is no error of this library: the connection makes one of it
-    """A stream carried something that is not a response; the message says why."""
-
-
-class HeaderDecoder(Decoder):
-    """hpack's decoder, which hides each content-length from `h2`.
-
-    `h2` ends the whole connection over a wrong length and looks for its name in lower case; `ResponseBuilder` ends
-    only that request.
-    """
-
-    def decode(self, data: bytes, raw: bool = False) -> Iterable[Any]:  # noqa: FBT001, FBT002  hpack's signature
-        """The fields of a header block."""
-        fields = super().decode(data, raw)
-        return [(b"Content-Length", field[1]) if field[0] == b"content-length" else field for field in fields]
+_STATUS: Final = re.compile(r"[0-9]{3}")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_LINE_END: Final = re.compile(r"[\0\r\n]")
 
 
 class ResponseBuilder:
@@ -48,66 +32,80 @@ class ResponseBuilder:
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
 
-    def add_headers(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
-        """Takes the final header block.
+    def add_headers(self, fields: Iterable[tuple[bytes, bytes]], *, final: bool) -> None:
+        """Takes a header block: of an informational response, of the response, or trailers.
 
         Fields that HTTP/2 forbids and that change nothing for the reader (``connection: keep-alive``, a name in
         upper case) are tolerated: gateways that translate from HTTP/1.1 send them.
 
+        Args:
+            fields: names and values.
+            final: whether it ends the stream.
+
         Raises:
-            MalformedResponse: on a status that is not one number of three digits (RFC 9110, section 15), or a
-                content-length that is not one number.
+            StreamError: on a status that is not one number of three digits (RFC 9110, section 15), a content-length
+                that is not one number, a value of several lines, or a block that may not stand here.
         """
-        statuses: set[str] = set()
-        lengths: set[str] = set()
-        for raw_name, raw_value in fields:
-            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip()
-            if name == ":status":
-                statuses.add(value)
-            elif name == "content-length":
-                lengths.add(value)
-            if not name.startswith(":") and name not in _CONNECTION_FIELDS:
-                self._headers[name] = value
-        status = " and ".join(sorted(statuses))
-        if len(status) != 3 or not _is_number(status):  # noqa: PLR2004  three digits
-            raise MalformedResponse(f"status {status!r} is no number of three digits")
-        self._status = int(status)
-        if lengths:
-            self._announce(" and ".join(sorted(lengths)))
+        if self._status:
+            if not final:
+                raise StreamError("a second response to one request")
+            return
+        status, length, headers = _parse(fields)
+        if not _STATUS.fullmatch(status):
+            raise StreamError(f"status {status!r} is no number of three digits")
+        if status[0] != "1":
+            self._status, self._headers = int(status), headers
+            if length:
+                self._announce(length)
+        elif final:
+            raise StreamError("an informational response, and no other")
 
     def add_body(self, data: bytes) -> None:
         """Takes the next piece of the body.
 
         Raises:
-            MalformedResponse: when the body is longer than announced, or than `MAX_BODY_SIZE`.
+            StreamError: when there is no header yet, or the body is longer than announced, or than `MAX_BODY_SIZE`.
         """
+        if not self._status:
+            raise StreamError("a body before its header")
         self._parts.append(data)
         self.size += len(data)
         if self.size > MAX_BODY_SIZE:
-            raise MalformedResponse(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
+            raise StreamError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
         if self.content_length is not None and self.size > self.content_length:
-            self.check_complete()
-
-    def check_complete(self) -> None:
-        """Checks the length of the whole body.
-
-        Raises:
-            MalformedResponse: when the content-length says otherwise.
-        """
-        if self.content_length not in (None, self.size):
-            raise MalformedResponse(f"a body of {self.size} bytes where content-length says {self.content_length}")
+            self._check_length()
 
     def build(self) -> Response:
-        """The response, once all of it has come."""
+        """The response, once all of it has come.
+
+        Raises:
+            StreamError: when the content-length says otherwise.
+        """
+        self._check_length()
         return Response(self._status, self._headers, b"".join(self._parts))
 
+    def _check_length(self) -> None:
+        if self.content_length not in (None, self.size):
+            raise StreamError(f"a body of {self.size} bytes where content-length says {self.content_length}")
+
     def _announce(self, length: str) -> None:
-        if not _is_number(length) or len(length) > 18:  # noqa: PLR2004  digits of the largest in 64 bits
-            raise MalformedResponse(f"content-length {length[:40]!r} is not one number")
+        if not _LENGTH.fullmatch(length):
+            raise StreamError(f"content-length {length[:40]!r} is not one number")
         self.content_length = int(length)
         if self.content_length > MAX_BODY_SIZE:
-            raise MalformedResponse(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
+            raise StreamError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
 
 
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit()
+def _parse(fields: Iterable[tuple[bytes, bytes]]) -> tuple[str, str, dict[str, str]]:
+    """The status, the content-length and the fields; where the server contradicts itself, what it says."""
+    headers: dict[str, str] = {}
+    single: dict[str, set[str]] = {":status": set(), "content-length": set()}
+    for raw_name, raw_value in fields:
+        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip()
+        if _LINE_END.search(value):
+            raise StreamError(f"a value of {name} with more than one line")
+        if name in single:
+            single[name].add(value)
+        if not name.startswith(":") and name not in _CONNECTION_FIELDS:
+            headers[name] = value
+    return " and ".join(sorted(single[":status"])), " and ".join(sorted(single["content-length"])), headers
