@@ -3,6 +3,7 @@
 import os
 import ssl
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from math import inf
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -243,6 +244,24 @@ def options_from_environment() -> dict[str, Any]:
         except ValueError:
             raise ConfigError(f"RONGCLOUD_RATE is {rate!r}, not a number of requests a second") from None
     return options
+
+
+def with_machine_budget(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a client, with a budget file of this user, App Key and service where they name no limiter.
+
+    The file is in the user's runtime directory. A system without such a directory leaves the client without a limiter.
+    """
+    if options.get("limiter") is not None or options.get("transport") is not None:
+        return dict(options)
+    from rongcloud_groups.limiters.budget_file import default_budget_file
+    from rongcloud_groups.limiters.host import HostLimiter
+
+    with suppress(OSError, ConfigError):
+        primary = resolved_base_urls(options.get("region", "beijing"), options.get("base_urls"))[0]
+        path = default_budget_file(f"{options['app_key']} {primary}")
+        HostLimiter(path, options.get("rate", 100.0))
+        return {**options, "limiter": f"file:{path}"}
+    return dict(options)
 
 
 def _variable(name: str) -> str:

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +18,7 @@ import httpx
 import msgspec
 import pytest
 
-from rongcloud_groups import ClientClosed, ConfigError, GroupClient, InvalidGroupId, Lookup
+from rongcloud_groups import ClientClosed, ConfigError, GroupClient, InvalidGroupId, LocalLimiter, Lookup
 from rongcloud_groups.blocking import BlockingGroupClient, shared
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.emulator import Report
@@ -98,6 +99,16 @@ def test_the_listing_is_an_iterator() -> None:
 def test_a_bad_option_is_refused_when_the_client_is_made() -> None:
     with pytest.raises(ConfigError, match="max_in_flight"):
         BlockingGroupClient("key", "secret", max_in_flight=0)
+
+
+@pytest.mark.parametrize("option", [{"limiter": "local"}, {"limiter": LocalLimiter(50)}, {"transport": "httpx"}])
+def test_a_client_with_a_limiter_or_for_mocks_shares_no_budget(option: dict[str, object], tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+        BlockingGroupClient("key", "secret", **option)
+        assert list(tmp_path.iterdir()) == []
+        BlockingGroupClient("key", "secret")
+        assert [path.suffix for path in tmp_path.glob("*/*")] == [".budget"]
 
 
 def test_twenty_threads_make_the_batches_that_one_async_caller_makes(address: Address) -> None:
@@ -274,6 +285,32 @@ if __name__ == "__main__":
     alone.join()
     print(alone.exitcode)
 """
+
+
+A_CLIENT_A_CALL = """
+import multiprocessing
+from rongcloud_groups.blocking import BlockingGroupClient
+
+def look_up(first):
+    for number in range(10):
+        with BlockingGroupClient.from_env() as client:
+            client.get(f"g{first}-{number}")
+
+if __name__ == "__main__":
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        pool.map(look_up, range(3))
+"""
+
+
+def test_processes_with_a_client_a_call_share_the_budget(
+    address: Address, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("RONGCLOUD_RATE", "20")
+    (tmp_path / "calls.py").write_text(A_CLIENT_A_CALL, encoding="utf-8")
+    began = time.monotonic()
+    subprocess.run([sys.executable, "calls.py"], cwd=tmp_path, check=True, timeout=50)
+    assert sum(report(address).requests.values()) == 30
+    assert time.monotonic() - began > 29 / 20
 
 
 @pytest.mark.parametrize("kind", ["fork", "forkserver", "spawn"])

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ import psycopg2  # type: ignore[import-untyped]
 import pytest
 from support.postgres import SERVER, postgres
 
+from rongcloud_groups import GroupClient
+from rongcloud_groups.blocking import BlockingGroupClient
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.dlt import all_groups, groups
 from rongcloud_groups.emulator import Report, Universe
@@ -122,6 +125,39 @@ def test_missing_groups_are_deleted_and_failed_ids_have_a_table(address: Address
     assert selected(str(tmp_path / "groups.duckdb"), "SELECT count(*) FROM rongcloud.groups") == [(100,)]
     failed = selected(str(tmp_path / "groups.duckdb"), "SELECT group_id, error FROM rongcloud.groups_failed")
     assert failed == [("a,b", "InvalidGroupId")]
+
+
+@dlt.resource
+def a_hundred_ids() -> Iterator[str]:
+    yield from (f"g{number}" for number in range(100))
+
+
+@dlt.transformer(data_from=a_hundred_ids)
+async def an_async_client_a_call(group_id: str) -> Any:
+    async with GroupClient.from_env() as client:
+        return msgspec.to_builtins(await client.get(group_id))
+
+
+@dlt.transformer(data_from=a_hundred_ids, parallelized=True)
+def a_blocking_client_a_call(group_id: str) -> Any:
+    with BlockingGroupClient.from_env() as client:
+        yield msgspec.to_builtins(client.get(group_id))
+
+
+@pytest.mark.parametrize("resource", [an_async_client_a_call, a_blocking_client_a_call])
+def test_a_client_a_call_warns_once_or_keeps_the_budget(
+    resource: Any, address: Address, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    began = time.monotonic()
+    pipeline(tmp_path).run(resource.with_name("groups"))
+    took = time.monotonic() - began
+    assert report(address).batch_requests == 100
+    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("rongcloud_groups")]
+    if warnings:
+        assert ["shared()" in text for text in warnings] == [True]
+    else:
+        assert took > 99 / 100
+    assert bool(warnings) == (resource is an_async_client_a_call)
 
 
 def test_a_script_of_ten_lines_runs_without_a_warning(address: Address, tmp_path: Path) -> None:

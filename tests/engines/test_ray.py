@@ -64,3 +64,42 @@ def test_a_killed_actor_costs_no_row_and_the_budget_holds(tmp_path: Path) -> Non
     assert sorted(rows) == sorted(filter(universe.knows, IDS))
     assert (seen.refused, seen.worst_second <= 100) == (0, True), seen
     assert seen.ids_asked_again <= 2000
+
+
+A_GLOBAL_CLIENT = """
+import sys
+import ray
+from rongcloud_groups.blocking import BlockingGroupClient
+
+client = BlockingGroupClient.from_env()
+
+def look_up(row):
+    profile = client.get(row["id"])
+    return {"group_id": row["id"], "name": profile.group_name}
+
+rows = ray.data.from_items([{"id": f"g{number}"} for number in range(200)], override_num_blocks=8)
+print(len(rows.map(look_up, num_cpus=0.5, concurrency=4).take_all()))
+"""
+A_CLIENT_A_CALL = A_GLOBAL_CLIENT.replace("client = ", "make = lambda: ").replace(
+    "    profile = client.get(row", "    with make() as client:\n        profile = client.get(row"
+)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("program", [A_GLOBAL_CLIENT, A_CLIENT_A_CALL], ids=["a global client", "a client a call"])
+def test_a_first_attempt_keeps_the_budget(program: str) -> None:
+    with emulator_process("--no-tls", "--unknown", "0") as address:
+        env = environment() | {
+            "RONGCLOUD_BASE_URL": address.url,
+            "RONGCLOUD_APP_KEY": address.app_key,
+            "RONGCLOUD_APP_SECRET": address.app_secret,
+            "RONGCLOUD_RATE": "20",
+        }
+        ended = subprocess.run(  # noqa: S603  ours
+            [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False, timeout=250
+        )
+        with httpx.Client(base_url=address.url, trust_env=False) as service:
+            seen = msgspec.json.decode(service.get("/_emulator/report").content, type=Report)
+    sys.stdout.write(f"{seen}\n")
+    assert (ended.returncode, ended.stdout.split()) == (0, ["200"]), ended.stderr
+    assert (seen.batch_requests, seen.worst_second <= 25) == (200, True), seen

@@ -18,7 +18,7 @@ from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.blocking.portal import Running, close_portal, entered, wait
 from rongcloud_groups.blocking.stream import BlockingStream
 from rongcloud_groups.client import GroupClient
-from rongcloud_groups.config import options_from_environment
+from rongcloud_groups.config import options_from_environment, with_machine_budget
 from rongcloud_groups.errors import ClientClosed
 from rongcloud_groups.events import Stats
 from rongcloud_groups.models import ListedGroup
@@ -44,8 +44,12 @@ class BlockingGroupClient:
     """`GroupClient` for code that does not await; the same options, methods and errors.
 
     It opens at first use, or in ``with``, and closes with `close`, at the end of ``with``, or when the process ends.
-    A process that was forked opens a client of its own. Pickled, it is its options without the App Secret, which the
-    process that unpickles it takes from its environment (see `GroupClient.from_env`).
+    A process that was forked opens a client of its own.
+
+    Engines run such code in several processes. So without ``limiter`` a client shares its budget with the other
+    blocking clients and commands of this user and App Key on this machine; ``limiter="local"`` leaves it the whole
+    budget. Pickled, it is its options without the App Secret, which the process that unpickles it takes from its
+    environment (see `GroupClient.from_env`).
 
     Args:
         app_key: the App Key.
@@ -57,7 +61,9 @@ class BlockingGroupClient:
     """
 
     def __init__(self, app_key: str, app_secret: str | Secret, **options: Any) -> None:
-        self._make: Callable[[], GroupClient] = partial(GroupClient, app_key, app_secret, **options)
+        self._make: Callable[[], GroupClient] = partial(
+            GroupClient, **with_machine_budget({"app_key": app_key, "app_secret": Secret.of(app_secret), **options})
+        )
         self._unopened: GroupClient | None = self._make()  # an option that cannot be used is refused here
         self._pickled = {"app_key": app_key, **options}
         self._running: Running | None = None

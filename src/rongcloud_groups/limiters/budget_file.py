@@ -142,6 +142,8 @@ def default_budget_file(name: str) -> Path:
     Raises:
         OSError: there is no such directory.
     """
+    if not hasattr(os, "getuid"):
+        raise OSError(errno.ENOSYS, "this system has no such directory")
     user = os.getuid()
     for runtime in (os.environ.get("XDG_RUNTIME_DIR", ""), f"/run/user/{user}"):
         if runtime and os.path.isdir(runtime) and os.stat(runtime).st_uid == user:  # noqa: PTH112, PTH116  a str
