@@ -86,10 +86,9 @@ async def test_a_missing_permission_is_an_error(own_server: RedisServer, keys: s
 
 async def test_the_permissions_that_the_error_names_are_enough(own_server: RedisServer) -> None:
     with Redis.from_url(own_server.url) as redis:
-        commands = ["+evalsha", "+script|load", "+time", "+hmget", "+hset", "+del", "+zadd", "+zrem", "+zrevrange"]
-        redis.acl_setuser(
-            "limited", enabled=True, nopass=True, keys=["rongcloud-groups:*"], commands=[*commands, "+zremrangebyrank"]
-        )
+        commands = ["+evalsha", "+script|load", "+time", "+hmget", "+hset", "+del", "+zadd", "+zrem"]
+        commands += ["+zrangebyscore", "+zremrangebyrank", "+zrevrange", "+zscore"]
+        redis.acl_setuser("limited", enabled=True, nopass=True, keys=["rongcloud-groups:*"], commands=commands)
     url = own_server.url.replace("redis://", "redis://limited:x@")
     async with RedisLimiter(url, app_key="app", limit=1000) as limiter:
         for _ in range(5):

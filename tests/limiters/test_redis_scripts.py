@@ -38,8 +38,10 @@ class Reserved(NamedTuple):
     limit_before: float
     is_new: bool
     set_back: float
+    queue: float
     first: int
     slots: list[float]
+    usable_until: list[float]
 
 
 class Budget:
@@ -60,8 +62,10 @@ class Budget:
     ) -> Reserved:
         values = [repr(value) for report in reports for value in report]
         reply = self._run(RESERVE, self.limit, lead, usable_for, wanted, *values)
-        now, paused_until, rate, limit_before, is_new, set_back, first, *slots = reply
-        return Reserved(now, paused_until, rate, limit_before, bool(is_new), set_back, int(first), slots)
+        now, paused_until, rate, limit_before, is_new, set_back, queue, *slots = reply
+        first = int(slots[0]) if slots else 0
+        rest = (queue, first, slots[1::3], slots[2::3])
+        return Reserved(now, paused_until, rate, limit_before, bool(is_new), set_back, *rest)
 
     def report(self, *reports: Report) -> None:
         self.reserve(0, reports=reports)
@@ -80,7 +84,9 @@ class Budget:
         assert "redis.call('TIME')" in script
         seconds, fraction = divmod(self.now, 1)
         script = script.replace("redis.call('TIME')", f"{{'{seconds:.0f}', '{fraction * 1e6:.6f}'}}")
-        return [float(value) for value in self.redis.eval(script, 2, "app", "app:sent", *map(str, arguments))]
+        return [
+            float(value) for value in self.redis.eval(script, 3, "app", "app:sent", "app:free", *map(str, arguments))
+        ]
 
 
 @pytest.fixture
@@ -139,6 +145,36 @@ def test_a_slot_that_was_not_used_is_free_for_another_request(budget: Budget) ->
     budget.report(*reports, (reserved.first + 50, UNUSED, 0.0))
     assert budget.reserve().slots == near(reserved.slots[-1] + GAP)
     assert budget.reserve().slots == near(reserved.slots[0] + 0.08 + 1 + SHARED_JITTER)
+
+
+def test_a_slot_that_was_given_up_before_its_time_is_handed_on_as_it_is(redis: Redis, budget: Budget) -> None:
+    reserved = budget.reserve(5)
+    third = reserved.first + 2
+    budget.report((third, -reserved.slots[2], 0.0))
+    again = budget.reserve(2)
+    assert again.first == third
+    assert again.slots == near(reserved.slots[2], reserved.slots[4] + GAP)
+    assert again.usable_until[0] == reserved.usable_until[2]
+    assert redis.zcard("app:sent") == 6
+
+
+@pytest.mark.parametrize(("lead", "usable_for"), [(0.03, MAX_LATE), (0.0, 0.3)])
+def test_a_slot_that_was_given_up_is_handed_to_no_process_that_cannot_use_it(
+    budget: Budget, lead: float, usable_for: float
+) -> None:
+    reserved = budget.reserve(4)
+    budget.report((reserved.first + 2, -reserved.slots[2], 0.0))
+    assert budget.reserve(lead=lead, usable_for=usable_for).first == reserved.first + 4
+
+
+def test_a_slot_that_was_given_up_is_forgotten_when_its_time_is_over(redis: Redis, budget: Budget) -> None:
+    reserved = budget.reserve(4)
+    budget.report((reserved.first + 3, -reserved.slots[3], 0.0), (reserved.first + 9, -START - 1.0, 0.0))
+    assert redis.zcard("app:free") == 1
+    budget.now += 0.1
+    budget.reserve(0)
+    assert redis.zcard("app:free") == 0
+    assert redis.zcard("app:sent") == 3
 
 
 def test_no_more_is_remembered_than_counts(redis: Redis, budget: Budget) -> None:

@@ -52,7 +52,7 @@ class RedisLimiter(LoopBound):
         share: the part of the limit that this process may use while Redis is away: 1 / the number of processes.
 
     Attributes:
-        key: where Redis keeps the budget; a second key begins with it.
+        key: where Redis keeps the budget; two more keys begin with it.
 
     Raises:
         ConfigError: an argument cannot be used; the message names it.
@@ -132,7 +132,7 @@ class RedisLimiter(LoopBound):
         self._check_usable()
         self._closed = True
         if self._opened and not self._away:
-            self._slots.give_back()
+            await self._slots.aclose()
         await self._connection.aclose()
 
     async def __aenter__(self) -> Self:

@@ -44,4 +44,8 @@ class RedisClock:
 
     def now(self) -> float:
         """The time on it, in seconds."""
-        return monotonic() + self._ahead
+        return self.at(monotonic())
+
+    def at(self, time: float) -> float:
+        """The time on it when `time.monotonic` showed this one."""
+        return time + self._ahead

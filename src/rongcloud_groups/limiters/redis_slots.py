@@ -1,33 +1,36 @@
 """The slots of one process: reserved in Redis ahead of their time, used, and reported back."""
 
-from asyncio import Future, sleep, wait
+from asyncio import Future, TimerHandle, get_running_loop, sleep, wait
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from logging import getLogger
-from math import ceil, inf
+from math import inf
+from operator import attrgetter
 from random import random
 from time import monotonic
 from typing import NamedTuple
 
+from redis.exceptions import RedisError
+
 from rongcloud_groups.limiters.redis_clock import RedisClock
 from rongcloud_groups.limiters.redis_connection import RedisConnection, Reply
-from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD, WAKE_UP_SLACK
+from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD
 from rongcloud_groups.limiters.scripts import CLOCK_STEP, REFUSED, RESERVE
 from rongcloud_groups.limiters.throttle import MAX_PAUSE, PAUSE_JITTER
 
 MAX_CALL_TIME = 3.0
 """Seconds after which a call counts as lost, whatever holds it up: a name server, the thread."""
-BUSY_WITHIN = 0.01
-"""Seconds after a request within which a busy process wants the next slot."""
+IDLE_AFTER = 0.01
+"""Seconds after a request, beyond the loop's lateness, after which a process gives up the slots that it has."""
+MARGIN = 0.01
+"""Seconds by which slots are wanted to be reserved further ahead than they must."""
 MAX_SLOTS = 250
 """Slots that a process reserves with one call."""
 LATENESS_KEPT = 0.98
 """Part of the event loop's greatest lateness that is remembered from one slot to the next."""
 MAX_LATENESS = 10.0
 """Seconds; an event loop that comes round less often gets no slot."""
-UNUSED = -1.0
-"""Reported instead of a send time when a slot was not used."""
-
 logger = getLogger(__name__)
 
 
@@ -45,20 +48,20 @@ class _Call:
 
     reply: "Future[Reply]"
     lead: float
-    usable_for: float
-    busy: bool
 
 
 class RedisSlots:
     """The slots that this process has reserved in one budget; one task at a time acquires them.
 
-    A process that sends one request after the other asks for the next slots while it waits for those it has: as early
-    as its calls take time, and for as many as come due meanwhile. Redis counts a slot as used at the last moment at
-    which it may be, until its report says otherwise; so slots may be used as late as this event loop needs.
+    A process that sends one request after the other asks for the next slots while it waits for those it has. All
+    processes together want slots to be reserved a little further ahead than a call takes. Each wants one slot more than
+    its part of these, so their parts become equal (as those of flows in TCP Vegas), but no more than it uses. Slots of
+    a process that becomes idle go to the others. Redis counts a slot as used at the last moment at which it may be,
+    until its report says otherwise; so slots may be used as late as this event loop needs.
 
     Args:
         connection: to Redis.
-        key: where Redis keeps the budget; a second key begins with it.
+        key: where Redis keeps the budget; the other keys begin with it.
         limit: requests/s that the service allows to all processes together.
 
     Attributes:
@@ -68,13 +71,17 @@ class RedisSlots:
     def __init__(self, connection: RedisConnection, key: str, limit: float) -> None:
         self.rate = self._limit = limit
         self._connection = connection
-        self._keys = [key, f"{key}:sent"]
+        self._keys = [key, f"{key}:sent", f"{key}:free"]
         self._clock = RedisClock()
         self._call: _Call | None = None
         self._call_time = 0.0  # seconds until the event loop has the reply
         self._slots: deque[Slot] = deque()
         self._reports: list[tuple[int, float, float]] = []  # of slots: name, when its request left, how late
-        self._slots_wanted = 1
+        self._wanted = 1.0  # slots in hand and asked for
+        self._active = False  # whether it sends one request after the other
+        self._waited = False  # whether it was active and had to wait for a slot, since the last reply with some
+        self._pause = 0.0  # seconds from one request until the next one wants a slot, lately
+        self._idle: TimerHandle | None = None
         self._late = 0.0  # seconds by which the event loop was late lately
         self._paused_until = 0.0  # on Redis's clock
         self._quiet_until = self._acquired_at = -inf
@@ -88,7 +95,7 @@ class RedisSlots:
         """
         for _ in range(2):
             self.forget()
-            self._reports += [(0, 0.0, 0.0), (0, UNUSED, 0.0)]  # no slot has this name: it checks the permissions
+            self._reports += [(0, 0.0, 0.0), (0, -1.0, 0.0)]  # no slot has this name: it checks the permissions
             self.start_call(0)
             await self._finish_call()
 
@@ -103,18 +110,25 @@ class RedisSlots:
         Raises:
             RedisError, OSError: Redis does not answer, or refuses.
         """
-        busy = monotonic() - self._acquired_at <= BUSY_WITHIN + self._late
-        while True:
-            if (quiet := self._quiet_until - monotonic()) > 0:
-                await sleep(quiet)
-            waiting_since = self._clock.now()
-            await self._reserve(waiting_since, busy=busy)
-            # A slot whose wait was cancelled is still here for the next caller.
-            while (early := self._slots[0].time - self._clock.now()) > 0:  # noqa: ASYNC110  a timer may be early
-                await sleep(early)
-            if self._use(self._slots.popleft(), waiting_since):
-                self._acquired_at = monotonic()
-                return
+        self._stop_timer()
+        self._pause = 0.8 * self._pause + 0.2 * min(monotonic() - self._acquired_at, self._call_time)
+        try:
+            while not await self._take():
+                pass
+            self._acquired_at, self._active = monotonic(), True
+        finally:
+            self._start_timer()
+
+    async def _take(self) -> bool:
+        """Wait for a slot; False where it came too late."""
+        if (quiet := self._quiet_until - monotonic()) > 0:
+            await sleep(quiet)
+        waiting_since = await self._reserve()
+        # A slot whose wait was cancelled is still here for the next caller.
+        while (early := self._slots[0].time - self._clock.now()) > 0:  # a timer may be early
+            self._waited = self._active
+            await sleep(early)
+        return self._use(self._slots.popleft(), waiting_since)
 
     async def report_refusal(self, retry_after: float | None, age: float) -> float:
         """Pause all processes, see `Limiter.throttle`.
@@ -145,16 +159,23 @@ class RedisSlots:
 
     def abandon_call(self) -> None:
         """Do not wait for the call that is under way: its event loop has ended."""
-        self._call = None
+        self._call = self._idle = None
 
-    def give_back(self) -> None:
-        """Report the slots that will not be used."""
+    async def aclose(self) -> None:
+        """Give up the slots that will not be used, so that other processes may use them."""
+        self._stop_timer()
+        with suppress(RedisError, OSError):
+            if self._call is not None:
+                await self._finish_call()
+            self._give_back()
+
+    def _give_back(self) -> None:
         while self._slots:
-            self._give_up(self._slots.popleft())
+            self._give_up()
         if self._reports:
             self.start_call(0)
 
-    def start_call(self, wanted: int, *, busy: bool = False) -> None:
+    def start_call(self, wanted: int) -> None:
         """Report what became of the slots so far, and ask for more, unless a call is under way."""
         if self._call is not None:
             return
@@ -169,49 +190,81 @@ class RedisSlots:
             + [value for name, left_at, late in reports for value in (name, left_at, late)],
         )
         reply.add_done_callback(lambda _: self._note_call_time(monotonic() - called_at))
-        self._call = _Call(reply, lead, usable_for, busy)
+        self._call = _Call(reply, lead)
 
-    async def _reserve(self, now: float, *, busy: bool) -> None:
-        """See to it that there is a slot, and soon another one where the process is busy."""
-        while self._slots and (self._slots[0].usable_until < now or self._slots[0].time < self._paused_until):
-            self._give_up(self._slots.popleft())
+    async def _reserve(self) -> float:
+        """See to it that there is a slot, and soon the next ones; return the time from which it could be used."""
         if self.has_reply:
             await self._finish_call()
+        now = self._clock.now()
+        while self._slots and (self._slots[0].usable_until < now or self._slots[0].time < self._paused_until):
+            self._give_up()
+            self._wanted = max(1.0, self._wanted - 1)
+        waiting_since = now
         while not self._slots:
-            self.start_call(self._wanted(busy=busy), busy=busy)
-            await self._finish_call()
-        if busy and self._slots[-1].time < self._clock.now() + self._ahead():
-            self.start_call(self._wanted(busy=busy), busy=busy)
+            self._waited = self._active
+            self.start_call(int(self._wanted + random()))
+            waiting_since = self._clock.at(await self._finish_call())
+        more = int(self._wanted + random()) - len(self._slots)
+        if more > 0 or (self._reports and self._slots[0].time > now + MAX_LATE):  # others wait for the reports
+            self.start_call(max(0, more))
+        return waiting_since
 
-    def _wanted(self, *, busy: bool) -> int:
-        most = min(MAX_SLOTS, ceil(self._ahead() * self.rate) + 1)
-        self._slots_wanted = min(self._slots_wanted, most) if busy else 1
-        return self._slots_wanted
+    def _start_timer(self) -> None:
+        """Notice that the process becomes idle: a pause is one that is long for it, and longer than a call."""
+        pause = min(2 * self._pause, self._call_time)
+        self._idle = get_running_loop().call_later(IDLE_AFTER + pause + self._late, self._on_idle)
 
-    def _ahead(self) -> float:
-        """Seconds ahead of now until which a busy process wants to have slots."""
-        return 2 * self._call_time + self._late + WAKE_UP_SLACK
+    def _stop_timer(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+
+    def _on_idle(self) -> None:
+        if self._call is not None and not self.has_reply:
+            self._start_timer()
+            return
+        if self._call is not None:
+            if self._call.reply.exception() is not None:
+                return  # the next caller will find out
+            self._take_in_reply()
+        self._wanted, self._active, self._waited = 1.0, False, False
+        if self._slots:
+            self._give_back()
 
     def _note_call_time(self, seconds: float) -> None:
         self._call_time = max(seconds, 0.8 * self._call_time + 0.2 * seconds)
 
-    async def _finish_call(self) -> None:
-        """Wait for the call that is under way, and take in its reply."""
+    async def _finish_call(self) -> float:
+        """Wait for the call that is under way, and take in its reply; return when that came, on `time.monotonic`."""
         call = self._call
         assert call is not None  # noqa: S101
         await _wait_for(call.reply)
-        self._call = None
+        return self._take_in_reply()
+
+    def _take_in_reply(self) -> float:
+        call, self._call = self._call, None
+        assert call is not None  # noqa: S101
         reply = call.reply.result()
-        now, paused_until, self.rate, limit_before, is_new, set_back, first, *times = reply.values
+        now, paused_until, self.rate, limit_before, is_new, set_back, queue, *slots = reply.values
         step = self._clock.note(reply.sent_at, reply.received_at, now)
         self._check_budget(limit_before, is_new=bool(is_new), clock_step=step if abs(step) > CLOCK_STEP else -set_back)
         self._paused_until = max(self._paused_until, paused_until)
-        self._slots += [Slot(int(first) + n, time, time + call.usable_for) for n, time in enumerate(times)]
-        if call.busy and times:
-            if times[0] <= now + call.lead + WAKE_UP_SLACK:
-                self._slots_wanted *= 2  # Redis had an earlier slot: the call came too late
-            elif times[0] > now + self._ahead():
-                self._slots_wanted = max(1, self._slots_wanted - 1)  # others wait as well: take turns
+        reserved = (Slot(int(name), *times) for name, *times in zip(slots[::3], slots[1::3], slots[2::3], strict=True))
+        self._slots = deque(sorted([*self._slots, *reserved], key=attrgetter("time")))
+        if slots:
+            self._wanted = self._next_wanted(queue, call.lead)
+        return reply.received_at
+
+    def _next_wanted(self, queue: float, lead: float) -> float:
+        """Slots wanted, where those that are reserved reach so many seconds ahead and a call takes so many.
+
+        A slot is asked for, and then used, about ``queue + way`` seconds apart.
+        """
+        way = 1.5 * lead
+        ratio = (lead + MARGIN + way) / (max(0.0, queue) + way)
+        aim = self._wanted * ratio + 1 if self._waited else self._wanted * min(1.0, ratio)
+        self._waited = False
+        return max(1.0, min(aim if queue < lead / 2 else (self._wanted + aim) / 2, MAX_SLOTS))
 
     def _check_budget(self, limit_before: float, *, is_new: bool, clock_step: float) -> None:
         """Log what should not have happened since the last call, and start over after a pause."""
@@ -243,11 +296,12 @@ class RedisSlots:
         late = max(0.0, now - max(slot.time, waiting_since))
         self._late = min(MAX_LATENESS, max(late, LATENESS_KEPT * self._late))
         in_time = slot.time >= self._paused_until and now <= slot.usable_until
-        self._reports.append((slot.name, now if in_time else UNUSED, late))
+        self._reports.append((slot.name, now if in_time else -slot.time, late))
         return in_time
 
-    def _give_up(self, slot: Slot) -> None:
-        self._reports.append((slot.name, UNUSED, 0.0))
+    def _give_up(self) -> None:
+        slot = self._slots.popleft()
+        self._reports.append((slot.name, -slot.time, 0.0))
 
 
 async def _wait_for(reply: "Future[Reply]") -> None:

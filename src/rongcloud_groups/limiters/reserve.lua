@@ -1,31 +1,50 @@
 -- Reserve slots. ARGV[2]: seconds that one takes to get to the process; ARGV[3]: seconds after its time for which it may
--- be used; ARGV[4]: slots wanted; then, of each slot that was used or given up, the name, when its request left, or -1,
--- and how late the process was for it.
+-- be used; ARGV[4]: slots wanted; then, of each slot that was used or given up, the name, when its request left, or its
+-- time below 0, and how late the process was for it.
+-- A slot that was given up before its time is handed on as it is, which changes nothing that was counted on.
 local lead, usable_for, wanted = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local sent = KEYS[2]
+local sent, free = KEYS[2], KEYS[3]
 
 for index = 5, #ARGV, 3 do
   local name, left_at, seconds_late = ARGV[index], tonumber(ARGV[index + 1]), tonumber(ARGV[index + 2])
-  if left_at < 0 then
-    redis.call('ZREM', sent, name)
-    left_at = now
-  else
+  if left_at >= 0 then
     redis.call('ZADD', sent, 'XX', exactly(left_at), name)
+  elseif redis.call('ZSCORE', sent, name) and -left_at > now then
+    redis.call('ZADD', free, exactly(-left_at), name)
+  else
+    redis.call('ZREM', sent, name)
   end
-  note_lateness(seconds_late, left_at)
+  note_lateness(seconds_late, left_at < 0 and now or left_at)
+end
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', free, '-inf', exactly(now - catch_up(now)))) do
+  redis.call('ZREM', sent, name)
+  redis.call('ZREM', free, name)
 end
 
-local slots, first = {}, number
-while #slots < wanted do
-  local oldest = redis.call('ZREVRANGE', sent, requests - 1, requests - 1, 'WITHSCORES')[2]
-  local opens = oldest and oldest + seconds + JITTER + lateness(now) or 0
-  local slot = math.max(now + lead - catch_up(now), next_slot, paused_until, opens)
-  if #slots > 0 and slot > now + HORIZON then break end
-  redis.call('ZADD', sent, exactly(slot + usable_for), string.format('%.0f', number))
-  table.insert(slots, exactly(slot))
-  number, next_slot = number + 1, slot + gap()
+local slots, queue = {}, next_slot - now
+local function hand_out(name, slot, usable_until)
+  for _, value in ipairs({name, exactly(slot), exactly(usable_until)}) do table.insert(slots, value) end
+end
+
+for _ = 1, wanted do
+  local earliest = math.max(now + lead - catch_up(now), paused_until)
+  local name, slot = unpack(redis.call('ZRANGEBYSCORE', free, exactly(earliest), '+inf', 'WITHSCORES', 'LIMIT', 0, 1))
+  local usable_until = name and redis.call('ZSCORE', sent, name)
+  if usable_until and usable_until - slot >= usable_for - MICROSECOND then
+    redis.call('ZREM', free, name)
+    hand_out(name, slot, usable_until)
+  else
+    local oldest = redis.call('ZREVRANGE', sent, requests - 1, requests - 1, 'WITHSCORES')[2]
+    local opens = oldest and oldest + seconds + JITTER + lateness(now) or 0
+    slot = math.max(earliest, next_slot, opens)
+    if #slots > 0 and slot > now + HORIZON then break end
+    name = string.format('%.0f', number)
+    redis.call('ZADD', sent, exactly(slot + usable_for), name)
+    hand_out(name, slot, slot + usable_for)
+    number, next_slot = number + 1, slot + gap()
+  end
 end
 redis.call('ZREMRANGEBYRANK', sent, 0, -MAX_HISTORY - 1)
 write()
 return {exactly(now), exactly(paused_until), exactly(rate()), tostring(limit_before), is_new and 1 or 0, exactly(set_back),
-  string.format('%.0f', first), unpack(slots)}
+  exactly(queue), unpack(slots)}
