@@ -61,11 +61,17 @@ class Lookup(msgspec.Struct):
             raise ConfigError(extra_needed("a lookup as a table", "arrow")) from None
         return profiles_table(self.found.values()).__arrow_c_stream__(requested_schema)
 
-    def record(self, group_id: str, outcome: Outcome) -> None:
-        """Record the outcome of one ID."""
+
+def lookup_of(outcomes: dict[str, Outcome]) -> Lookup:
+    """The lookup with these outcomes, in their order. The dict is the lookup's from now on."""
+    if set(map(type, outcomes.values())) <= {GroupProfile}:
+        return Lookup(outcomes)  # type: ignore[arg-type]  # all are found
+    lookup = Lookup()
+    for group_id, outcome in outcomes.items():
         if outcome is None:
-            self.missing.append(group_id)
+            lookup.missing.append(group_id)
         elif isinstance(outcome, RongCloudError):
-            self.failed[group_id] = outcome
+            lookup.failed[group_id] = outcome
         else:
-            self.found[group_id] = outcome
+            lookup.found[group_id] = outcome
+    return lookup

@@ -11,7 +11,8 @@ from support.virtual_time import at, now, virtual_time
 
 from rongcloud_groups import Cache, CacheInfo, ConfigError, DeadlineExceeded, GroupClient, GroupProfile, ParameterError
 from rongcloud_groups._dispatch.cached import CacheFront
-from rongcloud_groups._dispatch.pending import Batch, PendingQueue
+from rongcloud_groups._dispatch.lanes import Batch
+from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
@@ -316,13 +317,12 @@ def test_its_repr_says_what_it_is() -> None:
 
 
 class Asker:
-    def __init__(self) -> None:
+    def __init__(self, *, bulk: bool = False) -> None:
+        self.bulk = bulk
         self.outcomes: dict[str, Outcome] = {}
 
-    def settle(self, group_id: str, outcome: Outcome) -> None:
-        self.outcomes[group_id] = outcome
-
-    def flush(self) -> None: ...
+    def settle(self, outcomes: dict[str, Outcome]) -> None:
+        self.outcomes |= outcomes
 
     def abort(self, error: Exception) -> None: ...
 
@@ -348,7 +348,7 @@ class CachedLookups(RuleBasedStateMachine):
     def ask(self, group_id: str, fresh: bool) -> None:  # noqa: FBT001  hypothesis calls it
         asker = Asker()
         held = self.cache.lookup(group_id)
-        self.book.add(group_id, asker, fresh=fresh)
+        self.book.add_all([group_id], asker, fresh=fresh)
         if held is not None and not fresh:
             assert asker.outcomes == {group_id: held.profile}
         else:
@@ -356,8 +356,8 @@ class CachedLookups(RuleBasedStateMachine):
 
     @rule(group_id=ids)
     def ask_in_bulk(self, group_id: str) -> None:
-        asker = Asker()
-        self.pending.add(group_id, asker, bulk=True)
+        asker = Asker(bulk=True)
+        self.pending.add(group_id, asker)
         self.waiting.append((asker, group_id, self.versions[group_id]))
 
     @rule()
@@ -378,7 +378,7 @@ class CachedLookups(RuleBasedStateMachine):
             batch, versions = self.in_flight.pop(-1 if last else 0)
             profiles = {each: GroupProfile(group_id=each, member_count=version) for each, version in versions.items()}
             self.read_at |= dict.fromkeys(versions.items(), self.clock)
-            self.pending.settle((entry, profiles[entry.group_id]) for entry in batch.entries)
+            self.pending.settle_batch(batch, profiles)
             for asker, group_id, version in self.waiting:
                 profile = asker.outcomes.get(group_id)
                 assert profile is None or getattr(profile, "member_count", version) >= version
@@ -388,7 +388,7 @@ class CachedLookups(RuleBasedStateMachine):
     def lose(self) -> None:
         if self.in_flight:
             batch, _ = self.in_flight.pop(0)
-            self.pending.requeue(self.pending.rest(batch.entries))
+            self.pending.requeue(self.pending.rest(self.pending.entries(batch)))
 
     @rule(group_id=ids)
     def change(self, group_id: str) -> None:

@@ -519,7 +519,7 @@ async def test_a_fault_that_no_call_can_survive_ends_the_client_and_every_call_w
 
     client = GroupClient(emulator.app_key, emulator.app_secret, base_urls=emulator.url, verify=trusting(emulator))
     await client.open()
-    monkeypatch.setattr("rongcloud_groups._dispatch.pending.PendingQueue.settle", faulty)
+    monkeypatch.setattr("rongcloud_groups._dispatch.pending.PendingQueue.settle_batch", faulty)
     for _ in range(2):
         with pytest.raises(ClientClosed, match=r"^the client stopped: RuntimeError: a fault of our own$"):
             await client.get("g1")

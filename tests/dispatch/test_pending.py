@@ -1,5 +1,5 @@
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -7,7 +7,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from support.virtual_time import settle, virtual_time
 
 from rongcloud_groups import GroupProfile, RongCloudError
-from rongcloud_groups._dispatch.pending import BULK_EVERY, Batch, PendingId, PendingQueue
+from rongcloud_groups._dispatch.lanes import Batch, PendingId, Waiter
+from rongcloud_groups._dispatch.pending import BULK_EVERY, PendingQueue
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups.lookup import Outcome
 
@@ -18,20 +19,18 @@ GROUP_IDS = [f"g{number}" for number in range(7)]
 class Recorder:
     """A waiter that holds the queue to its word: each ID it waits for is settled once, or aborted."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bulk: bool = False) -> None:
+        self.bulk = bulk
         self.open: set[str] = set()
         self.late: set[str] = set()
         self.outcomes: list[tuple[str, Outcome]] = []
-        self.unflushed = 0
         self.errors: list[RongCloudError] = []
 
-    def settle(self, group_id: str, outcome: Outcome) -> None:
-        self.open.remove(group_id)
-        self.outcomes.append((group_id, outcome))
-        self.unflushed += 1
-
-    def flush(self) -> None:
-        self.unflushed = 0
+    def settle(self, outcomes: dict[str, Outcome]) -> None:
+        assert outcomes
+        assert outcomes.keys() <= self.open
+        self.open.difference_update(outcomes)
+        self.outcomes += outcomes.items()
 
     def abort(self, error: RongCloudError) -> None:
         assert self.open
@@ -57,27 +56,46 @@ def uncancelled(batch: Batch) -> None:
     raise AssertionError(f"{batch} has waiters")
 
 
+class Entered(PendingQueue):
+    """A queue in which each ID has an entry, so that nothing is done for several IDs in one step."""
+
+    def add_all(self, group_ids: Collection[str], waiter: Waiter) -> None:
+        for group_id in group_ids:
+            self.add(group_id, waiter)
+
+    def add(self, group_id: str, waiter: Waiter) -> None:
+        super().add(group_id, waiter)
+        assert self.waiting() is not None  # it makes an entry of each
+
+    def settle_batch(self, batch: Batch, found: dict[str, GroupProfile]) -> None:
+        self.settle((entry, found.get(entry.group_id)) for entry in self.entries(batch))
+
+
 class Queue(RuleBasedStateMachine):
-    """`PendingQueue` beside a model that knows for each open ID where it is, who wants it, and in which lane."""
+    """`PendingQueue` beside a model that knows for each open ID where it is, who wants it, and in which lane.
+
+    Beside it an `Entered` queue takes the same steps, with waiters of its own: they end in the same outcomes.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.pending = PendingQueue(LIMIT)
-        self.waiters = [Recorder() for _ in range(3)]
+        self.pending, self.entered = PendingQueue(LIMIT), Entered(LIMIT)
+        self.waiters = [Recorder(bulk=number > 1) for number in range(4)]
+        self.twins = [Recorder(bulk=waiter.bulk) for waiter in self.waiters]
         self.waits: set[str] = set()
         self.halves: list[list[str]] = []
-        self.flying: dict[str, PendingId] = {}
+        self.flying: set[str] = set()
         self.resting: dict[str, PendingId] = {}
         self.bulk: set[str] = set()
         self.invalidated: set[str] = set()
-        self.flights: list[InFlight] = []
-        self.groups: list[list[PendingId]] = []
-        self.stale: list[InFlight] = []
+        self.flights: list[tuple[InFlight, InFlight]] = []
+        self.groups: list[tuple[list[PendingId], list[PendingId]]] = []
+        self.stale: list[tuple[InFlight, InFlight]] = []
         self.contested = 0
         self.found = self.missing = self.failed = 0
 
     def open_ids(self) -> set[str]:
-        return self.waits | self.flying.keys() | self.resting.keys()
+        return self.waits | self.flying | self.resting.keys()
 
     def wanted(self, group_id: str) -> bool:
         return any(group_id in waiter.open for waiter in self.waiters)
@@ -86,7 +104,7 @@ class Queue(RuleBasedStateMachine):
         self.waits.discard(group_id)
         self.bulk.discard(group_id)
         self.none_is_late(group_id)
-        self.flying.pop(group_id, None)
+        self.flying.discard(group_id)
         self.resting.pop(group_id, None)
         self.halves = [kept for half in self.halves if (kept := [each for each in half if each != group_id])]
 
@@ -95,42 +113,52 @@ class Queue(RuleBasedStateMachine):
         for waiter in self.waiters:
             waiter.late.discard(group_id)
 
-    @rule(group_ids=st.sets(st.sampled_from(GROUP_IDS), min_size=1), waiter=st.integers(0, 2), bulk=st.booleans())
-    def add(self, group_ids: set[str], waiter: int, *, bulk: bool) -> None:
-        for group_id in sorted(group_ids - self.waiters[waiter].open):
-            self.waiters[waiter].open.add(group_id)
+    @rule(group_ids=st.sets(st.sampled_from(GROUP_IDS), min_size=1), waiter=st.integers(0, 3), together=st.booleans())
+    def add(self, group_ids: set[str], waiter: int, *, together: bool) -> None:
+        recorder, twin = self.waiters[waiter], self.twins[waiter]
+        new = sorted(group_ids - recorder.open)
+        recorder.open.update(new)
+        twin.open.update(new)
+        for group_id in new:
             if group_id in self.invalidated:
-                self.waiters[waiter].late.add(group_id)
-            self.pending.add(group_id, self.waiters[waiter], bulk=bulk)
+                recorder.late.add(group_id)
+            if not together:
+                self.pending.add(group_id, recorder)
+        if together:
+            self.pending.add_all(new, recorder)
+        self.entered.add_all(new, twin)
+        for group_id in new:
             if group_id not in self.open_ids():
                 self.waits.add(group_id)
-                if bulk:
+                if recorder.bulk:
                     self.bulk.add(group_id)
-            elif not bulk:
-                together = next((half for half in self.halves if group_id in half), [group_id])
-                self.bulk.difference_update(together)
+            elif not recorder.bulk:
+                half = next((half for half in self.halves if group_id in half), [group_id])
+                self.bulk.difference_update(half)
 
-    @rule(group_ids=st.sets(st.sampled_from(GROUP_IDS), min_size=1, max_size=3), waiter=st.integers(0, 2))
+    @rule(group_ids=st.sets(st.sampled_from(GROUP_IDS), min_size=1, max_size=3), waiter=st.integers(0, 3))
     def leave(self, group_ids: set[str], waiter: int) -> None:
-        self.waiters[waiter].open -= group_ids
-        self.waiters[waiter].late -= group_ids
-        self.pending.leave(self.waiters[waiter], group_ids)
+        for queue, recorder in ((self.pending, self.waiters[waiter]), (self.entered, self.twins[waiter])):
+            recorder.open -= group_ids
+            recorder.late -= group_ids
+            queue.leave(recorder, group_ids)
         for group_id in (self.waits | self.resting.keys()) & group_ids:
             if not self.wanted(group_id):
                 self.forget(group_id)
-        for flight in list(self.flights):
-            unwanted = not any(self.wanted(group_id) for group_id in flight.batch.group_ids)
-            assert flight.cancelled == unwanted
+        for pair in list(self.flights):
+            unwanted = not any(self.wanted(group_id) for group_id in pair[0].batch.group_ids)
+            assert pair[0].cancelled == pair[1].cancelled == unwanted
             if unwanted:
-                self.flights.remove(flight)
-                self.stale.append(flight)
-                for group_id in flight.batch.group_ids:
+                self.flights.remove(pair)
+                self.stale.append(pair)
+                for group_id in pair[0].batch.group_ids:
                     self.forget(group_id)
 
     @rule(group_ids=st.none() | st.sets(st.sampled_from(GROUP_IDS), min_size=1))
     def mark_stale(self, group_ids: set[str] | None) -> None:
         self.pending.mark_stale(group_ids)
-        self.invalidated |= self.flying.keys() & (GROUP_IDS if group_ids is None else group_ids)
+        self.entered.mark_stale(group_ids)
+        self.invalidated |= self.flying & set(GROUP_IDS if group_ids is None else group_ids)
 
     @rule()
     def take(self) -> None:
@@ -140,25 +168,39 @@ class Queue(RuleBasedStateMachine):
             if self.contested % BULK_EVERY == 0:
                 lanes.reverse()
         if not self.waits:
-            assert self.pending.take(uncancelled) is None
+            assert self.pending.take(uncancelled) is self.entered.take(uncancelled) is None
             return
-        flight = InFlight(self.pending)
-        batch = flight.batch
-        assert set(batch.group_ids) <= self.waits
-        assert len(batch) == len(set(batch.group_ids)) <= LIMIT
+        pair = InFlight(self.pending), InFlight(self.entered)
+        group_ids = pair[0].batch.group_ids
+        assert group_ids == pair[1].batch.group_ids
+        assert set(group_ids) <= self.waits
+        assert len(group_ids) == len(set(group_ids)) <= LIMIT
         first = lanes[0] or lanes[1]
         sealed = {group_id for half in self.halves for group_id in half}
         if first & sealed:
-            assert batch.group_ids in [half for half in self.halves if set(half) <= first]
-            self.halves.remove(batch.group_ids)
+            assert group_ids in [half for half in self.halves if set(half) <= first]
+            self.halves.remove(group_ids)
         else:
-            assert not sealed & set(batch.group_ids)
-            assert len(batch) == min(LIMIT, len(self.waits - sealed))
+            assert not sealed & set(group_ids)
+            assert len(group_ids) == min(LIMIT, len(self.waits - sealed))
             of_the_first = min(LIMIT, len(first))
-            assert set(batch.group_ids[:of_the_first]) <= first
-        self.waits -= set(batch.group_ids)
-        self.flying |= {entry.group_id: entry for entry in batch.entries}
-        self.flights.append(flight)
+            assert set(group_ids[:of_the_first]) <= first
+        self.waits -= set(group_ids)
+        self.flying |= set(group_ids)
+        self.flights.append(pair)
+
+    @precondition(lambda self: self.flights)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        pair = self.flights.pop(data.draw(st.integers(0, len(self.flights) - 1)))
+        group_ids = pair[0].batch.group_ids
+        found = data.draw(st.just(set(group_ids)) | st.sets(st.sampled_from(group_ids)))
+        profiles = {each: GroupProfile(group_id=each) for each in group_ids if each in found}
+        self.pending.settle_batch(pair[0].batch, profiles)
+        self.entered.settle_batch(pair[1].batch, profiles)
+        self.found += len(found)
+        self.missing += len(group_ids) - len(found)
+        self.settled(group_ids)
 
     @precondition(lambda self: self.flights)
     @rule(
@@ -166,26 +208,27 @@ class Queue(RuleBasedStateMachine):
         outcome=st.sampled_from([None, GroupProfile(group_id="any"), RongCloudError("no")]),
         after=st.sampled_from(["put back", "put back halves", "rest"]),
     )
-    def answer(self, data: st.DataObject, outcome: Outcome, after: str) -> None:
-        flight = self.flights.pop(data.draw(st.integers(0, len(self.flights) - 1)))
-        readable = data.draw(st.integers(0, len(flight.batch)))
-        self.settle(flight.batch.entries[:readable], outcome)
-        rest = flight.batch.entries[readable:]
-        for entry in rest:
-            del self.flying[entry.group_id]
+    def answer_in_part(self, data: st.DataObject, outcome: Outcome, after: str) -> None:
+        pair = self.flights.pop(data.draw(st.integers(0, len(self.flights) - 1)))
+        entries, twins = self.pending.entries(pair[0].batch), self.entered.entries(pair[1].batch)
+        readable = data.draw(st.integers(0, len(entries)))
+        self.settle(entries[:readable], twins[:readable], outcome)
+        for entry in entries[readable:]:
+            self.flying.discard(entry.group_id)
             self.none_is_late(entry.group_id)
             if self.wanted(entry.group_id):
                 self.resting[entry.group_id] = entry
             else:
                 self.forget(entry.group_id)
-        group = self.pending.rest(rest)
-        assert group == [entry for entry in rest if entry.group_id in self.resting]
+        group = self.pending.rest(entries[readable:])
+        assert group == [entry for entry in entries[readable:] if entry.group_id in self.resting]
+        both = group, self.entered.rest(twins[readable:])
         if after == "rest":
-            self.groups.append(group)
+            self.groups.append(both)
         else:
-            self.put(group, halves=after == "put back halves")
+            self.put(both, halves=after == "put back halves")
 
-    def settle(self, entries: list[PendingId], outcome: Outcome) -> None:
+    def settle(self, entries: list[PendingId], twins: list[PendingId], outcome: Outcome) -> None:
         if outcome is None:
             self.missing += len(entries)
         elif isinstance(outcome, RongCloudError):
@@ -193,59 +236,71 @@ class Queue(RuleBasedStateMachine):
         else:
             self.found += len(entries)
         self.pending.settle((entry, outcome) for entry in entries)
-        for group_id in [entry.group_id for entry in entries]:
-            late, bulk = [waiter for waiter in self.waiters if group_id in waiter.late], group_id in self.bulk
+        self.entered.settle((entry, outcome) for entry in twins)
+        self.settled([entry.group_id for entry in entries])
+
+    def settled(self, group_ids: list[str]) -> None:
+        for group_id in group_ids:
+            late = [waiter for waiter in self.waiters if group_id in waiter.late]
             assert [waiter for waiter in self.waiters if group_id in waiter.open] == late
             self.forget(group_id)
             if late:
                 self.waits.add(group_id)
-                self.bulk |= {group_id} if bulk else set()
+                if all(waiter.bulk for waiter in late):
+                    self.bulk.add(group_id)
 
     @precondition(lambda self: self.groups)
     @rule(halves=st.booleans())
     def requeue(self, *, halves: bool) -> None:
         self.put(self.groups.pop(0), halves=halves)
 
-    def put(self, group: list[PendingId], *, halves: bool) -> None:
-        back = [entry.group_id for entry in group if self.resting.get(entry.group_id) is entry]
+    def put(self, groups: tuple[list[PendingId], list[PendingId]], *, halves: bool) -> None:
+        back = [entry.group_id for entry in groups[0] if self.resting.get(entry.group_id) is entry]
+        for queue, group in zip((self.pending, self.entered), groups, strict=True):
+            if halves:
+                queue.requeue_halves(group)
+            else:
+                queue.requeue(group)
         if halves:
-            self.pending.requeue_halves(group)
             middle = (len(back) + 1) // 2
             for half in (back[:middle], back[middle:]):
                 if half:
                     self.halves.append(half)
                 if any(group_id not in self.bulk for group_id in half):
                     self.bulk.difference_update(half)
-        else:
-            self.pending.requeue(group)
         for group_id in back:
             del self.resting[group_id]
             self.waits.add(group_id)
 
     @precondition(lambda self: self.stale)
-    @rule(after=st.sampled_from(["settle", "put back", "put back halves"]))
+    @rule(after=st.sampled_from(["settle", "settle in part", "put back", "put back halves"]))
     def answer_too_late(self, after: str) -> None:
-        entries = self.stale.pop(0).batch.entries
-        if after == "settle":
-            self.pending.settle((entry, None) for entry in entries)
-        elif after == "put back":
-            self.pending.requeue(self.pending.rest(entries))
-        else:
-            self.pending.requeue_halves(self.pending.rest(entries))
+        for queue, flight in zip((self.pending, self.entered), self.stale.pop(0), strict=True):
+            entries = queue.entries(flight.batch)
+            assert entries == []
+            if after == "settle":
+                queue.settle_batch(flight.batch, {})
+            elif after == "settle in part":
+                queue.settle((entry, None) for entry in flight.batch.waiters if isinstance(entry, PendingId))
+            elif after == "put back":
+                queue.requeue(queue.rest(entries))
+            else:
+                queue.requeue_halves(queue.rest(entries))
 
     @precondition(lambda self: self.halves and len(self.waits) > LIMIT)
     @rule()
     def settle_what_waits(self) -> None:
-        self.settle(list(self.pending.waiting()), RongCloudError("no host"))
+        self.settle(self.pending.waiting(), self.entered.waiting(), RongCloudError("no host"))
 
     @precondition(lambda self: len(self.flights) > 1 and self.resting)
     @rule()
     def abort(self) -> None:
         error = RongCloudError("the end")
-        waiting = [waiter for waiter in self.waiters if waiter.open]
-        errors_before = [len(waiter.errors) for waiter in waiting]
-        self.pending.abort(error)
-        assert [len(waiter.errors) for waiter in waiting] == [count + 1 for count in errors_before]
+        for queue, waiters in ((self.pending, self.waiters), (self.entered, self.twins)):
+            waiting = [waiter for waiter in waiters if waiter.open]
+            errors_before = [len(waiter.errors) for waiter in waiting]
+            queue.abort(error)
+            assert [len(waiter.errors) for waiter in waiting] == [count + 1 for count in errors_before]
         for group_id in self.open_ids():
             self.forget(group_id)
         self.stale += self.flights
@@ -253,41 +308,45 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def each_open_id_is_in_exactly_one_place(self) -> None:
-        waiting = [entry.group_id for entry in self.pending.waiting()]
-        assert sorted(waiting) == sorted(self.waits)
-        assert len(self.pending) == len(self.waits)
-        assert self.pending.open == len(self.open_ids())
-        for group_id in GROUP_IDS:
-            late = any(group_id in waiter.late for waiter in self.waiters)
-            joins = group_id in self.open_ids() and (late or group_id not in self.invalidated)
-            assert self.pending.begins(group_id) == (not joins)
-            assert self.pending.waits(group_id) == (group_id in self.waits)
+        for queue in (self.pending, self.entered):
+            assert len(queue) == len(self.waits)
+            assert bool(queue) == bool(self.waits)
+            assert queue.open == len(self.open_ids())
+            for group_id in GROUP_IDS:
+                late = any(group_id in waiter.late for waiter in self.waiters)
+                joins = group_id in self.open_ids() and (late or group_id not in self.invalidated)
+                assert queue.begins(group_id) == (not joins)
+                assert queue.waits(group_id) == (group_id in self.waits)
+                assert queue.in_flight(group_id) == (group_id in self.flying)
+        assert sorted(entry.group_id for entry in self.entered.waiting()) == sorted(self.waits)
 
     @invariant()
     def waiters_wait_for_open_ids_alone(self) -> None:
         for waiter in self.waiters:
             assert waiter.open <= self.open_ids()
-            assert waiter.unflushed == 0
+
+    @invariant()
+    def with_and_without_entries_the_outcomes_are_the_same(self) -> None:
+        for waiter, twin in zip(self.waiters, self.twins, strict=True):
+            assert waiter.outcomes == twin.outcomes
+            assert waiter.errors == twin.errors
 
     @invariant()
     def a_batch_is_abandoned_at_most_once(self) -> None:
-        assert all(flight.cancelled == 0 for flight in self.flights)
-        assert all(flight.cancelled <= 1 for flight in self.stale)
+        assert all(flight.cancelled == 0 for pair in self.flights for flight in pair)
+        assert all(flight.cancelled <= 1 for pair in self.stale for flight in pair)
 
     @invariant()
     def the_counts_are_exact(self) -> None:
-        assert (self.pending.found, self.pending.missing, self.pending.failed) == (
-            self.found,
-            self.missing,
-            self.failed,
-        )
+        for queue in (self.pending, self.entered):
+            assert (queue.found, queue.missing, queue.failed) == (self.found, self.missing, self.failed)
 
     def teardown(self) -> None:
         while self.groups:
             self.put(self.groups.pop(), halves=False)
         while self.flights or self.waits:
-            for flight in self.flights:
-                self.settle(flight.batch.entries, None)
+            for fast, slow in self.flights:
+                self.settle(self.pending.entries(fast.batch), self.entered.entries(slow.batch), None)
             self.flights.clear()
             self.take()
         assert not any(waiter.open for waiter in self.waiters)
@@ -303,10 +362,9 @@ def queue(
     *, interactive: Iterable[str] = (), bulk: Iterable[str] = (), limit: int = LIMIT
 ) -> tuple[PendingQueue, Recorder]:
     pending, waiter = PendingQueue(limit), Recorder()
-    for group_ids, is_bulk in ((interactive, False), (bulk, True)):
-        for group_id in group_ids:
-            waiter.open.add(group_id)
-            pending.add(group_id, waiter, bulk=is_bulk)
+    for group_ids, each in ((interactive, waiter), (bulk, Recorder(bulk=True))):
+        each.open.update(group_ids)
+        pending.add_all(list(group_ids), each)
     return pending, waiter
 
 
@@ -337,62 +395,62 @@ def test_every_tenth_batch_is_the_bulk_lanes_while_both_lanes_hold_something() -
 
 def test_what_is_requeued_goes_first_and_in_its_old_order() -> None:
     pending, _ = queue(interactive="abcdef")
-    pending.requeue(pending.rest(taken(pending).entries))
+    pending.requeue(pending.rest(pending.entries(taken(pending))))
     assert all_taken(pending) == ["abcd", "ef"]
 
 
 def test_halves_go_by_themselves_and_before_the_rest_of_their_lane() -> None:
     pending, _ = queue(interactive="abcdef", bulk="z")
-    pending.requeue_halves(pending.rest(taken(pending).entries))
+    pending.requeue_halves(pending.rest(pending.entries(taken(pending))))
     assert all_taken(pending) == ["ab", "cd", "efz"]
 
 
 def test_halving_again_ends_in_single_ids_before_the_other_half() -> None:
     pending, _ = queue(interactive="abcd")
     for _ in range(2):
-        pending.requeue_halves(pending.rest(taken(pending).entries))
+        pending.requeue_halves(pending.rest(pending.entries(taken(pending))))
     assert all_taken(pending) == ["a", "b", "cd"]
 
 
 def test_a_half_with_an_interactive_id_is_interactive() -> None:
     pending, waiter = queue(bulk="abcd")
     batch = taken(pending)
-    pending.add("d", Recorder(), bulk=False)
+    pending.add("d", Recorder())
     waiter.open.add("x")
-    pending.add("x", waiter, bulk=False)
-    pending.requeue_halves(pending.rest(batch.entries))
+    pending.add("x", waiter)
+    pending.requeue_halves(pending.rest(pending.entries(batch)))
     assert all_taken(pending) == ["cd", "x", "ab"]
 
 
 def test_asking_interactively_for_an_id_of_a_bulk_half_brings_the_half_forward() -> None:
     pending, _ = queue(bulk="abcd")
-    pending.requeue_halves(pending.rest(taken(pending).entries))
-    pending.add("d", Recorder(), bulk=False)
+    pending.requeue_halves(pending.rest(pending.entries(taken(pending))))
+    pending.add("d", Recorder())
     assert all_taken(pending) == ["cd", "ab"]
 
 
 def test_asking_interactively_for_a_bulk_id_brings_it_forward() -> None:
     pending, _ = queue(interactive="ab", bulk="uvwxyz")
-    pending.add("y", Recorder(), bulk=False)
+    pending.add("y", Recorder())
     assert all_taken(pending) == ["abyu", "vwxz"]
 
 
 def test_an_id_upgraded_in_flight_comes_back_to_the_interactive_lane() -> None:
     pending, _ = queue(bulk="abcdef")
     batch = taken(pending)
-    pending.add("c", Recorder(), bulk=False)
-    pending.requeue(pending.rest(batch.entries))
+    pending.add("c", Recorder())
+    pending.requeue(pending.rest(pending.entries(batch)))
     assert taken(pending).group_ids == ["c", "a", "b", "d"]
 
 
 def test_an_id_of_two_waiters_is_requested_once_and_settles_both() -> None:
     pending, first = queue(interactive="a")
-    second = Recorder()
+    second = Recorder(bulk=True)
     second.open.add("a")
-    pending.add("a", second, bulk=True)
+    pending.add("a", second)
     batch = taken(pending)
     assert batch.group_ids == ["a"]
-    pending.settle([(batch.entries[0], None)])
+    pending.settle_batch(batch, {})
     assert first.outcomes == second.outcomes == [("a", None)]
 
 
@@ -404,7 +462,7 @@ def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_reques
     pending.leave(waiter, ["b"])
     assert flight.cancelled == 1
     assert pending.open == 0
-    pending.add("a", Recorder(), bulk=False)
+    pending.add("a", Recorder())
     assert taken(pending).group_ids == ["a"]
 
 
@@ -413,7 +471,7 @@ def test_joining_an_id_in_flight_that_was_left_keeps_its_batch() -> None:
     flight = InFlight(pending)
     pending.leave(waiter, ["a"])
     other = Recorder()
-    pending.add("a", other, bulk=False)
+    pending.add("a", other)
     pending.leave(waiter, ["b"])
     assert flight.cancelled == 0
     assert len(pending) == 0
@@ -427,10 +485,10 @@ def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_i
     pending.leave(first, ["a"])
     second = Recorder()
     second.open.add("a")
-    pending.add("a", second, bulk=False)
-    pending.requeue(pending.rest(batch.entries))
+    pending.add("a", second)
+    pending.requeue(pending.rest(pending.entries(batch)))
     again = taken(pending)
-    pending.settle((entry, None) for entry in again.entries)
+    pending.settle_batch(again, {})
     assert second.outcomes == [("a", None)]
 
 
@@ -440,14 +498,14 @@ def stale_with_a_late_waiter(pending: PendingQueue) -> tuple[Batch, "Recorder"]:
     pending.mark_stale(["a"])
     late = Recorder()
     late.open.add("a")
-    pending.add("a", late, bulk=False)
+    pending.add("a", late)
     return batch, late
 
 
 def test_a_waiter_that_arrives_after_an_invalidation_waits_for_the_next_request() -> None:
     pending, early = queue(interactive="a")
     batch, late = stale_with_a_late_waiter(pending)
-    pending.settle([(batch.entries[0], None)])
+    pending.settle_batch(batch, {})
     assert (early.outcomes, late.outcomes) == ([("a", None)], [])
     assert taken(pending).group_ids == ["a"]
 
@@ -461,8 +519,8 @@ def test_an_id_that_waits_is_not_stale() -> None:
 def test_a_stale_request_that_is_made_again_serves_every_waiter() -> None:
     pending, early = queue(interactive="a")
     batch, late = stale_with_a_late_waiter(pending)
-    pending.requeue(pending.rest(batch.entries))
-    pending.settle([(taken(pending).entries[0], None)])
+    pending.requeue(pending.rest(pending.entries(batch)))
+    pending.settle_batch(taken(pending), {})
     assert early.outcomes == late.outcomes == [("a", None)]
     assert pending.open == 0
 
@@ -476,6 +534,6 @@ async def test_a_stream_that_is_left_leaves_nothing_in_the_queue() -> None:
     async with Stream(source, pending=pending, wake=lambda: None, start=start, window=8, bulk=True) as parts:
         await settle()
         assert len(pending) == 8
-        pending.settle((entry, None) for entry in taken(pending).entries)
+        pending.settle_batch(taken(pending), {})
         assert len((await anext(parts)).missing) == LIMIT
     assert pending.open == 0

@@ -1,9 +1,10 @@
 """A cache in front of the queue of IDs."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
-from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
+from rongcloud_groups._dispatch.lanes import Waiter
+from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.events import logger
@@ -25,23 +26,32 @@ class CacheFront:
         ConfigError: the cache has the groups of another App Key.
     """
 
+    bulk = False
+
     def __init__(self, cache: Cache, pending: PendingQueue, app_key: str) -> None:
         self._cache = cache
         self._pending = pending
         self._openers: dict[str, Waiter] = {}
         cache.attach(pending, app_key)
 
-    def add(self, group_id: str, waiter: Waiter, *, fresh: bool) -> None:
-        """Settle an ID that the cache holds, unless it is to be ``fresh``; let ``waiter`` wait for any other."""
-        if not fresh and (cached := self._cache.lookup(group_id)) is not None:
-            waiter.settle(group_id, cached.profile)
-            return
+    def add_all(self, group_ids: Collection[str], waiter: Waiter, *, fresh: bool) -> None:
+        """Settle the IDs that the cache holds, unless they are to be ``fresh``; let ``waiter`` wait for the others."""
+        held: dict[str, Outcome] = {}
+        for group_id in group_ids:
+            if not fresh and (cached := self._cache.lookup(group_id)) is not None:
+                held[group_id] = cached.profile
+            else:
+                self._add(group_id, waiter)
+        if held:
+            waiter.settle(held)
+
+    def _add(self, group_id: str, waiter: Waiter) -> None:
         opens = self._pending.begins(group_id)
-        self._pending.add(group_id, waiter, bulk=False)
+        self._pending.add(group_id, waiter)
         if opens:
             self._pending.leave(self, [group_id])  # the request in flight, if any, is stale
             self._openers[group_id] = waiter
-            self._pending.add(group_id, self, bulk=False)
+            self._pending.add(group_id, self)
             self._cache.asked(group_id, waiter)
 
     def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
@@ -54,14 +64,12 @@ class CacheFront:
                 self._pending.leave(self, [group_id])
             self._pending.leave(waiter, [group_id])
 
-    def settle(self, group_id: str, outcome: Outcome) -> None:
-        """An ID that was opened here has its outcome."""
-        opener = self._openers.pop(group_id)
-        with _logged():
-            self._cache.answered(group_id, opener, outcome)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
+    def settle(self, outcomes: dict[str, Outcome]) -> None:
+        """IDs that were opened here have their outcome."""
+        for group_id, outcome in outcomes.items():
+            opener = self._openers.pop(group_id)
+            with _logged():
+                self._cache.answered(group_id, opener, outcome)
 
     def abort(self, error: RongCloudError) -> None:  # noqa: ARG002  none is kept
         """There will be no outcome."""

@@ -12,7 +12,8 @@ from msgspec import Struct
 from rongcloud_groups._dispatch.connecting import ConnectionWait
 from rongcloud_groups._dispatch.containment import contained
 from rongcloud_groups._dispatch.gate import SendGate
-from rongcloud_groups._dispatch.pending import Batch, PendingQueue
+from rongcloud_groups._dispatch.lanes import Batch
+from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.recovery import Recovery
 from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._http import Response
@@ -173,7 +174,7 @@ class Dispatcher:
             return False
 
     def _fail_waiting(self, error: RongCloudError) -> None:
-        self._pending.settle([(entry, error) for entry in self._pending.waiting()])
+        self._pending.settle((entry, error) for entry in self._pending.waiting())
 
     async def _send_one(self) -> None:
         """Nothing may be awaited between the token and the bytes."""
@@ -207,7 +208,7 @@ class Dispatcher:
         if self._policy.action(error) == "fatal":
             self._abort_all(error)
         elif batch := self._pending.take(self._cancel):
-            self._recovery.retry(batch.entries, error)
+            self._recovery.retry(self._pending.entries(batch), error)
         self._without_token += 1
         await anyio.sleep(self._policy.back_off(self._without_token))
 
@@ -217,7 +218,7 @@ class Dispatcher:
                 request = self._api.batch_request(batch.group_ids)
         except RongCloudError as error:
             self._gate.unused()
-            self._recovery.bisect(batch.entries, error)
+            self._recovery.bisect(self._pending.entries(batch), error)
             return
         sent_at = get_running_loop().time()
         try:
@@ -226,7 +227,7 @@ class Dispatcher:
         except TransportError as error:
             self._gate.lost(connection.connection.delivered)
             self._failover.failed(connection, error)
-            self._recovery.retry(batch.entries, error)
+            self._recovery.retry(self._pending.entries(batch), error)
             return
         flight = self._in_flight[batch] = InFlight(batch, connection, future, request.request_id, sent_at)
         self._requests += 1
@@ -271,7 +272,6 @@ class Dispatcher:
         self._tasks.start_soon(task, *args)
 
     def _answered(self, flight: InFlight, result: BatchResult) -> None:
-        entries = flight.batch.entries
         self._failover.succeeded(flight.connection)
         if self._emit:
             seconds = get_running_loop().time() - flight.sent_at
@@ -280,26 +280,23 @@ class Dispatcher:
         if result.found or result.missing:
             self._recovery.undecodable_in_a_row = 0
         if not result.unreadable:
-            self._pending.settle((entry, result.found.get(entry.group_id)) for entry in entries)
+            self._pending.settle_batch(flight.batch, result.found)
             return
-        unreadable = set(result.unreadable)
-        readable = [entry for entry in entries if entry.group_id not in unreadable]
+        entries = self._pending.entries(flight.batch)
+        unreadable = [entry for entry in entries if entry.group_id in result.unreadable]
+        readable = [entry for entry in entries if entry.group_id not in result.unreadable]
         self._pending.settle((entry, result.found.get(entry.group_id)) for entry in readable)
-        self._recovery.repeat(
-            [entry for entry in entries if entry.group_id in unreadable],
-            DecodeError("the response has a profile whose group ID cannot be read"),
-        )
+        self._recovery.repeat(unreadable, DecodeError("the response has a profile whose group ID cannot be read"))
 
     def _failed(self, flight: InFlight, error: RongCloudError) -> None:
-        entries = flight.batch.entries
         age = get_running_loop().time() - flight.sent_at
         if self._emit:
-            self._emit(BatchFailed(flight.request_id, flight.connection.host, len(entries), error, age))
+            self._emit(BatchFailed(flight.request_id, flight.connection.host, len(flight.batch), error, age))
         self._failover.failed(flight.connection, error)
         if self._policy.action(error) == "fatal":
             self._abort_all(error)
         else:
-            self._recovery.recover(entries, error, age)
+            self._recovery.recover(self._pending.entries(flight.batch), error, age)
 
     def _abort_all(self, error: RongCloudError) -> None:
         logger.error("not retryable: %s", error)

@@ -7,10 +7,10 @@ from typing import TypeVar
 
 from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
-from rongcloud_groups._dispatch.pending import PendingQueue, Waiter
-from rongcloud_groups._dispatch.turn import Turn
+from rongcloud_groups._dispatch.pending import PendingQueue
+from rongcloud_groups._dispatch.steps import Steps
 from rongcloud_groups._dispatch.waiters import GetManyWaiter, GetWaiter, reject_single_str
-from rongcloud_groups._protocol.requests import validated_group_id
+from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups._validation import number
 from rongcloud_groups.errors import DeadlineExceeded
 from rongcloud_groups.events import CallEnded, Emitter
@@ -79,14 +79,21 @@ class Lookups:
         waiter = GetWaiter(get_running_loop().create_future())
         timer = _timer(deadline, lambda: waiter.abort(self._exceeded(group_id, deadline)))
         try:
-            self._add(group_id, waiter, bulk=False, fresh=fresh)
+            if self._cached is None:
+                self._pending.add(group_id, waiter)
+            else:
+                self._cached.add_all([group_id], waiter, fresh=fresh)
             self._dispatcher.wake()
             return await waiter.future
+        except BaseException:
+            self._leave(waiter, [group_id])
+            raise
         finally:
-            self._end(waiter, timer, [group_id])
+            if timer is not None:
+                timer.cancel()
 
     async def _get_many(self, group_ids: Iterable[object], deadline: float, *, bulk: bool, fresh: bool) -> Lookup:
-        waiter = GetManyWaiter(get_running_loop().create_future())
+        waiter = GetManyWaiter(get_running_loop().create_future(), bulk)
 
         def expire() -> None:
             open_ids = waiter.open_ids()
@@ -95,42 +102,36 @@ class Lookups:
 
         timer = _timer(deadline, expire)
         try:
-            await self._add_all(reject_single_str(group_ids), waiter, bulk=bulk, fresh=fresh)
+            await self._add_all(Steps(reject_single_str(group_ids)), waiter, fresh=fresh)
             await waiter.future
             return waiter.lookup()
+        except BaseException:
+            self._leave(waiter, waiter.open_ids())
+            raise
         finally:
-            self._end(waiter, timer, waiter.open_ids())
+            if timer is not None:
+                timer.cancel()
 
-    async def _add_all(self, group_ids: Iterable[object], waiter: GetManyWaiter, *, bulk: bool, fresh: bool) -> None:
+    async def _add_all(self, group_ids: Steps, waiter: GetManyWaiter, *, fresh: bool) -> None:
         """Take up the IDs in steps, to the last one even after the deadline: each of them has an outcome."""
-        turn = Turn(group_ids)
-        for group_id in group_ids:
-            valid = waiter.admit(group_id)
-            if valid is not None:
-                self._add(valid, waiter, bulk=bulk, fresh=fresh)
-            if turn.over():
+        while chunk := group_ids.read(BATCH_LIMIT):
+            new = waiter.admit(chunk)
+            if self._cached is None or waiter.bulk:
+                self._pending.add_all(new, waiter)
+            else:
+                self._cached.add_all(new, waiter, fresh=fresh)
+            if group_ids.over:
                 self._dispatcher.wake()
-                await turn.pause()
+                await group_ids.pause()
                 if waiter.future.done():  # aborted
                     return
         self._dispatcher.wake()
         waiter.admitted()
 
-    def _add(self, group_id: str, waiter: Waiter, *, bulk: bool, fresh: bool) -> None:
-        if self._cached is None or bulk:
-            self._pending.add(group_id, waiter, bulk=bulk)
-        else:
-            self._cached.add(group_id, waiter, fresh=fresh)
-
-    def _leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
-        (self._cached or self._pending).leave(waiter, group_ids)
-
-    def _end(self, waiter: GetWaiter | GetManyWaiter, timer: TimerHandle | None, group_ids: Iterable[str]) -> None:
-        if timer is not None:
-            timer.cancel()
+    def _leave(self, waiter: GetWaiter | GetManyWaiter, group_ids: Iterable[str]) -> None:
         if waiter.future.done() and not waiter.future.cancelled():
             waiter.future.exception()  # a caller that was cancelled in the same step does not retrieve it
-        self._leave(waiter, group_ids)
+        (self._cached or self._pending).leave(waiter, group_ids)
 
     def _exceeded(self, group_id: str, deadline: float) -> DeadlineExceeded:
         return DeadlineExceeded(self._dispatcher.phase_of(group_id), deadline)

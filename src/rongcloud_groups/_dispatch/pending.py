@@ -1,103 +1,27 @@
-"""The queue of open IDs and the lanes in which they wait. No I/O, no clock.
+"""The queue of open IDs. No I/O, no clock.
 
-Each open ID has one `PendingId`, however many waiters it has. It waits in a lane, is in flight in a `Batch`, or rests
-between two attempts. It is closed when it is settled, or when its last waiter leaves. A caller that arrives after an
+Each open ID is known once, however many waiters it has. It waits in a lane, is in flight in a batch, or rests between
+two attempts. It is closed when it is settled, or when its last waiter leaves. A caller that arrives after an
 invalidation waits for a new request instead of joining the one in flight.
+
+Nearly every ID has one waiter and is settled by its first request. While such an ID waits, the queue knows it by its
+waiter, and in flight by its batch; so whole batches are added, taken and settled in a few steps. An ID has a
+`PendingId` only once more happens to it: it is shared, retried, bisected, or left in flight.
 """
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
+from collections import deque
+from collections.abc import Callable, Collection, Iterable
+from operator import countOf
 
-from msgspec import Struct, field
-
-from rongcloud_groups._dispatch.retry import Attempts
+from rongcloud_groups._dispatch.lanes import Batch, Lane, PendingId, Waiter
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.lookup import Outcome
+from rongcloud_groups.models import GroupProfile
 
 BULK_EVERY = 10
 """Every tenth batch is the bulk lane's, however much the interactive lane holds."""
-
-
-class Waiter(Protocol):
-    """Receives outcomes. Implementations must not raise."""
-
-    def settle(self, group_id: str, outcome: Outcome) -> None:
-        """One of its IDs has its outcome."""
-        ...
-
-    def flush(self) -> None:
-        """Every ID that settles in this step has settled."""
-        ...
-
-    def abort(self, error: RongCloudError) -> None:
-        """None of its open IDs will be settled."""
-        ...
-
-
-class PendingId(Struct, eq=False):
-    """One open ID.
-
-    Attributes:
-        bulk: whether it waits in the bulk lane.
-        waiters: get the outcome of the request in flight, or else of the next one.
-        next_waiters: get the outcome of the request after the one in flight, which is stale.
-        stale: the request in flight was sent before an invalidation.
-        attempts: the requests that it lost; None before the first.
-        batch: the request in flight.
-        isolated: the half of a batch with which it waits to be sent alone.
-    """
-
-    group_id: str
-    bulk: bool
-    waiters: list[Waiter] = field(default_factory=list)
-    next_waiters: list[Waiter] = field(default_factory=list)
-    stale: bool = False
-    attempts: Attempts | None = None
-    batch: "Batch | None" = None
-    isolated: "list[PendingId] | None" = None
-
-    @property
-    def wanted(self) -> bool:
-        """Whether a waiter is left."""
-        return bool(self.waiters or self.next_waiters)
-
-
-class Batch(Struct, eq=False):
-    """The IDs of one request in flight.
-
-    Attributes:
-        entries: in the order in which they are sent.
-        cancel: called with the batch when no waiter is left for any of its IDs; they are no longer open by then.
-        wanted: how many entries have a waiter.
-    """
-
-    entries: list[PendingId]
-    cancel: "Callable[[Batch], object]"
-    wanted: int = 0
-
-    def __post_init__(self) -> None:
-        self.wanted = len(self.entries)
-        for entry in self.entries:
-            entry.batch = self
-
-    @property
-    def group_ids(self) -> list[str]:
-        """The IDs of the request."""
-        return [entry.group_id for entry in self.entries]
-
-    def __len__(self) -> int:
-        return len(self.entries)
-
-
-class _Lane(Struct, eq=False):
-    """Entries in the order in which they leave; the isolated halves leave before the others, each alone."""
-
-    entries: OrderedDict[str, PendingId] = field(default_factory=OrderedDict)
-    isolated: deque[list[PendingId]] = field(default_factory=deque)
-
-    def __bool__(self) -> bool:
-        return bool(self.entries or self.isolated)
+_SWEEP_AT = 64
+"""IDs that left a lane before it is worth looking for them in it."""
 
 
 class PendingQueue:
@@ -109,59 +33,68 @@ class PendingQueue:
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._ids: dict[str, PendingId] = {}
-        self._interactive = _Lane()
-        self._bulk = _Lane()
-        self._taken = 0
-        self._waiting = 0
+        self._ids: dict[str, Waiter | Batch | PendingId] = {}
+        self._interactive = Lane()
+        self._bulk = Lane()
+        self._contested = 0
         self.found = self.missing = self.failed = 0
 
     def __len__(self) -> int:
         """How many IDs wait for a request now."""
-        return self._waiting
+        return len(self._interactive) + len(self._bulk)
+
+    def __bool__(self) -> bool:
+        return bool(self._interactive or self._bulk)
 
     def begins(self, group_id: str) -> bool:
         """Whether adding a waiter for this ID would cause a new request."""
-        entry = self._ids.get(group_id)
-        return entry is None or (entry.stale and not entry.next_waiters)
+        known = self._ids.get(group_id)
+        return known is None or (isinstance(known, PendingId) and known.stale and not known.next_waiters)
 
     @property
     def open(self) -> int:
         """How many IDs are open."""
         return len(self._ids)
 
-    def add(self, group_id: str, waiter: Waiter, *, bulk: bool) -> None:
+    def add(self, group_id: str, waiter: Waiter) -> None:
         """Let ``waiter`` wait for an ID; an open one is requested again only if the request in flight is stale."""
-        entry = self._ids.get(group_id)
+        entry = self._entry(group_id)
         if entry is None:
-            entry = self._ids[group_id] = PendingId(group_id, bulk)
-            self._lane_of(entry).entries[group_id] = entry
-            self._waiting += 1
-        else:
-            if not entry.wanted and entry.batch is not None:
-                entry.batch.wanted += 1
-            if entry.bulk and not bulk:
-                self._make_interactive(entry)
-        (entry.next_waiters if entry.stale else entry.waiters).append(waiter)
+            self._ids[group_id] = waiter
+            self._lane(bulk=waiter.bulk).extend((group_id,))
+            return
+        if isinstance(entry.place, Batch) and not entry.wanted:
+            entry.place.wanted += 1
+        if entry.bulk and not waiter.bulk:
+            self._make_interactive(entry)
+        (entry.next_waiters if entry.stale else entry.waiters)[waiter] = None
+
+    def add_all(self, group_ids: Collection[str], waiter: Waiter) -> None:
+        """Let ``waiter`` wait for several IDs, each given once."""
+        if self._ids.keys().isdisjoint(group_ids):
+            self._ids.update(dict.fromkeys(group_ids, waiter))
+            self._lane(bulk=waiter.bulk).extend(group_ids)
+            return
+        for group_id in group_ids:
+            self.add(group_id, waiter)
 
     def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
         """``waiter`` no longer waits for these IDs; those without a waiter are dropped."""
         for group_id in group_ids:
-            entry = self._ids.get(group_id)
-            if entry is None:
-                continue
-            joined = next((those for those in (entry.waiters, entry.next_waiters) if waiter in those), None)
-            if joined is None:
-                continue
-            joined.remove(waiter)
-            if not entry.wanted:
-                self._drop(entry)
+            if self._ids.get(group_id) is waiter:
+                del self._ids[group_id]
+                self._left(self._lane(bulk=waiter.bulk))
+            elif (entry := self._entry(group_id)) is not None:
+                joined = entry.waiters if waiter in entry.waiters else entry.next_waiters
+                if waiter in joined:
+                    del joined[waiter]
+                    if not entry.wanted:
+                        self._drop(entry)
 
     def mark_stale(self, group_ids: Iterable[str] | None = None) -> None:
         """No new waiter joins the requests in flight for these IDs, or for all."""
         for group_id in list(self._ids) if group_ids is None else group_ids:
-            entry = self._ids.get(group_id)
-            if entry is not None and entry.batch is not None:
+            if self.in_flight(group_id) and (entry := self._entry(group_id)):
                 entry.stale = True
 
     def take(self, cancel: Callable[[Batch], object]) -> Batch | None:
@@ -170,56 +103,108 @@ class PendingQueue:
         Args:
             cancel: see `Batch`.
         """
-        lanes = [self._interactive, self._bulk]
-        if self._interactive and self._bulk:
-            self._taken += 1
-            if self._taken % BULK_EVERY == 0:
-                lanes.reverse()
-        first = next((lane for lane in lanes if lane), None)
-        if first is None:
-            return None
+        first, second = self._interactive, self._bulk
+        if first and second:
+            self._contested += 1
+            if self._contested % BULK_EVERY == 0:
+                first, second = second, first
+        elif second:
+            first, second = second, first
         if first.isolated:
-            entries = first.isolated.popleft()
-            for entry in entries:
-                entry.isolated = None
+            group_ids = [entry.group_id for entry in first.isolated.popleft()]
         else:
-            entries = []
-            for lane in lanes:
-                while lane.entries and len(entries) < self._limit:
-                    entries.append(lane.entries.popitem(last=False)[1])
-        self._waiting -= len(entries)
-        return Batch(entries, cancel)
+            group_ids = self._pop(first, self._limit)
+            if len(group_ids) < self._limit:
+                group_ids += self._pop(second, self._limit - len(group_ids))
+        return self._batch(group_ids, cancel) if group_ids else None
+
+    def _pop(self, lane: Lane, most: int) -> list[str]:
+        """Take the first IDs out of a lane."""
+        pop = lane.group_ids.popleft
+        if lane.waiting == len(lane.group_ids):
+            popped = [pop() for _ in range(min(most, lane.waiting))]
+        else:
+            waiting: dict[str, None] = {}
+            while lane.group_ids and len(waiting) < most:
+                if self._place(group_id := pop()) is lane:
+                    waiting[group_id] = None
+            popped = list(waiting)
+        lane.waiting -= len(popped)
+        return popped
+
+    def _batch(self, group_ids: list[str], cancel: Callable[[Batch], object]) -> Batch:
+        waiters: list[Waiter | PendingId] = list(map(self._ids.__getitem__, group_ids))  # type: ignore[arg-type]  # those that wait are in no batch
+        batch = Batch(group_ids, waiters, cancel, len(group_ids))
+        if PendingId not in set(map(type, waiters)):
+            self._ids.update(dict.fromkeys(group_ids, batch))
+            return batch
+        for group_id, waiter in zip(group_ids, waiters, strict=True):
+            if isinstance(waiter, PendingId):
+                waiter.place = batch
+            else:
+                self._ids[group_id] = batch
+        return batch
+
+    def settle_batch(self, batch: Batch, found: dict[str, GroupProfile]) -> None:
+        """A batch has its response: of its IDs, those that are not ``found`` are missing."""
+        ids, group_ids, waiters = self._ids, batch.group_ids, batch.waiters
+        settled: dict[Waiter, dict[str, Outcome]] = {}
+        if waiters.count(waiters[0]) == len(waiters) and countOf(map(ids.get, group_ids), batch) == len(group_ids):
+            for group_id in group_ids:
+                del ids[group_id]
+            self.found += len(found)
+            self.missing += len(group_ids) - len(found)
+            settled[waiters[0]] = dict.fromkeys(group_ids) | found  # type: ignore[index]  # none has an entry
+        else:
+            for group_id, waiter in zip(group_ids, waiters, strict=True):
+                if isinstance(waiter, PendingId):
+                    self._close(waiter, found.get(group_id), settled)
+                elif ids.get(group_id) is batch:
+                    del ids[group_id]
+                    settled.setdefault(waiter, {})[group_id] = profile = found.get(group_id)
+                    self.found += profile is not None
+                    self.missing += profile is None
+        for waiter, outcomes in settled.items():
+            waiter.settle(outcomes)
 
     def settle(self, outcomes: Iterable[tuple[PendingId, Outcome]]) -> None:
         """These entries have their outcome and are closed."""
-        touched: dict[Waiter, None] = {}
+        settled: dict[Waiter, dict[str, Outcome]] = {}
         for entry, outcome in outcomes:
-            if self._ids.get(entry.group_id) is not entry:
-                continue
-            self._forget(entry)
-            if outcome is None:
-                self.missing += 1
-            elif isinstance(outcome, RongCloudError):
-                self.failed += 1
-            else:
-                self.found += 1
-            for waiter in entry.waiters:
-                waiter.settle(entry.group_id, outcome)
-                touched[waiter] = None
-            for waiter in entry.next_waiters:
-                self.add(entry.group_id, waiter, bulk=entry.bulk)
-        for waiter in touched:
-            waiter.flush()
+            self._close(entry, outcome, settled)
+        for waiter, those in settled.items():
+            waiter.settle(those)
+
+    def _close(self, entry: PendingId, outcome: Outcome, settled: dict[Waiter, dict[str, Outcome]]) -> None:
+        group_id = entry.group_id
+        if self._ids.get(group_id) is not entry:
+            return
+        self._forget(entry)
+        if outcome is None:
+            self.missing += 1
+        elif isinstance(outcome, RongCloudError):
+            self.failed += 1
+        else:
+            self.found += 1
+        for waiter in entry.waiters:
+            settled.setdefault(waiter, {})[group_id] = outcome
+        for waiter in entry.next_waiters:
+            self.add(group_id, waiter)
+
+    def entries(self, batch: Batch) -> list[PendingId]:
+        """The IDs of a batch in flight that are still open."""
+        entries = map(self._entry, batch.group_ids)
+        return [entry for entry in entries if entry is not None and entry.place is batch]
 
     def rest(self, entries: Iterable[PendingId]) -> list[PendingId]:
         """Take entries out of flight, to be requeued later; those without a waiter are dropped."""
         resting = []
         for entry in entries:
-            entry.batch = None
+            entry.place = None
             if self._ids.get(entry.group_id) is not entry:
                 continue
-            entry.waiters += entry.next_waiters
-            entry.next_waiters = []
+            entry.waiters |= entry.next_waiters
+            entry.next_waiters = {}
             entry.stale = False
             if entry.waiters:
                 resting.append(entry)
@@ -230,10 +215,9 @@ class PendingQueue:
     def requeue(self, entries: Iterable[PendingId]) -> None:
         """Let resting entries wait again, at the front of their lane and in their old order."""
         for entry in reversed([entry for entry in entries if self._ids.get(entry.group_id) is entry]):
-            lane = self._lane_of(entry)
-            lane.entries[entry.group_id] = entry
-            lane.entries.move_to_end(entry.group_id, last=False)
-            self._waiting += 1
+            entry.place = lane = self._lane(bulk=entry.bulk)
+            lane.group_ids.appendleft(entry.group_id)
+            lane.waiting += 1
 
     def requeue_halves(self, entries: list[PendingId]) -> None:
         """Let resting entries wait again as two halves, each sent alone and before the rest of its lane."""
@@ -245,16 +229,17 @@ class PendingQueue:
             bulk = all(entry.bulk for entry in half)
             for entry in half:
                 entry.bulk = bulk
-                entry.isolated = half
-            (self._bulk if bulk else self._interactive).isolated.appendleft(half)
-            self._waiting += len(half)
+                entry.place = half
+            self._lane(bulk=bulk).isolated.appendleft(half)
 
-    def waiting(self) -> Iterator[PendingId]:
+    def waiting(self) -> list[PendingId]:
         """The entries that wait for a request."""
-        for lane in (self._interactive, self._bulk):
-            for half in lane.isolated:
-                yield from half
-            yield from lane.entries.values()
+        lanes = (self._interactive, self._bulk)
+        isolated = [entry for lane in lanes for half in lane.isolated for entry in half]
+        queued = [
+            group_id for lane in lanes for group_id in dict.fromkeys(lane.group_ids) if self._place(group_id) is lane
+        ]
+        return isolated + [entry for group_id in queued if (entry := self._entry(group_id))]
 
     def is_open(self, group_id: str) -> bool:
         """Whether an ID has no outcome yet."""
@@ -262,60 +247,97 @@ class PendingQueue:
 
     def in_flight(self, group_id: str) -> bool:
         """Whether a request for an ID is in flight."""
-        entry = self._ids.get(group_id)
-        return entry is not None and entry.batch is not None
+        return isinstance(self._place(group_id), Batch)
 
     def waits(self, group_id: str) -> bool:
         """Whether an ID waits for a request now; False where it is in flight, rests, or is not open."""
-        entry = self._ids.get(group_id)
-        return entry is not None and (entry.isolated is not None or group_id in self._lane_of(entry).entries)
+        return isinstance(self._place(group_id), Lane | list)
 
     def abort(self, error: RongCloudError) -> None:
         """Close every ID: each waiter gets the error."""
-        waiters = dict.fromkeys(waiter for entry in self._ids.values() for waiter in entry.waiters + entry.next_waiters)
-        for entry in list(self._ids.values()):
-            self._forget(entry)
+        waiters: dict[Waiter, None] = {}
+        for known in dict.fromkeys(self._ids.values()):
+            if isinstance(known, PendingId):
+                waiters |= known.waiters | known.next_waiters
+                known.place = None  # a batch refers to its entries: this leaves no cycle to the garbage collector
+            elif isinstance(known, Batch):
+                waiters |= {each: None for each in known.waiters if not isinstance(each, PendingId)}
+            else:
+                waiters[known] = None
+        self._ids.clear()
+        self._interactive, self._bulk = Lane(), Lane()
         for waiter in waiters:
             waiter.abort(error)
 
     def __repr__(self) -> str:
-        return f"<PendingQueue: {self.open} IDs open, {len(self)} waiting>"
+        return (
+            f"<PendingQueue: {self.open} IDs open, {len(self._interactive)} waiting in the interactive lane, "
+            f"{len(self._bulk)} in the bulk lane>"
+        )
 
-    def _lane_of(self, entry: PendingId) -> _Lane:
-        return self._bulk if entry.bulk else self._interactive
+    def _lane(self, *, bulk: bool) -> Lane:
+        return self._bulk if bulk else self._interactive
+
+    def _place(self, group_id: str) -> "Lane | list[PendingId] | Batch | None":
+        """Where an ID is; None where it rests or is not open."""
+        known = self._ids.get(group_id)
+        if known is None or isinstance(known, Batch):
+            return known
+        return known.place if isinstance(known, PendingId) else self._lane(bulk=known.bulk)
+
+    def _entry(self, group_id: str) -> PendingId | None:
+        """The entry of an open ID, which has one from now on."""
+        known = self._ids.get(group_id)
+        if known is None or isinstance(known, PendingId):
+            return known
+        if isinstance(known, Batch):
+            index = known.group_ids.index(group_id)
+            waiter = known.waiters[index]
+            assert not isinstance(waiter, PendingId)  # noqa: S101  an invariant
+            entry = known.waiters[index] = PendingId(group_id, waiter.bulk, {waiter: None}, place=known)
+        else:
+            entry = PendingId(group_id, known.bulk, {known: None}, place=self._lane(bulk=known.bulk))
+        self._ids[group_id] = entry
+        return entry
 
     def _make_interactive(self, entry: PendingId) -> None:
-        if entry.isolated is not None:
-            half = entry.isolated
-            self._bulk.isolated.remove(half)
-            for each in half:
-                each.bulk = False
-            self._interactive.isolated.append(half)
-        elif self._bulk.entries.pop(entry.group_id, None) is not None:
-            self._interactive.entries[entry.group_id] = entry
+        place = entry.place
         entry.bulk = False
+        if isinstance(place, list):
+            self._bulk.isolated.remove(place)
+            for each in place:
+                each.bulk = False
+            self._interactive.isolated.append(place)
+        elif place is self._bulk:
+            entry.place = self._interactive
+            self._interactive.extend((entry.group_id,))
+            self._left(self._bulk)
+
+    def _left(self, lane: Lane) -> None:
+        """An ID no longer waits in a lane: it is taken out of it with many others."""
+        lane.waiting -= 1
+        if len(lane.group_ids) > 2 * lane.waiting + _SWEEP_AT:
+            distinct = dict.fromkeys(lane.group_ids)
+            lane.group_ids = deque(group_id for group_id in distinct if self._place(group_id) is lane)
 
     def _drop(self, entry: PendingId) -> None:
-        if entry.batch is None:
+        batch = entry.place
+        if not isinstance(batch, Batch):
             self._forget(entry)
             return
-        entry.batch.wanted -= 1
-        if not entry.batch.wanted:
-            batch = entry.batch
-            for each in batch.entries:
-                self._ids.pop(each.group_id, None)
+        batch.wanted -= 1
+        if not batch.wanted:
+            for each in self.entries(batch):
+                self._forget(each)
             batch.cancel(batch)
 
     def _forget(self, entry: PendingId) -> None:
         """Close it, and take it out of its batch or lane."""
+        place, entry.place = entry.place, None  # a batch refers to its entries: this leaves no cycle
         del self._ids[entry.group_id]
-        if entry.batch is not None:
-            entry.batch = None  # it refers to its entries: this leaves no cycle to the garbage collector
-        elif entry.isolated is not None:
-            entry.isolated.remove(entry)
-            if not entry.isolated:
-                self._lane_of(entry).isolated.remove(entry.isolated)
-            entry.isolated = None
-            self._waiting -= 1
-        elif self._lane_of(entry).entries.pop(entry.group_id, None) is not None:
-            self._waiting -= 1
+        if isinstance(place, Lane):
+            self._left(place)
+        elif isinstance(place, list):
+            place.remove(entry)
+            if not place:
+                self._lane(bulk=entry.bulk).isolated.remove(place)

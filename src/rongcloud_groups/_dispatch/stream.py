@@ -2,28 +2,19 @@
 
 from asyncio import Event, Task, wait
 from collections import deque
-from collections.abc import (
-    AsyncGenerator,
-    AsyncIterable,
-    AsyncIterator,
-    Callable,
-    Collection,
-    Coroutine,
-    Generator,
-    Iterable,
-    Iterator,
-)
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Iterable
 from copy import copy
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
 from rongcloud_groups._dispatch.containment import is_cancellation
 from rongcloud_groups._dispatch.pending import PendingQueue
-from rongcloud_groups._dispatch.turn import Turn
-from rongcloud_groups._dispatch.waiters import failed_key, reject_single_str
-from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
-from rongcloud_groups.errors import ClientClosed, InvalidGroupId, RongCloudError
-from rongcloud_groups.lookup import Lookup, Outcome
+from rongcloud_groups._dispatch.steps import Steps
+from rongcloud_groups._dispatch.waiters import checked, reject_single_str
+from rongcloud_groups._protocol.requests import BATCH_LIMIT
+from rongcloud_groups.errors import ClientClosed, RongCloudError
+from rongcloud_groups.lookup import Lookup, Outcome, lookup_of
 
 Start = Callable[[Coroutine[Any, Any, None]], Task[None]]
 """Runs a task until it ends or the client closes."""
@@ -52,11 +43,10 @@ class Stream:
         self._wake = wake
         self._start = start
         self._window = window
-        self._bulk = bulk
+        self.bulk = bulk
         # A collection is in memory anyway, so each of its IDs can be remembered; a source without end cannot.
         self._seen: set[str] | None = set() if isinstance(group_ids, Collection) else None
         self._open: set[str] = set()
-        self._part = Lookup()
         self._parts: deque[Lookup] = deque()
         self._unconsumed = 0
         self._changed = Event()
@@ -71,7 +61,7 @@ class Stream:
         if self._reading is not None:
             raise ClientClosed("a stream is used once: make another one with client.stream()")
         self._reading = self._start(self._read())
-        self._reading.add_done_callback(self._wake_consumer)
+        self._reading.add_done_callback(lambda _: self._changed.set())
         return self
 
     async def __aexit__(
@@ -133,16 +123,13 @@ class Stream:
         self._changed.set()
         return True
 
-    def settle(self, group_id: str, outcome: Outcome) -> None:
-        """One of the IDs has its outcome."""
-        self._open.discard(group_id)
-        self._record(group_id, outcome)
-
-    def flush(self) -> None:
-        """Every ID that settles in this step has settled."""
-        if len(self._part):
-            self._parts.append(self._part)
-            self._part = Lookup()
+    def settle(self, outcomes: dict[str, Outcome]) -> None:
+        """Some of the IDs have their outcome."""
+        self._open.difference_update(outcomes)
+        self._unconsumed += len(outcomes)
+        items = iter(outcomes.items())
+        while part := dict(islice(items, BATCH_LIMIT)):
+            self._parts.append(lookup_of(part))
         self._changed.set()
 
     def abort(self, error: RongCloudError) -> None:
@@ -160,16 +147,11 @@ class Stream:
             raise ClientClosed(f"the stream has ended: write '{_USE}'")
         return self._reading
 
-    def _wake_consumer(self, _: Task[None]) -> None:
-        self.flush()
-
     async def _read(self) -> None:
         """Admit the IDs of the source. An exception of the source is raised where the parts are consumed."""
         source = self._group_ids
         try:
-            await (
-                self._read_async(aiter(source)) if isinstance(source, AsyncIterable) else self._read_sync(iter(source))
-            )
+            await (self._read_async(aiter(source)) if isinstance(source, AsyncIterable) else self._read_sync(source))
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:
@@ -180,49 +162,43 @@ class Stream:
     async def _read_async(self, source: AsyncIterator[object]) -> None:
         try:
             async for group_id in source:
-                await self._admit(group_id)
+                await self._wait_for_room()
+                self._admit([group_id])
                 if self._left:
                     return
         finally:
             if isinstance(source, AsyncGenerator):
                 await source.aclose()
 
-    async def _read_sync(self, source: Iterator[object]) -> None:
-        turn = Turn(self._group_ids)
+    async def _read_sync(self, source: Iterable[object]) -> None:
+        steps = Steps(source)
         try:
-            for group_id in source:
-                await self._admit(group_id)
-                if turn.over():
-                    await turn.pause()
+            while chunk := steps.read(await self._wait_for_room()):
+                self._admit(chunk)
+                if steps.over:
+                    await steps.pause()
         finally:
-            if isinstance(source, Generator):
-                source.close()
+            steps.close()
 
-    async def _admit(self, group_id: object) -> None:
-        while len(self._open) + self._unconsumed >= self._window:
+    async def _wait_for_room(self) -> int:
+        """How many more IDs may be open or not consumed: one at least, a batch at most."""
+        while (room := self._window - len(self._open) - self._unconsumed) <= 0:
             self._room.clear()
             await self._room.wait()
-        try:
-            valid = validated_group_id(group_id)
-        except InvalidGroupId as error:
-            if self._is_new(failed_key(group_id)):
-                self._record(failed_key(group_id), error)
-                self.flush()
-            return
-        if valid not in self._open and self._is_new(valid):
-            self._open.add(valid)
-            self._pending.add(valid, self, bulk=self._bulk)
-            self._wake()
+        return min(room, BATCH_LIMIT)
 
-    def _is_new(self, key: str) -> bool:
-        if self._seen is None:
-            return True
-        known = len(self._seen)
-        self._seen.add(key)
-        return len(self._seen) > known
-
-    def _record(self, group_id: str, outcome: Outcome) -> None:
-        self._part.record(group_id, outcome)
-        self._unconsumed += 1
-        if len(self._part) == BATCH_LIMIT:
-            self.flush()
+    def _admit(self, group_ids: list[object]) -> None:
+        """Look up the IDs that are valid and new."""
+        known = self._open if self._seen is None else self._seen
+        new = checked(group_ids, None)
+        if not known.isdisjoint(new):
+            new = {group_id: new[group_id] for group_id in new if group_id not in known}
+        if self._seen is not None:
+            self._seen.update(new)
+        invalid: dict[str, Outcome] = {group_id: error for group_id, error in new.items() if error is not None}
+        if invalid:
+            self.settle(invalid)
+        valid = [group_id for group_id, error in new.items() if error is None] if invalid else new
+        self._open.update(valid)
+        self._pending.add_all(valid, self)
+        self._wake()

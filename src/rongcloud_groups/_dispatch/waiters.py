@@ -3,30 +3,31 @@
 from asyncio import Future
 from collections.abc import Callable, Iterable
 from copy import copy
-from typing import Final
+from typing import Final, TypeVar, cast
 
 from msgspec import Struct, field
 
-from rongcloud_groups._protocol.requests import validated_group_id
+from rongcloud_groups._protocol.requests import are_plain_group_ids, validated_group_id
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
-from rongcloud_groups.lookup import Lookup, Outcome
+from rongcloud_groups.lookup import Lookup, Outcome, lookup_of
 from rongcloud_groups.models import GroupProfile
+
+T = TypeVar("T")
 
 
 class GetWaiter(Struct, eq=False):
     """Waits for one ID; its future ends in the profile, in None, or in the error."""
 
     future: Future[GroupProfile | None]
+    bulk: bool = False
 
-    def settle(self, group_id: str, outcome: Outcome) -> None:  # noqa: ARG002  the one ID it waits for
+    def settle(self, outcomes: dict[str, Outcome]) -> None:
         """The ID has its outcome."""
+        (outcome,) = outcomes.values()
         if isinstance(outcome, RongCloudError):
             self.abort(outcome)
         elif not self.future.done():
             self.future.set_result(outcome)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
 
     def abort(self, error: RongCloudError) -> None:
         """There will be no outcome."""
@@ -49,46 +50,39 @@ class GetManyWaiter(Struct, eq=False):
     """
 
     future: Future[None]
+    bulk: bool
     _outcomes: dict[str, Outcome | _Open] = field(default_factory=dict)
     _open: int = 0
     _all_admitted: bool = False
     _expired: Callable[[str], RongCloudError] | None = None
 
-    def admit(self, group_id: object) -> str | None:
-        """Take up one more ID; return it where it is to be looked up: valid, new, and before the deadline."""
-        try:
-            valid = validated_group_id(group_id)
-        except InvalidGroupId as error:
-            self._outcomes.setdefault(failed_key(group_id), error)
-            return None
-        if valid in self._outcomes:
-            return None
+    def admit(self, group_ids: list[object]) -> list[str]:
+        """Take up some more IDs; return those to look up: valid, new, and before the deadline."""
+        outcomes: dict[str, Outcome | _Open] = checked(group_ids, _OPEN)
+        if not self._outcomes.keys().isdisjoint(outcomes):
+            outcomes = {each: outcomes[each] for each in outcomes if each not in self._outcomes}
+        opened = [group_id for group_id, outcome in outcomes.items() if outcome is _OPEN]
         if self._expired is not None:
-            self._outcomes[valid] = self._expired(valid)
-            return None
-        self._outcomes[valid] = _OPEN
-        self._open += 1
-        return valid
+            outcomes |= {group_id: self._expired(group_id) for group_id in opened}
+            opened = []
+        self._outcomes |= outcomes
+        self._open += len(opened)
+        return opened
 
     def expire(self, error_for: Callable[[str], RongCloudError]) -> None:
         """Settle the open IDs, and each one that is still to come, with an error."""
         self._expired = error_for
-        for group_id in self.open_ids():
-            self.settle(group_id, error_for(group_id))
-        self.flush()
+        self.settle({group_id: error_for(group_id) for group_id in self.open_ids()})
 
     def admitted(self) -> None:
         """No more IDs come."""
         self._all_admitted = True
-        self.flush()
+        self.settle({})
 
-    def settle(self, group_id: str, outcome: Outcome) -> None:
-        """One of the IDs has its outcome."""
-        self._outcomes[group_id] = outcome
-        self._open -= 1
-
-    def flush(self) -> None:
-        """Every ID that settles in this step has settled."""
+    def settle(self, outcomes: dict[str, Outcome]) -> None:
+        """Some of the IDs have their outcome."""
+        self._outcomes.update(outcomes)
+        self._open -= len(outcomes)
         if self._all_admitted and not self._open and not self.future.done():
             self.future.set_result(None)
 
@@ -99,18 +93,29 @@ class GetManyWaiter(Struct, eq=False):
 
     def open_ids(self) -> list[str]:
         """The IDs that have no outcome yet."""
+        if not self._open:
+            return []
         return [group_id for group_id, outcome in self._outcomes.items() if outcome is _OPEN]
 
     def lookup(self) -> Lookup:
         """The outcomes, once no ID is open."""
-        lookup = Lookup()
-        for group_id, outcome in self._outcomes.items():
-            assert not isinstance(outcome, _Open)  # noqa: S101  an invariant
-            lookup.record(group_id, outcome)
-        return lookup
+        return lookup_of(cast("dict[str, Outcome]", self._outcomes))
 
 
-def failed_key(group_id: object) -> str:
+def checked(group_ids: list[object], valid: T) -> dict[str, T | InvalidGroupId]:
+    """Each distinct ID once, in order: ``valid`` for the valid ones, the error for the others."""
+    if are_plain_group_ids(group_ids):
+        return dict.fromkeys(group_ids, valid)
+    outcomes: dict[str, T | InvalidGroupId] = {}
+    for group_id in group_ids:
+        try:
+            outcomes.setdefault(validated_group_id(group_id), valid)
+        except InvalidGroupId as error:
+            outcomes.setdefault(_failed_key(group_id), error)
+    return outcomes
+
+
+def _failed_key(group_id: object) -> str:
     """The key of an invalid ID in `Lookup.failed`: the ID itself where it can be a key, or else its ``repr``."""
     try:
         hash(group_id)

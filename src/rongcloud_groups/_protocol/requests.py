@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal
+from typing import Final, Literal, TypeGuard
 from urllib.parse import quote_plus
 
 import msgspec
@@ -20,6 +20,7 @@ GROUP_ID_LIMIT: Final = 64
 """The most characters in a group ID, as the service documents it."""
 
 _PLAIN_GROUP_ID: Final = re.compile(rf"[!-+\--~]{{1,{GROUP_ID_LIMIT}}}")  # visible ASCII without the comma
+_PLAIN_GROUP_IDS: Final = re.compile(rf"{_PLAIN_GROUP_ID.pattern}(?:,{_PLAIN_GROUP_ID.pattern})*+")
 _NEEDS_NO_QUOTING: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 _INVISIBLE: Final = {
     "Cc": "a control character",
@@ -49,6 +50,11 @@ def validated_group_id(value: object) -> str:
     if not _PLAIN_GROUP_ID.fullmatch(text) and (reason := _fault_of(text)):
         raise InvalidGroupId(value, reason)
     return text
+
+
+def are_plain_group_ids(values: Sequence[object]) -> TypeGuard[Sequence[str]]:
+    """Whether all are valid as they are: visible ASCII, of exactly the type str. Others may be valid too."""
+    return set(map(type, values)) == {str} and _PLAIN_GROUP_IDS.fullmatch(",".join(values)) is not None  # type: ignore[arg-type]  # they are str
 
 
 def _fault_of(text: str) -> str | None:

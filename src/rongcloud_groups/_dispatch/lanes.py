@@ -1,0 +1,99 @@
+"""An open ID, its waiters, the lane in which it waits, and the batch in which it is in flight."""
+
+from collections import deque
+from collections.abc import Callable, Collection
+from typing import Protocol
+
+from msgspec import Struct, field
+
+from rongcloud_groups._dispatch.retry import Attempts
+from rongcloud_groups.errors import RongCloudError
+from rongcloud_groups.lookup import Outcome
+
+
+class Waiter(Protocol):
+    """Receives outcomes. Implementations must not raise, and are equal to no other.
+
+    Attributes:
+        bulk: whether its IDs wait in the bulk lane.
+    """
+
+    @property
+    def bulk(self) -> bool: ...
+
+    def settle(self, outcomes: dict[str, Outcome]) -> None:
+        """Some of its IDs, at least one, have their outcome. The dict is the waiter's from now on."""
+        ...
+
+    def abort(self, error: RongCloudError) -> None:
+        """None of its open IDs will be settled."""
+        ...
+
+
+class PendingId(Struct, eq=False):
+    """One open ID, in full.
+
+    Attributes:
+        bulk: whether it waits in the bulk lane.
+        waiters: get the outcome of the request in flight, or else of the next one.
+        next_waiters: get the outcome of the request after the one in flight, which is stale.
+        stale: the request in flight was sent before an invalidation.
+        attempts: the requests that it lost; None before the first.
+        place: the lane in which it waits, the half of a batch with which it waits to be sent alone, or the request in
+            flight; None while it rests.
+    """
+
+    group_id: str
+    bulk: bool
+    waiters: dict[Waiter, None] = field(default_factory=dict)
+    next_waiters: dict[Waiter, None] = field(default_factory=dict)
+    stale: bool = False
+    attempts: Attempts | None = None
+    place: "Lane | list[PendingId] | Batch | None" = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a waiter is left."""
+        return bool(self.waiters or self.next_waiters)
+
+
+class Batch(Struct, eq=False):
+    """The IDs of one request in flight.
+
+    Attributes:
+        group_ids: in the order in which they are sent.
+        waiters: the waiter of each, or its `PendingId`.
+        cancel: called with the batch when no waiter is left for any of its IDs; they are no longer open by then.
+        wanted: how many IDs have a waiter.
+    """
+
+    group_ids: list[str]
+    waiters: list[Waiter | PendingId]
+    cancel: "Callable[[Batch], object]"
+    wanted: int
+
+    def __len__(self) -> int:
+        return len(self.group_ids)
+
+
+class Lane(Struct, eq=False):
+    """IDs in the order in which they leave; the isolated halves leave before the others, each alone.
+
+    Attributes:
+        group_ids: those that wait here, and some that no longer do. One that comes back takes its old place.
+        waiting: how many wait, apart from the isolated ones.
+    """
+
+    group_ids: deque[str] = field(default_factory=deque)
+    waiting: int = 0
+    isolated: deque[list[PendingId]] = field(default_factory=deque)
+
+    def __bool__(self) -> bool:
+        return bool(self.waiting or self.isolated)
+
+    def __len__(self) -> int:
+        return self.waiting + sum(map(len, self.isolated))
+
+    def extend(self, group_ids: Collection[str]) -> None:
+        self.group_ids.extend(group_ids)
+        self.waiting += len(group_ids)
