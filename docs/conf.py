@@ -17,7 +17,7 @@ with (Path(__file__).parents[1] / "pyproject.toml").open("rb") as pyproject:
 project = _project["name"]
 author = "the rongcloud-groups authors"
 copyright = f"2026, {author}"  # noqa: A001  Sphinx's name
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx_copybutton"]
 exclude_patterns: list[str] = []
 myst_heading_anchors = 3
 default_role = "py:obj"  # a name in single backticks is a link where it is described
@@ -36,6 +36,10 @@ html_theme_options = {
     "source_branch": "main",
     "source_directory": "docs/",
 }
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+pygments_dark_style = "github-dark"
+copybutton_prompt_text = "$ "
 html_show_sphinx = False
 html_copy_source = False
 

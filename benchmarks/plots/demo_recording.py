@@ -106,7 +106,7 @@ def svg(frames: list[Frame]) -> str:
             "@media (prefers-reduced-motion:no-preference){",
             *rules,
             "}</style>",
-            f'<rect width="{width:.0f}" height="{height}" rx="8" fill="#0d1117"/>',
+            f'<rect width="{width:.0f}" height="{height}" rx="8" fill="#0d1117" stroke="#30363d"/>',
             *groups,
             "</svg>",
             "",
