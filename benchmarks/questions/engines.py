@@ -20,6 +20,7 @@ from benchmarks.servers.child_processes import emulator, seen, trusting
 
 from rongcloud_groups import GroupClient
 from rongcloud_groups.blocking import BlockingGroupClient
+from rongcloud_groups.config import Options
 from rongcloud_groups.emulator.program import Address
 
 LATENCY = ("--latency", "0.015", "--latency-tail", "0.002", "--unknown", "0")
@@ -141,8 +142,8 @@ def _threads(client: BlockingGroupClient, count: int, beside: Callable[[], None]
         return sum(len(lookup.result().found) for lookup in lookups)
 
 
-def _options(address: Address, **more: object) -> dict[str, object]:
-    return {"base_urls": address.url, "verify": trusting(address), **more}
+def _options(address: Address, limiter: str | None = None) -> Options:
+    return {"base_urls": address.url, "verify": trusting(address), "limiter": limiter}
 
 
 @asynccontextmanager

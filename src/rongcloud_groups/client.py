@@ -12,10 +12,10 @@ from rongcloud_groups._http import Proxy
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.config import (
+    AllOptions,
     BudgetOptions,
     DialectName,
     LookupOptions,
-    Options,
     Region,
     TransportOptions,
     checked_origins,
@@ -130,7 +130,7 @@ class GroupClient:
         )
 
     @classmethod
-    def from_env(cls, **options: Unpack[Options]) -> Self:
+    def from_env(cls, **options: Unpack[AllOptions]) -> Self:
         """A client from the environment.
 
         ``RONGCLOUD_APP_KEY``; ``RONGCLOUD_APP_SECRET`` or ``RONGCLOUD_APP_SECRET_FILE``; and, where set,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
 from msgspec import Struct
 
@@ -40,11 +40,12 @@ REGIONS: Mapping[str, tuple[str, str]] = {
 """The data centers, each with its primary and its backup URL, as the service's base URL page lists them."""
 
 
-class Options(TypedDict, total=False):
-    """The arguments of `GroupClient`, each of them optional, for `GroupClient.from_env`."""
+_VERIFY: Final = "an ssl.SSLContext, such as ssl.create_default_context(cafile=PATH), or None"
 
-    app_key: str
-    app_secret: str | Secret
+
+class Options(TypedDict, total=False):
+    """The arguments of `GroupClient` that have a default."""
+
     region: Region
     base_urls: str | Sequence[str] | None
     dialect: DialectName
@@ -64,6 +65,13 @@ class Options(TypedDict, total=False):
     transport: "TransportSource | None"
     cache: Cache | None
     hooks: Sequence[Hook]
+
+
+class AllOptions(Options, total=False):
+    """The arguments of `GroupClient`, each of them optional, for `GroupClient.from_env`."""
+
+    app_key: str
+    app_secret: str | Secret
 
 
 class TransportOptions(Struct, frozen=True, kw_only=True):
@@ -86,7 +94,7 @@ class TransportOptions(Struct, frozen=True, kw_only=True):
         at_least(1, "max_in_flight", self.max_in_flight)
         at_least(2, "requests_per_connection", self.requests_per_connection)
         boolean("http2", self.http2)
-        instance_of((ssl.SSLContext, NoneType), "verify", self.verify, "an ssl.SSLContext, or None")
+        instance_of((ssl.SSLContext, NoneType), "verify", self.verify, _VERIFY)
         if self.proxy is not None and self.transport is not None:
             raise ConfigError("proxy= is for the client's own connections: give the transport a proxy of its own")
 

@@ -24,7 +24,7 @@ To leave it out, run pytest with ``-p no:rongcloud_groups``.
 import asyncio
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 import anyio
 import httpx
@@ -34,6 +34,7 @@ from rongcloud_groups._protocol.dialects import RONGCLOUD
 from rongcloud_groups._protocol.lenient import camel_case, datetime_from_ms, ms_from_datetime
 from rongcloud_groups._protocol.requests import validated_group_id
 from rongcloud_groups.client import GroupClient
+from rongcloud_groups.config import AllOptions
 from rongcloud_groups.emulator import Service, Universe
 from rongcloud_groups.emulator.requests import ServiceRefusal, parse_group_ids
 from rongcloud_groups.emulator.service import ROUTES
@@ -92,7 +93,7 @@ class InProcessEmulator:
         """
         self.service.faults.next(fault, times)
 
-    def client(self, **options: Any) -> GroupClient:
+    def client(self, **options: Unpack[AllOptions]) -> GroupClient:
         """A client of this emulator, to be opened with ``async with``.
 
         Args:
@@ -105,7 +106,7 @@ class InProcessEmulator:
             "rate": 10_000.0,
             "transport": self.transport,
         }
-        return GroupClient(**(defaults | options))
+        return GroupClient(**{**defaults, **options})
 
 
 class _ServiceTransport(httpx.AsyncBaseTransport):

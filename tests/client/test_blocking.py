@@ -21,6 +21,7 @@ import pytest
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient, InvalidGroupId, LocalLimiter, Lookup
 from rongcloud_groups.blocking import BlockingGroupClient, shared
 from rongcloud_groups.cli.emulator_process import emulator_process
+from rongcloud_groups.config import Options
 from rongcloud_groups.emulator import Report
 from rongcloud_groups.emulator.program import Address
 
@@ -102,7 +103,7 @@ def test_a_bad_option_is_refused_when_the_client_is_made() -> None:
 
 
 @pytest.mark.parametrize("option", [{"limiter": "local"}, {"limiter": LocalLimiter(50)}, {"transport": "httpx"}])
-def test_a_client_with_a_limiter_or_for_mocks_shares_no_budget(option: dict[str, object], tmp_path: Path) -> None:
+def test_a_client_with_a_limiter_or_for_mocks_shares_no_budget(option: Options, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
         BlockingGroupClient("key", "secret", **option)

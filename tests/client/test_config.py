@@ -104,7 +104,7 @@ def test_base_urls_take_the_place_of_the_region(base_urls: Any, urls: list[str])
     ("options", "message"),
     [
         ({"app_key": ""}, "app_key is empty"),
-        ({"app_key": None}, "app_key is empty"),
+        ({"app_key": None}, "app_key is of type NoneType; give a str"),
         ({"app_key": "a b"}, "app_key 'a b' has a character that an App Key cannot have"),
         ({"app_key": "a\r\nb"}, r"app_key 'a\\r\\nb' has a character"),
         ({"app_key": "é"}, "app_key 'é' has a character"),
@@ -157,7 +157,10 @@ def test_base_urls_take_the_place_of_the_region(base_urls: Any, urls: list[str])
         ({"limiter": LocalLimiter}, "limiter is <class .*LocalLimiter'>; give a Limiter"),
         ({"guard": "yes"}, "guard is 'yes'; give True or False"),
         ({"http2": 1}, "http2 is 1; give True or False"),
-        ({"verify": False}, r"verify is False; give an ssl\.SSLContext, or None"),
+        (
+            {"verify": False},
+            r"verify is False; give an ssl\.SSLContext, such as ssl\.create_default_context\(cafile=PATH\)",
+        ),
         ({"verify": "/etc/ssl/cert.pem"}, r"verify is '/etc/ssl/cert.pem'; give an ssl\.SSLContext"),
         ({"cache": 60}, "cache is 60; give a Cache, or None"),
         ({"cache": Cache}, "cache is <class .*Cache'>; give a Cache"),

@@ -20,6 +20,7 @@ from rongcloud_groups import (
     ServerError,
     ServiceNotEnabled,
 )
+from rongcloud_groups.config import DialectName
 from rongcloud_groups.emulator.faults import ON_REQUEST
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
@@ -50,7 +51,7 @@ FULL = {
     ],
 )
 async def test_a_group_is_found_as_it_was_added(
-    rongcloud_emulator: InProcessEmulator, dialect: str, fields: dict[str, object]
+    rongcloud_emulator: InProcessEmulator, dialect: DialectName, fields: dict[str, object]
 ) -> None:
     added = rongcloud_emulator.add("g1", **fields)
     async with rongcloud_emulator.client(dialect=dialect) as client:

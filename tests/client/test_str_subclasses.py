@@ -2,6 +2,7 @@ from enum import Enum
 
 import pytest
 
+from rongcloud_groups.config import DialectName
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
 
@@ -18,7 +19,7 @@ class Text(str):
 
 @pytest.mark.parametrize("kind", [Text, Group])
 async def test_ids_of_a_subclass_of_str_are_looked_up(
-    rongcloud_emulator: InProcessEmulator, dialect: str, kind: type[str]
+    rongcloud_emulator: InProcessEmulator, dialect: DialectName, kind: type[str]
 ) -> None:
     rongcloud_emulator.add("chess", owner="u1")
     async with rongcloud_emulator.client(dialect=dialect) as client:

@@ -68,7 +68,9 @@ class Credentials:
     __slots__ = ("_app_secret", "app_key")
 
     def __init__(self, app_key: str, app_secret: Secret) -> None:
-        if not isinstance(app_key, str) or not app_key:
+        if not isinstance(app_key, str):
+            raise ConfigError(f"app_key is of type {type(app_key).__name__}; give a str")
+        if not app_key:
             raise ConfigError("app_key is empty: give the App Key from the service's console")
         if not (app_key.isascii() and app_key.isprintable()) or " " in app_key:
             raise ConfigError(f"app_key {app_key!r} has a character that an App Key cannot have")

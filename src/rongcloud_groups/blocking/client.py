@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import partial, update_wrapper
 from threading import Lock
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 from weakref import WeakSet, finalize
 
@@ -18,7 +18,7 @@ from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.blocking.portal import Running, close_portal, entered, wait
 from rongcloud_groups.blocking.stream import BlockingStream
 from rongcloud_groups.client import GroupClient
-from rongcloud_groups.config import options_from_environment, with_machine_budget
+from rongcloud_groups.config import AllOptions, Options, options_from_environment, with_machine_budget
 from rongcloud_groups.errors import ClientClosed
 from rongcloud_groups.events import Stats
 from rongcloud_groups.models import ListedGroup
@@ -60,7 +60,7 @@ class BlockingGroupClient:
         ConfigError: an argument cannot be used; the message names it.
     """
 
-    def __init__(self, app_key: str, app_secret: str | Secret, **options: Any) -> None:
+    def __init__(self, app_key: str, app_secret: str | Secret, **options: Unpack[Options]) -> None:
         self._make: Callable[[], GroupClient] = partial(
             GroupClient, **with_machine_budget({"app_key": app_key, "app_secret": Secret.of(app_secret), **options})
         )
@@ -72,7 +72,7 @@ class BlockingGroupClient:
         _CLIENTS.add(self)
 
     @classmethod
-    def from_env(cls, **options: Any) -> Self:
+    def from_env(cls, **options: Unpack[AllOptions]) -> Self:
         """A client from the environment; see `GroupClient.from_env`.
 
         Args:
@@ -206,7 +206,7 @@ _SHARED: dict[tuple[tuple[str, Any], ...], BlockingGroupClient] = {}
 _SHARED_LOCK = Lock()
 
 
-def shared(**options: Any) -> BlockingGroupClient:
+def shared(**options: Unpack[AllOptions]) -> BlockingGroupClient:
     """The one client of this process with these options, made from the environment at the first call.
 
     Engines copy the functions and globals of a script to each worker, and often to each call; this client stays where

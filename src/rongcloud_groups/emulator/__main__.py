@@ -10,7 +10,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from rongcloud_groups.emulator.options import EmulatorOptions
-from rongcloud_groups.emulator.program import Address, serve
+
+try:
+    from rongcloud_groups.emulator.program import Address, serve
+except ModuleNotFoundError as missing:
+    sys.exit(str(missing))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = EmulatorOptions(**vars(parser.parse_args(arguments)))
     try:
         emulator = options.build()
-    except (ModuleNotFoundError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     asyncio.run(serve(emulator, ca_file=options.ca_file, started=_announce))
 
