@@ -1,4 +1,5 @@
 import asyncio
+import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -6,6 +7,7 @@ from typing import Any, Final
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 from support.clients import ClientFor, trusting
 
 from rongcloud_groups import GroupClient
@@ -21,6 +23,16 @@ ON_BOTH_LOOPS: Final = {
     "test_listing.py",
 }
 """Rooms and files whose tests run on uvloop too: web servers take it where it is installed."""
+
+
+# A slow or busy machine is no fault of the code under test.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All tests run in twice as many processes as there are processors, since many wait; chosen ones run in this one."""
+    return 2 * (os.cpu_count() or 1) if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:

@@ -414,7 +414,7 @@ class CachedLookups(RuleBasedStateMachine):
         assert self.book._openers.keys() <= {group_id for _, group_id, _ in self.waiting}
 
 
-CachedLookups.TestCase.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+CachedLookups.TestCase.settings = settings(max_examples=200, stateful_step_count=30)
 test_whatever_happens = CachedLookups.TestCase
 
 

@@ -102,7 +102,7 @@ def assert_accounted(lookup: Lookup, group_ids: list[str]) -> None:
     assert all(isinstance(error, RongCloudError) for error in lookup.failed.values())
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(given_ids, st.lists(st.sampled_from([truthful, *TROUBLES]), max_size=25), st.integers(1, 4))
 def test_each_id_of_get_many_ends_once(group_ids: list[str], answers: list[Answer], max_attempts: int) -> None:
     async def main() -> None:
@@ -124,7 +124,7 @@ def test_each_id_of_get_many_ends_once(group_ids: list[str], answers: list[Answe
     run(main())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(given_ids, st.lists(st.sampled_from([truthful, *TROUBLES]), max_size=25), st.integers(1, 20))
 def test_each_id_of_a_stream_ends_once(group_ids: list[str], answers: list[Answer], max_in_flight: int) -> None:
     async def main() -> None:
@@ -148,7 +148,7 @@ def test_each_id_of_a_stream_ends_once(group_ids: list[str], answers: list[Answe
     run(main())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from([truthful, *TROUBLES]), max_size=6), st.sampled_from(FATAL), st.integers(1, 300))
 def test_an_error_that_is_not_retryable_reaches_every_waiter(before: list[Answer], fatal: Answer, count: int) -> None:
     async def main() -> None:
@@ -165,7 +165,7 @@ def test_an_error_that_is_not_retryable_reaches_every_waiter(before: list[Answer
     run(main())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(given_ids, st.floats(0.001, 3), st.lists(st.sampled_from([truthful, *TROUBLES]), max_size=25))
 def test_a_deadline_is_kept_and_accounts_for_each_id(
     group_ids: list[str], deadline: float, answers: list[Answer]
@@ -182,7 +182,7 @@ def test_a_deadline_is_kept_and_accounts_for_each_id(
     run(main())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sizes, st.sampled_from([-1.0, 0.0, 1e-6, 0.02, 0.05, 0.5, 3.0]), st.integers(0, 3), st.booleans())
 def test_each_id_of_any_number_ends_once_whatever_the_deadline(
     count: int,
@@ -205,7 +205,7 @@ def test_each_id_of_any_number_ends_once_whatever_the_deadline(
     run(main())
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(sizes.filter(bool), st.booleans())
 def test_a_source_that_raises_in_the_middle_leaves_nothing_open(count: int, cancelled: bool) -> None:  # noqa: FBT001
     async def main() -> None:

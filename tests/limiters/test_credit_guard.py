@@ -44,7 +44,7 @@ def worst_second(arrived: list[float]) -> int:
 
 @given(credits_=st.integers(1, 8), delays=st.lists(FORWARD_AND_BACK, min_size=1, max_size=80))
 @example(credits_=1, delays=[(0.1, 0.1, True)] * 21 + [(0.2, 0.0, True), (0.0, 0.2, True)])
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_second_at_the_server_holds_more_than_the_credits_whatever_the_delays(
     credits_: int, delays: list[tuple[float, float, bool]]
 ) -> None:

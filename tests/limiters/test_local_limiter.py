@@ -67,7 +67,7 @@ def test_timers_a_millisecond_late_leave_98_9_percent_of_the_limit(limit: float)
     lateness=st.floats(1e-6, 0.01),
     stalls=st.lists(st.tuples(st.floats(0.0, 5.0), st.floats(0.0, 2.0)), max_size=20),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_stalled_loop_makes_no_burst(limit: float, lateness: float, stalls: list[tuple[float, float]]) -> None:
     granted = run(grants_of(limit, 6.0, stalls), lateness=lateness)
     assert most_in_one_second(granted) <= max(1, int(limit))
@@ -201,7 +201,7 @@ async def test_the_climb_is_slow_near_the_rate_that_was_refused() -> None:
         st.tuples(st.floats(0.0, 8.0), st.none() | st.floats(0.0, 2.0), st.floats(0.0, 1.0)), min_size=1, max_size=12
     ),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_second_holds_more_grants_than_the_limit_while_the_rate_changes(
     limit: float, lateness: float, refusals: list[tuple[float, float | None, float]]
 ) -> None:

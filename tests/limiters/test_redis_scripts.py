@@ -298,7 +298,7 @@ calls = st.builds(
 limits = st.sampled_from([0.5, 1.08, 3, 7.5, 20, 40, 100, 1200])
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(script=st.lists(calls, min_size=5, max_size=60), limit=limits)
 def test_any_schedule_has_the_slots_of_slot_schedule_and_no_window_more_than_the_limit(
     server: RedisServer, script: list[Call], limit: float

@@ -69,7 +69,7 @@ loops = st.builds(
     jitter=st.floats(0, HOST_JITTER),
     random=st.randoms(use_true_random=False),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_stall_of_any_process_and_no_jitter_puts_more_than_the_limit_into_a_second(
     limit: float, processes: list[FreeAt], jitter: float, random: Random
 ) -> None:
@@ -93,7 +93,7 @@ def test_no_stall_of_any_process_and_no_jitter_puts_more_than_the_limit_into_a_s
     processes=st.integers(1, 20),
     limit=st.sampled_from([20, 50, 100]),
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_limit_holds_with_the_jitter_when_processes_come_and_go_and_die(
     waits: list[tuple[float, float, bool]], processes: int, limit: int
 ) -> None:
@@ -123,7 +123,7 @@ def test_the_limit_holds_with_the_jitter_when_processes_come_and_go_and_die(
     pauses=pauses,
     random=st.randoms(use_true_random=False),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_one_process_is_even_enough_for_every_way_of_counting_however_its_loop_stalls(
     limit: float, block: float, free: float, pauses: list[tuple[float, float]], random: Random
 ) -> None:

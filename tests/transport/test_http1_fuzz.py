@@ -42,7 +42,7 @@ lines = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(parts=st.lists(lines | st.binary(max_size=8), max_size=10), whole=st.booleans())
 def test_whatever_a_server_sends_the_request_has_an_outcome(parts: list[bytes], whole: bool) -> None:  # noqa: FBT001  a parameter
     asyncio.run(_send_and_receive(parts, whole=whole))

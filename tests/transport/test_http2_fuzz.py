@@ -138,7 +138,7 @@ def streams_of_bytes(draw: st.DrawFn) -> list[bytes]:
 actions = st.lists(st.sampled_from(["send", "send", "send", "cancel", "pause", "resume", "retire", "turn"]), max_size=4)
 
 
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 @given(st.lists(st.tuples(actions, streams_of_bytes()), min_size=1, max_size=3), st.sampled_from([None, OSError("x")]))
 def test_whatever_comes_every_request_ends_and_nothing_is_raised(
     rounds: list[tuple[list[str], list[bytes]]], last: Exception | None
@@ -188,7 +188,7 @@ async def drive(rounds: list[tuple[list[str], list[bytes]]], last: Exception | N
     assert not unhandled
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.lists(sound, max_size=8), st.data())
 def test_the_frames_are_the_same_however_they_were_read(parts: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(parts)
