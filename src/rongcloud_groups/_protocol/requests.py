@@ -54,7 +54,10 @@ def validated_group_id(value: object) -> str:
 
 def are_plain_group_ids(values: Sequence[object]) -> TypeGuard[Sequence[str]]:
     """Whether all are valid as they are: visible ASCII, of exactly the type str. Others may be valid too."""
-    return set(map(type, values)) == {str} and _PLAIN_GROUP_IDS.fullmatch(",".join(values)) is not None  # type: ignore[arg-type]  # they are str
+    if set(map(type, values)) != {str}:
+        return False
+    joined = ",".join(values)  # type: ignore[arg-type]  # they are str
+    return joined.count(",") == len(values) - 1 and _PLAIN_GROUP_IDS.fullmatch(joined) is not None
 
 
 def _fault_of(text: str) -> str | None:
