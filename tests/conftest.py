@@ -31,7 +31,7 @@ settings.load_profile("any machine")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """All tests run in twice as many processes as there are processors, since many wait; chosen ones run in this one."""
+    """Two processes for each processor where all tests run, since many wait; none for chosen tests."""
     return 2 * (os.cpu_count() or 1) if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
