@@ -5,6 +5,8 @@ from pathlib import Path
 
 from benchmarks.measuring.measured import RESULTS
 from benchmarks.plots.findings import PLOTS, draw_all
+from benchmarks.plots.tables import clients, connections
+from support.pages import PAGES
 
 
 def texts_of(plot: Path) -> list[str]:
@@ -17,6 +19,12 @@ def test_each_plot_shows_its_figures(tmp_path: Path) -> None:
     for plot in drawn:
         assert texts_of(RESULTS / plot.name) == texts_of(plot), "draw it again: python -m benchmarks.plots"
     assert sorted(RESULTS.glob("*.svg")) == sorted(RESULTS / plot.name for plot in drawn)
+
+
+def test_the_tables_of_the_pages_have_the_figures() -> None:
+    for page, rows in (("README", clients()), ("architecture", connections())):
+        lines = PAGES[page].read_text(encoding="utf-8").splitlines()
+        assert [row for row in rows if row not in lines] == [], "write them again: python -m benchmarks.plots"
 
 
 def test_plots_have_colours_for_light_and_dark_mode(tmp_path: Path) -> None:
