@@ -50,14 +50,15 @@ async def test_the_rows_are_the_same_in_every_format(client: GroupClient, tmp_pa
 
 
 async def test_a_job_has_as_many_requests_under_way_as_its_client_may(emulator: Emulator, tmp_path: Path) -> None:
-    emulator.service.latency = 1.0
+    emulator.service.latency = 60  # no response comes before the job is stopped
     in_flight: list[int] = []
 
     def look(_: Event) -> None:
         in_flight.append(roomy.stats().in_flight)
 
     async with client_of(emulator, max_in_flight=90, hooks=[look]) as roomy:
-        await job_of(roomy, IterableSource(ids(5000)), tmp_path / "out.jsonl").run()
+        job = job_of(roomy, IterableSource(ids(5000)), tmp_path / "out.jsonl")
+        await stop_when(job, lambda: roomy.stats().in_flight >= 90)
     assert max(in_flight) == 90
 
 

@@ -5,15 +5,15 @@ import subprocess
 import sys
 from typing import Any
 
-from mcp import ClientSession, StdioServerParameters
-from mcp.client.stdio import stdio_client
-
 from rongcloud_groups.cli.emulator_process import emulator_process
 
 COMMAND = [sys.executable, "-m", "rongcloud_groups.mcp"]
 
 
 async def test_an_agent_looks_up_groups_by_id() -> None:
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
     with emulator_process("--no-tls", "--unknown", "0.5", "--seed", "1") as address:
         environment = os.environ | {
             "RONGCLOUD_BASE_URL": address.url,

@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl
 
 import httpx
 import pytest
-from support.clients import ClientFor
+from support.clients import ClientFor, trusting
 from support.virtual_time import now, virtual_time
 
 from rongcloud_groups import (
@@ -25,6 +25,7 @@ from rongcloud_groups import (
 )
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups.emulator import Emulator, Faults
+from rongcloud_groups.events import ConnectFailed, Event
 
 IDS = [f"g{number}" for number in range(5_000)]
 
@@ -52,20 +53,27 @@ def client_of(answer: Callable[[list[str]], httpx.Response], **options: Any) -> 
 
 
 async def test_an_outage_in_the_middle_is_ridden_out_and_costs_no_attempts(client_for: ClientFor) -> None:
-    port = free_port()
-    async with Emulator(limit=None, port=port, tls=False) as emulator:
-        client = client_for(emulator, rate=1000, max_attempts=2, verify=None)
+    port, failed_attempts = free_port(), asyncio.Semaphore(0)
+    before, after = (Emulator(limit=None, port=port) for _ in range(2))
+
+    def count(event: Event) -> None:
+        if isinstance(event, ConnectFailed):
+            failed_attempts.release()
+
+    async with before:
+        client = client_for(before, rate=1000, max_attempts=2, verify=trusting(before, after), hooks=[count])
         await client.open()
         lookup = asyncio.create_task(client.get_many(IDS))
-        await emulator.wait_for(20)
+        await before.wait_for(20)
     try:
-        await asyncio.sleep(1.0)
+        for _ in range(3):
+            await failed_attempts.acquire()
         assert not lookup.done()
         with pytest.raises(DeadlineExceeded, match="connecting"):
             await client.get("during", deadline=0.2)
         waiting = await client.get_many(["during", "too"], deadline=0.2)
         assert {str(error).partition(": ")[2] for error in waiting.failed.values()} == {"connecting"}
-        async with Emulator(limit=None, port=port, tls=False):
+        async with after:
             result = await lookup
         assert (len(result), result.failed) == (len(IDS), {})
     finally:

@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 from benchmarks.measuring.measured import RESULTS
-from benchmarks.plots.findings import PLOTS, draw_all
 from benchmarks.plots.tables import clients, connections
 from support.pages import PAGES
 
@@ -14,6 +13,8 @@ def texts_of(plot: Path) -> list[str]:
 
 
 def test_each_plot_shows_its_figures(tmp_path: Path) -> None:
+    from benchmarks.plots.findings import PLOTS, draw_all
+
     drawn = list(draw_all(tmp_path))
     assert [plot.stem for plot in drawn] == list(PLOTS)
     for plot in drawn:
@@ -28,6 +29,8 @@ def test_the_tables_of_the_pages_have_the_figures() -> None:
 
 
 def test_plots_have_colours_for_light_and_dark_mode(tmp_path: Path) -> None:
+    from benchmarks.plots.findings import draw_all
+
     for plot in draw_all(tmp_path):
         svg = plot.read_text(encoding="utf-8")
         assert "prefers-color-scheme: dark" in svg

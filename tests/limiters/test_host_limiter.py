@@ -347,10 +347,10 @@ async def test_a_burst_of_refusals_is_one_cut(path: Path) -> None:
 
 
 async def test_a_refusal_holds_back_a_request_that_has_a_slot_already(path: Path) -> None:
-    put(path, ahead=0.1)
+    put(path, ahead=1.5)
     async with waiting(HostLimiter(path)) as task:
         before = monotonic()
-        pause = await HostLimiter(path).throttle(0.5, age=0.0)
+        pause = await HostLimiter(path).throttle(2, age=0.0)
         await task
         assert monotonic() >= before + pause
 

@@ -182,11 +182,11 @@ async def test_a_refusal_pauses_and_cuts_the_rate_for_every_limiter(redis: Redis
 
 async def test_a_refusal_holds_back_the_slots_of_its_own_process(redis: Redis, server: RedisServer) -> None:
     async with limiters(redis, server.url) as (limiter,):
-        in_use(redis, limiter.key, ahead=0.4)
+        in_use(redis, limiter.key, ahead=1.5)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(limiter.acquire(), 0.1)  # it has its slot now
         before = monotonic()
-        pause = await limiter.throttle(0.8, age=0.0)
+        pause = await limiter.throttle(2, age=0.0)
         await limiter.acquire()
         assert monotonic() >= before + pause - 0.001
 

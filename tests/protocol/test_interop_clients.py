@@ -8,15 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import ncsdk
 import pytest
-from rongcloud.rongcloud import RongCloud  # type: ignore[import-untyped]  # it has no types
 
 from rongcloud_groups.emulator import Emulator, Universe
 
 BATCH = "/entrust/group/profile/query.json"
 LISTING = "/entrust/group/query.json"
 ASKED = [f"g{number}" for number in range(50)]
+# ncsdk is imported by the tests that use it: it takes as long as half of the suite's other modules.
 
 
 @pytest.fixture(autouse=True)
@@ -34,6 +33,8 @@ def known(universe: Universe) -> list[str]:
 
 
 def nexconn(emulator: Emulator, **credentials: str) -> Any:
+    import ncsdk
+
     configuration = ncsdk.Configuration(ca_cert_data=emulator.ca_pem.decode() or None)
     configuration.set_nexconn_credentials(
         credentials.get("app_key", emulator.app_key), credentials.get("app_secret", emulator.app_secret)
@@ -43,11 +44,15 @@ def nexconn(emulator: Emulator, **credentials: str) -> Any:
 
 
 def profiles_asked(api: Any, channel_ids: list[str]) -> Any:
+    import ncsdk
+
     request = ncsdk.GroupChannelProfileListRequest(channelIds=channel_ids)
     return api.batch_get_group_channel_profiles(request)
 
 
 def channels_listed(api: Any) -> list[Any]:
+    import ncsdk
+
     listed, token = [], None
     while token != "":
         request = ncsdk.GroupChannelListRequest(pageToken=token, pageSize=100, order=0)
@@ -98,6 +103,8 @@ async def test_ncsdk_lists_every_channel_once_oldest_first() -> None:
 async def test_ncsdk_understands_refusals(
     of_the_service: dict[str, Any], asked: list[str], error: str, status: int, code: int
 ) -> None:
+    import ncsdk
+
     async with Emulator(tls=False, **{"app_key": "key", "app_secret": "secret"} | of_the_service) as emulator:
         api = nexconn(emulator, app_key="key", app_secret="secret")
         with pytest.raises(ncsdk.ApiException) as caught:
@@ -110,6 +117,8 @@ async def test_ncsdk_understands_refusals(
 
 
 def posted(emulator: Emulator, path: str, body: str, **credentials: str) -> dict[str, Any]:
+    from rongcloud.rongcloud import RongCloud  # type: ignore[import-untyped]  # it has no types
+
     client = RongCloud(
         credentials.get("app_key", emulator.app_key), credentials.get("app_secret", emulator.app_secret), emulator.url
     )

@@ -35,7 +35,7 @@ async def listening(protocol: Silent, context: ssl.SSLContext | None = None) -> 
     server = await loop.create_server(lambda: protocol, "127.0.0.1", 0, ssl=context)
     scheme = "https" if context else "http"
     try:
-        yield Origin.parse(f"{scheme}://localhost:{server.sockets[0].getsockname()[1]}")
+        yield Origin.parse(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
     finally:
         server.close()
         await server.wait_closed()

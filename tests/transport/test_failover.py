@@ -37,7 +37,7 @@ async def test_a_primary_that_fails_is_left_and_nothing_is_lost(client_for: Clie
     async with (
         Emulator(faults=Faults(share={fault: 1.0})) as primary,
         Emulator() as backup,
-        client_for(primary, backup, attempt_timeout=0.3) as client,
+        client_for(primary, backup, attempt_timeout=1 if fault == "hang" else 30) as client,
     ):
         lookup = await client.get_many([f"g{number}" for number in range(300)])
         assert (len(lookup), lookup.failed) == (300, {})

@@ -48,8 +48,8 @@ async def test_lookups_go_through_a_proxy_in_a_tunnel(http2: bool, version: str,
             http2=http2,
         )
         assert diagnosis.ok
-        assert emulator.report().connections == len(opened_versions) + 1
-    assert any("CONNECT" in line for line in proxy.log)
+        connections = emulator.report().connections
+    assert len(opened_versions) < connections <= sum("CONNECT" in line for line in proxy.log)
 
 
 async def test_lookups_without_tls_go_through_a_proxy_by_their_whole_url(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ async def test_a_proxy_that_cannot_reach_the_host_says_so(tmp_path: Path) -> Non
 async def test_a_proxy_that_is_not_there_is_named() -> None:
     async with listening(Silent()) as url:
         pass
-    with pytest.raises(TransportError, match=rf"group\.test:443: connecting to proxy localhost:{url.port} failed"):
+    with pytest.raises(TransportError, match=rf"group\.test:443: connecting to proxy 127.0.0.1:{url.port} failed"):
         await opened(Origin.parse("https://group.test"), proxy=Proxy.of(str(url)))
 
 
@@ -114,14 +114,14 @@ async def test_a_proxy_that_is_not_there_is_named() -> None:
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 302 Found\r\nlocation: /\r\n\r\n", "the proxy refused: 302 Found"),
         (b"HTTP/1.1 200 OK\r\nx: " + b"y" * 200_000, "failed: not an HTTP proxy: Receive buffer too long"),
         (b"HTTP/1.1 103 Early Hints\r\n\r\n" * 1_000, "failed: not an HTTP proxy: it sends no end of"),
-        (b"", "timed out after 0.2 s"),
+        (b"", "timed out after 1 s"),
     ],
 )
 async def test_a_proxy_that_responds_badly_leaves_no_socket(greeting: bytes, text: str) -> None:
     protocol = Silent(greeting)
     async with listening(protocol) as url:
-        with pytest.raises(TransportError, match=f"tunnel through proxy localhost:{url.port} .*{text}"):
-            await opened(Origin.parse("https://group.test"), proxy=Proxy.of(str(url)), timeout=0.2)
+        with pytest.raises(TransportError, match=f"tunnel through proxy 127.0.0.1:{url.port} .*{text}"):
+            await opened(Origin.parse("https://group.test"), proxy=Proxy.of(str(url)), timeout=1)
         await protocol.lost.wait()
 
 
