@@ -13,7 +13,7 @@ from importlib import import_module
 from types import TracebackType
 from typing import Any, Self
 
-from benchmarks.clients.field_httpx import PATH
+from benchmarks.clients.field_recipes import PATH
 
 from rongcloud_groups.emulator.program import Address
 

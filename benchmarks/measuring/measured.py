@@ -2,7 +2,7 @@
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -23,14 +23,22 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def write_results(name: str, rows: object, *, quick: bool) -> Path:
-    """Write what was measured, and with what, as JSON; a quick run does not replace a full one."""
+def write_results(name: str, rows: object, *, quick: bool, packages: Mapping[str, str] | None = None) -> Path:
+    """Write what was measured, and with what, as JSON; a quick run does not replace a full one.
+
+    Args:
+        name: the question's.
+        rows: the figures.
+        quick: whether the run was.
+        packages: the packages that were measured and their versions; those of the client by default.
+    """
     path = result_path(name, "json", quick=quick)
-    packages = ("httpx", "httpcore", "h2", "anyio", "aiolimiter", "msgspec")
+    ours = ("httpx", "httpcore", "h2", "anyio", "aiolimiter", "msgspec")
     content = {
         "python": platform.python_version(),
         "processors": os.cpu_count(),
-        "packages": {package: version(package) for package in packages},
+        "load": [round(load, 2) for load in os.getloadavg()],
+        "packages": packages or {package: version(package) for package in ours},
         "quick": quick,
         "rows": rows,
     }

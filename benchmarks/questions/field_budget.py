@@ -43,10 +43,11 @@ class Run:
     connections: int
 
 
-def run(scenario: str, client: str, batches: int) -> Run:
+def run(scenario: str, client: str, batches: int) -> Run | None:
     with emulator(*LATENCY, "--unknown", "0", *SCENARIOS[scenario]) as address:
         order = Order(client=client, address=address, warm_up=0, batches=batches, rate=LIMIT, in_flight=IN_FLIGHT)
-        took = measured(order)
+        if (took := measured(order)) is None:
+            return None
         arrivals, report = seen(address)
     start = arrivals[0] + 1
     seconds = arrivals[-1] - start
@@ -82,7 +83,8 @@ def main() -> int:
     for scenario in SCENARIOS:
         for client in CLIENTS:
             print(f"{scenario}: {client} …", file=sys.stderr, flush=True)
-            runs.append(run(scenario, client, batches))
+            if done := run(scenario, client, batches):
+                runs.append(done)
     headings = ["scenario", "client", "requests", "worst second", "sustained/s", "accepted/s", "refused", "lost IDs"]
     print_table([*headings, "connections"], [[str(cell) for cell in asdict(done).values()] for done in runs])
     write_results("field_budget", runs, quick=options.quick)
