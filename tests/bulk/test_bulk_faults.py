@@ -7,9 +7,10 @@ import select
 import sqlite3
 import stat
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -18,7 +19,18 @@ from support.command_line import run_python
 
 from rongcloud_groups import ConfigError, GroupClient
 from rongcloud_groups._tables.rows import COLUMNS
-from rongcloud_groups.bulk import FailedIdsFile, IterableSource, Job, SourceError, file_source, files, open_sink
+from rongcloud_groups.bulk import (
+    FailedIdsFile,
+    IterableSource,
+    Job,
+    MissingIdsFile,
+    OutputLost,
+    SourceError,
+    file_source,
+    files,
+    open_sink,
+)
+from rongcloud_groups.bulk.files import OutputLock
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
 
@@ -226,3 +238,84 @@ async def test_stdin_and_names_may_be_text(client: GroupClient, tmp_path: Path) 
     source = file_source(str(written(tmp_path / "ids.txt", "g1")))
     assert (await Job(client, source, open_sink(output), FailedIdsFile(output)).run()).complete
     assert names_in(Path(output)) == ["g1"]
+
+
+def removed(output: Path, suffix: str) -> None:
+    Path(f"{output}{suffix}").unlink()
+
+
+def replaced(output: Path, suffix: str) -> None:
+    other = written(output.with_name("other"), "another file")
+    other.replace(f"{output}{suffix}")
+
+
+@pytest.mark.parametrize("done_to_it", [removed, replaced])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("out.jsonl", ".partial"),
+        ("out.csv", ".partial"),
+        ("out.parquet", ".partial"),
+        ("out.db", ""),
+        ("out.jsonl", ".lock"),
+        ("out.jsonl", ".missing.txt.partial"),
+    ],
+)
+async def test_a_job_whose_output_is_removed_while_it_runs_does_not_end_as_if_it_were_there(
+    name: str, suffix: str, done_to_it: Callable[[Path, str], None], client: GroupClient, tmp_path: Path
+) -> None:
+    output = tmp_path / name
+    removable = asyncio.Event()
+
+    async def names() -> AsyncIterator[str]:
+        for group_id in ids(300):
+            yield group_id
+        await removable.wait()
+        yield "last"
+
+    job = job_of(client, IterableSource(names()), output, missing=MissingIdsFile.beside(output))
+    running = asyncio.create_task(job.run())
+    await until(lambda: job.progress().counts.records)
+    done_to_it(output, suffix)
+    removable.set()
+    with pytest.raises(OutputLost, match=rf"{name}{suffix} was removed or replaced"):
+        await running
+
+
+async def test_a_lock_of_another_run_outlives_one_that_was_removed(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    with OutputLock(output):
+        removed(output, ".lock")
+        with OutputLock(output):
+            pass
+        other = OutputLock(output)
+        other.__enter__()
+    assert files_in(tmp_path) == ["out.jsonl.lock"]
+    with pytest.raises(ConfigError, match="another process is writing"):
+        await job_of(client, IterableSource(["g1"]), output).run()
+    other.__exit__()
+
+
+async def test_a_file_system_without_locks_is_warned_of_and_written_to(
+    client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", refused)  # type: ignore[attr-defined]
+    assert (await job_of(client, IterableSource(["g1"]), tmp_path / "out.jsonl").run()).complete
+    assert "take care that no other run writes" in caplog.text
+    assert files_in(tmp_path) == ["out.jsonl"]
+
+
+async def test_an_unexpected_error_of_an_output_is_raised_as_it_is(
+    client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = job_of(client, IterableSource(ids(300)), tmp_path / "out.jsonl")
+
+    def too_large(_: Sequence[Any]) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(job._sink, "write", too_large)
+    with pytest.raises(MemoryError):
+        await job.run()

@@ -146,6 +146,11 @@ def test_a_whole_number_in_json_is_an_id() -> None:
     [
         (b"g1\ng2\n\xff\xfe\n", TEXT, "ids, line 3: not UTF-8 (byte 0xff)"),
         (b"x" * (MAX_LINE + 9), TEXT, "line 1: longer than"),
+        ("g1\n".encode("utf-16-le"), TEXT, "line 1: it has a NUL character; if the file is UTF-16, convert"),
+        (b"id,n,id\ng1,x,g2\n", InputFormat("csv", "id"), "ids has 2 columns 'id'; rename all but one"),
+        (b"id\tid\ng1\tg2\n", InputFormat("tsv", "id"), "ids has 2 columns 'id'; rename all but one"),
+        (b'"g1"\n' + b"[" * 100_000, InputFormat("json", "id"), "line 2: not JSON: maximum recursion depth"),
+        (b'["g1",' + b"[" * 100_000, InputFormat("json", "id"), "value 2: not JSON: maximum recursion depth"),
         (b'{"group_id":"g1"}\n', TEXT, "line 1: this is JSON"),
         (b'["g1"]\n', TEXT, "line 1: this is JSON"),
         (b"a,b\n1,2\n", InputFormat("csv", "id"), "ids has no column 'id'; it has 'a', 'b'; choose one with --column"),

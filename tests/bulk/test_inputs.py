@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,14 @@ async def test_a_column_that_a_parquet_file_does_not_have_is_named(tmp_path: Pat
     with pytest.raises(SourceError, match="no column 'group_id'; choose one with --column"):
         await records_of(file_source(tmp_path / "ids.parquet"))
     assert await records_of(file_source(tmp_path / "ids.parquet", column="id")) == ["g1", ""]
+
+
+@pytest.mark.parametrize("cells", [[1.0, None], [True], [datetime(2024, 1, 1, tzinfo=UTC)], [["g1"]]])
+async def test_a_column_of_parquet_that_holds_no_ids_is_refused(cells: list[Any], tmp_path: Path) -> None:
+    """An integer column with nulls is a float one in pandas, which has lost digits of long IDs."""
+    pq.write_table(pa.table({"id": cells}), tmp_path / "ids.parquet")
+    with pytest.raises(SourceError, match=r"'id' of .*; an ID is text or a whole number|cast from list"):
+        await records_of(file_source(tmp_path / "ids.parquet", column="id"))
 
 
 @pytest.mark.parametrize("wrong", ["g1", b"g1", 5, None])

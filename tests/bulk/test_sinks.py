@@ -15,6 +15,7 @@ from support.bulk_jobs import OUTPUTS, client_of, files_in, ids, job_of, names_i
 
 from rongcloud_groups import ConfigError, GroupClient, GroupProfile
 from rongcloud_groups._tables.arrow import SCHEMA
+from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups.bulk import (
     COLUMNS,
     Checkpoint,
@@ -134,6 +135,26 @@ async def test_a_parquet_file_that_could_not_be_put_together_is_by_the_next_run(
     assert client.stats().requests == requests
     assert names_in(output) == list((await client.get_many(ids(2000))).found)
     assert files_in(tmp_path) == ["ids.txt", "out.parquet"]
+
+
+async def test_a_parquet_file_that_is_put_together_can_be_left_and_is_by_the_next_run(
+    client: GroupClient, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.parquet"
+    sink = open_sink(output)
+    profile = await client.get("g1")
+    assert profile is not None
+    sink.begin(None, keep=False)
+    sink.write([sink.encode(profile)] * 100)
+    sink.commit(Checkpoint(kind="iterable", complete=True))
+    sink.cancel()
+    with pytest.raises(WriteCancelled):
+        sink.publish()
+    assert not output.exists()
+    again = open_sink(output)
+    assert again.load() is not None
+    again.publish()
+    assert len(names_in(output)) == 100
 
 
 async def test_the_row_groups_of_parquet_have_10000_rows(client: GroupClient, tmp_path: Path) -> None:

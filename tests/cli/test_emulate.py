@@ -64,6 +64,17 @@ def test_emulate_says_which_port_is_taken(capfd: pytest.CaptureFixture[str]) -> 
     assert stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("port", "99999", "give 0 to 65535"), ("latency", "nan", "give 0 or more"), ("unknown", "7.0", "give 0 to 1")],
+)
+def test_emulate_names_a_number_that_is_out_of_its_range(
+    option: str, value: str, words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code(["emulate", f"--{option}", value]) == 2
+    assert capfd.readouterr().err == f"rongcloud-groups: error: --{option} is {value}; {words}\n"
+
+
 def test_emulate_lists_the_faults_where_it_knows_none_of_that_name(capfd: pytest.CaptureFixture[str]) -> None:
     assert exit_code(["emulate", "--fault", "gremlins=1%"]) == 2
     stderr = capfd.readouterr().err

@@ -1,13 +1,16 @@
 """Whatever the command waits for, a signal ends it, and --max-time ends `sync`."""
 
 import asyncio
+import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
 import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -64,15 +67,18 @@ async def started(*arguments: str, env: dict[str, str], here: Path, prefix: list
     )
 
 
-def is_asleep(process: Process) -> Callable[[], bool]:
-    """Whether a process waits in the kernel and has run for as long as its imports take."""
+def is_waiting(process: Process) -> Callable[[], bool]:
+    """Whether a process handles signals (a bit in a mask), and waits in the kernel."""
 
-    def asleep() -> bool:
-        stat = Path(f"/proc/{process.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        ticks = int(stat[11]) + int(stat[12])
-        return stat[0] == "S" and ticks > 12  # hundredths of a second
+    def waiting() -> bool:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        except FileNotFoundError:  # it has ended
+            return True
+        caught = int(re.findall(r"SigCgt:\s*(\w+)", status)[0], 16)
+        return bool(caught >> signal.SIGTERM - 1 & 1) and "State:\tS" in status
 
-    return asleep
+    return waiting
 
 
 async def ended_by(process: Process, number: signal.Signals) -> tuple[int | None, float, bytes]:
@@ -91,28 +97,73 @@ WAITS = {
     "a request of check": ["check"],
     "a dry run": ["sync", "ids.txt", "--dry-run"],
     "a dry run of stdin": ["sync", "-", "--dry-run"],
+    "a connection": ["sync", "ids.txt", "-o", "out.jsonl"],
+    "a connection of get": ["get", "g1"],
+    "Redis": ["sync", "ids.txt", "-o", "out.jsonl"],
+    "Redis of get": ["get", "g1"],
+    "Redis of check": ["check"],
+    "the budget": ["sync", "ids.txt", "-o", "out.jsonl"],
+    "the budget of get": ["get", *ids(400)],
+    "the budget's file": ["sync", "ids.txt", "-o", "out.jsonl"],
+    "the budget's file of get": ["get", "g1"],
+    "a secret's file": ["sync", "ids.txt", "-o", "out.jsonl"],
+    "a secret's file of get": ["get", "g1"],
 }
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("wait", WAITS)
+@pytest.fixture
+def waiting_for(
+    request: pytest.FixtureRequest, variables: dict[str, str], tmp_path: Path
+) -> Iterator[tuple[str, dict[str, str]]]:
+    """The name of a wait, and an environment in which the command comes to it."""
+    wait: str = request.param
+    with ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        match wait.partition(" of ")[0]:
+            case "a connection":
+                for _ in range(3):  # the kernel takes no more of them
+                    other = stack.enter_context(socket.socket())
+                    other.settimeout(0)
+                    other.connect_ex(silent.getsockname())
+                variables["RONGCLOUD_BASE_URL"] = f"https://{address}"
+            case "Redis":
+                variables["RONGCLOUD_LIMITER"] = f"redis://{address}"
+            case "the budget":
+                variables |= {"RONGCLOUD_RATE": "0.2", "RONGCLOUD_LIMITER": "local"}
+            case "the budget's file":
+                held = stack.enter_context((tmp_path / "budget").open("wb"))
+                fcntl.flock(held, fcntl.LOCK_EX)
+                variables["RONGCLOUD_LIMITER"] = f"file:{tmp_path / 'budget'}"
+            case "a secret's file":
+                del variables["RONGCLOUD_APP_SECRET"]
+                variables["RONGCLOUD_APP_SECRET_FILE"] = "fifo"
+        yield wait, variables
+
+
+@pytest.mark.parametrize("waiting_for", WAITS, indirect=True)
 async def test_a_signal_ends_every_wait(
-    wait: str, number: signal.Signals, code: int, variables: dict[str, str], emulator: Emulator, here: Path
+    waiting_for: tuple[str, dict[str, str]], emulator: Emulator, here: Path
 ) -> None:
-    process = await started(*WAITS[wait], env=variables, here=here)
+    wait, env = waiting_for
+    number = (signal.SIGINT, signal.SIGTERM)[list(WAITS).index(wait) % 2]
+    process = await started(*WAITS[wait], env=env, here=here)
     if "request" in wait or wait == "a dry run":
         await until(lambda: emulator.report().requests)
     else:
-        await until(is_asleep(process))
+        await until(is_waiting(process))
     returncode, seconds, errors = await ended_by(process, number)
-    assert returncode == code, errors
+    assert returncode == 128 + number, errors
     assert seconds < WITHIN
     assert b"Traceback" not in errors
 
 
-@pytest.mark.parametrize("wait", [wait for wait, command in WAITS.items() if command[0] == "sync"])
-async def test_max_time_ends_every_wait(wait: str, variables: dict[str, str], here: Path) -> None:
-    process = await started(*WAITS[wait], "--max-time", "0.5", env=variables, here=here)
+@pytest.mark.parametrize(
+    "waiting_for", [wait for wait, command in WAITS.items() if command[0] == "sync"], indirect=True
+)
+async def test_max_time_ends_every_wait(waiting_for: tuple[str, dict[str, str]], here: Path) -> None:
+    wait, env = waiting_for
+    process = await started(*WAITS[wait], "--max-time", "0.3", env=env, here=here)
     _, errors = await process.communicate()  # without --max-time it would wait for as long as this test may run
     assert process.returncode == 5, errors
 

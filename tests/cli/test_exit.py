@@ -1,9 +1,7 @@
 import asyncio
-import json
 import logging
 import os
 import signal
-import socket
 from pathlib import Path
 
 import pytest
@@ -93,25 +91,3 @@ def test_ctrl_c_outside_of_a_command_ends_with_130(monkeypatch: pytest.MonkeyPat
 
 def test_joined_emoji_stay_joined() -> None:
     assert one_line("a  \N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET}\tb") == "a \N{WOMAN}\N{ZERO WIDTH JOINER}\N{ROCKET} b"
-
-
-@pytest.mark.parametrize("command", ["get", "check", "sync"])
-async def test_a_warning_of_the_limiter_reaches_the_person_and_the_report(
-    command: str, variables: dict[str, str], tmp_path: Path
-) -> None:
-    with socket.socket() as unserved:
-        unserved.bind(("127.0.0.1", 0))  # taken, and not listening
-        variables["RONGCLOUD_LIMITER"] = f"redis://127.0.0.1:{unserved.getsockname()[1]}"
-        (tmp_path / "ids.txt").write_text("g1\n")
-        arguments = {"get": ["g1"], "check": ["--json"], "sync": ["ids.txt", "-o", "-", "--report", "json"]}[command]
-        ended = await asyncio.to_thread(run, command, *arguments, env=variables, cwd=tmp_path)
-    assert ended.code == 0
-    match command:
-        case "get":
-            assert ended.stderr.startswith("rongcloud-groups: warning: Redis at 127.0.0.1")
-        case "check":
-            assert "Redis at 127.0.0.1" in json.loads(ended.stdout)["problems"][0]["problem"]
-        case _:
-            warning, summary = map(json.loads, ended.stderr.splitlines())
-            assert warning["message_type"] == "warning"
-            assert summary["warnings"] == [warning["message"]]

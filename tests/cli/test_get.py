@@ -84,6 +84,16 @@ def test_what_a_name_holds_is_shown_and_never_obeyed(env: dict[str, str]) -> Non
     assert ":smile:" in screen
 
 
+def test_times_have_milliseconds_as_those_of_sync(env: dict[str, str]) -> None:
+    assert '"create_time":"2023-11-14T22:13:20.000Z"' in run("get", "g1", env=env).stdout
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_stdin_without_ids_is_an_error(content: bytes, env: dict[str, str]) -> None:
+    ended = run("get", "-", env=env, stdin=content)
+    assert (ended.code, ended.stderr) == (2, "rongcloud-groups: error: stdin has no IDs\n")
+
+
 def test_ids_come_from_stdin_as_well(dialect_env: dict[str, str]) -> None:
     ended = run("get", "-", "team_3", env=dialect_env, stdin="\ufeffg1\r\n\n  项目组-1\n".encode())
     assert (ended.code, ended.stderr) == (0, "")

@@ -146,6 +146,8 @@ def test_there_is_a_bar_only_on_a_terminal_without_rows(
     assert type(shown._renderer) is kind
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("8h", 28_800)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("8h", 28_800), ("9999999999h", threading.TIMEOUT_MAX)]
+)
 def test_a_time_has_a_unit_or_is_in_seconds(text: str, seconds: float) -> None:
     assert seconds_of(text) == seconds

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support.bulk_jobs import files_in, ids, names_in, rows_in, sync, sync_on, sync_on_terminal, written
-from support.command_line import COMMAND, environment, run
+from support.command_line import COMMAND, environment, run, run_on_terminal
 
 from rongcloud_groups.cli.app import exit_code
 from rongcloud_groups.emulator import Emulator, Faults
@@ -128,7 +128,7 @@ async def test_a_fault_of_a_file_is_reported_with_its_exit_code(
     for arguments, words in (
         (["latin.txt", "-o", "out.jsonl"], "latin.txt, line 2: not UTF-8"),
         (["ids.csv", "-o", "out.jsonl"], "has no column 'group_id'; it has 'a', 'b'; choose one with --column"),
-        (["ids.txt", "-o", "nowhere/out.jsonl"], "cannot write nowhere/out.jsonl: No such file"),
+        (["ids.txt", "-o", "nowhere/out.jsonl"], "cannot write nowhere/out.jsonl: there is no directory nowhere"),
     ):
         code, printed = await sync_on(on, *arguments, env=variables, here=here)
         assert code == 2
@@ -169,6 +169,15 @@ def test_a_fault_of_the_arguments_is_reported_before_the_first_request(
         (["out.csv.failed.jsonl", "-o", "out.csv"], "retry them with --retry-failed"),
         (["ids.csv", "-o", "pipe", "--format", "csv"], "it is no regular file; write to stdout"),
         (["ids.csv", "-o", "/dev/null", "--format", "csv"], "it is no regular file; write to stdout"),
+        (["ids.csv", "-o", "to-pipe.csv"], "it is no regular file"),
+        (["ids.csv", "-o", "loop.csv"], "Too many levels of symbolic links"),
+        (["ids.csv", "-o", ".", "--format", "csv"], "cannot write .: it is a directory"),
+        (["ids.csv", "-o", "out.csv", "--missing", "pipe"], "cannot write pipe: it is no regular file"),
+        (["ids.csv", "-o", "out.csv", "--missing", "."], "cannot write .: it is a directory"),
+        (["ids.csv", "-o", "out.csv", "--missing", "no/list"], "there is no directory no"),
+        (["ids.csv", "-o", "out.csv", "--missing", "ids.csv"], "is the list of missing IDs and another file too"),
+        (["ids.csv", "-o", "out.csv", "--missing", "out.csv.partial"], "and another file too"),
+        (["ids.csv", "-o", "out.csv", "--missing", "out.csv.failed.jsonl"], "and another file too"),
         (["--retry-failed", "some.jsonl", "-o", "ids.csv"], "ids.csv exists, and some.jsonl is not its own list"),
     ],
 )
@@ -179,7 +188,9 @@ def test_no_file_is_replaced_that_is_still_needed(
     written(unserved / "some.jsonl", '{"group_id":"g1"}')
     written(unserved / "out.csv.failed.jsonl", '{"group_id":"g1"}')
     (unserved / "link.csv").symlink_to("ids.csv")
+    (unserved / "loop.csv").symlink_to("loop.csv")
     os.mkfifo(unserved / "pipe")
+    (unserved / "to-pipe.csv").symlink_to("pipe")
     before = files_in(unserved)
     assert exit_code(["sync", *arguments]) == 2
     assert words in capfd.readouterr().err
@@ -193,6 +204,24 @@ async def test_where_the_output_is_a_link_what_it_leads_to_is_replaced(variables
     assert (await sync("ids.txt", "-o", "out.jsonl", env=variables, here=here)).code == 0
     assert (here / "out.jsonl").is_symlink()
     assert names_in(here / "store" / "rows.jsonl") == ["x1"]
+
+
+async def test_a_file_name_may_be_no_unicode_text(variables: dict[str, str], here: Path) -> None:
+    name = os.fsdecode(b"\xff")
+    written(here / f"{name}.txt", "x1", "no good")
+    ended = await sync(f"{name}.txt", "-o", f"{name}.csv", "--report", "json", env=variables, here=here)
+    assert json.loads(ended.stderr)["failed_file"] == f"{name}.csv.failed.jsonl"
+    ended = await sync(f"{name}.json", "-o", "out.csv", "--report", "json", env=variables, here=here)
+    assert json.loads(ended.stderr)["message"] == f"cannot read {name}.json: No such file or directory"
+
+
+async def test_ids_are_typed_on_a_terminal(
+    variables: dict[str, str], here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(here)
+    shown = await asyncio.to_thread(run_on_terminal, "sync", "-", "-o", "out.jsonl", env=variables, typed=b"x1\n\x04")
+    assert (shown.code, names_in(here / "out.jsonl")) == (0, ["x1"])
+    assert "Ctrl-D" in shown.screen
 
 
 async def test_a_pipe_that_has_a_name_is_read_once(variables: dict[str, str], here: Path) -> None:

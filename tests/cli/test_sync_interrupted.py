@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.bulk_jobs import ids, rows_in, sync, sync_on, until, written
-from support.command_line import COMMAND, run_on_terminal
+from support.bulk_jobs import files_in, ids, rows_in, sync, sync_on, until, written
+from support.command_line import COMMAND, run, run_on_terminal
 
 from rongcloud_groups.emulator import Emulator, Faults
 
@@ -150,14 +150,44 @@ def move_all(source: Path, target: Path) -> None:
         shutil.move(path, target)
 
 
+def fill_up(disk: Path) -> Path:
+    """Leave 64 KB; removing the returned file makes room."""
+    ballast = disk / "ballast"
+    ballast.write_bytes(bytes(1024 * 1024 - 64 * 1024))
+    return ballast
+
+
+@pytest.mark.parametrize("arguments", [["get", *ids(400)], ["sync", "ids.txt", "-o", "-"]], ids=["get", "sync"])
+async def test_rows_that_stdout_has_no_room_for_are_an_error(
+    arguments: list[str], variables: dict[str, str], here: Path, small_disk: Path
+) -> None:
+    """A raw stdout takes a part of a write, and says so by its return value alone."""
+    written(here / "ids.txt", *ids(400))
+    variables["PYTHONUNBUFFERED"] = "1"
+    fill_up(small_disk)
+    with (small_disk / "rows").open("wb") as stdout:
+        ended = await asyncio.to_thread(run, *arguments, env=variables, cwd=here, stdout=stdout.fileno())
+    assert (ended.code, ended.stderr) == (1, "rongcloud-groups: error: cannot write stdout: No space left on device\n")
+
+
+async def test_the_missing_ids_of_a_stopped_run_to_stdout_are_discarded(variables: dict[str, str], here: Path) -> None:
+    written(here / "ids.txt", *ids(3000))
+    written(here / "list.txt", "of an earlier run")
+    variables["RONGCLOUD_RATE"] = "10"
+    ended = await sync("ids.txt", "-o", "-", "--missing", "list.txt", "--max-time", "1s", env=variables, here=here)
+    assert ended.code == 5
+    assert "stopped before the end" in ended.stderr
+    assert files_in(here) == ["ids.txt", "list.txt"]
+    assert (here / "list.txt").read_text() == "of an earlier run\n"
+
+
 @pytest.mark.parametrize("on", ["pipe", "terminal"])
 async def test_a_disk_that_fills_up_is_an_error_and_the_job_resumes_when_there_is_room(
     on: str, variables: dict[str, str], here: Path, small_disk: Path
 ) -> None:
     written(here / "ids.txt", *ids(3000))
     for name in ("out.jsonl", "out.csv", "out.db", "out.parquet"):
-        ballast = small_disk / "ballast"
-        ballast.write_bytes(bytes(700_000 if name != "out.parquet" else 1_000_000))
+        ballast = fill_up(small_disk)
         code, printed = await sync_on(on, "ids.txt", "-o", str(small_disk / name), env=variables, here=here)
         assert code in {1, 2}, printed
         assert "space" in printed or "full" in printed

@@ -2,7 +2,7 @@
 
 from rongcloud_groups._tables.rows import COLUMNS, ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
-from rongcloud_groups.bulk.errors import OutputError, ResumeError, ServiceUnavailable, SourceError
+from rongcloud_groups.bulk.errors import OutputError, OutputLost, ResumeError, ServiceUnavailable, SourceError
 from rongcloud_groups.bulk.failed_ids import (
     FailedIdsFile,
     FailedIdsPrinter,
@@ -39,6 +39,7 @@ __all__ = [
     "MissingIds",
     "MissingIdsFile",
     "OutputError",
+    "OutputLost",
     "Progress",
     "Report",
     "ResumeError",

@@ -15,5 +15,9 @@ class OutputError(RongCloudError):
     """The output cannot take more rows; what was committed is safe."""
 
 
+class OutputLost(OutputError):  # noqa: N818  an error by its base
+    """The output was removed or replaced while it was written; its rows are lost."""
+
+
 class ServiceUnavailable(RongCloudError):  # noqa: N818  an error by its base; the name says what happened
     """Many IDs in a row got no response. They do not count as failed: a later run asks for them again."""

@@ -1,14 +1,15 @@
 """Files that are written under another name until they are whole, made durable, and locked."""
 
 import errno
+import logging
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
-from rongcloud_groups.bulk.errors import ResumeError
+from rongcloud_groups.bulk.errors import OutputLost, ResumeError
 from rongcloud_groups.errors import ConfigError
 
 try:
@@ -16,11 +17,17 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_LONGEST_SUFFIX: Final = ".missing.txt.partial", ".failed.jsonl.partial"
-_MAX_NAME: Final = 255 - max(map(len, _LONGEST_SUFFIX))
+_log = logging.getLogger(__name__)
+
+_BESIDE: Final = (
+    *(".partial", ".checkpoint", ".checkpoint.new", ".lock", ".listed.partial", ".new"),
+    *(".failed.jsonl", ".failed.jsonl.partial", ".missing.txt.partial"),
+)
+"""Suffixes of the files that a job has beside its output; -wal and the like are SQLite's."""
+_MAX_NAME: Final = 255 - max(map(len, _BESIDE))
 """Bytes of an output's name: the files beside it have longer ones."""
-_CANNOT_SYNC: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
-"""Given by network and FUSE file systems that have no fsync, for directories or at all."""
+_CANNOT: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOLCK}
+"""Given by network and FUSE file systems that have no locks, or no fsync, for directories or at all."""
 
 
 class PartialFile:
@@ -85,8 +92,13 @@ class PartialFile:
         self.size += len(content)
 
     def sync(self) -> int:
-        """Make it durable; return its size."""
+        """Make it durable; return its size.
+
+        Raises:
+            OutputLost: it was removed.
+        """
         assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
+        check_in_place(self.partial, self._descriptor)
         with naming_file(self.partial):
             _fsync(self._descriptor)
         return self.size
@@ -134,6 +146,27 @@ def naming_file(path: Path) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
 
 
+def check_in_place(path: Path, descriptor: int) -> None:
+    """Check that an open file still has its name.
+
+    Raises:
+        OutputLost: it was removed or replaced.
+    """
+    opened = os.fstat(descriptor)
+    try:
+        named = path.stat()
+        if opened.st_nlink or os.path.samestat(opened, named):  # some file systems count no links
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    raise OutputLost(f"{path} was removed or replaced while it was in use; run the same command again")
+
+
+def files_beside(output: Path) -> list[Path]:
+    """The files that a job has beside its output, but for its list of missing IDs."""
+    return [output.with_name(f"{output.name}{suffix}") for suffix in _BESIDE]
+
+
 def check_writable(output: Path) -> None:
     """Check that an output can be written or replaced, before anything is asked.
 
@@ -147,11 +180,15 @@ def check_writable(output: Path) -> None:
     try:
         status = output.stat()
     except FileNotFoundError:
-        return
+        if output.parent.is_dir():
+            return
+        raise ConfigError(f"cannot write {output}: there is no directory {output.parent}") from None
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from None
     if stat.S_ISDIR(status.st_mode):
         raise ConfigError(f"cannot write {output}: it is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"cannot write {output}: it is no regular file; write to stdout (-o -) instead")
     if not status.st_mode & 0o222 or not os.access(output, os.W_OK):
         raise ConfigError(f"cannot write {output}: it is read-only; allow writing to it, or give another output")
 
@@ -188,32 +225,55 @@ def _fsync(descriptor: int) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        if error.errno not in _CANNOT_SYNC:
+        if error.errno not in _CANNOT:
             raise
 
 
-@contextmanager
-def locked(output: Path | None) -> Iterator[None]:
-    """Keep out other jobs with the same output, from before its checkpoint is read until all is in its place.
+class OutputLock:
+    """Keeps out other jobs with the same output, from before its checkpoint is read until all is in its place.
 
-    The lock is the file ``OUT.lock``. One that a killed process left behind is taken over.
+    Use it in ``with``. The lock is the file ``OUT.lock``. One that a killed process left behind is taken over.
 
     Args:
         output: the job's output; None where there is nothing to keep others from.
-
-    Raises:
-        ConfigError: another process has the lock, or the file cannot be written.
     """
-    if output is None:
-        yield
-        return
-    path = output.with_name(f"{output.name}.lock")
-    descriptor = _lock(path, output)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(descriptor)
+
+    def __init__(self, output: Path | None) -> None:
+        self._output = output
+        self._descriptor: int | None = None
+
+    def __enter__(self) -> Self:
+        """Lock it.
+
+        Raises:
+            ConfigError: another process has the lock, or the file cannot be written.
+        """
+        if self._output is not None:
+            self._descriptor = _lock(self._path, self._output)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._descriptor is None:
+            return
+        with suppress(OutputLost):  # what is there now is another job's
+            self.check()
+            self._path.unlink()
+        os.close(self._descriptor)
+        self._descriptor = None
+
+    def check(self) -> None:
+        """Check that other jobs are still kept out.
+
+        Raises:
+            OutputLost: the file is no longer there.
+        """
+        if self._descriptor is not None:
+            check_in_place(self._path, self._descriptor)
+
+    @property
+    def _path(self) -> Path:
+        assert self._output is not None  # noqa: S101  where there is a lock
+        return self._output.with_name(f"{self._output.name}.lock")
 
 
 def _lock(path: Path, output: Path) -> int:
@@ -229,6 +289,14 @@ def _lock(path: Path, output: Path) -> int:
         except BlockingIOError:
             os.close(descriptor)
             raise ConfigError(f"another process is writing {output}") from None
-        if os.fstat(descriptor).st_nlink:
+        except OSError as error:
+            if error.errno not in _CANNOT:
+                os.close(descriptor)
+                raise ConfigError(f"cannot lock {path}: {error.strerror}") from None
+            _log.warning("%s: no locks on this file system; take care that no other run writes %s", path, output)
+        try:
+            check_in_place(path, descriptor)
+        except OutputLost:  # the process that had it has removed it
+            os.close(descriptor)
+        else:
             return descriptor
-        os.close(descriptor)  # the process that had it has removed it

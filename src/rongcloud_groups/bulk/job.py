@@ -13,7 +13,7 @@ from rongcloud_groups.bulk.blocks import Block
 from rongcloud_groups.bulk.checkpoint import Checkpoint
 from rongcloud_groups.bulk.errors import OutputError, SourceError
 from rongcloud_groups.bulk.failed_ids import Failures, MissingIds, UnlistedIds
-from rongcloud_groups.bulk.files import locked
+from rongcloud_groups.bulk.files import OutputLock
 from rongcloud_groups.bulk.input import JobInput
 from rongcloud_groups.bulk.lookups import OrderedLookups
 from rongcloud_groups.bulk.outage import OutageDetector
@@ -29,7 +29,7 @@ BLOCKS_READ_AHEAD: Final = 20
 SECONDS_BETWEEN_WRITES: Final = 0.25
 IDS_IN_A_WRITE: Final = 1000
 
-STOP_GRACE: Final = 0.7
+STOP_GRACE: Final = 0.5
 """Seconds that a stopped job leaves to the requests in flight, and to an output that keeps it waiting."""
 
 
@@ -65,7 +65,10 @@ class Job:
         self._client = client
         self._source = source
         self._sink = sink
-        self._output = JobOutput(sink, failures, missing or UnlistedIds(), source, max_attempts=client.max_attempts)
+        self._lock = OutputLock(sink.path)
+        self._output = JobOutput(
+            sink, failures, missing or UnlistedIds(), source, self._lock, max_attempts=client.max_attempts
+        )
         self._restart = restart
         self._keep = keep
         self._input = JobInput(source, allow_empty=allow_empty)
@@ -100,12 +103,13 @@ class Job:
             ServiceUnavailable: the service no longer responds; what was done is saved.
             RongCloudError: not retryable; what was done is saved.
             OSError, OutputError: the output cannot be written; what was committed is safe.
+            OutputLost: the output was removed while it was written.
         """
         if self._state != "new":
             raise RuntimeError("a Job runs once; make another one, which resumes where this one stopped")
         self._state = "running"
         try:
-            with locked(self._sink.path):
+            with self._lock:
                 return await self._run()
         except WriteCancelled:
             return self._report(self._output.committed)
@@ -197,14 +201,14 @@ class Job:
             try:
                 with self._asking:
                     await self._look_up(receive)
-            except (RongCloudError, OSError, WriteCancelled) as stopped_by:  # a task group would wrap it
+            except Exception as stopped_by:  # noqa: BLE001  raised below: a task group would wrap it
                 error = stopped_by
             finally:
                 receive.close()
                 tasks.cancel_scope.cancel()
-        error = error or self._input.error
-        if isinstance(error, OSError | OutputError | WriteCancelled):
+        if error is not None and (isinstance(error, OutputError) or not isinstance(error, RongCloudError)):
             raise error  # what the output took since the last commit is in doubt
+        error = error or self._input.error
         complete = error is None and self._input.ended and self._lookups.complete
         if complete:
             self._output.add(self._outage.finish(any_answered=self._output.any_answered))

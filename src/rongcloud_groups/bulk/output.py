@@ -8,6 +8,7 @@ import msgspec
 from rongcloud_groups.bulk.blocks import Block
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
 from rongcloud_groups.bulk.failed_ids import Failure, Failures, MissingIds, failure
+from rongcloud_groups.bulk.files import OutputLock
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.errors import RongCloudError
@@ -21,6 +22,7 @@ class JobOutput:
         failures: where the failed IDs go.
         missing: where the IDs of missing groups go.
         source: what it notes is committed too.
+        lock: keeps other jobs out; it is checked before each checkpoint.
         max_attempts: the client's.
 
     Attributes:
@@ -31,12 +33,20 @@ class JobOutput:
     """
 
     def __init__(
-        self, sink: Sink, failures: Failures, missing: MissingIds, source: Source, *, max_attempts: int
+        self,
+        sink: Sink,
+        failures: Failures,
+        missing: MissingIds,
+        source: Source,
+        lock: OutputLock,
+        *,
+        max_attempts: int,
     ) -> None:
         self._sink = sink
         self._failures = failures
         self._missing = missing
         self._source = source
+        self._lock = lock
         self._max_attempts = max_attempts
         self._unwritten: list[Block] = []
         self.counts = Counts()
@@ -111,6 +121,7 @@ class JobOutput:
         return self.committed
 
     def _commit(self, checkpoint: Checkpoint) -> Checkpoint:
+        self._lock.check()
         self._source.make_durable()
         failed_size, missing_size = self._failures.make_durable(), self._missing.make_durable()
         checkpoint = msgspec.structs.replace(checkpoint, failed_size=failed_size, missing_size=missing_size)

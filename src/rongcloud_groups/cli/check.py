@@ -54,6 +54,7 @@ def _check(connection: ConnectionOptions, context: Context, *, json: bool) -> in
         code = exit_code_for(error)
         dialect = os.environ.get("RONGCLOUD_DIALECT") or "rongcloud"
         diagnosis = Diagnosis(ok=False, dialect=dialect, problems=[Finding(error_message(error), "")])
+    context.warnings.show_held_back()
     problems = [*diagnosis.problems, *(Finding(warning, _LIMITER) for warning in context.warnings.kept)]
     diagnosis = msgspec.structs.replace(diagnosis, problems=problems)
     if json:

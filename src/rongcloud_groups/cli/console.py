@@ -1,12 +1,11 @@
 """Messages on stderr, which harm no job when nothing takes them."""
 
+import json
 import logging
 import os
 import sys
 import time
 from typing import Any, Final, Protocol
-
-import msgspec
 
 from rongcloud_groups._tables.output import printable, write_all
 
@@ -33,9 +32,20 @@ def tell(line: str) -> None:
     write_stderr(f"{line}\n")
 
 
+def json_line(message: dict[str, Any]) -> str:
+    """A message as JSON in ASCII, which any stderr takes, with file names that are no Unicode text as well."""
+    return json.dumps(message)
+
+
 def print_json(message: dict[str, Any]) -> None:
     """Write a line of JSON to stderr."""
-    tell(msgspec.json.encode(message).decode())
+    tell(json_line(message))
+
+
+def prompt_for_ids() -> None:
+    """Say on a terminal that stdin is read, and how it ends."""
+    if sys.stdin.isatty():
+        tell("Group IDs, one a line; Ctrl-D ends them.")
 
 
 def discard(descriptor: int) -> None:
@@ -74,6 +84,8 @@ class Messages:
 class Warnings(logging.Handler):
     """Shows the warnings of the client and of its limiter, and keeps them for a report.
 
+    Of one kind it shows the first at once, and those of the next ten seconds as one, with their number.
+
     Attributes:
         speaker: shows them; None only keeps them.
         kept: their texts, the first hundred.
@@ -84,14 +96,30 @@ class Warnings(logging.Handler):
         self.speaker = speaker
         self.kept: list[str] = []
         self._shown_at: dict[str, float] = {}
+        self._held_back: dict[str, tuple[str, int]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Show a warning; the command reports errors itself."""
-        now = time.monotonic()
-        if record.levelno != logging.WARNING or now < self._shown_at.get(record.msg, 0.0) + _QUIET_SECONDS:
+        if record.levelno != logging.WARNING:
             return
-        self._shown_at[record.msg] = now
-        message = one_line(record.getMessage())
+        now = time.monotonic()
+        kind, message = record.msg, one_line(record.getMessage())
+        _, count = self._held_back.pop(kind, ("", 0))
+        if now < self._shown_at.get(kind, -_QUIET_SECONDS) + _QUIET_SECONDS:
+            self._held_back[kind] = message, count + 1
+        else:
+            self._shown_at[kind] = now
+            self._show(message, more=count)
+
+    def show_held_back(self) -> None:
+        """Show what waits for its ten seconds: the command ends."""
+        while self._held_back:
+            _, (message, count) = self._held_back.popitem()
+            self._show(message, more=count - 1)
+
+    def _show(self, message: str, *, more: int) -> None:
+        if more:
+            message = f"{message} (and {more:,} more of these)"
         if len(self.kept) < _MAX_KEPT:
             self.kept.append(message)
         if self.speaker is not None:

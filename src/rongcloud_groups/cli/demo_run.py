@@ -18,7 +18,7 @@ from rongcloud_groups.cli.sync_job import watch
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.emulator.recorder import Report as Seen
-from rongcloud_groups.errors import InvalidGroupId
+from rongcloud_groups.errors import ConfigError, InvalidGroupId
 from rongcloud_groups.models import GroupProfile
 
 RATE: Final = 100
@@ -85,7 +85,10 @@ def run(directory: Path, context: Context) -> Outcome:
     directory.mkdir(parents=True, exist_ok=True)
     ids_file = directory / "group-ids.txt"
     ids = demo_ids()
-    ids_file.write_text("".join(f"{line}\n" for line in ids), encoding="utf-8", newline="\n")
+    content = "".join(f"{line}\n" for line in ids).encode()
+    if ids_file.exists() and ids_file.read_bytes() != content:
+        raise ConfigError(f"{ids_file} is not the demo's; give another --directory")
+    ids_file.write_bytes(content)
     profiles_file = directory / "profiles.jsonl"
     failed: list[Failure] = []
     with emulator_process(*_EMULATOR) as address:

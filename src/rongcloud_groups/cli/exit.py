@@ -116,6 +116,8 @@ def _message(error: Exception, *, debug: bool) -> str:
             return one_line(f"cannot write {error.filename}: {error.strerror}")
         case RongCloudError() | OSError():
             return one_line(str(error)) or type(error).__name__
+        case MemoryError():
+            return "out of memory"
         case _:
             words = one_line(f"unexpected {type(error).__name__}: {error}")
             return words if debug else f"{words} (--debug shows where)"
@@ -132,3 +134,4 @@ def _logged(warnings: Warnings, *, debug: bool) -> Iterator[Warnings]:
         yield warnings
     finally:
         logger.removeHandler(warnings)
+        warnings.show_held_back()

@@ -4,15 +4,15 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Annotated, Final
 
-import msgspec
 from cyclopts import Parameter
 
 from rongcloud_groups._tables.output import printable, write_rows
+from rongcloud_groups._tables.rows import json_row
 from rongcloud_groups.cli.connection_options import ConnectionOptions
-from rongcloud_groups.cli.console import one_line, tell
+from rongcloud_groups.cli.console import one_line, prompt_for_ids, tell
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, ShowHelp, print_error, run_command
 from rongcloud_groups.client import GroupClient
-from rongcloud_groups.errors import InvalidGroupId, RongCloudError, TransportError
+from rongcloud_groups.errors import ConfigError, InvalidGroupId, RongCloudError, TransportError
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 
@@ -59,7 +59,10 @@ def _get(
     client = GroupClient(
         **connection.for_client(), outage_timeout=_OUTAGE_TIMEOUT
     )  # an error in the environment comes before anything is read
-    lookup = context.interruption.run(_look_up(client, [*group_ids, *(_lines_of_stdin() if stdin else [])]))
+    asked = [*group_ids, *(_lines_of_stdin() if stdin else [])]
+    if not asked:
+        raise ConfigError("stdin has no IDs")
+    lookup = context.interruption.run(_look_up(client, asked))
     if json_lines:
         _print_lines(lookup.found.values())
     elif lookup.found:
@@ -74,15 +77,14 @@ async def _look_up(client: GroupClient, group_ids: list[str]) -> Lookup:
 
 
 def _lines_of_stdin() -> Iterator[str]:
-    if sys.stdin.isatty():
-        tell("Group IDs, one a line; Ctrl-D ends them.")
+    prompt_for_ids()
     for line in sys.stdin.buffer:
         if text := line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip():
             yield text
 
 
 def _print_lines(profiles: Iterable[GroupProfile]) -> None:
-    write_rows(msgspec.json.Encoder().encode_lines(profiles))
+    write_rows(b"".join(map(json_row, profiles)))
 
 
 def _print_table(profiles: Iterable[GroupProfile]) -> None:

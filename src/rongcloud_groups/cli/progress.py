@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from rongcloud_groups.bulk.report import Progress
-from rongcloud_groups.cli.console import print_json, tell
+from rongcloud_groups.cli.console import json_line, print_json, tell
 from rongcloud_groups.cli.signals import handled
 from rongcloud_groups.cli.sync_options import ProgressStyle
 
@@ -101,7 +101,7 @@ class Display:
 
         A thread waits while a thousand messages wait. An event loop must not: there a message is dropped then.
         """
-        line = msgspec.json.encode(fields).decode() if self._in_json else text
+        line = json_line(fields) if self._in_json else text
         if threading.current_thread() is threading.main_thread():
             with suppress(queue.Full):
                 self._waiting.put_nowait(line)

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 Result = TypeVar("Result")
 Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
-GRACE: Final = 0.6
+GRACE: Final = 0.5
 _TIME_TO_END: Final = 0.3
 """Seconds for the last messages and for what Python does at its end, which waits for the threads of a name server."""
 

@@ -30,6 +30,7 @@ def sync(
 
 
 def _sync(options: SyncOptions, connection: ConnectionOptions, context: Context) -> int:
+    from rongcloud_groups.bulk.errors import OutputLost
     from rongcloud_groups.cli.sync_job import run_job
 
     options.check()
@@ -41,6 +42,6 @@ def _sync(options: SyncOptions, connection: ConnectionOptions, context: Context)
         Messages(in_json=options.speaks_json).say(message, {"message_type": "note", "message": message})
         raise
     except (RongCloudError, OSError) as error:
-        if not isinstance(error, ConfigError | BrokenPipeError) and options.path is not None:
+        if not isinstance(error, ConfigError | BrokenPipeError | OutputLost) and options.path is not None:
             error.add_note("what was done is saved, the same command resumes there")
         raise

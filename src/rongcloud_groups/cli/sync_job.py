@@ -56,8 +56,13 @@ async def run_job(options: SyncOptions, connection: ConnectionOptions, context: 
             job.stop()
 
         context.interruption.grace = 5.0  # the job ends within a second, but for a slow disk
-        with context.interruption.stopping(stop):
-            report = await watch(job, screen, context)
+        try:
+            with context.interruption.stopping(stop):
+                report = await watch(job, screen, context)
+        finally:
+            if missing is not None and options.path is None:  # nothing can be resumed
+                missing.discard()
+    context.warnings.show_held_back()
     tell_report(options, report, context.warnings.kept)
     if not report.complete:
         return context.interruption.exit_code
@@ -77,7 +82,7 @@ def _check_that_new(options: SyncOptions, sink: Sink) -> None:
 
 async def watch(job: Job, screen: Display, context: Context) -> Report:
     """Run a job, and show how far it is; neither the terminal's end nor Ctrl-Z harms it."""
-    context.warnings.speaker = screen
+    speaker, context.warnings.speaker = context.warnings.speaker, screen
     try:
         with screen.suspendable(), handled({signal.SIGHUP: signal.SIG_IGN}):
             async with anyio.create_task_group() as tasks:
@@ -85,6 +90,7 @@ async def watch(job: Job, screen: Display, context: Context) -> Report:
                 outcome = await _outcome_of(job.run)
                 tasks.cancel_scope.cancel()
     finally:
+        context.warnings.speaker = speaker
         screen.close()
     if isinstance(outcome, Exception):
         raise outcome

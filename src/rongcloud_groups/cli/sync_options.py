@@ -1,13 +1,16 @@
 """The options of ``sync``."""
 
+import os
 import re
 from dataclasses import KW_ONLY, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import TIMEOUT_MAX
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from rongcloud_groups.cli.console import prompt_for_ids
 from rongcloud_groups.cli.exit import Flag
 from rongcloud_groups.errors import ConfigError
 
@@ -102,8 +105,7 @@ class SyncOptions:
         """The output; None for stdout. A link is followed, and its target replaced."""
         if self.output is None or self.output == "-":
             return None
-        path = Path(self.output)
-        return path.resolve() if path.is_symlink() else path
+        return _followed(Path(self.output))
 
     @property
     def failures_path(self) -> Path | None:
@@ -113,8 +115,10 @@ class SyncOptions:
     @property
     def missing_path(self) -> Path | None:
         """The list of the IDs of missing groups."""
-        if self.missing is not None or self.path is None:
-            return self.missing
+        if self.missing is not None:
+            return _followed(self.missing)
+        if self.path is None:
+            return None
         return self.path.with_name(f"{self.path.name}.missing.txt")
 
     @property
@@ -150,18 +154,21 @@ class SyncOptions:
         self._check_files()
 
     def _check_files(self) -> None:
+        from rongcloud_groups.bulk.files import check_writable, files_beside
         from rongcloud_groups.bulk.sinks.open import check_output_name
 
         if self.output is not None:
             check_output_name(self.output)
         path = self.path
+        given = self.retry_failed if self.ids is None else Path(self.ids)
+        if self.missing is not None:
+            check_writable(self.missing)
+            others = [given] if path is None else [given, path, *files_beside(path)]
+            if any(_is_same(self.missing, other) for other in others):
+                raise ConfigError(f"{self.missing} is the list of missing IDs and another file too; give another name")
         if path is None:
             return
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise ConfigError(f"cannot write {self.output}: it is no regular file; write to stdout (-o -) instead")
-        given = self.retry_failed if self.ids is None else Path(self.ids)
-        if self.missing is not None and (_is_same(self.missing, path) or _is_same(self.missing, given)):
-            raise ConfigError(f"{self.missing} is the list of missing IDs and another file too; give another name")
+        check_writable(path)
         if given is not None and _is_same(given, path):
             raise ConfigError(f"{given} is the input and the output; give another output")
         if self.retry_failed is None and given is not None and _is_same(given, self.failures_path):
@@ -178,12 +185,20 @@ class SyncOptions:
         if self.retry_failed is not None:
             return FileSource(self.retry_failed, input_format(".jsonl"))
         if self.ids is None:
+            prompt_for_ids()
             return StdinSource(input_format("", column=self.column, field=self.field))
         return file_source(Path(self.ids), column=self.column, field=self.field)
 
 
+def _followed(path: Path) -> Path:
+    """What a link to a file, or to none yet, leads to; a device or pipe keeps the name that was given."""
+    if path.is_symlink() and (path.is_file() or not path.exists()):
+        return Path(os.path.realpath(path))
+    return path
+
+
 def _is_same(one: Path, other: Path | None) -> bool:
-    return other is not None and one.resolve() == other.resolve()
+    return other is not None and os.path.realpath(one) == os.path.realpath(other)
 
 
 def seconds_of(text: str) -> float:
@@ -195,4 +210,4 @@ def seconds_of(text: str) -> float:
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if match is None:
         raise ConfigError(f"--max-time {text!r} is not a time; write 90, 90s, 30m or 8h")
-    return float(match[1]) * _UNITS[match[2]]
+    return min(float(match[1]) * _UNITS[match[2]], TIMEOUT_MAX)

@@ -9,7 +9,7 @@ from rongcloud_groups._tables.rows import ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.estimate import Estimate
 from rongcloud_groups.bulk.failed_ids import Failure
 from rongcloud_groups.bulk.report import Report
-from rongcloud_groups.cli.console import Speaker, print_json, tell
+from rongcloud_groups.cli.console import Speaker, one_line, print_json, tell
 from rongcloud_groups.cli.sync_options import SyncOptions
 
 
@@ -43,7 +43,7 @@ def tell_report(options: SyncOptions, report: Report, warnings: list[str]) -> No
     if report.complete:
         lists = f"{f'; failed IDs: {failed_file}' if failed_file else ''}"
         lists += f"{f'; missing IDs: {missing_file}' if missing_file else ''}"
-        tell(f"done: {options.path or 'stdout'}{lists}")
+        tell(one_line(f"done: {options.path or 'stdout'}{lists}"))
     elif options.path is None:
         tell("stopped before the end")
     else:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 if TYPE_CHECKING:  # help needs none of it
     from rongcloud_groups.emulator.server import Emulator
@@ -10,6 +10,9 @@ if TYPE_CHECKING:  # help needs none of it
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
+
+
+_AT_LEAST_0: Final = ("rate", "retry_after", "other", "latency", "latency_tail", "listed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +47,8 @@ class EmulatorOptions:
         """The emulator of these options.
 
         Raises:
-            ValueError: a fault or the file of groups cannot be read; the message says what is wrong.
+            ValueError: a number is out of its range, or a fault or the file of groups cannot be read; the message says
+                what is wrong.
             OSError: the file of groups cannot be opened.
         """
         from rongcloud_groups.emulator.faults import Faults
@@ -53,6 +57,7 @@ class EmulatorOptions:
         from rongcloud_groups.emulator.server import Emulator
         from rongcloud_groups.emulator.service import Service
 
+        self._check_numbers()
         if self.groups is None:
             universe = Universe(self.seed, unknown_share=self.unknown, listed=self.listed)
         else:
@@ -70,3 +75,11 @@ class EmulatorOptions:
             seed=self.seed,
         )
         return Emulator(service, host=self.host, port=self.port, tls=self.tls, http2=self.http2)
+
+    def _check_numbers(self) -> None:
+        highest = {"port": 65_535, "unknown": 1, **dict.fromkeys(_AT_LEAST_0, float("inf"))}
+        for name, most in highest.items():
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= most:
+                to = "or more" if most == float("inf") else f"to {most}"
+                raise ValueError(f"--{name.replace('_', '-')} is {value}; give 0 {to}")

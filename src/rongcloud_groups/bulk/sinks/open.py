@@ -30,6 +30,8 @@ def check_output_name(output: str) -> None:
     """
     if not output.strip():
         raise ConfigError("the output's name is empty; give a file")
+    if not Path(output).name:
+        raise ConfigError(f"cannot write {output}: it is a directory")
     if output == ":memory:" or output.startswith("file:"):
         raise ConfigError(f"{output} is no file; give one, such as groups.db")
     if _URL.match(output):

@@ -1,5 +1,6 @@
 """Rows in a SQLite database, where the checkpoint is part of the same transaction."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -12,7 +13,7 @@ from typing import Any, Final, TypeVar
 from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups._tables.rows import COLUMN_KINDS, COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row, time_text
 from rongcloud_groups.bulk.checkpoint import Checkpoint, decoded, encoded
-from rongcloud_groups.bulk.errors import OutputError
+from rongcloud_groups.bulk.errors import OutputError, OutputLost
 from rongcloud_groups.bulk.files import check_writable
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.errors import ConfigError
@@ -63,6 +64,7 @@ class SqliteSink(Sink):
         self._cancelled = Event()
         self._rows: list[FlatRow] = []
         self._removed: list[tuple[str]] = []
+        self._opened: os.stat_result | None = None
 
     def load(self) -> Checkpoint | None:
         text = self._noted("checkpoint")
@@ -81,6 +83,7 @@ class SqliteSink(Sink):
             database.execute("PRAGMA cache_size = -16000")  # KiB: the index on IDs in any order is read all over
             database.execute("PRAGMA wal_autocheckpoint = 8000")
             self._transaction()
+            self._opened = self._output.stat()
             database.execute(f"CREATE TABLE IF NOT EXISTS groups ({_CREATE})")
             database.execute("CREATE TABLE IF NOT EXISTS _sync (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")
             self._check_table(database)
@@ -106,6 +109,7 @@ class SqliteSink(Sink):
             self._removed += ((group_id,) for group_id in group_ids)
 
     def commit(self, checkpoint: Checkpoint) -> None:
+        self._check_in_place()
         self._work(lambda database: database.executemany(_UPSERT, self._rows))
         self._work(lambda database: database.executemany("DELETE FROM groups WHERE group_id = ?", self._removed))
         self._note("checkpoint", encoded(checkpoint).decode())
@@ -161,6 +165,13 @@ class SqliteSink(Sink):
             database.execute("RELEASE trial")
         if kept is None:
             raise ConfigError("it has a table 'groups' of another kind: the column 'group_id' does not keep texts")
+
+    def _check_in_place(self) -> None:
+        assert self._opened is not None, "it was begun"  # noqa: S101  an invariant
+        with suppress(FileNotFoundError, NotADirectoryError):
+            if os.path.samestat(self._opened, self._output.stat()):
+                return
+        raise OutputLost(f"{self.name} was removed or replaced while it was written; run the same command again")
 
     def _noted(self, name: str) -> str | None:
         if not self._output.exists():

@@ -118,6 +118,9 @@ def _ids_of_parquet(path: Path, column: str) -> Iterator[str]:
         with pq.ParquetFile(path, pre_buffer=False) as file:
             if column not in file.schema_arrow.names:
                 raise SourceError(f"{path} has no column {column!r}; choose one with --column")
+            kind = file.schema_arrow.field(column).type
+            if pa.types.is_floating(kind) or pa.types.is_temporal(kind) or pa.types.is_boolean(kind):
+                raise SourceError(f"the column {column!r} of {path} is {kind}; an ID is text or a whole number")
             for batch in file.iter_batches(10_000, columns=[column], use_threads=False):
                 yield from (value or "" for value in batch.column(0).cast(pa.string()).to_pylist())
     except pa.ArrowException as error:

@@ -116,6 +116,8 @@ def _in_text(lines: _Lines) -> Iterator[str]:
         if group_id := line.strip():
             if lines.number == 1 and re.match(r'\{\s*"|\[\s*["{]', group_id):
                 raise lines.error("this is JSON, not an ID a line; name its field with --field, or the file .jsonl")
+            if lines.number == 1 and "\0" in group_id:
+                raise lines.error("it has a NUL character; if the file is UTF-16, convert it to UTF-8")
             yield group_id
 
 
@@ -173,6 +175,8 @@ def _place_of(column: str, header: list[str], lines: _Lines) -> int:
     names = [cell.strip() for cell in header]
     if column not in names:
         raise SourceError(f"{lines.name} has no column {column!r}{_there(names)}; choose one with --column")
+    if names.count(column) > 1:
+        raise SourceError(f"{lines.name} has {names.count(column)} columns {column!r}; rename all but one")
     return names.index(column)
 
 
@@ -193,7 +197,7 @@ def _in_json(lines: _Lines, field: str) -> Iterator[str]:
             continue
         try:
             value = decode(text)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise lines.error(f"not JSON: {error}; give a value a line, or an array of values") from None
         yield _id_of(value, field, lines.error)
 
@@ -217,6 +221,8 @@ def _in_array(lines: _Lines, field: str) -> Iterator[str]:
             end = _BLANK.match(text, end).end()  # type: ignore[union-attr]
             if end == len(text):  # a number may not have ended
                 raise ValueError("the array does not end")  # noqa: TRY301
+        except RecursionError as wrong:
+            raise error(f"not JSON: {wrong}") from None
         except ValueError as wrong:
             more = "" if len(text) - place > MAX_LINE else lines.read(_PIECE)
             if not more:
