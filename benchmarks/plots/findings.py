@@ -93,7 +93,7 @@ def added_latency(path: Path, rows: Rows) -> None:
             for place, part in ((0, "p50"), (2, "p99"))
         },
         title=f"A get adds {idle['added']:.2f} ms to a bare request",
-        note="The client is idle, and the server answers at once. Lower is better.",
+        note="The client is idle, and the server responds at once. Lower is better.",
         unit="latency, ms",
         decimals=2,
     )

@@ -192,7 +192,7 @@ CASES = (
         holds=none_fails,
     ),
     Case(
-        name="50 ms answer behind 5 of 2 s on the connection",
+        name="50 ms response behind 5 of 2 s on the connection",
         drive=fast_behind_slow,
         directed=True,
         text=seconds,
@@ -248,7 +248,7 @@ CASES = (
         name="stream limit lowered from 100 to 2 under 40 requests",
         drive=warm_burst,
         server=["--latency", "0.05", "--fault", "streams-drop=2@20"],
-        text=lambda outcome: f"{outcome.answered} of 40 answered",
+        text=lambda outcome: f"{outcome.answered} of 40 get a response",
         holds=lambda outcome: outcome.answered == 40,
         at_most=10,
     ),

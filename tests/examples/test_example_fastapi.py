@@ -49,9 +49,9 @@ async def visitor(example: ModuleType, client: GroupClient) -> AsyncIterator[htt
 async def test_a_group_is_its_profile_as_json(example: ModuleType, rongcloud_emulator: InProcessEmulator) -> None:
     added = rongcloud_emulator.add("g1", group_name="Chess & Tea", ext_profile={"ext_city": "杭州"})
     async with visitor(example, rongcloud_emulator.client()) as browser:
-        answer = await browser.get("/groups/g1")
-    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/json")
-    assert msgspec.json.decode(answer.content, type=GroupProfile) == added
+        response = await browser.get("/groups/g1")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/json")
+    assert msgspec.json.decode(response.content, type=GroupProfile) == added
 
 
 async def test_an_unknown_group_is_404_and_an_impossible_one_400(
@@ -67,8 +67,8 @@ async def test_a_page_that_the_budget_does_not_reach_in_time_is_503_and_says_whe
 ) -> None:
     async with visitor(example, rongcloud_emulator.client(rate=0.1, deadline=0.1)) as browser:
         assert (await browser.get("/groups/first")).status_code == 404
-        answer = await browser.get("/groups/second")
-    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+        response = await browser.get("/groups/second")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     assert rongcloud_emulator.requests == [["first"]]
 
 

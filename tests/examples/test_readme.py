@@ -1,6 +1,8 @@
 import asyncio
+import os
 import re
 import sys
+import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from support.command_line import environment, run
-from support.pages import PAGES, blocks_of
+from support.pages import PAGES, blocks_of, commands_of
 
 from rongcloud_groups import GroupProfile
 from rongcloud_groups.cli.app import exit_code
@@ -74,3 +76,12 @@ def test_the_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
     for command in commands:
         assert exit_code([command, "--help"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_the_commands_find_the_emulator(tmp_path: Path) -> None:
+    (console,) = blocks_of("README", "console")
+    scripts = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent), os.environ["PATH"]]
+    env = environment() | {"PATH": os.pathsep.join(scripts)}
+    ended = run("-euc", "\n".join(commands_of(console)), env=env, command=["bash"], cwd=tmp_path)
+    assert ended.code == 0, ended
+    assert ended.stdout.startswith('{"group_id":"g1"')

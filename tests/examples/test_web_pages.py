@@ -11,22 +11,32 @@ from pathlib import Path
 import httpx
 import pytest
 from support.command_line import environment
-from support.pages import Block, blocks_of, commands_of
+from support.pages import blocks_of, commands_of
 from support.redis_server import free_port
 
 from rongcloud_groups.cli.emulator_process import emulator_process
 
 PAGES = ["README", "web-apps", "engines"]
+DJANGO = """
+from django.conf import settings
+settings.configure(ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], DEFAULT_CHARSET="utf-8")
+from django.core.asgi import get_asgi_application
+from django.urls import path
+urlpatterns = [path("groups/<group_id>", group)]
+app = get_asgi_application()
+"""
+"""What a Django project has beside the view of the page on engines."""
 
 
-def web_app(page: str) -> Block:
-    return next(block for block in blocks_of(page, "python") if "FastAPI(" in block.text)
+def web_app(page: str) -> str:
+    (text,) = (block.text for block in blocks_of(page, "python") if "FastAPI(" in block.text or "django" in block.text)
+    return text + DJANGO if "django" in text else text
 
 
 @contextmanager
 def serving(page: str, here: Path, env: dict[str, str]) -> Iterator[httpx.Client]:
     """A browser of the page's app, which runs as its readers run it."""
-    (here / "app.py").write_text(web_app(page).text, encoding="utf-8")
+    (here / "app.py").write_text(web_app(page), encoding="utf-8")
     port = free_port()
     uvicorn = [str(Path(sysconfig.get_path("scripts")) / "uvicorn"), "app:app", "--port", str(port)]
     with (
@@ -36,7 +46,7 @@ def serving(page: str, here: Path, env: dict[str, str]) -> Iterator[httpx.Client
         give_up_at = time.monotonic() + 30
         while process.poll() is None and time.monotonic() < give_up_at:
             try:
-                browser.get("/openapi.json")
+                browser.get("/")
                 break
             except httpx.ConnectError:
                 time.sleep(0.02)
@@ -72,7 +82,7 @@ def test_the_app_answers_503_while_the_service_hangs(page: str, tmp_path: Path) 
 
 
 def test_the_commands_of_the_page_start_the_app(tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(web_app("web-apps").text, encoding="utf-8")
+    (tmp_path / "app.py").write_text(web_app("web-apps"), encoding="utf-8")
     port = str(free_port())
     commands = [line for line in commands_of(blocks_of("web-apps", "console")[0]) if "pip install" not in line]
     script = "\n".join(["trap 'kill $RONGCLOUD_EMULATOR_PID %1' EXIT", *commands]).replace("8000", port)
