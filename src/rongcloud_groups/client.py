@@ -23,7 +23,7 @@ from rongcloud_groups.config import (
     service_api,
 )
 from rongcloud_groups.errors import ConfigError
-from rongcloud_groups.events import Emitter, Hook, Stats
+from rongcloud_groups.events import Emitter, Hook, Stats, log_as_the_environment_says
 from rongcloud_groups.limiters.interface import Limiter
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
@@ -104,6 +104,7 @@ class GroupClient:
         hooks: Sequence[Hook] = (),
     ) -> None:
         app_secret = Secret.of(app_secret)  # from here on no traceback shows it
+        log_as_the_environment_says()
         from rongcloud_groups._dispatch.assembly import Assembly
 
         transport_options = TransportOptions(
@@ -136,7 +137,9 @@ class GroupClient:
         ``RONGCLOUD_APP_KEY``; ``RONGCLOUD_APP_SECRET`` or ``RONGCLOUD_APP_SECRET_FILE``; and, where set,
         ``RONGCLOUD_REGION``, ``RONGCLOUD_BASE_URL`` (comma-separated, primary first), ``RONGCLOUD_DIALECT``,
         ``RONGCLOUD_RATE`` (requests/s), ``RONGCLOUD_LIMITER``, ``RONGCLOUD_PROXY``, ``RONGCLOUD_HTTP2`` (0 for
-        HTTP/1.1) and ``RONGCLOUD_ALLOW_INSECURE`` (1 for ``http://`` base URLs).
+        HTTP/1.1) and ``RONGCLOUD_ALLOW_INSECURE`` (1 for ``http://`` base URLs). Each client reads ``RONGCLOUD_LOG``:
+        with ``debug``, ``info``, ``warning`` or ``error`` it logs from that level on, to stderr where the app has set
+        up no logging.
 
         Args:
             **options: those of `GroupClient`; they win over the environment.

@@ -1,6 +1,7 @@
 """The events inside a client, as frozen structs given to hooks, and the sums that `GroupClient.stats` returns."""
 
 import logging
+import os
 from asyncio import get_running_loop
 from collections.abc import Callable, Sequence
 from inspect import iscoroutinefunction
@@ -10,6 +11,22 @@ import msgspec
 from rongcloud_groups.errors import ConfigError
 
 logger = logging.getLogger("rongcloud_groups")
+
+
+def log_as_the_environment_says() -> None:
+    """Log to stderr from the level in ``RONGCLOUD_LOG`` on, or to the app's own handlers where it has some.
+
+    Raises:
+        ConfigError: there is no such level.
+    """
+    name = os.environ.get("RONGCLOUD_LOG", "").strip()
+    if not name:
+        return
+    level = logging.getLevelNamesMapping().get(name.upper())
+    if level is None:
+        raise ConfigError(f"RONGCLOUD_LOG is {name!r}; set it to debug, info, warning or error")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logger.setLevel(level)
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -167,6 +184,8 @@ class Stats(msgspec.Struct, frozen=True):
 class Emitter:
     """Gives events to hooks. Test it for truth before making an event: it is false if there are no hooks.
 
+    Where the level of the log is DEBUG when it is made, each request and call is logged.
+
     Raises:
         ConfigError: one of the hooks cannot be called with an event.
     """
@@ -175,6 +194,8 @@ class Emitter:
 
     def __init__(self, hooks: Sequence[Hook]) -> None:
         self._hooks = _checked(hooks)
+        if logger.isEnabledFor(logging.DEBUG):
+            self._hooks += (_log,)
 
     def __bool__(self) -> bool:
         return bool(self._hooks)
@@ -199,6 +220,11 @@ def _checked(hooks: object) -> tuple[Hook, ...]:
         if iscoroutinefunction(hook) or iscoroutinefunction(type(hook).__call__):
             raise ConfigError(f"hooks has {hook!r} in it, an async function, which would never run; give a plain one")
     return tuple(hooks)
+
+
+def _log(event: Event) -> None:
+    if isinstance(event, BatchSent | BatchAnswered | BatchFailed | BatchAbandoned | CallEnded):
+        logger.debug("%r", event)
 
 
 def _raise(error: BaseException) -> None:

@@ -1,0 +1,125 @@
+"""The log: its switch in the environment, and no secret in it or in any other text."""
+
+import gc
+import logging
+import pickle
+import re
+import subprocess
+import sys
+import traceback
+from asyncio import create_task
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from support.bulk_jobs import client_of
+from support.clients import trusting
+
+from rongcloud_groups import ConfigError, GroupClient, RongCloudError, Secret
+from rongcloud_groups._protocol import signing
+from rongcloud_groups._protocol.signing import Signature, sign
+from rongcloud_groups.emulator import Emulator, Faults
+from rongcloud_groups.pytest_plugin import InProcessEmulator
+
+SECRET = "ZzTopSecret42zZ"
+
+PROGRAM = """
+import asyncio, sys
+from rongcloud_groups.pytest_plugin import InProcessEmulator
+
+async def main():
+    emulator = InProcessEmulator()
+    async with emulator.client(app_secret=emulator.service.app_secret) as client:
+        await client.get("g1")
+
+asyncio.run(main())
+"""
+
+
+def logged(level: str) -> str:
+    ended = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-c", PROGRAM],
+        env={"RONGCLOUD_LOG": level},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    return ended.stderr
+
+
+def test_the_environment_switches_the_log_on() -> None:
+    lines = logged("debug").splitlines()
+    for expected in ("connected to", "BatchSent(request_id='", "BatchAnswered(request_id='", "CallEnded(call='get'"):
+        assert [line for line in lines if re.match(r"[-\d]+ [:,\d]+ DEBUG rongcloud_groups", line) and expected in line]
+    assert logged("warning") == logged("") == ""
+
+
+def test_a_level_that_does_not_exist_is_refused(
+    monkeypatch: pytest.MonkeyPatch, rongcloud_emulator: InProcessEmulator
+) -> None:
+    monkeypatch.setenv("RONGCLOUD_LOG", "loud")
+    with pytest.raises(ConfigError, match="RONGCLOUD_LOG is 'loud'; set it to debug, info, warning or error"):
+        rongcloud_emulator.client()
+
+
+@pytest.fixture
+def signatures(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """Those of all requests of the test."""
+    made: set[str] = set()
+
+    def recording(app_secret: Secret, nonce: str, timestamp_ms: int) -> Signature:
+        signature = sign(app_secret, nonce, timestamp_ms)
+        made.add("".join(signature))
+        return signature
+
+    monkeypatch.setattr(signing, "sign", recording)
+    return made
+
+
+def is_of_the_client(module: object) -> bool:
+    return isinstance(module, str) and module.startswith("rongcloud_groups") and "emulator" not in module
+
+
+def texts_of_all_objects() -> Iterator[str]:
+    """The `repr` of every object of the client that the process holds."""
+    return (repr(each) for each in gc.get_objects() if is_of_the_client(type(each).__module__))
+
+
+def texts_of(error: BaseException) -> Iterator[str]:
+    yield f"{error!r} {error} {vars(error)} {pickle.dumps(error)!r}"
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if is_of_the_client(frame.f_globals.get("__name__")):
+            yield from (repr(value) for value in frame.f_locals.values())
+
+
+@pytest.mark.parametrize("http2", [True, False])
+async def test_no_text_shows_the_secret_or_a_signature(
+    caplog: pytest.LogCaptureFixture,
+    signatures: set[str],
+    http2: bool,  # noqa: FBT001  a parameter
+) -> None:
+    events: list[Any] = []
+    texts: list[str] = []
+    options: dict[str, Any] = {"http2": http2, "hooks": [events.append], "rate": 5000.0, "max_attempts": 2}
+    faults = Faults(share={"error-500": 0.2, "drop": 0.2, "garbage": 0.1, "429": 0.1})
+    with caplog.at_level(logging.DEBUG):
+        async with Emulator(app_secret=SECRET, limit=None, faults=faults) as emulator:
+            async with client_of(emulator, **options) as client:
+                lookup = create_task(client.get_many([f"g{number}" for number in range(200)], deadline=2))
+                await emulator.wait_for(2)
+                texts += texts_of_all_objects()
+                for error in {type(error): error for error in (await lookup).failed.values()}.values():
+                    texts += texts_of(error)
+            url, trusted = emulator.url, trusting(emulator)
+            wrong = GroupClient(emulator.app_key, SECRET + "!", base_urls=url, verify=trusted, **options)
+            async with wrong:
+                with pytest.raises(RongCloudError) as caught:
+                    await wrong.get("g1")
+                texts += texts_of(caught.value)
+    texts += [repr(event) for event in events]
+    texts += [record.getMessage() for record in caplog.records if record.name.startswith("rongcloud_groups")]
+    assert len(signatures) >= 4
+    assert len(texts) > 100
+    text = "\n".join(texts)
+    assert [secret for secret in (SECRET, *signatures) if secret in text] == []
