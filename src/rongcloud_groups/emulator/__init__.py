@@ -30,22 +30,19 @@ __all__ = [
 ]
 
 _MODULES: Final = {
-    "Emulator": "server",
-    "Faults": "faults",
-    "GoAway": "faults",
-    "OtherConsumer": "rate_limit",
-    "RateCheck": "rate_limit",
-    "Report": "recorder",
-    "Service": "service",
-    "StreamsDrop": "faults",
-    "Universe": "groups",
-    "serve": "program",
-    "worst_second": "rate_limit",
+    "faults": ("Faults", "GoAway", "StreamsDrop"),
+    "groups": ("Universe",),
+    "program": ("serve",),
+    "rate_limit": ("OtherConsumer", "RateCheck", "worst_second"),
+    "recorder": ("Report",),
+    "server": ("Emulator",),
+    "service": ("Service",),
 }
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name at its first use: the command shows the options of the emulator without its extra."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,7 +3,7 @@
 import hashlib
 import hmac
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 from urllib.parse import parse_qsl, unquote_plus
 
@@ -16,7 +16,6 @@ MAX_BODY_SIZE: Final = 256 * 1024
 """Bytes of a request body; the largest batch of 50 IDs takes a fifth of it."""
 _ID_LIMIT = 64
 _NONCE_LIMIT = 18
-_NONCES_KEPT = 100_000
 _PAGE_LIMIT = 1000
 _PAGE_DEFAULT = 50
 
@@ -44,63 +43,27 @@ class Page(NamedTuple):
     newest_first: bool
 
 
-class SignatureCheck:
-    """Checks App Key, nonce, timestamp and signature, under their plain names or those with ``RC-``.
+def check_signature(headers: Mapping[str, str], app_key: str, app_secret: str) -> float:
+    """Check App Key, nonce, timestamp and signature, under their plain names or those with ``RC-``.
 
-    Args:
-        app_key: the one App Key there is.
-        app_secret: its secret.
-        tolerance: seconds by which the timestamp may be off; None: any number.
-        refuse_reused_nonce: whether a nonce may come only once.
-        wall_clock: the clock to compare with, in seconds since the epoch.
+    Returns:
+        The timestamp, in seconds since the epoch.
+
+    Raises:
+        ServiceRefusal: they do not sign the request.
     """
-
-    def __init__(
-        self,
-        app_key: str,
-        app_secret: str,
-        *,
-        tolerance: float | None,
-        refuse_reused_nonce: bool,
-        wall_clock: Callable[[], float],
-    ) -> None:
-        self._app_key = app_key
-        self._app_secret = app_secret
-        self._tolerance = tolerance
-        self._refuse_reused_nonce = refuse_reused_nonce
-        self._wall_clock = wall_clock
-        self._nonces: dict[str, None] = {}
-
-    def check(self, headers: Mapping[str, str]) -> None:
-        """Raise `ServiceRefusal` unless the headers sign the request."""
-        app_key = _credential(headers, "app-key")
-        nonce = _credential(headers, "nonce")
-        timestamp = _credential(headers, "timestamp")
-        signature = _credential(headers, "signature")
-        if app_key != self._app_key:
-            raise ServiceRefusal(1001, "invalid App-Key")
-        if not nonce or len(nonce) > _NONCE_LIMIT:
-            raise ServiceRefusal(1004, f"Nonce must have 1 to {_NONCE_LIMIT} characters")
-        if not (timestamp.isascii() and timestamp.isdigit()):
-            raise ServiceRefusal(1004, "Timestamp must be in milliseconds")
-        signed = hashlib.sha1((self._app_secret + nonce + timestamp).encode()).hexdigest()
-        if not hmac.compare_digest(signed.encode(), signature.encode()):
-            raise ServiceRefusal(1004, "signature is invalid")
-        self._check_clock(int(timestamp) / 1000)
-        self._check_reuse(nonce)
-
-    def _check_clock(self, sent_at: float) -> None:
-        if self._tolerance is not None and abs(sent_at - self._wall_clock()) > self._tolerance:
-            raise ServiceRefusal(1004, "Timestamp is too far off")
-
-    def _check_reuse(self, nonce: str) -> None:
-        if not self._refuse_reused_nonce:
-            return
-        if nonce in self._nonces:
-            raise ServiceRefusal(1004, "Nonce was used before")
-        self._nonces[nonce] = None
-        if len(self._nonces) > _NONCES_KEPT:
-            del self._nonces[next(iter(self._nonces))]
+    names = ("app-key", "nonce", "timestamp", "signature")
+    given_key, nonce, timestamp, signature = (_credential(headers, name) for name in names)
+    if given_key != app_key:
+        raise ServiceRefusal(1001, "invalid App-Key")
+    if not nonce or len(nonce) > _NONCE_LIMIT:
+        raise ServiceRefusal(1004, f"Nonce must have 1 to {_NONCE_LIMIT} characters")
+    if not (timestamp.isascii() and timestamp.isdigit()):
+        raise ServiceRefusal(1004, "Timestamp must be in milliseconds")
+    signed = hashlib.sha1((app_secret + nonce + timestamp).encode()).hexdigest()
+    if not hmac.compare_digest(signed.encode(), signature.encode()):
+        raise ServiceRefusal(1004, "signature is invalid")
+    return int(timestamp) / 1000
 
 
 def parse_group_ids(version: Version, headers: Mapping[str, str], body: bytes) -> list[str]:

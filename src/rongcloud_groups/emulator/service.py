@@ -19,8 +19,8 @@ from rongcloud_groups.emulator.requests import (
     MAX_BODY_SIZE,
     STATUS,
     ServiceRefusal,
-    SignatureCheck,
     Version,
+    check_signature,
     page_token,
     parse_group_ids,
     parse_page,
@@ -74,16 +74,11 @@ class Service:
         other: another consumer of the batch query's budget.
         refuse_with_200: whether a refusal over the rate comes with HTTP status 200.
         retry_after: seconds in the ``Retry-After`` of a refusal; None: no such header.
-        too_many_code: the code for more than 50 IDs.
         clock_tolerance: seconds by which a ``Timestamp`` may be off; None: any number.
-        refuse_reused_nonce: whether a nonce may come only once.
         versions: which versions this App Key may call; the others are 404.
         answers_in: the version in whose shape every request is answered; None: in that of its own.
         unknown: how a group that does not exist is answered: left out, as a profile with nothing but
             its ID, as null, or by refusing the batch (1002).
-        repeated: how an ID that is asked for twice in one request is answered.
-        order: the order of the profiles.
-        last_page: whether the listing's last page has an empty token or none.
         v1_nested: the type of v1's nested parts.
         v4_nested: the type of v4's nested parts.
         name_key: the key of the group's name in v1.
@@ -91,11 +86,10 @@ class Service:
         flat_texts: whether introduction and announcement stand outside ``groupProfile``.
         numbers_as_strings: whether times and counts are strings.
         code_as_string: whether ``code`` is a string.
-        error_key: the key of the error message.
         compressed: whether a client that accepts gzip gets it.
         latency: seconds before every response.
         latency_tail: mean of an exponentially distributed addition to it, in seconds.
-        seed: of the latency and of a shuffled order.
+        seed: of the latency.
         locked: whether the app is locked (1006).
         enabled: whether group profile hosting is enabled (else 1009).
         wall_clock: the service's clock, in seconds since the epoch; responses have it as their ``Date``.
@@ -112,15 +106,10 @@ class Service:
     other: OtherConsumer | None = None
     refuse_with_200: bool = False
     retry_after: float | None = None
-    too_many_code: Literal[1002, 1005] = 1002
     clock_tolerance: float | None = None
-    refuse_reused_nonce: bool = False
     versions: frozenset[int] = frozenset({1, 4})
     answers_in: Version | None = None
     unknown: Literal["omitted", "bare", "null", "refused"] = "omitted"
-    repeated: Literal["once", "each"] = "once"
-    order: Literal["requested", "reversed", "shuffled"] = "requested"
-    last_page: Literal["absent", "empty"] = "absent"
     v1_nested: Nested = "strings"
     v4_nested: Nested = "objects"
     name_key: Literal["groupName", "name"] = "groupName"
@@ -128,7 +117,6 @@ class Service:
     flat_texts: bool = False
     numbers_as_strings: bool = False
     code_as_string: bool = False
-    error_key: Literal["errorMessage", "msg", "message"] = "errorMessage"
     compressed: bool = False
     latency: float = 0.0
     latency_tail: float = 0.0
@@ -141,18 +129,9 @@ class Service:
     def __post_init__(self) -> None:
         self.batch_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused, other=self.other)
         self.listing_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused)
-        self._credentials = SignatureCheck(
-            self.app_key,
-            self.app_secret,
-            tolerance=self.clock_tolerance,
-            refuse_reused_nonce=self.refuse_reused_nonce,
-            wall_clock=self.wall_clock,
-        )
         self._random = random.Random(self.seed)
         self._number = 0
-        self._shapes = {1: self._shape(1, self.v1_nested), 4: self._shape(4, self.v4_nested)}
-        if self.answers_in is not None:
-            self._shapes = dict.fromkeys(self._shapes, self._shapes[self.answers_in])
+        self._shapes = {1: self._shape(self.answers_in or 1), 4: self._shape(self.answers_in or 4)}
 
     def respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
         """Respond to one request.
@@ -181,8 +160,12 @@ class Service:
         if route is None or method != "POST" or route.version not in self.versions:
             raise ServiceRefusal(404, "api not found")
         self._number += 1
-        self._credentials.check(headers)
-        self._check_rate(route, now)
+        sent_at = check_signature(headers, self.app_key, self.app_secret)
+        if self.clock_tolerance is not None and abs(sent_at - self.wall_clock()) > self.clock_tolerance:
+            raise ServiceRefusal(1004, "Timestamp is too far off")
+        rate = self.batch_rate if route.kind == "batch" else self.listing_rate
+        if self.faults.storms(self._number) or not rate.admit(now):
+            raise ServiceRefusal(1008, "request over frequency limit")
         if self.locked:
             raise ServiceRefusal(1006, "app is locked or deleted")
         if not self.enabled:
@@ -198,26 +181,19 @@ class Service:
             response = self._batch(route.version, headers, body, fault)
         return _spoiled(response, fault)
 
-    def _check_rate(self, route: Route, now: float) -> None:
-        rate = self.batch_rate if route.kind == "batch" else self.listing_rate
-        if self.faults.storms(self._number) or not rate.admit(now):
-            raise ServiceRefusal(1008, "request over frequency limit")
-
     def _batch(self, version: Version, headers: Mapping[str, str], body: bytes, fault: str | None) -> Response:
         group_ids = parse_group_ids(version, headers, body)
         if len(group_ids) > _BATCH_LIMIT:
-            raise ServiceRefusal(self.too_many_code, f"more than {_BATCH_LIMIT} group IDs")
-        for group_id in group_ids:
-            if self.faults.poisons(group_id):
-                raise ServiceRefusal(1002, "groupIds is invalid")
+            raise ServiceRefusal(1002, f"more than {_BATCH_LIMIT} group IDs")
+        if any(map(self.faults.poisons, group_ids)):
+            raise ServiceRefusal(1002, "groupIds is invalid")
         profiles = self._profiles(version, group_ids, fault)
         return Response(200, [_JSON], self._shapes[version].profiles(profiles), 200, group_ids)
 
     def _profiles(self, version: Version, group_ids: list[str], fault: str | None) -> list[bytes]:
         shape = self._shapes[version]
-        asked = group_ids if self.repeated == "each" else list(dict.fromkeys(group_ids))
         profiles: list[bytes] = []
-        for group_id in asked:
+        for group_id in dict.fromkeys(group_ids):
             group = self.universe.shared(group_id)
             if group is None:
                 self._add_unknown(profiles, shape, group_id)
@@ -230,10 +206,6 @@ class Service:
             profiles.extend(profiles[:1])
         if fault == "foreign":
             profiles.insert(0, shape.profile({"groupId": "foreign", "groupName": "A group that was not asked for"}))
-        if self.order == "reversed":
-            profiles.reverse()
-        if self.order == "shuffled":
-            self._random.shuffle(profiles)
         return profiles
 
     def _add_unknown(self, profiles: list[bytes], shape: ResponseFormat, group_id: str) -> None:
@@ -251,8 +223,7 @@ class Service:
         start, size, newest_first = parse_page(version, headers, body)
         groups = self.universe.listing(start, size, newest_first=newest_first)
         end = start + len(groups)
-        last = "" if self.last_page == "empty" else None
-        token = page_token(end) if end < len(self.universe) else last
+        token = page_token(end) if end < len(self.universe) else None
         return Response(200, [_JSON], self._shapes[version].listing(groups, token), 200, [])
 
     def _refusal(self, refused: ServiceRefusal) -> Response:
@@ -261,13 +232,13 @@ class Service:
         if refused.code == 1008 and self.retry_after is not None:  # noqa: PLR2004  the service's code
             headers.append(retry_after_header(self.retry_after))
         code = str(refused.code) if self.code_as_string else refused.code
-        body = msgspec.json.encode({"code": code, self.error_key: refused.message})
+        body = msgspec.json.encode({"code": code, "errorMessage": refused.message})
         return Response(status, headers, body, refused.code, [])
 
-    def _shape(self, version: Version, nested: Nested) -> ResponseFormat:
+    def _shape(self, version: Version) -> ResponseFormat:
         return ResponseFormat(
             version,
-            nested,
+            self.v1_nested if version == 1 else self.v4_nested,
             name_key=self.name_key,
             portrait_key=self.portrait_key,
             flat_texts=self.flat_texts,
