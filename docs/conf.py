@@ -1,5 +1,6 @@
 """How Sphinx builds the pages: ``sphinx-build -W -b html docs site``. Undocumented public names are errors."""
 
+import re
 import tomllib
 from importlib import import_module
 from inspect import getdoc, isclass, isroutine
@@ -22,7 +23,7 @@ exclude_patterns: list[str] = []
 myst_heading_anchors = 3
 default_role = "py:obj"  # a name in single backticks is a link where it is described
 add_module_names = False
-napoleon_use_ivar = True
+napoleon_custom_sections = [("Attributes", "params_style")]  # as a list, like the arguments
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
@@ -77,6 +78,13 @@ def _check_names(app: Sphinx, error: Exception | None) -> None:
                     warn("%s.%s.%s has no docstring", module_name, name, method)
 
 
+def _shorten(*arguments: Any) -> tuple[str | None, str | None]:
+    """A signature in which no default is a whole object, which Sphinx could not parse."""
+    *_, signature, returned = arguments
+    return signature and re.sub(r"= (?:<factory>|\w+\([^()]*<[^()]*\))", "= ...", signature), returned
+
+
 def setup(app: Sphinx) -> None:
     """Have public names checked once all pages are written."""
+    app.connect("autodoc-process-signature", _shorten)
     app.connect("build-finished", _check_names)

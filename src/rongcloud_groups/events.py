@@ -142,7 +142,7 @@ class Throttled(Event, frozen=True):
 
 
 Hook = Callable[[Event], None]
-"""Called with each event, on the client's event loop: return quickly. An exception that it raises is logged."""
+"""Called with each event on the client's event loop, where it has to return quickly. Its exceptions are logged."""
 
 
 class Stats(msgspec.Struct, frozen=True):
