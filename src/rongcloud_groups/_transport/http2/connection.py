@@ -11,9 +11,7 @@ from functools import partial
 from typing import Final, cast
 
 from rongcloud_groups._http import Request, Response
-from rongcloud_groups._transport.http2.delivery import DeliveryChecks
 from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
-from rongcloud_groups._transport.http2.keepalive import KeepAlive
 from rongcloud_groups._transport.http2.session import LAST_STREAM_ID, PING_DATA, Session
 from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, ConnectionState
 from rongcloud_groups.errors import TransportError
@@ -26,6 +24,8 @@ SLOT_TIMEOUT: Final = 5.0
 """Seconds for which the server may let no request in before the connection retires."""
 _CLOSED_BY_SERVER: Final = "closed by the server"
 _MAX_UNWRITTEN: Final = 16 * 1024
+_MIN_SEND_WINDOW: Final = 16 * 1024
+"""Bytes of the connection's window that a request should find."""
 
 
 class HTTP2Connection(ConnectionState, asyncio.Protocol):
@@ -53,13 +53,16 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
     ) -> None:
         super().__init__(authority, on_change, close_timeout=close_timeout)
         self._max_in_flight = max_in_flight
-        self._slot_timeout = slot_timeout
+        self._ping_after, self._ping_timeout, self._slot_timeout = ping_after, ping_timeout, slot_timeout
         self._settled = asyncio.Event()
         self._session = Session(authority)
-        self._keepalive = KeepAlive(ping_after, ping_timeout, self._ping, self._on_silence)
-        self._deliveries = DeliveryChecks(partial(self._ping, PING_DATA))
+        self._heard_at = 0.0
+        self._pinged = False
+        self._silence_timer: asyncio.TimerHandle | None = None
+        self._delivering: list[asyncio.Future[bool]] = []  # they wait for the ACK of a PING
+        self._undelivered: list[asyncio.Future[bool]] = []  # and these for the next one
         self._writing_paused = False
-        self._changed = False
+        self._changed = self._closed_by_server = False
         self._next_step: asyncio.Handle | None = None
         self._slot_timer: asyncio.TimerHandle | None = None
 
@@ -75,7 +78,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
     @property
     def _blocked(self) -> bool:
         """Whether the server lets no request in, however few are open."""
-        return self._writing_paused or not self._session.max_streams or not self._session.sendable
+        return self._writing_paused or not self._session.max_streams or self._session.send_window < _MIN_SEND_WINDOW
 
     async def wait_ready(self) -> None:
         """Waits for SETTINGS of the server that let a request in.
@@ -95,7 +98,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
             future.set_exception(TransportError(f"{self._authority}: {reason}", never_processed=True))
             return future
         if not self.in_flight:
-            self._keepalive.start()
+            self._watch_silence()
         stream_id = self._session.send(request, future)
         self.sent += 1
         timer = self._loop.call_later(timeout, self._on_timeout, stream_id, timeout, self._session.responses)
@@ -106,8 +109,14 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         return future
 
     def delivered(self) -> asyncio.Future[bool]:
-        """See `Connection.delivered`."""
-        return self._deliveries.start()
+        """See `Connection.delivered`; one PING at a time is unanswered, however many ask."""
+        future: asyncio.Future[bool] = self._loop.create_future()
+        if self.closed:
+            future.set_result(self._closed_by_server)
+        else:
+            self._undelivered.append(future)
+            self._ask_delivery()
+        return future
 
     def retire(self) -> None:
         """See `Connection.retire`; it closes with a GOAWAY."""
@@ -126,14 +135,12 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)  # a stream has no other; uvloop's is no subclass
         # A request that waits here has left by the limiter's count, but not by the server's.
         self._transport.set_write_buffer_limits(high=_MAX_UNWRITTEN)
-        self._session.start()
         self._flush()
 
     def data_received(self, data: bytes) -> None:
         if self.closed:
             return
-        self._keepalive.heard()
-        self._session.feed(data)
+        self._session.reader.feed(data)
         if self._next_step is None:
             self._step()
 
@@ -165,8 +172,9 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
 
     def _step(self) -> None:
         """Handles some frames; the rest follows after everything else that the event loop has to do."""
+        self._on_heard()
         self._read_frames()
-        if self._session.unread and not self.closed:
+        if self._session.reader.unread and not self.closed:
             if self._next_step is None:
                 self._transport.pause_reading()
             self._next_step = self._loop.call_soon(self._step)
@@ -182,7 +190,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
 
     def _finish_reading(self) -> None:
         """Handles the frames that came before the end: there may be whole responses in them."""
-        while self._session.unread and not self.closed:
+        while self._session.reader.unread and not self.closed:
             self._read_frames()
 
     def _read_frames(self) -> None:
@@ -196,7 +204,8 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
             self._settled.set()
         if self._session.acknowledged:
             self._session.acknowledged = False
-            self._deliveries.acknowledged()
+            _settle(self._delivering, outcome=True)
+            self._ask_delivery()
 
     # Requests
 
@@ -213,14 +222,43 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
                 self._retire(str(error))
             self._end_step()
 
-    def _ping(self, data: bytes = bytes(8)) -> None:
-        self._session.ping(data)
-        self._flush()
+    # PINGs
+
+    def _on_heard(self) -> None:
+        self._heard_at = self._loop.time()
+        self._pinged = False
+
+    def _watch_silence(self) -> None:
+        """A request is open: from now on, silence counts. A timer that runs since an earlier one is kept."""
+        self._on_heard()
+        if self._silence_timer is None:
+            self._silence_timer = self._loop.call_later(self._ping_after, self._on_silence)
 
     def _on_silence(self) -> None:
-        self._close("nothing received, not even the ACK of a PING", None)
-        self._transport.abort()
-        self._end_step()
+        """Sends a PING after some silence, and gives the connection up when that brings nothing either."""
+        self._silence_timer = None
+        if not self.in_flight:
+            return
+        due = self._heard_at + self._ping_after
+        if self._loop.time() < due:
+            self._silence_timer = self._loop.call_at(due, self._on_silence)
+        elif not self._pinged:
+            self._pinged = True
+            self._silence_timer = self._loop.call_later(self._ping_timeout, self._on_silence)
+            self._ping(bytes(8))
+        else:
+            self._close("nothing received, not even the ACK of a PING", None)
+            self._transport.abort()
+            self._end_step()
+
+    def _ask_delivery(self) -> None:
+        if self._undelivered and not self._delivering:
+            self._delivering, self._undelivered = self._undelivered, []
+            self._ping(PING_DATA)
+
+    def _ping(self, data: bytes) -> None:
+        self._session.ping(data)
+        self._flush()
 
     # The end
 
@@ -235,8 +273,10 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         self._changed = True
         for stream_id in list(self._session.streams):
             self._session.fail(stream_id, TransportError(f"{self._authority}: {reason}"))
-        self._keepalive.close()
-        self._deliveries.end(by_server=reason == _CLOSED_BY_SERVER)
+        if self._silence_timer is not None:
+            self._silence_timer.cancel()
+        self._closed_by_server = reason == _CLOSED_BY_SERVER
+        _settle(self._delivering + self._undelivered, outcome=self._closed_by_server)
         self._settled.set()
         self._resume_reading()
         if not self._transport.is_closing():
@@ -261,13 +301,18 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
     def _end_step(self) -> None:
         """Writes the step's frames, closes if it was the last one, and reports the change."""
         self.in_flight = len(self._session.streams)
-        if not self.in_flight:
-            self._keepalive.stop()
-            if self._retired:
-                self._close(self.closed_reason, ErrorCode.NO_ERROR)
+        if self._retired and not self.in_flight:
+            self._close(self.closed_reason, ErrorCode.NO_ERROR)
         if not self.closed:
             self._flush()
         self._watch_slots()
         if self._changed or self._session.changed:
             self._changed = self._session.changed = False
             self._on_change()
+
+
+def _settle(futures: list[asyncio.Future[bool]], *, outcome: bool) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(outcome)
+    futures.clear()

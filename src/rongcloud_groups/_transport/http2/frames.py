@@ -9,6 +9,7 @@ from struct import Struct
 from typing import Final
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+_BLOCKS: Final = frozenset({HEADERS, CONTINUATION})
 # Flags.
 ACK: Final = 0x1
 END_STREAM: Final = 0x1
@@ -53,7 +54,7 @@ class ProtocolError(_BreachError):
     """The server broke the protocol, so that nothing more can be read from the connection."""
 
 
-def serialize(kind: int, flags: int, stream_id: int, payload: bytes | memoryview = b"") -> bytes:
+def serialize(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes | memoryview = b"") -> bytes:
     """A frame as bytes."""
     size = len(payload)
     return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream_id) + payload
@@ -121,4 +122,4 @@ class FrameReader:
         self._allowance -= _FRAME_COST + payload
         if self._allowance < 0:
             raise ProtocolError("a flood of frames that bring no response forward", ErrorCode.ENHANCE_YOUR_CALM)
-        return _FRAME_COST + (payload * _BLOCK_FACTOR if kind in {HEADERS, CONTINUATION} else payload)
+        return _FRAME_COST + (payload * _BLOCK_FACTOR if kind in _BLOCKS else payload)

@@ -10,6 +10,7 @@ from rongcloud_groups._transport.http2.frames import StreamError
 MAX_BODY_SIZE: Final = 16 * 1024 * 1024
 """Bytes of one response body on the wire: a full batch is about 1 MB, a full page of the listing up to 11 MB."""
 _CONNECTION_FIELDS: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
+_SINGLE_FIELDS: Final = frozenset({":status", "content-length"})
 _STATUS: Final = re.compile(r"[0-9]{3}")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _LINE_END: Final = re.compile(r"[\0\r\n]")
@@ -44,18 +45,19 @@ class ResponseBuilder:
 
         Raises:
             StreamError: on a status that is not one number of three digits (RFC 9110, section 15), a content-length
-                that is not one number, a value of several lines, or a block that may not stand here.
+                that is not one number, a field that no response may have, or a block that may not stand here.
         """
         if self._status:
             if not final:
                 raise StreamError("a second response to one request")
             return
-        status, length, headers = _parse(fields)
+        headers = _parse(fields)
+        status, length = headers.pop(":status", ""), headers.get("content-length")
         if not _STATUS.fullmatch(status):
             raise StreamError(f"status {status!r} is no number of three digits")
         if status[0] != "1":
             self._status, self._headers = int(status), headers
-            if length:
+            if length is not None:
                 self._announce(length)
         elif final:
             raise StreamError("an informational response, and no other")
@@ -96,16 +98,15 @@ class ResponseBuilder:
             raise StreamError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
 
 
-def _parse(fields: Iterable[tuple[bytes, bytes]]) -> tuple[str, str, dict[str, str]]:
-    """The status, the content-length and the fields; where the server contradicts itself, what it says."""
+def _parse(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The fields; of a repeated one the last value, and every value where only one may be."""
     headers: dict[str, str] = {}
-    single: dict[str, set[str]] = {":status": set(), "content-length": set()}
     for raw_name, raw_value in fields:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip()
-        if _LINE_END.search(value):
-            raise StreamError(f"a value of {name} with more than one line")
-        if name in single:
-            single[name].add(value)
-        if not name.startswith(":") and name not in _CONNECTION_FIELDS:
+        if _LINE_END.search(value) or (name[:1] == ":" and name != ":status"):
+            raise StreamError(f"a field {name[:40]!r} that no response has")
+        if name in _SINGLE_FIELDS and headers.get(name, value) != value:
+            value = f"{headers[name]} and {value}"
+        if name not in _CONNECTION_FIELDS:
             headers[name] = value
-    return " and ".join(sorted(single[":status"])), " and ".join(sorted(single["content-length"])), headers
+    return headers

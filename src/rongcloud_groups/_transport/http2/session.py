@@ -18,11 +18,9 @@ from rongcloud_groups.errors import TransportError
 
 LAST_STREAM_ID: Final = 2**31 - 1
 PING_DATA: Final = b"received"
-_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _RECEIVE_WINDOW: Final = 16 * 1024 * 1024
 _DEFAULT_WINDOW: Final = 65_535
-_MAX_WINDOW: Final = 2**31 - 1
-_MIN_SEND_WINDOW: Final = 16 * 1024
+_MAX_WINDOW: Final = LAST_STREAM_ID
 _UNLIMITED: Final = 2**32
 _REQUEST_ALLOWANCE: Final = 10_000
 """The most that the frames of one request and its response may cost beside its DATA; see `FrameReader`."""
@@ -34,6 +32,17 @@ _WORD: Final = Layout(">I")
 _TWO_WORDS: Final = Layout(">II")
 _OPAQUE: Final = Layout(">8s")
 _PRIORITY: Final = Layout(">IB")
+
+_SETTINGS: Final = (
+    (_ENABLE_PUSH, 0),
+    (_INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+    (_MAX_HEADER_LIST_SIZE, MAX_HEADER_LIST_SIZE),
+)
+_PREFACE: Final = (
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+    + serialize(frames.SETTINGS, payload=b"".join(_SETTING.pack(*setting) for setting in _SETTINGS))
+    + serialize(frames.WINDOW_UPDATE, payload=_WORD.pack(_RECEIVE_WINDOW - _DEFAULT_WINDOW))
+)
 
 
 class _Stream(Struct, eq=False):
@@ -52,6 +61,7 @@ class Session:
         authority: the host, with the port where it isn't 443.
 
     Attributes:
+        reader: takes the bytes that were read.
         streams: the open streams by their IDs.
         next_stream_id: the ID of the next request's stream.
         max_streams: how many the server allows at once; 0 until its SETTINGS have come.
@@ -63,6 +73,7 @@ class Session:
     """
 
     def __init__(self, authority: str) -> None:
+        self.reader = FrameReader()
         self.streams: dict[int, _Stream] = {}
         self.next_stream_id = 1
         self.max_streams = 0
@@ -72,41 +83,19 @@ class Session:
         self.acknowledged = self.changed = False
         self._authority = authority
         self._initial_send_window = _DEFAULT_WINDOW
-        self._frames = FrameReader()
         self._encoder = HeaderEncoder(authority)
         self._decoder = HeaderDecoder()
         self._windows = StreamWindows()
-        self._output = bytearray()
+        self._output = bytearray(_PREFACE)
         self._received = 0  # bytes of DATA since the connection's window was last widened
         self._expected: int | None = frames.SETTINGS  # the only type of frame that may come now
         self._block = (0, 0, b"")  # stream ID, flags and bytes of a header block that is to be continued
 
-    @property
-    def sendable(self) -> bool:
-        """Whether the connection's window has room for a request."""
-        return self.send_window >= _MIN_SEND_WINDOW
-
-    @property
-    def unread(self) -> bool:
-        """Whether the last step left whole frames for another one."""
-        return self._frames.unread
-
     # Sending
-
-    def start(self) -> None:
-        """Begins with the preface and our SETTINGS."""
-        settings = (
-            (_ENABLE_PUSH, 0),
-            (_INITIAL_WINDOW_SIZE, STREAM_WINDOW),
-            (_MAX_HEADER_LIST_SIZE, MAX_HEADER_LIST_SIZE),
-        )
-        self._output += _PREFACE
-        self._write(frames.SETTINGS, payload=b"".join(_SETTING.pack(*setting) for setting in settings))
-        self._write(frames.WINDOW_UPDATE, payload=_WORD.pack(_RECEIVE_WINDOW - _DEFAULT_WINDOW))
 
     def send(self, request: Request, future: Future[Response]) -> int:
         """Sends a request, as much of its body as the server's windows take; returns its stream ID."""
-        self._frames.allow(_REQUEST_ALLOWANCE)
+        self.reader.allow(_REQUEST_ALLOWANCE)
         stream_id = self.next_stream_id
         self.next_stream_id += 2
         stream = self.streams[stream_id] = _Stream(future, memoryview(request.body), self._initial_send_window)
@@ -152,17 +141,13 @@ class Session:
 
     # Receiving
 
-    def feed(self, data: bytes) -> None:
-        """Takes bytes that were read."""
-        self._frames.feed(data)
-
     def step(self) -> None:
         """Handles some frames.
 
         Raises:
             ProtocolError: the server broke the protocol, or sends frame after frame that brings no response forward.
         """
-        for kind, flags, stream_id, payload in self._frames.step():
+        for kind, flags, stream_id, payload in self.reader.step():
             if self._expected not in (None, kind):
                 raise ProtocolError(f"a frame of type {kind} where only type {self._expected} may come")
             if kind >= len(self._HANDLERS):
@@ -188,7 +173,7 @@ class Session:
         if flags & frames.PADDED:
             padded, payload = payload, frames.without_padding(payload)
             self._widen([(stream_id, len(padded) - len(payload))])
-        self._frames.allow(len(payload))
+        self.reader.allow(len(payload))
         stream.ended = bool(flags & frames.END_STREAM)
         stream.response.add_body(payload)
         self._on_progress(stream_id, stream)
@@ -345,7 +330,7 @@ class Session:
             return None
         self.changed = True
         if code is not None and (stream.unsent or not stream.ended):
-            self._frames.allow(_REQUEST_ALLOWANCE)  # the server may have sent much already
+            self.reader.allow(_REQUEST_ALLOWANCE)  # the server may have sent much already
             self._write(frames.RST_STREAM, 0, stream_id, _WORD.pack(code))
         self._widen(self._windows.release(stream_id))
         return stream
