@@ -23,6 +23,14 @@ from support.redis_server import RedisServer, free_port
 from rongcloud_groups.cli.emulator_process import emulator_process
 
 BASH = ("bash", "-euo", "pipefail", "-c")
+UNTIL_SCRAPED = """
+import time
+from pathlib import Path
+
+while not Path("scraped").exists():
+    time.sleep(0.02)
+"""
+"""What keeps a worker's metrics there until they were read."""
 NOT_RUN = ("pip install", "python3 -m venv", "kill $RONGCLOUD_EMULATOR_PID", "…")
 """What lines that set up the reader's own machine have in them."""
 
@@ -58,8 +66,16 @@ def test_getting_started_runs_from_its_first_line_to_its_last(tmp_path: Path) ->
             script += [f"echo '== {name}'", f"python {name}"]
         else:
             script += [line for line in commands_of(block) if not any(word in line for word in NOT_RUN)]
-    ended = run(*BASH[1:], "\n".join(script), env=on_path(environment()), command=BASH[:1], cwd=tmp_path)
-    assert ended.code == 0, ended
+    ended = subprocess.run(  # noqa: S603  the page's commands
+        [*BASH, "\n".join(script)],
+        env=on_path(environment()),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=55,
+    )
+    assert ended.returncode == 0, ended
     found, missing = re.search(r"^(\d+) found, (\d+) missing, 1 failed$", ended.stdout, re.MULTILINE).groups()  # type: ignore[union-attr]
     assert int(found) + int(missing) == 1000
     assert "no good: 'no good' is not a group ID" in ended.stdout
@@ -125,7 +141,7 @@ def test_the_hook_prints_failed_requests(env: dict[str, str], tmp_path: Path) ->
 def test_four_workers_share_a_budget_and_serve_metrics(tmp_path: Path) -> None:
     program, console = blocks_of("fleets", "python")[0], blocks_of("fleets", "console")[0]
     assert program.file == "worker.py"
-    (tmp_path / "worker.py").write_text(program.text.replace("100_000", "8_000"), encoding="utf-8")
+    (tmp_path / "worker.py").write_text(program.text.replace("100_000", "4_000") + UNTIL_SCRAPED, encoding="utf-8")
     ports = [str(free_port()) for _ in range(4)]
     redis = RedisServer(tmp_path)
     commands = [line for line in commands_of(console) if not any(word in line for word in NOT_RUN)]
@@ -142,21 +158,19 @@ def test_four_workers_share_a_budget_and_serve_metrics(tmp_path: Path) -> None:
             text=True,
         ) as workers:
             scraped = [scraped_from(port) for port in ports]
-            stdout, stderr = workers.communicate(timeout=50)
+            (tmp_path / "scraped").touch()
+            stdout, stderr = workers.communicate(timeout=30)
     finally:
         redis.kill()
     assert workers.returncode == 0, stderr
     assert all("http_client_request_duration_seconds_count" in text for text in scraped)
-    sums = [
-        [int(number) for number in each] for each in re.findall(r"found=(\d+), missing=(\d+), failed=(\d+)", stdout)
-    ]
-    assert [(sum(each), each[-1]) for each in sums] == [(2000, 0)] * 4
-    assert re.search(r"worst second: \d+", stderr + stdout) or "worst" in stderr
+    sums = re.findall(r"found=(\d+), missing=(\d+), failed=(\d+)", stdout)
+    assert [(int(found) + int(missing), int(failed)) for found, missing, failed in sums] == [(1000, 0)] * 4
 
 
 def scraped_from(port: str) -> str:
     """The metrics of a worker, once it has some."""
-    give_up_at = time.monotonic() + 30
+    give_up_at = time.monotonic() + 25
     while time.monotonic() < give_up_at:
         try:
             with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
