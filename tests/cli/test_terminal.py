@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from support.bulk_jobs import environment_of, ids, names_in, sync, until, written
-from support.command_line import COMMAND, Terminal, run, run_on_terminal
+from support.command_line import COMMAND, Terminal, open_terminal, run, run_on_terminal
 
+from rongcloud_groups.cli.console import fitted
 from rongcloud_groups.emulator import Emulator, Universe
 
 HOSTILE = "\x9b31m\x7f\u202eevil"
@@ -150,6 +151,41 @@ async def test_a_terminal_stopped_by_ctrl_s_does_not_stop_the_job(
     terminal.type(b"\x11")
     assert await asyncio.to_thread(terminal.wait) == 0
     assert "done: out.jsonl" in terminal.read()
+
+
+# A narrow terminal, and one that is light or dark
+
+
+def test_lines_are_broken_at_spaces_and_what_is_copied_is_whole() -> None:
+    ours, theirs = open_terminal(20)
+    with os.fdopen(theirs, "w") as terminal:
+        assert fitted("missing IDs: a-file-name-that-is-too-long.txt, twelve", terminal).splitlines() == [
+            "missing IDs:",
+            "a-file-name-that-is-too-long.txt,",
+            "twelve",
+        ]
+        assert (
+            fitted("lines     20  in this file", terminal, indent=14)
+            == "lines     20  in\n              this\n              file"
+        )
+    os.close(ours)
+    with Path(os.devnull).open("w") as file:
+        assert fitted("a line  " * 50, file) == "a line  " * 50
+
+
+async def test_a_narrow_terminal_shows_whole_words(variables: dict[str, str], here: Path) -> None:
+    shown = await asyncio.to_thread(
+        run_on_terminal, "sync", "ids.txt", "-o", "out.jsonl", env=variables, cwd=here, columns=40
+    )
+    lines = shown.screen.splitlines()
+    assert all(len(line) <= 40 for line in lines if "\x1b" not in line)
+    assert "0 of them duplicates: 600 found, 0 missing, 0 failed" in " ".join(lines)
+
+
+async def test_text_has_no_colour_that_a_light_or_a_dark_terminal_hides(variables: dict[str, str]) -> None:
+    for arguments in (["--help"], ["sync", "--help"], ["get"]):
+        shown = await asyncio.to_thread(run_on_terminal, *arguments, env=variables)
+        assert set(re.findall(r"\x1b\[[\d;]*m", shown.screen)) == {"\x1b[0m", "\x1b[1m"}
 
 
 # Text that a terminal cannot show, or would obey

@@ -135,7 +135,7 @@ def run_on_terminal(
     cwd: Path | None = None,
     encoding: str = "utf-8",
 ) -> OnTerminal:
-    ours, theirs = _open_terminal(columns)
+    ours, theirs = open_terminal(columns)
     env = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}  # the terminal has them
     os.write(ours, typed)
     with ThreadPoolExecutor(1) as threads:
@@ -161,7 +161,7 @@ def _read_all(terminal: int) -> Iterator[bytes]:
         yield data
 
 
-def _open_terminal(columns: int) -> tuple[int, int]:
+def open_terminal(columns: int) -> tuple[int, int]:
     ours, theirs = pty.openpty()
     _resize(theirs, columns)
     return ours, theirs
@@ -180,7 +180,7 @@ class Terminal:
     """
 
     def __init__(self, *arguments: str, env: Mapping[str, str], here: Path, columns: int = 80) -> None:
-        self._ours, theirs = _open_terminal(columns)
+        self._ours, theirs = open_terminal(columns)
         os.set_blocking(self._ours, False)
         env = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}
         self.screen = ""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from cyclopts import App, CycloptsError, UnusedCliTokensError
 
@@ -13,6 +14,10 @@ from rongcloud_groups.cli.exit import ExitCode, ShowHelp, discard_unwritten, pri
 from rongcloud_groups.cli.get import get
 from rongcloud_groups.cli.sync import sync
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_HELP = {"--help", "-h"}
 _JSON = ("--json", "--report=json", "--progress=json")
 
 
@@ -44,6 +49,8 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         arguments: the command line's, without the program's name; None takes those of the process.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or _HELP & {*arguments}:
+        app.console = _help_console()
     try:
         return int(app(arguments) or ExitCode.DONE)
     except CycloptsError as error:
@@ -51,14 +58,21 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         print_error(f"{_message(error)} See rongcloud-groups --help.", exit_code=ExitCode.USAGE, in_json=in_json)
         return ExitCode.USAGE
     except ShowHelp as of:
-        from rich.console import Console
-
-        app.help_print([str(of)], console=Console(stderr=True))
+        app.help_print([str(of)], console=_help_console(stderr=True))
         return ExitCode.USAGE
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     finally:
         discard_unwritten()
+
+
+def _help_console(*, stderr: bool = False) -> "Console":
+    """Without colours: none is readable on all dark and all light terminals."""
+    from rich.console import Console
+    from rich.theme import Theme
+
+    plain = dict.fromkeys(("cyclopts.choices", "cyclopts.default"), "none")
+    return Console(stderr=stderr, theme=Theme(plain | {"cyclopts.name": "bold"}))
 
 
 def _message(error: CycloptsError) -> str:

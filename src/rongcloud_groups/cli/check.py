@@ -3,15 +3,13 @@
 import os
 import sys
 from collections.abc import Iterator
-from shutil import get_terminal_size
-from textwrap import fill
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
 from rongcloud_groups._tables.output import write_rows
 from rongcloud_groups.cli.connection_options import ConnectionOptions
-from rongcloud_groups.cli.console import one_line
+from rongcloud_groups.cli.console import fitted, one_line
 from rongcloud_groups.cli.exit import Context, ExitCode, Flag, error_message, exit_code_for, run_command
 
 if TYPE_CHECKING:  # help needs none of it
@@ -65,15 +63,11 @@ def _check(connection: ConnectionOptions, context: Context, *, json: bool) -> in
 
 
 def _print(diagnosis: "Diagnosis") -> None:
-    width = get_terminal_size().columns if sys.stdout.isatty() else sys.maxsize
     for label, text in _lines(diagnosis):
         line = f"{label:<{_LABEL_WIDTH}}{one_line(text)}"
-        sys.stdout.write(
-            fill(line, width, subsequent_indent=" " * _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
-            + "\n"
-        )
+        sys.stdout.write(f"{fitted(line, sys.stdout, indent=_LABEL_WIDTH)}\n")
     verdict = "The service answers: lookups can succeed." if diagnosis.ok else "Lookups cannot succeed like this."
-    sys.stdout.write(fill(verdict, width) + "\n")
+    sys.stdout.write(f"{fitted(verdict, sys.stdout)}\n")
 
 
 def _lines(diagnosis: "Diagnosis") -> Iterator[tuple[str, str]]:

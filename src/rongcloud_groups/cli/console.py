@@ -5,7 +5,8 @@ import logging
 import os
 import sys
 import time
-from typing import Any, Final, Protocol
+from textwrap import fill
+from typing import Any, Final, Protocol, TextIO
 
 from rongcloud_groups._tables.output import printable, write_all
 
@@ -27,9 +28,26 @@ def write_stderr(text: str) -> None:
         discard(sys.stderr.fileno())
 
 
-def tell(line: str) -> None:
-    """Write a line to stderr."""
-    write_stderr(f"{line}\n")
+def fitted(text: str, stream: TextIO, *, indent: int = 0) -> str:
+    """The text, broken at spaces where the stream is a terminal; IDs and file names stay whole, to be copied."""
+    try:
+        width = os.get_terminal_size(stream.fileno()).columns
+    except OSError:
+        width = 0
+    if not width:
+        return text
+    lines = [
+        fill(
+            line, max(width, indent + 1), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
+        )
+        for line in text.split("\n")
+    ]
+    return "\n".join(lines)
+
+
+def tell(text: str) -> None:
+    """Write lines to stderr."""
+    write_stderr(f"{fitted(text, sys.stderr)}\n")
 
 
 def json_line(message: dict[str, Any]) -> str:
@@ -39,7 +57,7 @@ def json_line(message: dict[str, Any]) -> str:
 
 def print_json(message: dict[str, Any]) -> None:
     """Write a line of JSON to stderr."""
-    tell(json_line(message))
+    write_stderr(f"{json_line(message)}\n")
 
 
 def prompt_for_ids() -> None:

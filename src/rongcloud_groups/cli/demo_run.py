@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from rongcloud_groups.bulk import FailedIdsPrinter, Failure, Job, Report, file_source, open_sink
+from rongcloud_groups.cli.console import fitted
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.cli.exit import Context
 from rongcloud_groups.cli.progress import display
@@ -35,6 +36,7 @@ INVALID: Final = (
     "g1001,g1002,g1003",
 )
 """IDs that no request may carry: with commas, spaces, an invisible character, or 65 characters."""
+_NUMBERS_WIDTH: Final = 22
 _EMULATOR: Final = ("--latency=0.02", "--latency-tail=0.005", "--unknown=0.05", f"--rate={RATE}")
 
 
@@ -143,6 +145,7 @@ def contradictions(outcome: Outcome) -> list[str]:
 def print_summary(outcome: Outcome) -> None:
     """Print the counts to stdout."""
     from rich.console import Console
+    from rich.text import Text
 
     counts, seconds = outcome.report.counts, outcome.report.seconds
     invalid = sum(each.error == InvalidGroupId.__name__ for each in outcome.failed)
@@ -158,8 +161,9 @@ def print_summary(outcome: Outcome) -> None:
         ("time", f"{seconds:.1f}", "seconds"),
         ("speed", f"{outcome.distinct / seconds:,.0f}", "IDs/s"),
     )
-    console = Console(markup=False, highlight=False, emoji=False)
+    console = Console(highlight=False)
     for name, number, words in rows:
-        console.print(f"{name:<12}  {number:>6}", style="bold", end="  ", soft_wrap=True)
-        console.print(words, soft_wrap=True)
+        line = Text(fitted(f"{name:<12}  {number:>6}  {words}", sys.stdout, indent=_NUMBERS_WIDTH))
+        line.stylize("bold", 0, _NUMBERS_WIDTH)
+        console.print(line, soft_wrap=True)
     sys.stdout.flush()

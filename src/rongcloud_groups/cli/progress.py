@@ -14,7 +14,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from rongcloud_groups.bulk.report import Progress
-from rongcloud_groups.cli.console import json_line, print_json, tell
+from rongcloud_groups.cli.console import fitted, json_line, print_json, tell, write_stderr
 from rongcloud_groups.cli.signals import handled
 from rongcloud_groups.cli.sync_options import ProgressStyle
 
@@ -101,7 +101,7 @@ class Display:
 
         A thread waits while a thousand messages wait. An event loop must not: there a message is dropped then.
         """
-        line = json_line(fields) if self._in_json else text
+        line = json_line(fields) if self._in_json else fitted(text, sys.stderr)
         if threading.current_thread() is threading.main_thread():
             with suppress(queue.Full):
                 self._waiting.put_nowait(line)
@@ -178,7 +178,7 @@ class MessagesAlone:
     def show(self, progress: Progress, speed: Speed) -> None: ...
 
     def write(self, line: str) -> None:
-        tell(line)
+        write_stderr(f"{line}\n")
 
     def close(self) -> None: ...
 

@@ -120,15 +120,11 @@ class Bar(rich_progress.Progress):
 
     def _counts_of(self, progress: Progress, speed: Speed, first: list[str]) -> Text:
         counts = progress.counts
-        parts = [
-            *map(Text, first),
-            Text(f"found {counts.found:,}", style="green"),
-            Text(f"missing {counts.missing:,}"),
-            Text(f"failed {counts.failed:,}", style="bold red" if counts.failed else ""),
-            Text(f"duplicates {counts.duplicates:,}"),
-            Text(f"budget {budget(progress, speed)}"),
-        ]
-        return Text(" | " if self.console.options.ascii_only else " · ", style="dim").join(parts)
+        before = [*first, f"found {counts.found:,}", f"missing {counts.missing:,}"]
+        failed = Text(f"failed {counts.failed:,}", style="bold red" if counts.failed else "")
+        after = [f"duplicates {counts.duplicates:,}", f"budget {budget(progress, speed)}"]
+        separator = Text(" | " if self.console.options.ascii_only else " · ")
+        return separator.join([*map(Text, before), failed, *map(Text, after)])
 
     def _erase_wrapped_lines(self, width: int) -> None:
         """A terminal that became narrower has wrapped the lines: they take more rows than rich drew."""
