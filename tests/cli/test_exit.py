@@ -41,11 +41,16 @@ async def test_a_signal_ends_it_while_it_waits_for_stdin(env: dict[str, str]) ->
     env = {name: value for name, value in env.items() if not name.startswith("COV")}
     process = await started("get", "-", env=env, stdin=reader)
     os.close(reader)
-    fill = asyncio.to_thread(os.write, writer, b"g1\n" * 100_000)  # more than a pipe holds: done once it reads
-    await asyncio.wait_for(fill, TIMEOUT)
+    await asyncio.wait_for(asyncio.to_thread(write_whole, writer, b"g1\n" * 100_000), TIMEOUT)
     process.send_signal(signal.SIGINT)
     assert await ended(process) == (130, "", "")
     os.close(writer)
+
+
+def write_whole(pipe: int, content: bytes) -> None:
+    """Write more than a pipe holds: when it is written, the other side reads."""
+    while content:
+        content = content[os.write(pipe, content) :]
 
 
 def test_a_reader_that_went_away_ends_it_quietly(env: dict[str, str]) -> None:

@@ -22,7 +22,7 @@ from support.command_server import CommandServer
 from rongcloud_groups import GroupProfile
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "rongcloud-groups")
-TIMEOUT = 30
+TIMEOUT = 100  # seconds: far more than any run takes
 APP_SECRET = "emulator-app-secret"
 _FOR_PYTHON = {"PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONWARNINGS", "PYTHONDEVMODE"}
 _SERVER = CommandServer()

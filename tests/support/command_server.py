@@ -11,6 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
 from typing import Any, NoReturn
@@ -78,8 +79,9 @@ def _serve() -> None:
             _supervise(*descriptors)
         for descriptor in descriptors:
             os.close(descriptor)
-        while os.waitpid(-1, os.WNOHANG) != (0, 0):
-            pass
+        with suppress(ChildProcessError):  # all have ended
+            while os.waitpid(-1, os.WNOHANG) != (0, 0):
+                pass
 
 
 def _supervise(connection: int, *streams: int) -> NoReturn:
