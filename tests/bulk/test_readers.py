@@ -1,12 +1,15 @@
 """DuckDB, Polars, pandas and sqlite3 read each format of the same groups to the same table."""
 
 import json
+import shutil
 import sqlite3
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 import pytest_asyncio
@@ -43,6 +46,8 @@ async def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             source = IterableSource([*GROUPS, "bare", "time", "whole"])
             path = directory / name
             await Job(client, source, open_sink(path), FailedIdsFile(path)).run()
+        path = directory / "excel.csv"
+        await Job(client, IterableSource(GROUPS), open_sink(path, "excel-csv"), FailedIdsFile(path)).run()
     return directory
 
 
@@ -167,6 +172,23 @@ def pandas_sqlite(path: Path) -> list[Row]:
     with closing(sqlite3.connect(path)) as database:
         table = pd.read_sql("SELECT * FROM groups ORDER BY rowid", database, dtype_backend="numpy_nullable")
     return _rows([tuple(row) for row in table.astype(object).itertuples(index=False)])
+
+
+@pytest.mark.skipif(shutil.which("ssconvert") is None, reason="needs Gnumeric")
+def test_a_spreadsheet_has_the_texts_of_excel_csv_and_no_formula(outputs: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.xml"
+    command = ["ssconvert", "-T", "Gnumeric_XmlIO:sax:0", str(outputs / "excel.csv"), str(sheet)]
+    subprocess.run(command, check=True, capture_output=True)  # noqa: S603  a program of the system
+    cells = {
+        (int(cell.attrib["Row"]), int(cell.attrib["Col"])): (cell.attrib.get("ValueType"), cell.text)
+        for cell in ET.parse(sheet).iter("{http://www.gnumeric.org/v10.dtd}Cell")  # noqa: S314  our own file
+    }
+    a_text = "60"
+    assert all(kind is not None for kind, _ in cells.values()), "a formula has no type of its own"
+    assert [cells[0, column] for column in range(len(COLUMNS))] == [(a_text, name) for name in COLUMNS]
+    assert [cells[row, 0][1] for row in range(1, len(UGLY) + 1)] == GROUPS
+    changed = {text for row, text in enumerate(UGLY, 1) if cells.get((row, 1)) != (a_text, text)}
+    assert changed == {"", "'", "a\r\nb", "\r", "007", "1e5", "true", "2023-11-14"}  # as the page says
 
 
 READERS: list[tuple[Callable[[Path], list[Row]], str]] = [
