@@ -5,6 +5,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -23,7 +24,9 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print("  ".join(cells).rstrip())
 
 
-def write_results(name: str, rows: object, *, quick: bool, packages: Mapping[str, str] | None = None) -> Path:
+def write_results(
+    name: str, rows: object, *, quick: bool, packages: Mapping[str, str] | None = None, part: bool = False
+) -> Path:
     """Write what was measured, and with what, as JSON; a quick run does not replace a full one.
 
     Args:
@@ -31,8 +34,11 @@ def write_results(name: str, rows: object, *, quick: bool, packages: Mapping[str
         rows: the figures.
         quick: whether the run was.
         packages: the packages that were measured and their versions; those of the client by default.
+        part: whether these are some of its scenarios, whose rows replace those of the same scenarios.
     """
     path = result_path(name, "json", quick=quick)
+    if part and path.exists():
+        rows = _merged(msgspec.json.decode(path.read_bytes())["rows"], rows)
     ours = ("httpx", "httpcore", "h2", "anyio", "aiolimiter", "msgspec")
     content = {
         "python": platform.python_version(),
@@ -44,6 +50,11 @@ def write_results(name: str, rows: object, *, quick: bool, packages: Mapping[str
     }
     path.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
     return path
+
+
+def _merged(before: list[dict[str, object]], rows: Any) -> list[dict[str, object]]:
+    """The rows in the order in which their scenarios came first, each as it was measured last."""
+    return list({row["scenario"]: row for row in [*before, *rows]}.values())
 
 
 def result_path(name: str, suffix: str, *, quick: bool) -> Path:

@@ -1,21 +1,22 @@
 """Do processes that share a budget use the whole of it, and never more, as the server counts it?
 
-``python -m benchmarks shared_budget [--quick] [--only WORD]`` prints one table, writes JSON into
-``benchmarks/results``, and exits with status 1 where a promise is broken. It needs ``redis-server``.
+``python -m benchmarks shared_budget [--quick] [--only WORD]`` prints one table and a line for each scenario that says
+whether its promises hold, writes JSON into ``benchmarks/results``, and exits with status 1 where a promise is broken.
+With ``--only`` the rows of these scenarios are written in place of their earlier ones. It needs ``redis-server``.
 """
 
 import argparse
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.clients.shared_budget_workers import Order, Worker, WorkerReport
 from benchmarks.measuring.measured import print_table, write_results
-from benchmarks.servers.child_processes import emulator, seen
+from benchmarks.servers.child_processes import emulator, far, seen
 from benchmarks.servers.redis_process import RedisProcess
 
 from rongcloud_groups.emulator import worst_second
@@ -33,8 +34,17 @@ START_UP = 4.0
 """Seconds that the workers have to start, all of them at once on few processors."""
 SETTLED = 2.0
 """Seconds after which the silence before the first request of a new budget is over."""
+FAR = (0.06, 0.09, 0.16)
+"""Seconds that a far Redis is away, there and back."""
+LEAST_FAR = 95
+FAR_SETTLED = 6.0
+"""Seconds after which each process has found its part of a far Redis's slots."""
+MOST_UNEVEN_FAR = 0.5
 BACK_WITHIN = 5.0
 """Seconds in which the full rate is promised after Redis's return."""
+
+
+Scenario = Callable[..., "Run"]
 
 
 @dataclass(kw_only=True)
@@ -47,6 +57,7 @@ class Run:
         arrivals: when the headers of each request came.
         refused: requests that the server refused.
         workers: what those said that lived to the end.
+        settled: seconds after which their use counts.
         redis_calls: scripts that Redis ran; None where there is no Redis.
         notes: figures that this scenario alone has.
         broken: promises that did not hold.
@@ -58,18 +69,20 @@ class Run:
     arrivals: list[float]
     refused: int
     workers: list[WorkerReport]
+    settled: float = SETTLED
     redis_calls: int | None = None
     notes: str = ""
     broken: list[str] = field(default_factory=list)
 
-    def together(self, start: float) -> float:
-        """Requests/s of all workers from then to the end."""
+    def together(self) -> float:
+        """Requests/s of all workers, once they have settled."""
+        start = self.begin + self.settled
         return sum(start <= time < self.end for time in self.arrivals) / (self.end - start)
 
     @property
     def uneven(self) -> float:
         """How far the worker that is farthest from the mean is from it, as a part of it."""
-        counts = [sum(self.begin + SETTLED <= sent < self.end for sent in worker.sent) for worker in self.workers]
+        counts = [sum(self.begin + self.settled <= sent < self.end for sent in worker.sent) for worker in self.workers]
         mean = sum(counts) / len(counts)
         return max(abs(count - mean) for count in counts) / mean
 
@@ -86,7 +99,7 @@ class Run:
             "scenario": self.scenario,
             "seconds": round(self.end - self.begin, 1),
             "requests": len(self.arrivals),
-            "together": round(self.together(self.begin + SETTLED), 2),
+            "together": round(self.together(), 2),
             "worst_second": worst_second(self.arrivals),
             "worst_second_sent": worst_second(sent for worker in self.workers for sent in worker.sent),
             "refused": self.refused,
@@ -120,7 +133,7 @@ class Bench:
         self._workers.pop().kill()
         self.killed += 1
 
-    def finish(self, scenario: str) -> Run:
+    def finish(self, scenario: str, settled: float = SETTLED) -> Run:
         workers = [worker.report() for worker in self._workers]
         arrivals, report = seen(self._address)
         run = Run(
@@ -130,6 +143,7 @@ class Bench:
             arrivals=arrivals,
             refused=report.refused,
             workers=workers,
+            settled=settled,
         )
         run.promise(worst_second(arrivals) <= LIMIT, f"{worst_second(arrivals)} requests in one second")
         for worker in workers:
@@ -147,16 +161,28 @@ def steady(limiter: str, redis: RedisProcess | None, *, quick: bool) -> Run:
     return run
 
 
-def blocked(limiter: str, redis: RedisProcess | None, milliseconds: int, *, quick: bool) -> Run:
+def blocked(limiter: str, redis: RedisProcess | None, *, milliseconds: int, quick: bool) -> Run:
     """All workers are saturated, and their event loops blocked most of the time."""
     with emulator(*LATENCY) as address:
-        bench = Bench(address, limiter, 6 if quick else 12)
+        bench = Bench(address, limiter, 6 if quick else 10)
         bench.start(WORKERS, blocked=milliseconds / 1000)
         run = bench.finish(f"{name_of(limiter)}, loops blocked {milliseconds} ms of {milliseconds + 5}")
     if redis is not None:
         run.redis_calls = redis.script_calls()
-    together, least = run.together(run.begin + SETTLED), BLOCKED[milliseconds][redis is not None]
+    together, least = run.together(), BLOCKED[milliseconds][redis is not None]
     run.promise(together >= least, f"{together:.2f} requests/s together, not {least}")
+    return run
+
+
+def far_redis(limiter: str, redis: RedisProcess, *, seconds: float, workers: int, quick: bool) -> Run:
+    """Redis takes a while to answer, and all workers are saturated."""
+    with emulator(*LATENCY) as address, far(redis.url, seconds) as url:
+        bench = Bench(address, limiter.replace(redis.url, url), FAR_SETTLED + (4 if quick else 8))
+        bench.start(workers)
+        run = bench.finish(f"far Redis, {1000 * seconds:.0f} ms, {workers} processes", FAR_SETTLED)
+    run.redis_calls = redis.script_calls()
+    run.promise(run.together() >= LEAST_FAR, f"{run.together():.2f} requests/s together, not {LEAST_FAR}")
+    run.promise(run.uneven <= MOST_UNEVEN_FAR, f"shares differ by {run.uneven:.0%}")
     return run
 
 
@@ -178,7 +204,7 @@ def dying(limiter: str, redis: RedisProcess | None, *, quick: bool) -> Run:
     return run
 
 
-def without_redis(limiter: str, redis: RedisProcess, how: str, *, quick: bool) -> Run:
+def without_redis(limiter: str, redis: RedisProcess, *, how: str, quick: bool) -> Run:
     """Redis is away for some seconds in the middle."""
     away = 3.0 if quick else 5.0
     with emulator(*LATENCY) as address:
@@ -203,7 +229,7 @@ def full(arrivals: Sequence[float], start: float) -> bool:
 
 
 def promise_full_use(run: Run, redis: RedisProcess | None) -> None:
-    together = run.together(run.begin + SETTLED)
+    together = run.together()
     run.promise(together >= LEAST_TOGETHER, f"{together:.2f} requests/s together")
     run.promise(run.uneven <= MOST_UNEVEN, f"shares differ by {run.uneven:.0%}")
     if redis is not None:
@@ -212,32 +238,33 @@ def promise_full_use(run: Run, redis: RedisProcess | None) -> None:
         run.promise(calls is not None and calls <= MOST_REDIS_CALLS, f"{calls:.2f} Redis calls a request")
 
 
-def runs(*, quick: bool, only: str) -> Iterator[Run]:
-    with tempfile.TemporaryDirectory() as directory:
-        for scenario in (steady, dying):
-            if only in f"file {scenario.__name__}":
-                yield scenario(f"file:{directory}/{scenario.__name__}", None, quick=quick)
-    for scenario in (steady, dying):
-        if only in f"redis {scenario.__name__}":
-            with fresh_redis() as redis:
-                yield scenario(words(redis), redis, quick=quick)
-    for milliseconds in BLOCKED:
-        if only in f"file blocked {milliseconds}":
-            with tempfile.TemporaryDirectory() as directory:
-                yield blocked(f"file:{directory}/budget", None, milliseconds, quick=quick)
-        if only in f"redis blocked {milliseconds}":
-            with fresh_redis() as redis:
-                yield blocked(words(redis), redis, milliseconds, quick=quick)
+def benchmarks() -> dict[str, Scenario]:
+    """The scenarios, by the words of ``--only``; each takes ``quick``."""
+    runs: dict[str, Scenario] = {}
+    for where, on in (("file", on_file), ("redis", on_redis)):
+        runs[f"{where} steady"] = partial(on, steady)
+        runs[f"{where} dying"] = partial(on, dying)
+        for milliseconds in BLOCKED:
+            runs[f"{where} blocked {milliseconds}"] = partial(on, partial(blocked, milliseconds=milliseconds))
+    for seconds in FAR:
+        for who, workers in (("alone", 1), ("together", WORKERS)):
+            scenario = partial(far_redis, seconds=seconds, workers=workers)
+            runs[f"far redis {1000 * seconds:.0f} {who}"] = partial(on_redis, scenario)
     for how in ("SIGSTOP", "SIGKILL"):
-        if only in f"redis away {how}":
-            with fresh_redis() as redis:
-                yield without_redis(words(redis), redis, how, quick=quick)
+        runs[f"redis away {how}"] = partial(on_redis, partial(without_redis, how=how))
+    return runs
 
 
-@contextmanager
-def fresh_redis() -> Iterator[RedisProcess]:
+def on_file(scenario: Scenario, *, quick: bool) -> Run:
+    with tempfile.TemporaryDirectory() as directory:
+        run: Run = scenario(f"file:{directory}/budget", None, quick=quick)
+    return run
+
+
+def on_redis(scenario: Scenario, *, quick: bool) -> Run:
     with tempfile.TemporaryDirectory() as directory, RedisProcess(Path(directory)) as redis:
-        yield redis
+        run: Run = scenario(words(redis), redis, quick=quick)
+    return run
 
 
 def words(redis: RedisProcess) -> str:
@@ -258,13 +285,16 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="WORD", help="the scenarios with this in their name")
     options = parser.parse_args()
     done = []
-    for run in runs(quick=options.quick, only=options.only):
+    for name, benchmark in benchmarks().items():
+        if options.only not in name:
+            continue
+        run = benchmark(quick=options.quick)
         done.append(run.figures())
-        print(f"{run.scenario}: {'; '.join(run.broken) or 'holds'}", file=sys.stderr, flush=True)
+        verdict = f"BROKEN  {run.scenario}: {'; '.join(run.broken)}" if run.broken else f"HOLDS   {run.scenario}"
+        print(verdict, file=sys.stderr, flush=True)
     headings = list(done[0])
     print_table(headings, [[str(cell) for cell in row.values()] for row in done])
-    if not options.only:
-        print(f"\nwritten to {write_results('shared_budget', done, quick=options.quick)}")
+    write_results("shared_budget", done, quick=options.quick, part=bool(options.only))
     sys.exit(any(row["broken"] for row in done))
 
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import httpx
 import msgspec
@@ -54,6 +54,41 @@ def proxied(address: Address, options: Sequence[str]) -> Iterator[str]:
         return
     with _child("-m", "benchmarks.servers.delaying_proxy", address.url, *options) as (line, _):
         yield msgspec.json.decode(line, type=ProxyAddress).url
+
+
+@contextmanager
+def far(url: str, seconds: float) -> Iterator[str]:
+    """The URL of a server that is so many seconds away, there and back."""
+    with _child("-m", "benchmarks.servers.delaying_proxy", url, "--delay", str(seconds / 2)) as (line, _):
+        yield msgspec.json.decode(line, type=ProxyAddress).url
+
+
+class Reachable:
+    """The way to an emulator, through a proxy that can be stopped: connections are refused then."""
+
+    def __init__(self, address: Address) -> None:
+        self._target = address.url
+        self._proxy = ExitStack()
+        self.url = ""
+        self.start()
+
+    def start(self) -> None:
+        port = httpx.URL(self.url).port or 0
+        child = _child("-m", "benchmarks.servers.delaying_proxy", self._target, "--port", str(port))
+        line, _ = self._proxy.enter_context(child)
+        self.url = msgspec.json.decode(line, type=ProxyAddress).url
+
+    def stop(self) -> None:
+        self._proxy.close()
+
+
+@contextmanager
+def reachable(address: Address) -> Iterator[Reachable]:
+    server = Reachable(address)
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def trusting(address: Address) -> ssl.SSLContext:

@@ -2,6 +2,7 @@
 
 ``python delaying_proxy.py https://HOST:PORT --delay 0.005 --jitter 0.05 --stall 0.3 --stall-at 2``
 prints one line of JSON with its own URL. Times are in seconds; stalls begin that long after the first connection.
+What it carries may be TLS, or Redis's protocol: the scheme of the target is that of its own URL.
 """
 
 import argparse
@@ -39,14 +40,15 @@ class DelayedPath:
 
 
 class DelayingProxy:
-    def __init__(self, target: httpx.URL, path: DelayedPath) -> None:
+    def __init__(self, target: httpx.URL, path: DelayedPath, port: int) -> None:
         self._target = target
         self._path = path
+        self._port = port
 
     async def run(self) -> None:
-        server = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._relay, "127.0.0.1", self._port)
         port = server.sockets[0].getsockname()[1]
-        print(msgspec.json.encode({"url": f"https://127.0.0.1:{port}"}).decode(), flush=True)
+        print(msgspec.json.encode({"url": f"{self._target.scheme}://127.0.0.1:{port}"}).decode(), flush=True)
         await server.serve_forever()
 
     async def _relay(self, reader: StreamReader, writer: StreamWriter) -> None:
@@ -76,9 +78,10 @@ def main() -> None:
     parser.add_argument("--jitter", type=float, default=0.0, help="at most, added to the delay; the order is kept")
     parser.add_argument("--stall", type=float, default=0.0, help="how long each stall lasts")
     parser.add_argument("--stall-at", type=float, action="append", default=[], help="repeatable")
+    parser.add_argument("--port", type=int, default=0, help="where to listen; by default where there is room")
     options = parser.parse_args()
     path = DelayedPath(options.delay, options.jitter, options.stall, options.stall_at)
-    asyncio.run(DelayingProxy(options.target, path).run())
+    asyncio.run(DelayingProxy(options.target, path, options.port).run())
 
 
 if __name__ == "__main__":
