@@ -10,7 +10,7 @@ from math import inf
 from random import Random
 from typing import NamedTuple
 
-from rongcloud_groups.limiters.schedule import SlotSchedule, Window
+from rongcloud_groups.limiters.schedule import WAKE_UP_SLACK, SlotSchedule, Window
 
 SEND_TIME = 0.0001
 """Seconds of a process's time that one request takes."""
@@ -47,30 +47,41 @@ def late_timers(random: Random, most: float) -> FreeAt:
     return lambda now: now + random.uniform(0.0, most)
 
 
-def send_times(schedule: SlotSchedule, processes: Sequence[FreeAt], seconds: float) -> list[float]:
+def send_times(
+    schedule: SlotSchedule, processes: Sequence[FreeAt], seconds: float, interrupted: Callable[[], float] = lambda: 0.0
+) -> list[float]:
     """When the requests leave of processes that always have one waiting.
 
     Args:
         schedule: what they share.
         processes: when each of them can run.
         seconds: for how long.
+        interrupted: for how long a process is interrupted between its right to send and the write.
     """
     sent = []
+    late_writes: dict[int, tuple[float, float]] = {}
     queue: list[tuple[float, int, float | None]] = [
         (free_at(0.0), number, None) for number, free_at in enumerate(processes)
     ]
     heapq.heapify(queue)
     while queue[0][0] < seconds:
         now, number, slot = heapq.heappop(queue)
+        if number in late_writes:
+            schedule.left_later(*late_writes.pop(number), now)
         slot = schedule.reserve(now) if slot is None else slot
         if slot > now:
             heapq.heappush(queue, (processes[number](slot), number, slot))
             continue
         if schedule.use(slot, now):
+            if (late := interrupted()) > WAKE_UP_SLACK:
+                late_writes[number] = slot, now
+                heapq.heappush(queue, (now + late, number, None))
+                sent.append(now + late)
+                continue
             sent.append(now)
             now += SEND_TIME
         heapq.heappush(queue, (processes[number](now), number, None))
-    return sent
+    return sorted(sent)
 
 
 def arrivals(sent: Sequence[float], jitter: float, random: Random) -> list[float]:

@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import time
 from array import array
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -129,6 +130,13 @@ def next_slot(path: Path, limit: float = 100) -> float:
     read = decode(path.read_bytes(), limit, monotonic())
     assert read is not None
     return read.next_slot
+
+
+def state_of(path: Path) -> tuple[float, float]:
+    """When the first request left that the file remembers, and the lateness that was seen."""
+    found = decode(path.read_bytes(), 100, monotonic())
+    assert found is not None
+    return found.sent[0], found.late
 
 
 @asynccontextmanager
@@ -316,6 +324,24 @@ async def test_two_rates_on_one_file_are_reported_once(path: Path, warnings: War
     await other.acquire()
     assert len(warnings.messages) == 1
     assert "a rate of 50 here and of 100 in another process" in warnings.messages[0]
+
+
+@pytest.mark.parametrize("held", [False, True])
+async def test_a_request_counts_from_the_moment_at_which_it_left(path: Path, held: bool) -> None:  # noqa: FBT001
+    put(path)
+    limiter = HostLimiter(path)
+    await limiter.acquire()
+    time.sleep(0.02)  # noqa: ASYNC251  the process is interrupted
+    left_at = monotonic()
+    with path.open("rb") as file:
+        if held:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        limiter.sent()
+    if held:
+        await limiter.acquire()
+    sent_at, late = state_of(path)
+    assert left_at <= sent_at <= monotonic()
+    assert late >= 0.02 - WAKE_UP_SLACK
 
 
 async def test_cancelled_waits_take_one_slot_together(path: Path) -> None:

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Sequence
+from itertools import cycle
 from math import inf
 from time import monotonic
 
@@ -11,7 +12,7 @@ from limiters.simulation import counted
 from support.virtual_time import at, now, run, stall, virtual_time
 
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient, LocalLimiter
-from rongcloud_groups.limiters.schedule import Window
+from rongcloud_groups.limiters.schedule import MAX_LATE, PATH_JITTER, WAKE_UP_SLACK, Window
 from rongcloud_groups.limiters.throttle import PAUSE, PAUSE_JITTER
 
 LIMITS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 33.3, 99.0, 100.0, 250.0, 1000.0]
@@ -71,6 +72,27 @@ def test_timers_a_millisecond_late_leave_98_9_percent_of_the_limit(limit: float)
 def test_a_stalled_loop_makes_no_burst(limit: float, lateness: float, stalls: list[tuple[float, float]]) -> None:
     granted = run(grants_of(limit, 6.0, stalls), lateness=lateness)
     assert most_in_one_second(granted) <= max(1, int(limit))
+
+
+@given(
+    limit=st.sampled_from(LIMITS),
+    late=st.lists(st.sampled_from([0.0] * 8 + [0.003, 0.02, MAX_LATE]), min_size=1, max_size=30),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_process_that_is_interrupted_before_the_write_keeps_the_limit(limit: float, late: list[float]) -> None:
+    async def sent_times() -> list[float]:
+        limiter, sent, again = LocalLimiter(limit), list[float](), cycle(late)
+        while now() < max(5.0, 5 / limit):
+            await limiter.acquire()
+            stall(next(again))
+            limiter.sent()
+            sent.append(now())
+        return sent
+
+    sent = run(sent_times())
+    requests, seconds = Window.of(limit, max_requests=inf)
+    spans = [later - earlier for earlier, later in zip(sent, sent[requests:], strict=False)]
+    assert all(span >= seconds + PATH_JITTER - WAKE_UP_SLACK - 1e-5 for span in spans)
 
 
 @virtual_time

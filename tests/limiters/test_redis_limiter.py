@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from random import Random
 from time import monotonic
 from typing import Any
 
@@ -16,12 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
 from support.redis_server import RedisServer, delayed, redis_time
+from support.virtual_time import now, run
 
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient
 from rongcloud_groups.emulator import Emulator, Service, worst_second
-from rongcloud_groups.limiters.redis import RedisLimiter
+from rongcloud_groups.limiters.local import LocalLimiter
+from rongcloud_groups.limiters.redis import RedisLimiter, fallback_limit
 from rongcloud_groups.limiters.redis_clock import RedisClock
-from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD
+from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD, Window
 from rongcloud_groups.limiters.throttle import PAUSE
 
 
@@ -262,6 +265,16 @@ async def test_a_stall_of_its_own_loop_is_not_held_against_redis(
     assert warned.all_read
 
 
+async def test_a_request_counts_from_the_moment_at_which_it_left(redis: Redis, server: RedisServer) -> None:
+    async with limiters(redis, server.url) as (limiter,):
+        await limiter.acquire()
+        time.sleep(0.02)  # noqa: ASYNC251  the process is interrupted
+        left_at = redis_time(redis)
+        limiter.sent()
+        await limiter.aclose()
+        assert redis.zcount(f"{limiter.key}:sent", left_at - 0.002, redis_time(redis)) == 1
+
+
 # ---- event loops, and the end
 
 
@@ -430,6 +443,51 @@ async def test_a_redis_that_takes_no_writes_is_away_until_it_does(
         while limiter.rate != 100:
             await limiter.acquire()
         assert "again" in await warned.next()
+
+
+@given(limit=st.sampled_from([0.5, 1, 1.08, 3.33, 7.5, 12.5, 100, 499]), processes=st.integers(1, 600))
+def test_shares_without_redis_never_add_up_to_more_than_the_whole(limit: float, processes: int) -> None:
+    whole = Window.of(limit, max_requests=math.inf)
+    if share := fallback_limit(limit, 1 / processes):
+        part = Window.of(share, max_requests=math.inf)
+        assert part.seconds >= whole.seconds
+        assert part.requests * processes <= whole.requests
+    else:
+        assert processes > whole.requests
+
+
+@pytest.mark.parametrize(
+    ("limit", "processes"), [(100.0, 60), (100.0, 8), (100.0, 70), (100.0, 100), (12.5, 4), (7.5, 7)]
+)
+def test_processes_without_redis_keep_the_limit_together(limit: float, processes: int) -> None:
+    async def sent() -> list[float]:
+        times = []
+
+        async def work(random: Random) -> None:
+            limiter = LocalLimiter(fallback_limit(limit, 1 / processes))
+            await asyncio.sleep(random.choice([0.0, 0.0, random.uniform(0, 2)]))
+            while now() < 8.0:
+                await limiter.acquire()
+                times.append(now())
+                await asyncio.sleep(random.choice([0.0, 0.0, 0.0, random.uniform(0, 1.5)]))
+
+        await asyncio.gather(*(work(Random(number)) for number in range(processes)))
+        return times
+
+    assert 0 < worst_second(run(sent(), lateness=0.001)) <= limit
+
+
+async def test_a_share_of_less_than_one_request_waits_for_redis(
+    redis: Redis, server: RedisServer, warned: Warnings
+) -> None:
+    async with limiters(redis, server.url, share=1 / 200) as (limiter,):
+        server.suspend()
+        waiting = asyncio.create_task(limiter.acquire())
+        assert "share is less than one request, and nothing leaves" in await warned.next()
+        assert limiter.rate == 0
+        server.resume()
+        assert "again" in await warned.next()
+        await waiting
 
 
 async def test_a_refusal_without_redis_holds_back_the_share_of_its_process(warned: Warnings) -> None:

@@ -81,6 +81,23 @@ def test_no_stall_of_any_process_and_no_jitter_puts_more_than_the_limit_into_a_s
 
 
 @given(
+    limit=st.sampled_from([1.08, 7.5, 20.0, 100.0]),
+    processes=st.integers(1, 20),
+    late=st.lists(st.sampled_from([0.0] * 8 + [0.003, 0.02, MAX_LATE]), min_size=1, max_size=30),
+)
+@settings(max_examples=40, deadline=None)
+def test_a_process_that_is_interrupted_before_the_write_keeps_the_limit(
+    limit: float, processes: int, late: list[float]
+) -> None:
+    schedule = SlotSchedule(limit, jitter=HOST_JITTER)
+    again = cycle(late)
+    sent = send_times(schedule, [lambda now: now] * processes, 8.0, lambda: next(again))
+    requests, seconds = schedule.window
+    spans = [later - earlier for earlier, later in zip(sent, sent[requests:], strict=False)]
+    assert all(span >= seconds + HOST_JITTER - WAKE_UP_SLACK - EXACT for span in spans)
+
+
+@given(
     waits=st.lists(
         st.tuples(
             st.sampled_from([0.0, 0.0, 0.0, 0.02, 0.7]),  # before it wants to send again

@@ -229,6 +229,7 @@ class Dispatcher:
             self._failover.failed(connection, error)
             self._recovery.retry(self._pending.entries(batch), error)
             return
+        self._gate.sent()
         flight = self._in_flight[batch] = InFlight(batch, connection, future, request.request_id, sent_at)
         self._requests += 1
         self._group_ids_sent += len(batch)

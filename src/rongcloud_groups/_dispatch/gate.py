@@ -4,14 +4,14 @@ from asyncio import Future, get_running_loop
 from collections.abc import Callable
 
 from rongcloud_groups.limiters.credit_guard import CreditGuard
-from rongcloud_groups.limiters.interface import Limiter
+from rongcloud_groups.limiters.interface import Limiter, SendObserver
 
 
 class SendGate:
     """Grants the right to send one request. No other code spends a token of the rate limiter.
 
-    After `wait` the request leaves in the same step, and `answered` or `lost` is called when it has ended; or `unused`
-    is called.
+    After `wait` the request leaves in the same step, `sent` is called in it, and `answered` or `lost` when the request
+    has ended; or `unused` is called.
 
     Args:
         limiter: the budget of requests.
@@ -20,6 +20,7 @@ class SendGate:
 
     def __init__(self, limiter: Limiter, guard: CreditGuard | None = None) -> None:
         self._limiter = limiter
+        self._observer = limiter if isinstance(limiter, SendObserver) else None
         self._guard = guard
 
     @property
@@ -44,6 +45,11 @@ class SendGate:
         """The request did not leave: its token is wasted."""
         if self._guard is not None:
             self._guard.restore()
+
+    def sent(self) -> None:
+        """The request has left."""
+        if self._observer is not None:
+            self._observer.sent()
 
     def answered(self) -> None:
         """The request has its response."""

@@ -2,16 +2,16 @@
 
 import logging
 import os
-from asyncio import Lock, sleep
+from asyncio import sleep
 from collections.abc import Callable
+from contextlib import suppress
 from random import uniform
 from time import monotonic
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from rongcloud_groups.limiters.budget_file import BudgetFile
-from rongcloud_groups.limiters.interface import LoopBound
-from rongcloud_groups.limiters.schedule import SlotSchedule, Window
+from rongcloud_groups.limiters.interface import Shared
+from rongcloud_groups.limiters.schedule import WAKE_UP_SLACK, SlotSchedule, Window
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ WARN_AFTER = 1.0
 _Result = TypeVar("_Result")
 
 
-class HostLimiter(LoopBound):
+class HostLimiter(Shared):
     """A budget that all processes of one machine share, if each of them names the same file.
 
     Each request gets a send time of its own, whichever process sends it, such that no second has more than the limit;
@@ -51,8 +51,9 @@ class HostLimiter(LoopBound):
         super().__init__()
         self._limit = self._rate = Window.of(limit).rate
         self._file = BudgetFile(path, self._limit)
-        self._turn = Lock()
         self._slot: float | None = None
+        self._granted = (0.0, 0.0)  # the slot of the request that left last, and when it was allowed to leave
+        self._late_sends: list[tuple[float, float, float]] = []  # the same, and when they left
 
     @property
     def rate(self) -> float:
@@ -65,9 +66,7 @@ class HostLimiter(LoopBound):
         Raises:
             ClientClosed: another event loop is using the limiter.
         """
-        if self._bind():
-            self._turn, self._slot = Lock(), None
-        async with self._turn:
+        async with self._bind():
             while not await self._take():
                 pass
 
@@ -82,19 +81,13 @@ class HostLimiter(LoopBound):
 
         return await self._update(refuse)
 
-    async def open(self) -> None:
-        """Nothing stays open between two requests; the constructor checks the file."""
-
-    async def aclose(self) -> None:
-        """Nothing is open between two requests; this is here so that every shared limiter can be closed."""
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
+    def sent(self) -> None:
+        """See `SendObserver`."""
+        now = monotonic()
+        if now - self._granted[1] > WAKE_UP_SLACK:
+            self._late_sends.append((*self._granted, now))
+            with suppress(OSError):  # else with the next request
+                self._file.update(self._correct)
 
     def __repr__(self) -> str:
         return f"HostLimiter({str(self._file.path)!r}, {self._limit:g}, rate={self._rate:.1f})"
@@ -111,13 +104,25 @@ class HostLimiter(LoopBound):
         while (wait := slot - monotonic()) > 0:  # noqa: ASYNC110  a timer may be early
             await sleep(wait)
         self._slot = None
-        return await self._update(lambda schedule, now: schedule.use(slot, now))
+        return await self._update(lambda schedule, now: self._use(schedule, slot, now))
 
     def _reserve(self, schedule: SlotSchedule, now: float) -> tuple[float, bool]:
         """A slot, and whether a request leaves with it at once: to come back for that could take too long."""
+        self._correct(schedule, now)
         self._rate = schedule.rate(now)
         slot = schedule.reserve(now)
-        return slot, slot <= now and schedule.use(slot, now)
+        return slot, slot <= now and self._use(schedule, slot, now)
+
+    def _use(self, schedule: SlotSchedule, slot: float, now: float) -> bool:
+        self._granted = slot, now
+        return schedule.use(slot, now)
+
+    def _correct(self, schedule: SlotSchedule, _: float) -> None:
+        while self._late_sends:
+            schedule.left_later(*self._late_sends.pop())
+
+    def _start_over(self) -> None:
+        self._slot = None
 
     async def _update(self, change: Callable[[SlotSchedule, float], _Result]) -> _Result:
         retry, began_at, warned = LOCK_RETRY, monotonic(), False

@@ -1,8 +1,9 @@
 """What the client needs of a limiter, and what all limiters have in common."""
 
 import os
-from asyncio import AbstractEventLoop, get_running_loop
-from typing import Protocol, runtime_checkable
+from asyncio import AbstractEventLoop, Lock, get_running_loop
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
 
 from rongcloud_groups.errors import ClientClosed
 
@@ -52,26 +53,60 @@ class SharedLimiter(Limiter, Protocol):
         ...
 
 
+@runtime_checkable
+class SendObserver(Protocol):
+    """A limiter that counts a request from the moment at which it left, where that is later than its right to leave."""
+
+    def sent(self) -> None:
+        """The request for which `acquire` returned last has left, in the same step."""
+        ...
+
+
 class LoopBound:
     """What belongs to one event loop at a time: the next loop may have it when the one before is closed."""
 
     def __init__(self) -> None:
         self._loop: AbstractEventLoop | None = None
         self._process = 0
+        self._turn = Lock()
 
-    def _bind(self) -> bool:
+    def _bind(self) -> Lock:
         """Belong to the running loop.
 
         Returns:
-            Whether it belongs to this loop only from now on: nothing of an earlier one may be used any more.
+            The lock of the task whose turn it is.
 
         Raises:
             ClientClosed: it belongs to another loop.
         """
         loop, process = get_running_loop(), os.getpid()
-        if loop is self._loop and process == self._process:
-            return False
-        if self._loop is not None and not self._loop.is_closed() and process == self._process:
-            raise ClientClosed(f"the {type(self).__name__} is in use in another event loop: make one limiter in each")
-        self._loop, self._process = loop, process
-        return True
+        if loop is not self._loop or process != self._process:
+            if self._loop is not None and not self._loop.is_closed() and process == self._process:
+                raise ClientClosed(
+                    f"the {type(self).__name__} is in use in another event loop: make one limiter in each"
+                )
+            self._loop, self._process, self._turn = loop, process, Lock()
+            self._start_over()
+        return self._turn
+
+    def _start_over(self) -> None:
+        """Drop what belongs to an earlier event loop."""
+
+
+class Shared(LoopBound):
+    """What limiters that share a budget have in common."""
+
+    async def open(self) -> None:
+        """See `SharedLimiter.open`; nothing stays open between two requests."""
+
+    async def aclose(self) -> None:
+        """See `SharedLimiter.aclose`; nothing is open."""
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()

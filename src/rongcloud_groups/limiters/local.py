@@ -1,10 +1,10 @@
 """LocalLimiter: the budget of one process."""
 
-from asyncio import Lock, get_running_loop, sleep
+from asyncio import get_running_loop, sleep
 from math import inf
 
 from rongcloud_groups.limiters.interface import LoopBound
-from rongcloud_groups.limiters.schedule import PATH_JITTER, Pacing, Window
+from rongcloud_groups.limiters.schedule import PATH_JITTER, WAKE_UP_SLACK, Pacing, Window
 
 
 class LocalLimiter(LoopBound):
@@ -30,9 +30,9 @@ class LocalLimiter(LoopBound):
         self._new_bucket = AsyncLimiter
         self._pacing = Pacing(Window.of(limit, max_requests=inf), jitter=PATH_JITTER)
         self._rate = self._pacing.limit
-        self._turn = Lock()
         self._bucket: AsyncLimiter | None = None
         self._empty_at = 0.0
+        self._granted_at = 0.0
 
     @property
     def rate(self) -> float:
@@ -45,14 +45,18 @@ class LocalLimiter(LoopBound):
         Raises:
             ClientClosed: another event loop is using the limiter.
         """
-        clock = get_running_loop().time
-        if self._bind():
-            self._turn, self._bucket = Lock(), None
-        async with self._turn:
+        async with self._bind():
+            clock = get_running_loop().time
             await self._take(clock())
             while (pause := self._pacing.paused_until - clock()) > 0:
                 await sleep(pause)
                 await self._take(clock())
+
+    def sent(self) -> None:
+        """See `SendObserver`."""
+        if (late := get_running_loop().time() - self._granted_at) > WAKE_UP_SLACK:
+            self._empty_at += late
+            self._bucket = None
 
     @property
     def history(self) -> tuple[Pacing, float]:
@@ -87,7 +91,11 @@ class LocalLimiter(LoopBound):
         self._bucket.max_rate = catch_up + gap
         await self._bucket.acquire(gap)
         self._empty_at = max(self._empty_at, now) + gap
+        self._granted_at = get_running_loop().time()
         self._rate = pacing.rate(now)
+
+    def _start_over(self) -> None:
+        self._bucket = None
 
     def __repr__(self) -> str:
         return f"LocalLimiter({self._pacing.limit:g}, rate={self._rate:.1f})"

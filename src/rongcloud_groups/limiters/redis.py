@@ -4,31 +4,31 @@ from asyncio import Lock, sleep
 from logging import getLogger
 from math import inf
 from time import monotonic
-from types import TracebackType
-from typing import Self
 
 import anyio
 from redis.exceptions import RedisError
 
 from rongcloud_groups._validation import positive
 from rongcloud_groups.errors import ClientClosed, ConfigError
-from rongcloud_groups.limiters.interface import LoopBound
+from rongcloud_groups.limiters.interface import Shared
 from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.limiters.redis_connection import RedisConnection
 from rongcloud_groups.limiters.redis_slots import RedisSlots
-from rongcloud_groups.limiters.schedule import QUIET_PERIOD
+from rongcloud_groups.limiters.schedule import QUIET_PERIOD, Window
 
 DEFAULT_SHARE = 0.05
 """Of the limit, for each process while Redis is away: right for twenty processes or fewer."""
 FALLBACK_MARGIN = 0.9
 """Part of that share that is used."""
+ROUNDING = 1e-9
+"""Part of a request by which the product of a share and the number of processes may be off."""
 PROBE_INTERVAL = 1.0
 """Seconds between two attempts to reach a Redis that was away."""
 
 logger = getLogger(__name__)
 
 
-class RedisLimiter(LoopBound):
+class RedisLimiter(Shared):
     """A budget that processes of many machines share, if each of them names the same Redis and the same App Key.
 
     Each request gets a send time of its own on Redis's clock, whichever process sends it, such that no second has more
@@ -40,8 +40,9 @@ class RedisLimiter(LoopBound):
     milliseconds more one way than the other, or lost keys, can let a request or more over the limit.
 
     While Redis is away, or takes longer than 0.5 s to answer, the process pauses for 1.6 s, then sends at nine tenths
-    of its ``share`` of the limit, and pauses for 1.6 s again when Redis is back: the sum never exceeds the limit as
-    long as ``share`` times the number of processes is at most 1 and Redis is away for all of them.
+    of its ``share`` of the limit, or nothing where its share is less than one request a second, and pauses for 1.6 s
+    again when Redis is back: the sum never exceeds the limit as long as ``share`` times the number of processes is at
+    most 1 and Redis is away for all of them.
 
     One limiter may serve several clients, also of event loops that run one after the other.
 
@@ -64,8 +65,8 @@ class RedisLimiter(LoopBound):
         self._connection = RedisConnection(url)
         self.key = f"rongcloud-groups:{{{app_key}}}:budget"
         self._slots = RedisSlots(self._connection, self.key, self._limit)
-        self._local = LocalLimiter(self._limit * _validated_share(share) * FALLBACK_MARGIN)
-        self._acquiring = Lock()
+        self._share = fallback_limit(self._limit, _validated_share(share))
+        self._local = LocalLimiter(self._share or self._limit)
         self._refusals = Lock()
         self._opened = self._closed = self._away = False
         self._quiet_until = self._probe_at = -inf
@@ -73,7 +74,9 @@ class RedisLimiter(LoopBound):
     @property
     def rate(self) -> float:
         """Requests/s that all processes together may send now; while Redis is away, what this one may send."""
-        return self._local.rate if self._away else self._slots.rate
+        if self._away:
+            return self._local.rate if self._share else 0.0
+        return self._slots.rate
 
     async def open(self) -> None:
         """Connect, and check that Redis can keep the budget. `acquire` does so where it was not done before.
@@ -84,8 +87,7 @@ class RedisLimiter(LoopBound):
             ConfigError: Redis refuses the user or password, denies a permission, or is none that can keep a budget.
             ClientClosed: the limiter is closed, or another event loop is using it.
         """
-        self._check_usable()
-        async with self._acquiring:
+        async with self._usable():
             await self._open()
 
     async def acquire(self) -> None:
@@ -94,8 +96,7 @@ class RedisLimiter(LoopBound):
         Raises:
             ConfigError, ClientClosed: see `open`.
         """
-        self._check_usable()
-        async with self._acquiring:
+        async with self._usable():
             await self._open()
             while True:
                 if (quiet := self._quiet_until - monotonic()) > 0:
@@ -103,13 +104,20 @@ class RedisLimiter(LoopBound):
                 if await (self._acquire_fallback() if self._away else self._acquire_slot()):
                     return
 
+    def sent(self) -> None:
+        """See `SendObserver`."""
+        if self._away:
+            self._local.sent()
+        else:
+            self._slots.sent()
+
     async def throttle(self, retry_after: float | None, age: float) -> float:
         """Pause all processes, cut the rate once for all of them, and climb back on a cubic curve.
 
         Raises:
             ClientClosed: see `open`.
         """
-        self._check_usable()
+        self._usable()
         refused_at = monotonic() - age
         async with self._refusals:
             if not self._away:
@@ -129,32 +137,26 @@ class RedisLimiter(LoopBound):
         """
         if self._closed:
             return
-        self._check_usable()
+        self._usable()
         self._closed = True
         if self._opened and not self._away:
             await self._slots.aclose()
         await self._connection.aclose()
 
-    async def __aenter__(self) -> Self:
-        await self.open()
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
     def __repr__(self) -> str:
         away = ", away" if self._away else ""
         return f"<RedisLimiter at {self._connection.name}, {self._limit:g}, rate={self.rate:.1f}{away}>"
 
-    def _check_usable(self) -> None:
-        if self._bind():
-            self._acquiring, self._refusals = Lock(), Lock()
-            self._connection.restart_thread()
-            self._slots.abandon_call()
+    def _usable(self) -> Lock:
+        turn = self._bind()
         if self._closed:
             raise ClientClosed("the RedisLimiter is closed: make another one")
+        return turn
+
+    def _start_over(self) -> None:
+        self._refusals = Lock()
+        self._connection.restart_thread()
+        self._slots.abandon_call()
 
     async def _open(self) -> None:
         if self._opened:
@@ -183,10 +185,10 @@ class RedisLimiter(LoopBound):
         if not self._away:
             self._away = True
             logger.warning(
-                "Redis at %s cannot hand out the budget (%s): until it can, this process's share is %.1f requests/s",
+                "Redis at %s cannot hand out the budget (%s): until it can, this process's share is %s",
                 self._connection.name,
                 self._connection.describe(error),
-                self._local.rate,
+                f"{self._local.rate:.1f} requests/s" if self._share else "less than one request, and nothing leaves",
             )
 
     async def _acquire_fallback(self) -> bool:
@@ -197,7 +199,7 @@ class RedisLimiter(LoopBound):
         if self._slots.has_reply and await self._leave_fallback():
             return False
         with anyio.move_on_after(PROBE_INTERVAL):
-            await self._local.acquire()
+            await (self._local.acquire() if self._share else anyio.sleep_forever())
             return True
         return False
 
@@ -210,6 +212,18 @@ class RedisLimiter(LoopBound):
         self._quiet_until = monotonic() + QUIET_PERIOD
         logger.warning("Redis at %s hands out the budget again", self._connection.name)
         return True
+
+
+def fallback_limit(limit: float, share: float) -> float:
+    """Requests/s that a process may send while Redis is away.
+
+    Of processes that know nothing of each other, each may send its first request in the same second as the others. So
+    each may send only as many in a window as its part of the window has whole ones: 0, where that is less than one.
+    """
+    part = Window.of(limit, max_requests=inf).requests * share
+    if part < 1 - ROUNDING:
+        return 0.0
+    return min(limit, max(1.0, FALLBACK_MARGIN * part))
 
 
 def _validated_share(share: float) -> float:

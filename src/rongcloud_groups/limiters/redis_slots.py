@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from rongcloud_groups.limiters.redis_clock import RedisClock
 from rongcloud_groups.limiters.redis_connection import RedisConnection, Reply
-from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD
+from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD, WAKE_UP_SLACK
 from rongcloud_groups.limiters.scripts import CLOCK_STEP, REFUSED, RESERVE
 from rongcloud_groups.limiters.throttle import MAX_PAUSE, PAUSE_JITTER
 
@@ -40,6 +40,14 @@ class Slot(NamedTuple):
     name: int
     time: float
     usable_until: float
+
+
+class _Report(NamedTuple):
+    """What became of a slot: when its request left, or its time below 0 where it was not used, and the lateness."""
+
+    name: int
+    left_at: float
+    late: float
 
 
 @dataclass(slots=True)
@@ -76,7 +84,7 @@ class RedisSlots:
         self._call: _Call | None = None
         self._call_time = 0.0  # seconds until the event loop has the reply
         self._slots: deque[Slot] = deque()
-        self._reports: list[tuple[int, float, float]] = []  # of slots: name, when its request left, how late
+        self._reports: list[_Report] = []
         self._wanted = 1.0  # slots in hand and asked for
         self._active = False  # whether it sends one request after the other
         self._waited = False  # whether it was active and had to wait for a slot, since the last reply with some
@@ -95,7 +103,10 @@ class RedisSlots:
         """
         for _ in range(2):
             self.forget()
-            self._reports += [(0, 0.0, 0.0), (0, -1.0, 0.0)]  # no slot has this name: it checks the permissions
+            self._reports += [
+                _Report(0, 0.0, 0.0),
+                _Report(0, -1.0, 0.0),
+            ]  # no slot has this name: it checks the permissions
             self.start_call(0)
             await self._finish_call()
 
@@ -118,6 +129,13 @@ class RedisSlots:
             self._acquired_at, self._active = monotonic(), True
         finally:
             self._start_timer()
+
+    def sent(self) -> None:
+        """The request for which `acquire` returned last has left."""
+        now = self._clock.now()
+        if self._reports and now - self._reports[-1].left_at > WAKE_UP_SLACK:
+            name, left_at, late = self._reports[-1]
+            self._reports[-1] = _Report(name, now, late + now - left_at)
 
     async def _take(self) -> bool:
         """Wait for a slot; False where it came too late."""
@@ -186,8 +204,7 @@ class RedisSlots:
         reply = self._connection.run(
             RESERVE,
             self._keys,
-            [self._limit, lead, usable_for, wanted]
-            + [value for name, left_at, late in reports for value in (name, left_at, late)],
+            [self._limit, lead, usable_for, wanted] + [value for report in reports for value in report],
         )
         reply.add_done_callback(lambda _: self._note_call_time(monotonic() - called_at))
         self._call = _Call(reply, lead)
@@ -296,12 +313,12 @@ class RedisSlots:
         late = max(0.0, now - max(slot.time, waiting_since))
         self._late = min(MAX_LATENESS, max(late, LATENESS_KEPT * self._late))
         in_time = slot.time >= self._paused_until and now <= slot.usable_until
-        self._reports.append((slot.name, now if in_time else -slot.time, late))
+        self._reports.append(_Report(slot.name, now if in_time else -slot.time, late))
         return in_time
 
     def _give_up(self) -> None:
         slot = self._slots.popleft()
-        self._reports.append((slot.name, -slot.time, 0.0))
+        self._reports.append(_Report(slot.name, -slot.time, 0.0))
 
 
 async def _wait_for(reply: "Future[Reply]") -> None:

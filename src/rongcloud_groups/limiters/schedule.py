@@ -23,13 +23,17 @@ is refilled at 1 / gap, which is how `LocalLimiter` keeps this law. It follows t
 mean of two of them, weighted by time (HAProxy's ``http_req_rate``), stay within N too, and that no request is more than
 S + L + J early for a GCRA with the gap W / N (nginx's ``limit_req``, whose ``burst`` counts such gaps).
 
+A request leaves when its bytes are written. Where a process is interrupted for longer than S between its right to send
+and the write, that is noted: what was lost so is not caught up. A process that shares a budget looks again at its slot,
+before it sends, whether N others left within W + J after all.
+
 Where several processes share a budget, slots are given out before it is known how late the earlier ones are used. There
 a log of the latest send times is the proof (see `SlotSchedule`), and the gap keeps them even.
 """
 
 from array import array
 from bisect import insort
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import ceil, exp, floor, inf
 from typing import NamedTuple, Self
 
@@ -197,15 +201,25 @@ class SlotSchedule(Pacing):
             self.reserved.remove(slot)
         except ValueError:  # it was too late, or is one of another budget
             return False
-        in_time = slot >= self.paused_until and now - slot <= MAX_LATE
+        in_time = slot >= self.paused_until and now - slot <= MAX_LATE and now >= self._opens(self.sent)
         if in_time:
             insort(self.sent, now)
             del self.sent[:-MAX_HISTORY]
         return in_time
 
+    def left_later(self, slot: float, allowed_at: float, left_at: float) -> None:
+        """The request of this slot left later than `use` allowed it to: its process was interrupted in between."""
+        self.note_lateness(left_at - slot, left_at)
+        if allowed_at in self.sent:
+            self.sent.remove(allowed_at)
+            insort(self.sent, left_at)
+
     def _window_opens(self, now: float) -> float:
-        requests, seconds = self.window
+        requests = self.window.requests
         latest = sorted([*self.sent[-requests:], *(slot + MAX_LATE for slot in self.reserved[-requests:])])
-        if len(latest) < requests:
-            return -inf
-        return latest[-requests] + seconds + self.jitter + self.lateness(now)
+        return self._opens(latest) + self.lateness(now)
+
+    def _opens(self, left_at: Sequence[float]) -> float:
+        """When another request may leave after these, which are in order."""
+        requests, seconds = self.window
+        return left_at[-requests] + seconds + self.jitter if len(left_at) >= requests else -inf
