@@ -36,6 +36,9 @@ class HostLimiter(Shared):
     then, as after a reboot. A process that dies leaves nothing locked. The file must be on a local file system. Windows
     has no such locks: use `RedisLimiter` there.
 
+    More than about 90 processes that always have work use 91 % of the limit: while one waits for its slot, the others
+    allow for its being `MAX_LATE` late.
+
     One limiter may serve several clients, also of event loops that run one after the other, and after a fork.
 
     Args:

@@ -50,7 +50,8 @@ class RedisLimiter(Shared):
         url: ``redis://USER:PASSWORD@HOST:PORT/DATABASE``, ``rediss://…`` or ``unix://…``, as redis-py reads it.
         app_key: the App Key whose budget it is.
         limit: requests/s that the service allows to all processes together; the same in each of them.
-        share: the part of the limit that this process may use while Redis is away: 1 / the number of processes.
+        share: the part of the limit that this process may use while Redis is away: 1 / the number of processes. Where
+            it comes to less than one request a second, nothing leaves then.
 
     Attributes:
         key: where Redis keeps the budget; two more keys begin with it.
