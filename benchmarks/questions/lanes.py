@@ -1,8 +1,8 @@
 """Does a page wait behind a bulk sync, and what does it cost the sync?
 
 ``python -m benchmarks lanes [--quick] [--against DIRECTORY]`` prints one table, writes JSON into
-``benchmarks/results``, and exits with status 1 where a promise is broken. ``DIRECTORY`` is another checkout of this project with an environment
-in ``.venv``: its figures are taken first, and a get here waits no longer than there.
+``benchmarks/results``, and exits with status 1 where a promise is broken. ``DIRECTORY`` is another checkout of this
+project with an environment in ``.venv``: its figures are taken first, and a get here waits no longer than there.
 """
 
 import argparse
