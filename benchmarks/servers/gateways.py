@@ -18,7 +18,8 @@ START_WITHIN = 10.0
 
 HAPROXY = Template("""
 global
-  hard-stop-after 1s
+  hard-stop-after 3s
+  $options
 defaults
   mode http
   timeout connect 5s
@@ -26,9 +27,7 @@ defaults
   timeout server 60s
 frontend client
   bind 127.0.0.1:$port ssl crt $directory/both.pem alpn h2,http/1.1
-  stick-table type ip size 1k expire 10s store http_req_rate(1s)
-  http-request track-sc0 src
-  http-request deny deny_status 429 if { sc_http_req_rate(0) gt 100 }
+  $rules
   default_backend emulator
 backend emulator
   server emulator 127.0.0.1:$backend
@@ -44,9 +43,7 @@ http {
   access_log off;
   client_body_temp_path $directory/body; proxy_temp_path $directory/proxy; fastcgi_temp_path $directory/fastcgi;
   uwsgi_temp_path $directory/uwsgi; scgi_temp_path $directory/scgi;
-  limit_req_zone $$binary_remote_addr zone=clients:1m rate=100r/s;
-  limit_req zone=clients burst=3 nodelay;
-  limit_req_status 429;
+  $rules
   upstream emulator { server 127.0.0.1:$backend; keepalive 64; }
   server {
     listen 127.0.0.1:$port ssl http2;
@@ -55,6 +52,14 @@ http {
   }
 }
 """)
+LIMITS = {
+    "haproxy": """stick-table type ip size 1k expire 10s store http_req_rate(1s)
+  http-request track-sc0 src
+  http-request deny deny_status 429 if { sc_http_req_rate(0) gt 100 }""",
+    "nginx": """limit_req_zone $binary_remote_addr zone=clients:1m rate=100r/s;
+  limit_req zone=clients burst=3 nodelay;
+  limit_req_status 429;""",
+}
 GATEWAYS = {"haproxy": (HAPROXY, ("haproxy", "-db", "-f")), "nginx": (NGINX, ("nginx", "-c"))}
 
 
@@ -69,18 +74,12 @@ def gateway(name: str, backend: str) -> Iterator[tuple[str, ssl.SSLContext]]:
     template, command = GATEWAYS[name]
     assert shutil.which(command[0]), f"install {command[0]}"
     authority = trustme.CA()
-    certificate = authority.issue_cert("127.0.0.1")
     trusting = ssl.create_default_context()
     authority.configure_trust(trusting)
     with tempfile.TemporaryDirectory() as place:
         directory = Path(place)
-        chain = b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
-        (directory / "chain.pem").write_bytes(chain)
-        (directory / "key.pem").write_bytes(certificate.private_key_pem.bytes())
-        (directory / "both.pem").write_bytes(chain + certificate.private_key_pem.bytes())
-        port = _free_port()
         config = directory / "config"
-        config.write_text(template.substitute(directory=place, port=port, backend=httpx.URL(backend).port))
+        port = prepare(config, template, authority, int(httpx.URL(backend).port or 0), rules=LIMITS[name])
         with (directory / "output").open("wb") as output:
             process = subprocess.Popen([*command, str(config)], stdout=output, stderr=output)  # noqa: S603  our own
         try:
@@ -91,10 +90,17 @@ def gateway(name: str, backend: str) -> Iterator[tuple[str, ssl.SSLContext]]:
             process.wait()
 
 
-def _free_port() -> int:
+def prepare(config: Path, template: Template, authority: trustme.CA, backend: int, **options: str) -> int:
+    """Write a server's configuration, and beside it the certificate of 127.0.0.1 and localhost; return a free port."""
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    chain, key = b"".join(pem.bytes() for pem in certificate.cert_chain_pems), certificate.private_key_pem.bytes()
+    for name, content in (("chain.pem", chain), ("key.pem", key), ("both.pem", chain + key)):
+        (config.parent / name).write_bytes(content)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
-        return port
+    blank = {"options": "", "rules": ""}
+    config.write_text(template.substitute(blank | options, directory=config.parent, port=port, backend=backend))
+    return port
 
 
 def _wait_for(port: int, output: Path) -> None:

@@ -5,7 +5,6 @@ import functools
 import os
 import shutil
 import signal
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -14,45 +13,12 @@ from string import Template
 from typing import Final
 
 import trustme
+from benchmarks.servers.gateways import HAPROXY, NGINX, prepare
 
-_NGINX: Final = Template("""
-user root;
-daemon off;
-worker_processes 1;
-pid $directory/nginx.pid;
-error_log $directory/error.log;
-events { worker_connections 1024; }
-http {
-  access_log off;
-  client_body_temp_path $directory/body; proxy_temp_path $directory/proxy; fastcgi_temp_path $directory/fastcgi;
-  uwsgi_temp_path $directory/uwsgi; scgi_temp_path $directory/scgi;
-  keepalive_requests 50; http2_max_concurrent_streams 8;
-  gzip on; gzip_proxied any; gzip_types application/json; gzip_min_length 1;
-  upstream emulator { server 127.0.0.1:$backend; keepalive 16; }
-  server {
-    listen 127.0.0.1:$port ssl http2;
-    ssl_certificate $directory/chain.pem; ssl_certificate_key $directory/key.pem;
-    location / { proxy_pass http://emulator; proxy_http_version 1.1; proxy_set_header Connection ""; }
-  }
-}
-""")
-_HAPROXY: Final = Template("""
-global
-  tune.h2.max-concurrent-streams 8
-  hard-stop-after 3s
-defaults
-  mode http
-  timeout connect 5s
-  timeout client 30s
-  timeout server 30s
-frontend client
-  bind 127.0.0.1:$port ssl crt $directory/both.pem alpn h2,http/1.1
-  compression algo gzip
-  compression type application/json
-  default_backend emulator
-backend emulator
-  server emulator 127.0.0.1:$backend
-""")
+_NGINX_RULES: Final = """keepalive_requests 50; http2_max_concurrent_streams 8;
+  gzip on; gzip_proxied any; gzip_types application/json; gzip_min_length 1;"""
+_HAPROXY_RULES: Final = """compression algo gzip
+  compression type application/json"""
 _CADDY: Final = Template("""
 {
   admin unix/$directory/admin.sock
@@ -114,7 +80,7 @@ class WebServer:
 
 @asynccontextmanager
 async def nginx(directory: Path, backend: int) -> AsyncIterator[WebServer]:
-    port = _prepare(directory, "nginx.conf", _NGINX, backend)
+    port = prepare(directory / "nginx.conf", NGINX, authority(), backend, rules=_NGINX_RULES)
     command = ["nginx", "-p", str(directory), "-c", str(directory / "nginx.conf")]
     async with _running(directory, port, *command) as process:
         yield WebServer(f"https://localhost:{port}", functools.partial(_signalled, process, signal.SIGHUP))
@@ -122,14 +88,15 @@ async def nginx(directory: Path, backend: int) -> AsyncIterator[WebServer]:
 
 @asynccontextmanager
 async def haproxy(directory: Path, backend: int) -> AsyncIterator[WebServer]:
-    port = _prepare(directory, "haproxy.cfg", _HAPROXY, backend)
+    few_streams = "tune.h2.max-concurrent-streams 8"
+    port = prepare(directory / "haproxy.cfg", HAPROXY, authority(), backend, options=few_streams, rules=_HAPROXY_RULES)
     async with _running(directory, port, "haproxy", "-W", "-db", "-f", str(directory / "haproxy.cfg")) as process:
         yield WebServer(f"https://localhost:{port}", functools.partial(_signalled, process, signal.SIGUSR2))
 
 
 @asynccontextmanager
 async def caddy(directory: Path, backend: int) -> AsyncIterator[WebServer]:
-    port = _prepare(directory, "Caddyfile", _CADDY, backend)
+    port = prepare(directory / "Caddyfile", _CADDY, authority(), backend)
     config = ["--adapter", "caddyfile", "--config", str(directory / "Caddyfile")]
 
     async def reload() -> None:
@@ -143,7 +110,7 @@ async def caddy(directory: Path, backend: int) -> AsyncIterator[WebServer]:
 
 @asynccontextmanager
 async def node(directory: Path, backend: int) -> AsyncIterator[WebServer]:
-    port = _prepare(directory, "server.js", _NODE, backend)
+    port = prepare(directory / "server.js", _NODE, authority(), backend)
     command = ["node", str(directory / "server.js")]
     processes = [await _start(directory, *command)]
 
@@ -165,19 +132,6 @@ WEB_SERVERS: Final = {server.__name__: server for server in (nginx, haproxy, cad
 def reason_to_skip(name: str) -> str:
     """Why a server cannot run here; empty where it can."""
     return "" if shutil.which(name) else f"{name} is not installed"
-
-
-def _prepare(directory: Path, name: str, template: Template, backend: int) -> int:
-    """Writes a server's files, and returns the port that it is to listen on."""
-    certificate = authority().issue_cert("localhost", "127.0.0.1")
-    chain = b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
-    (directory / "chain.pem").write_bytes(chain)
-    (directory / "key.pem").write_bytes(certificate.private_key_pem.bytes())
-    (directory / "both.pem").write_bytes(chain + certificate.private_key_pem.bytes())
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
-    (directory / name).write_text(template.substitute(directory=directory, port=port, backend=backend))
-    return port
 
 
 async def _signalled(process: asyncio.subprocess.Process, number: int) -> None:
