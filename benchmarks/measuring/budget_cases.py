@@ -19,7 +19,7 @@ FULL_RATE = 98
 
 def run_rates(name: str, clients: int, rate: float, most: int, limiter: str | None = None, *, quick: bool) -> Run:
     """Clients that each have a limiter of their own, in one process; their rates may have fractions."""
-    seconds = 4 if quick else 8
+    seconds = 4 if quick else 6
 
     async def look_up_with_all(address: Address) -> int:
         all_clients = [

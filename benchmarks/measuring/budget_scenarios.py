@@ -60,7 +60,7 @@ class Scenario:
 
 
 SCENARIOS = (
-    Scenario(name="calm", seconds=20, least=LEAST_SUSTAINED),
+    Scenario(name="calm", seconds=15, least=LEAST_SUSTAINED),
     Scenario(name="calm, guard", guard=True),
     Scenario(name="cold start, 300 ms handshakes", server=["--fault", "handshake=0.3"], least=LEAST_SUSTAINED),
     Scenario(name="GOAWAY every 100 requests", server=["--fault", "goaway=100"], least=LEAST_SUSTAINED),

@@ -177,7 +177,7 @@ def blocked(limiter: str, redis: RedisProcess | None, *, milliseconds: int, quic
 def far_redis(limiter: str, redis: RedisProcess, *, seconds: float, workers: int, quick: bool) -> Run:
     """Redis takes a while to answer, and all workers are saturated."""
     with emulator(*LATENCY) as address, far(redis.url, seconds) as url:
-        bench = Bench(address, limiter.replace(redis.url, url), FAR_SETTLED + (4 if quick else 8))
+        bench = Bench(address, limiter.replace(redis.url, url), FAR_SETTLED + (4 if quick else 6))
         bench.start(workers)
         run = bench.finish(f"far Redis, {1000 * seconds:.0f} ms, {workers} processes", FAR_SETTLED)
     run.redis_calls = redis.script_calls()
