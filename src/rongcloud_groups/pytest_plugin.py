@@ -130,9 +130,9 @@ class _ServiceTransport(httpx.AsyncBaseTransport):
 
     def _note(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
         route = ROUTES.get(path)
-        if route is not None and route.kind == "batch":
+        if route is not None and route[1] == "batch":
             try:
-                self._emulator.requests.append(parse_group_ids(route.version, headers, body))
+                self._emulator.requests.append(parse_group_ids(route[0], headers, body))
             except ServiceRefusal:
                 self._emulator.requests.append([])
 

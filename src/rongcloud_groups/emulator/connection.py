@@ -1,6 +1,7 @@
 """A connection on the server's side, whichever HTTP version it speaks."""
 
 import asyncio
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Protocol, cast
@@ -64,6 +65,15 @@ class ServerConnection(asyncio.Protocol, ABC):
             self._idle_timer.cancel()
         self.host.connections.discard(self)
         self.lost.set_result(None)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.host.faults.black_hole:
+            self.receive(data, time.monotonic())
+
+    @abstractmethod
+    def receive(self, data: bytes, arrived: float) -> None:
+        """Take bytes that arrived at this time."""
+        ...
 
     def count(self, target: str, arrived: float) -> int:
         """Note that a request's headers came, and return its number on this connection."""

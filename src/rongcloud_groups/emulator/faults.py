@@ -3,7 +3,8 @@
 import random
 import re
 from collections import Counter, deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
+from dataclasses import InitVar, dataclass, field
 from typing import Final, NamedTuple, Self
 
 CONNECTION_FAULTS: Final = {
@@ -65,6 +66,7 @@ class GoAway(NamedTuple):
     at: int
 
 
+@dataclass(kw_only=True, eq=False)
 class Faults:
     """A description of what goes wrong; the attributes may be changed while the emulator runs.
 
@@ -90,36 +92,25 @@ class Faults:
         ValueError: there is no fault of such a name.
     """
 
-    def __init__(
-        self,
-        *,
-        share: Mapping[str, float] | None = None,
-        at: Mapping[int, str] | None = None,
-        seed: int = 0,
-        goaway: GoAway | None = None,
-        streams: int | None = 100,
-        streams_drop: StreamsDrop | None = None,
-        storm: tuple[int, int] | None = None,
-        poison: Collection[str] = (),
-        poison_prefix: str = "",
-        handshake: float = 0.0,
-        idle: float | None = None,
-        piece_pause: float = 0.05,
-        black_hole: bool = False,
-    ) -> None:
-        self.share = {_known(name): part for name, part in (share or {}).items()}
-        self.at = {number: _known(name) for number, name in (at or {}).items()}
-        self.goaway = goaway
-        self.streams = streams
-        self.streams_drop = streams_drop
-        self.storm = storm
-        self.poison = frozenset(poison)
-        self.poison_prefix = poison_prefix
-        self.handshake = handshake
-        self.idle = idle
-        self.piece_pause = piece_pause
-        self.black_hole = black_hole
-        self.played: Counter[str] = Counter()
+    share: dict[str, float] = field(default_factory=dict)
+    at: dict[int, str] = field(default_factory=dict)
+    seed: InitVar[int] = 0
+    goaway: GoAway | None = None
+    streams: int | None = 100
+    streams_drop: StreamsDrop | None = None
+    storm: tuple[int, int] | None = None
+    poison: Collection[str] = ()
+    poison_prefix: str = ""
+    handshake: float = 0.0
+    idle: float | None = None
+    piece_pause: float = 0.05
+    black_hole: bool = False
+    played: Counter[str] = field(default_factory=Counter, init=False)
+
+    def __post_init__(self, seed: int) -> None:
+        for name in (*self.share, *self.at.values()):
+            _check_known(name)
+        self.share, self.at = {**self.share}, {**self.at}  # the caller's own stay as they are
         self._random = random.Random(seed)
         self._script: deque[str] = deque()
 
@@ -130,7 +121,8 @@ class Faults:
             name: a name in `ON_REQUEST`.
             times: for how many requests.
         """
-        self._script.extend([_known(name)] * times)
+        _check_known(name)
+        self._script.extend([name] * times)
 
     def choose(self, number: int) -> str | None:
         """The fault of a request, or None; it counts as played.
@@ -212,10 +204,9 @@ class Faults:
                 raise KeyError(name)
 
 
-def _known(name: str) -> str:
+def _check_known(name: str) -> None:
     if name not in ON_REQUEST:
         raise ValueError(f"{name!r} is not a fault of a request. There are: {', '.join(ON_REQUEST)}")
-    return name
 
 
 def _share(value: str) -> float:

@@ -1,8 +1,9 @@
 """The groups that exist: made from their ID alone, or put in by hand."""
 
 import json
+import re
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -25,6 +26,7 @@ class Part(dict[str, Any]):
 NESTED = ("groupProfile", "groupExtProfile", "permissions")
 
 _VARIANTS = 512
+_LISTED_ID = re.compile("g(0|[1-9][0-9]{0,11})", re.ASCII)
 _FIRST_CREATED_MS = 1_600_000_000_000
 _YEARS_OF_CREATION_MS = 5 * 365 * 86_400_000
 
@@ -77,7 +79,6 @@ class Universe:
         self._key = str(seed).encode()
         self._unknown_below = int(unknown_share * 2**32)
         self._explicit: dict[str, Group] = {}
-        self._variants: dict[int, tuple[Part, Part, Part]] = {}
 
     @classmethod
     def from_jsonl(cls, path: str | Path, *, only_explicit: bool = True) -> Self:
@@ -146,16 +147,9 @@ class Universe:
         """
         explicit = list(self._explicit_in_list())
         generated = self._generated_in_list
-        total = generated + len(explicit)
-        places = range(start, min(start + size, total))
-        groups = []
-        for place in places:
-            index = total - 1 - place if newest_first else place
-            group_id = f"g{index}" if index < generated else explicit[index - generated]
-            group = self.get(group_id)
-            if group is not None:
-                groups.append(group)
-        return groups
+        places = range(generated + len(explicit))[:: -1 if newest_first else 1][start : start + size]
+        ids = (f"g{place}" if place < generated else explicit[place - generated] for place in places)
+        return [group for group in map(self.get, ids) if group is not None]
 
     @property
     def _generated_in_list(self) -> int:
@@ -165,11 +159,8 @@ class Universe:
         return (group_id for group_id in self._explicit if self._place(group_id) is None)
 
     def _place(self, group_id: str) -> int | None:
-        number = group_id[1:]
-        if not (group_id.startswith("g") and number.isascii() and number.isdigit()) or len(number) > 12:  # noqa: PLR2004  no listing is that long
-            return None
-        place = int(number)
-        return place if place < self._generated_in_list and str(place) == number else None
+        place = int(group_id[1:]) if _LISTED_ID.fullmatch(group_id) else self._generated_in_list
+        return place if place < self._generated_in_list else None
 
     def _add_line(self, line: str) -> None:
         fields = json.loads(line)
@@ -196,14 +187,10 @@ class Universe:
 
     def _generated(self, group_id: str, digest: int) -> Group:
         digest >>= 32
-        variant = digest % _VARIANTS
-        nested = self._variants.get(variant)
-        if nested is None:
-            nested = self._variants[variant] = _variant(variant)
+        profile, ext, permissions = _variant(digest % _VARIANTS)
         digest >>= 16
         place = self._place(group_id) if self.listed else None
         since = digest % _YEARS_OF_CREATION_MS if place is None else place * 1_000
-        profile, ext, permissions = nested
         group: Group = {
             "groupId": group_id,
             "groupName": _NAMES[digest % len(_NAMES)],
@@ -219,6 +206,7 @@ class Universe:
         return group
 
 
+@lru_cache(_VARIANTS)
 def _variant(number: int) -> tuple[Part, Part, Part]:
     """The nested parts number `number`: they repeat over the groups, so that making a group stays cheap."""
     picks = int.from_bytes(blake2b(str(number).encode(), digest_size=32).digest(), "big")

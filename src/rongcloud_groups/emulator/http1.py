@@ -29,10 +29,7 @@ class Http1ServerConnection(ServerConnection):
     def busy(self) -> bool:
         return self._request is not None
 
-    def data_received(self, data: bytes) -> None:
-        arrived = time.monotonic()
-        if self.host.faults.black_hole:
-            return
+    def receive(self, data: bytes, arrived: float) -> None:
         self._h11.receive_data(data)
         self._advance(arrived)
         self.rest()
@@ -56,7 +53,7 @@ class Http1ServerConnection(ServerConnection):
                     case _:
                         return
         except h11.RemoteProtocolError:
-            self.host.record.protocol_errors += 1
+            self.host.record.counts.protocol_errors += 1
             self.transport.close()
 
     def _begin(self, request: h11.Request, arrived: float) -> None:

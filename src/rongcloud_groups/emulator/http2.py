@@ -1,7 +1,6 @@
 """HTTP/2 on the server's side, down to the frames that go wrong."""
 
 import asyncio
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -75,15 +74,12 @@ class Http2ServerConnection(ServerConnection):
         self._h2.increment_flow_control_window(16 * _WINDOW)
         self._flush()
 
-    def data_received(self, data: bytes) -> None:
-        arrived = time.monotonic()
-        if self.host.faults.black_hole:
-            return
+    def receive(self, data: bytes, arrived: float) -> None:
         try:
             for event in self._h2.receive_data(data):
                 self._take(event, arrived)
         except ProtocolError:
-            self.host.record.protocol_errors += 1
+            self.host.record.counts.protocol_errors += 1
             self._flush()
             self.transport.close()
             return
@@ -124,7 +120,7 @@ class Http2ServerConnection(ServerConnection):
     def _begin(self, stream: _Stream) -> None:
         nth = self.count(stream.target, stream.arrived)
         if self._last_stream_id is not None:
-            self.host.record.never_processed += 1
+            self.host.record.counts.never_processed += 1
             return
         self._streams[stream.id] = stream
         faults = self.host.faults
@@ -231,7 +227,7 @@ class Http2ServerConnection(ServerConnection):
         kept = len(open_ids) // 2
         for stream_id in open_ids[kept:]:
             del self._streams[stream_id]
-            self.host.record.never_processed += 1
+            self.host.record.counts.never_processed += 1
         return open_ids[kept - 1] if kept else self._highest_answered
 
     def _close_if_done(self) -> None:

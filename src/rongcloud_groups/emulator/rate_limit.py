@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal
 
 Window = Literal["sliding", "fixed", "bucket"]
@@ -24,6 +24,7 @@ class OtherConsumer:
     lasts: float = math.inf
 
 
+@dataclass(slots=True)
 class RateCheck:
     """Lets in `limit` requests a second, counted the way `window` says.
 
@@ -38,24 +39,17 @@ class RateCheck:
         other: another consumer of the same budget.
     """
 
-    def __init__(
-        self,
-        limit: int | None = 100,
-        window: Window = "sliding",
-        *,
-        count_refused: bool = False,
-        other: OtherConsumer | None = None,
-    ) -> None:
-        self.limit = limit
-        self.window = window
-        self.count_refused = count_refused
-        self.other = other
-        self._latest = -math.inf
-        self._began: float | None = None
-        self._other_sent = 0
-        self._counted: deque[float] = deque()  # sliding, fixed
-        self._tokens = float(limit or 0)  # bucket
-        self._filled_at: float | None = None
+    limit: int | None = 100
+    window: Window = "sliding"
+    _: KW_ONLY
+    count_refused: bool = False
+    other: OtherConsumer | None = None
+    _latest: float = field(default=-math.inf, init=False)
+    _began: float | None = field(default=None, init=False)
+    _other_sent: int = field(default=0, init=False)
+    _counted: deque[float] = field(default_factory=deque, init=False)  # sliding, fixed
+    _tokens: float | None = field(default=None, init=False)  # bucket
+    _filled_at: float = field(default=0.0, init=False)
 
     def admit(self, now: float) -> bool:
         """Tell whether a request that arrives at `now` is let in, and count it.
@@ -97,14 +91,11 @@ class RateCheck:
 
     def _admit_from_bucket(self, now: float) -> bool:
         size = float(self.limit or 0)
-        filled_at = now if self._filled_at is None else self._filled_at
-        self._tokens = min(size, self._tokens + (now - filled_at) * size)
-        self._filled_at = now
-        admitted = self._tokens >= 1
-        if admitted:
-            self._tokens -= 1
-        elif self.count_refused:
-            self._tokens = max(-size, self._tokens - 1)
+        tokens = size if self._tokens is None else min(size, self._tokens + (now - self._filled_at) * size)
+        admitted = tokens >= 1
+        if admitted or self.count_refused:
+            tokens = max(-size, tokens - 1)
+        self._tokens, self._filled_at = tokens, now
         return admitted
 
 

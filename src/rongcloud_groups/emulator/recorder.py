@@ -11,7 +11,7 @@ from rongcloud_groups.emulator.responses import Response
 from rongcloud_groups.emulator.service import ROUTES
 
 
-class Report(msgspec.Struct, frozen=True, kw_only=True):
+class Report(msgspec.Struct, kw_only=True):
     """The counters since the emulator started, or since they were cleared.
 
     Attributes:
@@ -31,20 +31,20 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
         tls_failures: connections whose handshake failed or was given up.
     """
 
-    requests: dict[str, int]
-    batch_requests: int
-    refused: int
-    codes: dict[int, int]
-    worst_second: int
-    connections: int
-    max_requests_on_connection: int
-    ids_asked: int
-    ids_asked_again: int
-    faults: dict[str, int]
-    http_versions: dict[str, int]
-    never_processed: int
-    protocol_errors: int
-    tls_failures: int
+    requests: dict[str, int] = {}
+    batch_requests: int = 0
+    refused: int = 0
+    codes: dict[int, int] = {}
+    worst_second: int = 0
+    connections: int = 0
+    max_requests_on_connection: int = 0
+    ids_asked: int = 0
+    ids_asked_again: int = 0
+    faults: dict[str, int] = {}
+    http_versions: dict[str, int] = {}
+    never_processed: int = 0
+    protocol_errors: int = 0
+    tls_failures: int = 0
 
 
 class Record:
@@ -63,17 +63,11 @@ class Record:
         """Start counting from zero; `wait_for` keeps waiting."""
         self.arrivals: array[float] = array("d")
         self.batches: list[list[str]] = []
-        self.paths: Counter[str] = Counter()
-        self.http_versions: Counter[str] = Counter()
-        self.codes: Counter[int] = Counter()
-        self.connections = 0
-        self.max_requests_on_connection = 0
-        self.never_processed = 0
-        self.protocol_errors = 0
-        self.tls_failures = 0
-        self._ids_asked = 0
-        self._seen: set[int] = set()
-        self._seen_again: set[int] = set()
+        self.counts = Report()
+        self._paths: Counter[str] = Counter()
+        self._http_versions: Counter[str] = Counter()
+        self._codes: Counter[int] = Counter()
+        self._seen: Counter[int] = Counter()
 
     def arrived(self, path: str, http_version: str, at: float, nth: int) -> None:
         """Note a request.
@@ -84,31 +78,25 @@ class Record:
             at: when its headers came, in seconds on the monotonic clock.
             nth: which one on its connection it is, from 1.
         """
-        self.paths[path] += 1
-        self.http_versions[http_version] += 1
-        self.max_requests_on_connection = max(self.max_requests_on_connection, nth)
-        route = ROUTES.get(path)
-        if route is not None and route.kind == "batch":
+        self._paths[path] += 1
+        self._http_versions[http_version] += 1
+        self.counts.max_requests_on_connection = max(self.counts.max_requests_on_connection, nth)
+        if path in ROUTES and ROUTES[path][1] == "batch":
             self.arrivals.append(at)
         self._wake()
 
     def responded(self, response: Response) -> None:
         """Count a response."""
-        self.codes[response.code] += 1
+        self._codes[response.code] += 1
         if response.group_ids:
-            self._ids_asked += len(response.group_ids)
-            marks = [hash(group_id) for group_id in response.group_ids]
-            distinct = set(marks)
-            self._seen_again |= distinct & self._seen
-            if len(distinct) < len(marks):
-                self._seen_again |= {mark for mark, times in Counter(marks).items() if times > 1}
-            self._seen |= distinct
+            self.counts.ids_asked += len(response.group_ids)
+            self._seen.update(map(hash, response.group_ids))
             if self._keep_ids:
                 self.batches.append(response.group_ids)
 
     async def wait_for(self, requests: int) -> None:
         """Return once that many requests have been received, whatever their path."""
-        if self.paths.total() < requests:
+        if self._paths.total() < requests:
             future = asyncio.get_running_loop().create_future()
             self._waiting.append((requests, future))
             await future
@@ -119,26 +107,21 @@ class Record:
         Args:
             faults: the faults played so far, by name.
         """
-        return Report(
-            requests=dict(self.paths),
+        return msgspec.structs.replace(
+            self.counts,
+            requests=dict(self._paths),
             batch_requests=len(self.arrivals),
-            refused=self.codes[1008],
-            codes=dict(self.codes),
+            refused=self._codes[1008],
+            codes={**self._codes},
             worst_second=worst_second(self.arrivals),
-            connections=self.connections,
-            max_requests_on_connection=self.max_requests_on_connection,
-            ids_asked=self._ids_asked,
-            ids_asked_again=len(self._seen_again),
+            ids_asked_again=sum(times > 1 for times in self._seen.values()),
             faults=dict(faults),
-            http_versions=dict(self.http_versions),
-            never_processed=self.never_processed,
-            protocol_errors=self.protocol_errors,
-            tls_failures=self.tls_failures,
+            http_versions=dict(self._http_versions),
         )
 
     def _wake(self) -> None:
         if self._waiting:
-            received = self.paths.total()
+            received = self._paths.total()
             for requests, future in self._waiting:
                 if requests <= received and not future.done():
                     future.set_result(None)

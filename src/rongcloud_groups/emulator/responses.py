@@ -56,12 +56,9 @@ class ResponseFormat:
 
     def profile(self, group: Group) -> bytes:
         """One profile as JSON; `group` is changed, its nested parts are not."""
-        if self.flat_texts:
-            _lift_texts(group)
-        if self.portrait_key != "portraitUrl":
-            _rename_portrait(group, self.portrait_key)
-        if self.numbers_as_strings:
-            _numbers_to_strings(group)
+        if self.flat_texts or self.portrait_key != "portraitUrl":
+            self._spell_texts(group)
+        self._spell_numbers(group)
         if self.nested == "strings":
             for name in NESTED:
                 part = group.get(name)
@@ -87,8 +84,7 @@ class ResponseFormat:
         return self._success(members)
 
     def _listed(self, group: Group) -> dict[str, Any]:
-        if self.numbers_as_strings:
-            _numbers_to_strings(group)
+        self._spell_numbers(group)
         listed = {name: group[key] for key, name in _LISTED.items() if key in group}
         profile = group.get("groupProfile")
         if isinstance(profile, dict):
@@ -98,6 +94,18 @@ class ResponseFormat:
             if self.nested == "strings":  # so the page's example; the SDKs have an object under groupProfile
                 _rename(listed, {"groupProfile": "profile"})
         return listed
+
+    def _spell_texts(self, group: Group) -> None:
+        texts = group.get("groupProfile")
+        if isinstance(texts, dict):
+            group["groupProfile"] = texts = dict(texts)
+            _rename(texts, {"portraitUrl": self.portrait_key})
+            if self.flat_texts:
+                group |= {name: texts.pop(name) for name in ("introduction", "announcement") if name in texts}
+
+    def _spell_numbers(self, group: Group) -> None:
+        if self.numbers_as_strings:
+            group |= {name: str(group[name]) for name in ("createTime", "memberCount") if name in group}
 
     def _success(self, members: bytes) -> bytes:
         code = str(200 if self.version == 1 else 0)
@@ -111,24 +119,3 @@ def _rename(part: dict[str, Any], names: dict[str, str]) -> None:
     for old, new in names.items():
         if old in part:
             part[new] = part.pop(old)
-
-
-def _rename_portrait(group: Group, key: str) -> None:
-    profile = group.get("groupProfile")
-    if isinstance(profile, dict):
-        group["groupProfile"] = renamed = dict(profile)
-        _rename(renamed, {"portraitUrl": key})
-
-
-def _lift_texts(group: Group) -> None:
-    profile = group.get("groupProfile")
-    if isinstance(profile, dict):
-        texts = ("introduction", "announcement")
-        group["groupProfile"] = {name: value for name, value in profile.items() if name not in texts}
-        group |= {name: value for name, value in profile.items() if name in texts}
-
-
-def _numbers_to_strings(group: Group) -> None:
-    for name in ("createTime", "memberCount"):
-        if isinstance(group.get(name), int):
-            group[name] = str(group[name])

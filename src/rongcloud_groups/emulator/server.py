@@ -201,7 +201,7 @@ class Emulator:
 
     async def _take(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self.record.connections += 1
+        self.record.counts.connections += 1
         try:
             accepted.setblocking(False)  # noqa: FBT003  the socket's own signature
             if self.faults.black_hole:
@@ -213,13 +213,10 @@ class Emulator:
             if self.faults.handshake:
                 self.faults.played["handshake"] += 1
                 await asyncio.sleep(self.faults.handshake)
-            await loop.connect_accepted_socket(self._protocol, accepted, ssl=self._server_context)
+            await loop.connect_accepted_socket(lambda: _Negotiated(self), accepted, ssl=self._server_context)
         except OSError:
-            self.record.tls_failures += 1
+            self.record.counts.tls_failures += 1
             accepted.close()
-
-    def _protocol(self) -> asyncio.Protocol:
-        return _Negotiated(self)
 
     def _server_side(self) -> ssl.SSLContext:
         assert self._authority is not None  # noqa: S101  called with TLS only

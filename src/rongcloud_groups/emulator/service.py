@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 
@@ -40,20 +40,13 @@ _FAILURES: Final = {
 }
 
 
-class Route(NamedTuple):
-    """One of the service's interfaces."""
-
-    version: Version
-    kind: Literal["batch", "listing"]
-
-
-ROUTES: Final = {
-    "/entrust/group/profile/query.json": Route(1, "batch"),
-    "/entrust/group/query.json": Route(1, "listing"),
-    "/v4/group-channel/profile/list": Route(4, "batch"),
-    "/v4/group-channel/list": Route(4, "listing"),
+ROUTES: Final[dict[str, tuple[Version, Literal["batch", "listing"]]]] = {
+    "/entrust/group/profile/query.json": (1, "batch"),
+    "/entrust/group/query.json": (1, "listing"),
+    "/v4/group-channel/profile/list": (4, "batch"),
+    "/v4/group-channel/list": (4, "listing"),
 }
-"""The interfaces by their path."""
+"""The service's interfaces, by their path."""
 
 
 @dataclass(kw_only=True)
@@ -157,13 +150,14 @@ class Service:
 
     def _respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
         route = ROUTES.get(path)
-        if route is None or method != "POST" or route.version not in self.versions:
+        if route is None or method != "POST" or route[0] not in self.versions:
             raise ServiceRefusal(404, "api not found")
+        version, kind = route
         self._number += 1
         sent_at = check_signature(headers, self.app_key, self.app_secret)
         if self.clock_tolerance is not None and abs(sent_at - self.wall_clock()) > self.clock_tolerance:
             raise ServiceRefusal(1004, "Timestamp is too far off")
-        rate = self.batch_rate if route.kind == "batch" else self.listing_rate
+        rate = self.batch_rate if kind == "batch" else self.listing_rate
         if self.faults.storms(self._number) or not rate.admit(now):
             raise ServiceRefusal(1008, "request over frequency limit")
         if self.locked:
@@ -175,11 +169,9 @@ class Service:
             raise _FAILURES[fault]
         if len(body) > MAX_BODY_SIZE:
             raise ServiceRefusal(1005, f"the body is over {MAX_BODY_SIZE >> 10} KiB")
-        if route.kind == "listing":
-            response = self._listing(route.version, headers, body)
-        else:
-            response = self._batch(route.version, headers, body, fault)
-        return _spoiled(response, fault)
+        if kind == "listing":
+            return _spoiled(self._listing(version, headers, body), fault)
+        return _spoiled(self._batch(version, headers, body, fault), fault)
 
     def _batch(self, version: Version, headers: Mapping[str, str], body: bytes, fault: str | None) -> Response:
         group_ids = parse_group_ids(version, headers, body)
