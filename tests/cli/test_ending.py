@@ -189,7 +189,7 @@ async def test_a_signal_ends_a_tls_handshake_that_hangs(arguments: list[str], he
     async with listening(server) as origin:
         env = environment(f"https://localhost:{str(origin).rpartition(':')[2]}")
         process = await started(*arguments, env=env, here=here)
-        await asyncio.wait_for(server.made.wait(), 10)
+        await asyncio.wait_for(server.made.wait(), 60)
         returncode, seconds, errors = await ended_by(process, signal.SIGINT)
     assert (returncode, seconds < WITHIN) == (130, True), errors
 

@@ -77,7 +77,8 @@ async def test_a_deadline_says_what_took_the_time(
 
 
 async def test_what_is_settled_by_the_deadline_is_returned(client_for: ClientFor) -> None:
-    async with Emulator() as emulator, client_for(emulator, deadline=1.0, rate=20) as client:
+    async with Emulator() as emulator, client_for(emulator, deadline=2.0, rate=20) as client:
+        await client.get("warm")
         lookup = await client.get_many([f"g{number}" for number in range(2000)])
         assert len(lookup) == 2000
         assert len(lookup.found) + len(lookup.missing) >= 50

@@ -419,7 +419,7 @@ def test_a_failing_test_with_show_locals_does_not_show_the_secret(tmp_path: Path
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=100,
     )
     assert "4 failed" in finished.stdout
     assert "app_secret" in finished.stdout

@@ -20,12 +20,13 @@ from support.hostile_server import (
 )
 
 from rongcloud_groups import RongCloudError, TransportError
+from rongcloud_groups.events import ConnectionRetired, Event
 
 IDS = [f"group-{number:058}" for number in range(2_500)]
 
 
 async def test_a_server_that_never_allows_a_stream_fails_the_lookup_within_its_attempts() -> None:
-    async with hostile(answer, {STREAMS: 0}) as (server, client):
+    async with hostile(answer, {STREAMS: 0}, attempt_timeout=1) as (server, client):
         with pytest.raises(RongCloudError, match="SETTINGS"):
             await client.get("g1")
         assert len(server.peers) <= 3 * 2
@@ -40,7 +41,7 @@ async def test_streams_taken_away_after_each_response_cost_no_id() -> None:
 
 
 async def test_a_window_that_is_never_widened_costs_no_id() -> None:
-    async with hostile(answer, rate=1000, attempt_timeout=0.5) as (server, client):
+    async with hostile(answer, rate=1000, attempt_timeout=1) as (server, client):
         server.replenish = False
         lookup = await client.get_many(IDS)
         assert len(lookup.found) == len(IDS)
@@ -50,7 +51,7 @@ async def test_a_window_that_is_never_widened_costs_no_id() -> None:
 @pytest.mark.parametrize("behave", [ignore, stop_reading], ids=["answers only PINGs", "stops reading"])
 async def test_a_connection_that_is_stuck_is_replaced(behave: object) -> None:
     script = on_first_connection(after(1, behave))  # type: ignore[arg-type]
-    async with hostile(script, rate=1000) as (server, client):
+    async with hostile(script, rate=1000, attempt_timeout=1, max_attempts=10) as (server, client):
         assert (await client.get("before")) is not None
         assert len((await client.get_many(IDS)).found) == len(IDS)
         assert len(server.peers[0].requests) <= 64 + 1
@@ -58,7 +59,7 @@ async def test_a_connection_that_is_stuck_is_replaced(behave: object) -> None:
 
 @pytest.mark.parametrize("behave", [ignore, stop_reading], ids=["answers only PINGs", "stops reading"])
 async def test_a_service_that_is_stuck_ends_each_id_after_its_attempts(behave: object) -> None:
-    async with hostile(behave, max_attempts=2) as (server, client):  # type: ignore[arg-type]
+    async with hostile(behave, max_attempts=2, attempt_timeout=0.3) as (server, client):  # type: ignore[arg-type]
         lookup = await client.get_many(["g1", "g2"])
         assert set(lookup.failed) == {"g1", "g2"}
         assert sum(len(peer.requests) for peer in server.peers) == 2
@@ -79,13 +80,13 @@ async def test_fields_that_gateways_add_cost_neither_id_nor_connection(fields: l
 
 @pytest.mark.parametrize("kind", FLOODS)
 async def test_a_flood_costs_one_connection_and_no_id(kind: str) -> None:
-    async with hostile(on_first_connection(flood(FLOODS[kind])), rate=1000, attempt_timeout=5) as (server, client):
+    async with hostile(on_first_connection(flood(FLOODS[kind])), rate=1000) as (server, client):
         assert len((await client.get_many(IDS[:100])).found) == 100
         assert len(server.peers) == 2
 
 
 async def test_a_server_that_only_floods_ends_each_id_after_its_attempts() -> None:
-    async with hostile(flood(FLOODS["PING"]), attempt_timeout=5) as (server, client):
+    async with hostile(flood(FLOODS["PING"])) as (server, client):
         with pytest.raises(RongCloudError, match="flood"):
             await client.get("g1")
         assert len(server.peers) <= 3 + 1
@@ -105,26 +106,44 @@ async def test_no_signature_or_nonce_reaches_a_log(caplog: pytest.LogCaptureFixt
         assert request.headers["nonce"] not in log
 
 
-class SlowLimiter:
-    """Grants each token a while after it was asked for."""
+class ClosingLimiter:
+    """Grants each token when the server has closed all connections and the client knows it."""
 
     rate = 100.0
 
+    def __init__(self) -> None:
+        self.peers: list[Peer] = []
+        self._retired = asyncio.Event()
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, ConnectionRetired):
+            self._retired.set()
+
     async def acquire(self) -> None:
-        await asyncio.sleep(0.05)
+        self._retired.clear()
+        for peer in self.peers:
+            peer.transport.close()
+        await self._retired.wait()
 
     async def throttle(self, retry_after: float | None, age: float) -> float:  # noqa: ARG002  the limiter's signature
         return 0.0
 
 
 async def test_connections_that_close_before_their_token_cost_attempts_and_are_few() -> None:
-    def close_soon(peer: Peer) -> None:
-        asyncio.get_running_loop().call_later(0.01, peer.transport.close)
-
-    async with hostile(answer, greet=close_soon, limiter=SlowLimiter()) as (server, client):
+    limiter = ClosingLimiter()
+    async with hostile(answer, limiter=limiter, hooks=[limiter.on_event]) as (server, client):
+        limiter.peers = server.peers
         lookup = await client.get_many(["g1", "g2"])
         assert [type(error) for error in lookup.failed.values()] == [TransportError] * 2
         assert len(server.peers) <= 4
+        assert not any(peer.requests for peer in server.peers)
+
+
+async def test_a_listing_whose_connections_close_fails() -> None:
+    def close(peer: Peer, _request: Received) -> None:
+        peer.transport.close()
+
+    async with hostile(close) as (_server, client):
         with pytest.raises(TransportError):
             async for _ in client.list_groups():
                 pass

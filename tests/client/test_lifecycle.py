@@ -115,7 +115,7 @@ FORK = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_client_that_was_opened_before_a_fork_says_so_and_still_serves_the_parent() -> None:
     finished = subprocess.run(  # noqa: S603  our own interpreter
-        [sys.executable, "-c", textwrap.dedent(FORK)], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-c", textwrap.dedent(FORK)], capture_output=True, text=True, check=False, timeout=100
     )
     assert finished.stderr == ""
     assert (
@@ -202,7 +202,7 @@ def test_sixty_four_clients_in_turn_leave_nothing_and_developer_mode_is_silent()
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=100,
     )
     assert (finished.stdout, finished.stderr) == ("done\n", "")
 

@@ -43,7 +43,7 @@ def logged(level: str) -> str:
         capture_output=True,
         text=True,
         check=True,
-        timeout=30,
+        timeout=100,
     )
     return ended.stderr
 

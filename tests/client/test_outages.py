@@ -118,7 +118,7 @@ async def test_an_outage_that_ended_while_the_client_was_idle_does_not_count() -
 async def test_a_certificate_that_is_not_trusted_is_no_outage(client_for: ClientFor) -> None:
     async with Emulator() as emulator, Emulator() as other:
         client = client_for(emulator, verify=other.ssl_context, max_attempts=1, outage_timeout=60)
-        async with asyncio.timeout(10), client:
+        async with asyncio.timeout(60), client:
             with pytest.raises(TransportError, match="not trusted"):
                 await client.get("g1")
 
@@ -509,7 +509,7 @@ async def test_a_hostile_fault_of_every_request_still_ends(client_for: ClientFor
     async with (
         Emulator(faults=Faults(share={"drop": 1.0})) as emulator,
         client_for(emulator, max_attempts=2) as client,
-        asyncio.timeout(20),
+        asyncio.timeout(60),
     ):
         with pytest.raises(TransportError):
             await client.get("g1")

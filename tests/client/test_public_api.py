@@ -210,7 +210,7 @@ LOADED_BY_THE_IMPORT = {
 def loaded_by(program: str, *arguments: str) -> list[set[str]]:
     """The modules that a program prints as a line, without those of the standard library."""
     finished = subprocess.run(  # noqa: S603  our own interpreter
-        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=30
+        [sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True, timeout=100
     )
     lines = map(str.split, finished.stdout.splitlines())
     return [{name for name in line if name.partition(".")[0] not in sys.stdlib_module_names} for line in lines]
@@ -303,7 +303,7 @@ def test_a_missing_extra_is_named_with_the_command_that_installs_it(
 ) -> None:
     blocked = f"import sys; sys.modules[{missing!r}] = None; sys.argv = ['program']\n{program}"
     ended = subprocess.run(  # noqa: S603  our own interpreter
-        [sys.executable, "-c", blocked], capture_output=True, text=True, check=False, timeout=30, cwd=tmp_path
+        [sys.executable, "-c", blocked], capture_output=True, text=True, check=False, timeout=100, cwd=tmp_path
     )
     assert ended.returncode != 0
     sentence = f"{feature} needs the extra {extra}: pip install 'rongcloud-groups[{extra}]'"

@@ -61,5 +61,5 @@ def test_without_pyarrow_the_extra_is_named() -> None:
         "import sys\nsys.modules['pyarrow'] = None\nfrom rongcloud_groups import ConfigError, Lookup\n"
         "try: Lookup().__arrow_c_stream__()\nexcept ConfigError as error: print(error)"
     )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)  # noqa: S603  ours
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=100)  # noqa: S603  ours
     assert ended.stdout == "a lookup as a table needs the extra arrow: pip install 'rongcloud-groups[arrow]'\n"

@@ -174,6 +174,6 @@ def test_a_script_of_ten_lines_runs_without_a_warning(address: Address, tmp_path
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=100,
     )
     assert (ended.returncode, ended.stderr) == (0, "")

@@ -45,7 +45,7 @@ def test_a_kernel_with_open_clients_restarts_and_ends_without_a_word(tmp_path: P
         channel.start_channels()
         channel.wait_for_ready(60)
         for cell in CELLS:
-            channel.execute_interactive(cell, timeout=60, output_hook=output)
+            channel.execute_interactive(cell, timeout=100, output_hook=output)
         channel.stop_channels()
 
     with (tmp_path / "log").open("w") as log, emulator_process("--no-tls", "--unknown", "0") as address:

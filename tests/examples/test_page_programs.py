@@ -73,7 +73,7 @@ def test_getting_started_runs_from_its_first_line_to_its_last(tmp_path: Path) ->
         capture_output=True,
         text=True,
         check=False,
-        timeout=55,
+        timeout=100,
     )
     assert ended.returncode == 0, ended
     found, missing = re.search(r"^(\d+) found, (\d+) missing, 1 failed$", ended.stdout, re.MULTILINE).groups()  # type: ignore[union-attr]
@@ -159,7 +159,7 @@ def test_four_workers_share_a_budget_and_serve_metrics(tmp_path: Path) -> None:
         ) as workers:
             scraped = [scraped_from(port) for port in ports]
             (tmp_path / "scraped").touch()
-            stdout, stderr = workers.communicate(timeout=30)
+            stdout, stderr = workers.communicate(timeout=100)
     finally:
         redis.kill()
     assert workers.returncode == 0, stderr

@@ -41,7 +41,7 @@ def serving(page: str, here: Path, env: dict[str, str]) -> Iterator[httpx.Client
     uvicorn = [str(Path(sysconfig.get_path("scripts")) / "uvicorn"), "app:app", "--port", str(port)]
     with (
         subprocess.Popen([*uvicorn, "--log-level", "warning"], cwd=here, env=env) as process,  # noqa: S603  the page's app
-        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as browser,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=100) as browser,
     ):
         give_up_at = time.monotonic() + 30
         while process.poll() is None and time.monotonic() < give_up_at:
@@ -94,7 +94,7 @@ def test_the_commands_of_the_page_start_the_app(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=50,
+        timeout=100,
     )
     assert "HTTP/1.1 200 OK\n" in ended.stdout, ended
     assert '"group_id":"g1"' in ended.stdout

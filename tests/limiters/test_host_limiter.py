@@ -450,7 +450,7 @@ async def test_processes_keep_the_limit_together_also_when_one_is_killed(
 
 
 def granted_by(worker: "subprocess.Popen[str]") -> Sequence[float]:
-    output, _ = worker.communicate("enough\n", timeout=20)
+    output, _ = worker.communicate("enough\n", timeout=100)
     return msgspec.json.decode(output, type=list[float])
 
 

@@ -35,7 +35,7 @@ def _running(directory: Path, tools: Path, port: int, as_user: list[str]) -> Ite
 
     def run(tool: str, *arguments: str) -> None:
         command = [*as_user, str(tools / tool), *arguments]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=directory, timeout=60)  # noqa: S603  the package's
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, cwd=directory, timeout=100)  # noqa: S603  the package's
 
     run("initdb", "-D", str(data), "-A", "trust", "-U", "postgres", "--no-sync")
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c fsync=off -k {directory}"

@@ -163,7 +163,7 @@ async def _running(directory: Path, port: int, *command: str) -> AsyncIterator[a
 async def _listening(port: int, directory: Path) -> None:
     """Waits until a server that cannot say so listens."""
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not await _accepts(port):  # noqa: ASYNC110  another process, which sets no event
                 await asyncio.sleep(0.02)
     except TimeoutError:

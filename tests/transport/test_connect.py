@@ -198,8 +198,8 @@ async def test_the_callers_context_stays_as_it_was_and_serves_clients_with_and_w
     if own:
         context.set_alpn_protocols(["unknown", own])
     async with serving() as server, listening(Silent(), server_context("h2", "http/1.1")) as either:
-        with_http2 = Dialler(verify=context, http2=True, timeout=10, max_in_flight=1)
-        without = Dialler(verify=context, http2=False, timeout=10, max_in_flight=1)
+        with_http2 = Dialler(verify=context, http2=True, timeout=30, max_in_flight=1)
+        without = Dialler(verify=context, http2=False, timeout=30, max_in_flight=1)
         versions = []
         for dialler, url in ((with_http2, server.url), (without, either), (with_http2, server.url)):
             connection = await dialler.connect(url, lambda: None)

@@ -534,7 +534,7 @@ async def test_aclose_ends_the_open_requests_and_may_be_repeated() -> None:
 async def test_aclose_does_not_wait_for_a_server_that_reads_no_more() -> None:
     async with serving(by_path) as server, server.client(close_timeout=0.05) as client:
         server.peer.transport.pause_reading()
-        await asyncio.wait_for(client.connection.aclose(), 5)
+        await asyncio.wait_for(client.connection.aclose(), 60)
 
 
 async def test_a_server_that_reads_nothing_gets_no_further_requests_and_no_endless_acknowledgements() -> None:

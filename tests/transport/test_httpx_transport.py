@@ -14,7 +14,7 @@ from support.silent_server import Silent, listening
 @asynccontextmanager
 async def client_of(server: Server, **options: float) -> AsyncIterator[httpx.AsyncClient]:
     transport = HTTP2Transport(ssl_context=client_context(), **options)
-    async with httpx.AsyncClient(transport=transport, base_url=str(server.url), timeout=10) as client:
+    async with httpx.AsyncClient(transport=transport, base_url=str(server.url), timeout=30) as client:
         yield client
 
 
@@ -87,8 +87,8 @@ async def test_callers_share_the_failure_of_a_connect_that_hangs() -> None:
         httpx.AsyncClient(transport=HTTP2Transport(ssl_context=client_context())) as client,
     ):
         target = f"https://{url.authority}"
-        posts = [client.post(target, timeout=httpx.Timeout(10, connect=0.1)) for _ in range(20)]
-        async with asyncio.timeout(1.5):
+        posts = [client.post(target, timeout=httpx.Timeout(30, connect=1)) for _ in range(20)]
+        async with asyncio.timeout(15):  # in turn they would take 20 s
             outcomes = await asyncio.gather(*posts, return_exceptions=True)
         assert all(isinstance(outcome, httpx.ConnectTimeout) for outcome in outcomes)
 
