@@ -166,7 +166,7 @@ def budget(path: Path, rows: Rows) -> None:
         path,
         values,
         title=f"At most {LIMIT} requests in any second in {len(values) - len(over)} of {len(values)} scenarios",
-        note=f"As the server counts them. Over the limit: {'; '.join(over) or 'none'}.",
+        note=f"As the server counts them. Over the limit: {over[0] if len(over) == 1 else len(over) or 'none'}.",
         unit="requests in the worst second",
         limit=LIMIT,
         all_ours=True,
