@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib import rc_context
@@ -10,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-WIDTH = 8.4
+WIDTH = 6.8
 """Inches, at 72 points each."""
 LINE = 0.36
 """Inches that a bar takes."""
@@ -25,7 +26,7 @@ SETTINGS: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rongcloud-groups",
     "font.family": "DejaVu Sans",  # the widest of the fonts that a browser takes for sans-serif, so nothing is clipped
-    "font.size": 10,
+    "font.size": 10.5,
     "text.color": TEXT,
     "axes.labelcolor": MUTED,
     "xtick.color": MUTED,
@@ -44,19 +45,18 @@ def draw(path: Path, height: float, title: str, note: str, paint: Callable[[Axes
         paint: draws into the axes.
     """
     with rc_context(SETTINGS):
-        figure = Figure(figsize=(WIDTH, height + 1.35), facecolor=PAPER)
+        title, note = fill(title, 66), fill(note, 92)
+        head = 0.28 * len(title.splitlines()) + 0.2 * len(note.splitlines()) + 0.32
+        total = head + height + 0.55
+        figure = Figure(figsize=(WIDTH, total), facecolor=PAPER)
         axes = figure.add_subplot(facecolor=PAPER)
         paint(axes)
         axes.spines[["top", "right", "left"]].set_visible(False)
         axes.spines["bottom"].set_color(OTHER)
         axes.tick_params(length=0)
-        total = height + 1.35
-        texts = [
-            figure.text(0.02, 1 - 0.14 / total, title, size=12, weight="bold", va="top"),
-            figure.text(0.02, 1 - 0.42 / total, note, color=MUTED, va="top"),
-        ]
-        assert all(text.get_window_extent().x1 < figure.bbox.x1 for text in texts), "a title is too long"
-        figure.subplots_adjust(left=_label_share(axes), right=0.93, top=1 - 0.8 / total, bottom=0.55 / total)
+        below = figure.text(0.02, 1 - 0.12 / total, title, size=12, weight="bold", va="top").get_window_extent().y0
+        figure.text(0.02, below / figure.bbox.height - 0.09 / total, note, color=MUTED, size=10, va="top")
+        figure.subplots_adjust(left=_label_share(axes), right=0.92, top=1 - head / total, bottom=0.55 / total)
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
     path.write_text(_with_modes(path.read_text(encoding="utf-8")), encoding="utf-8")
 

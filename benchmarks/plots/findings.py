@@ -65,7 +65,7 @@ def batch_cost(path: Path, rows: Rows) -> None:
     bars(
         path,
         {PEERS.get(name, name): ms for name, ms in took.items()},
-        title=f"A batch of 50 IDs takes {took[OURS]:.2f} ms of processor time; httpx takes {took['httpx recipe']:.2f}",
+        title=f"50 IDs take {took[OURS]:.2f} ms of processor time; httpx takes {took['httpx recipe']:.2f}",
         note="Request, response, decoding; the rate limit lifted. Median of rounds. Lower is better.",
         unit="processor time of a batch, ms",
         decimals=2,
@@ -153,7 +153,7 @@ def import_time(path: Path, rows: Rows) -> None:
     bars(
         path,
         {names.get(name, name): ms for name, ms in took.items()},
-        title=f"The import takes {took[ours]:.0f} ms; that of {base} takes {took[base]:.0f} ms",
+        title=f"The import takes {took[ours]:.0f} ms; httpx, msgspec and anyio take {took[base]:.0f} ms",
         note="Processor time, with bytecode in the cache. Median of rounds. Lower is better.",
         unit="processor time of the import, ms",
     )
@@ -178,8 +178,8 @@ def budget_use(path: Path, rows: Rows) -> None:
     bars(
         path,
         values,
-        title=f"{values['calm']:.1f} of {LIMIT} requests a second are used while nothing disturbs the path",
-        note="Requests that reached the server. Higher is better. Stalls and other consumers take their part.",
+        title=f"{values['calm']:.1f} of {LIMIT} requests a second are used on a calm path",
+        note="Requests that reached the server, in each scenario of the benchmark. Higher is better.",
         unit="requests/s, sustained",
         decimals=1,
         all_ours=True,
