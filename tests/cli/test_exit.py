@@ -61,9 +61,18 @@ def test_a_reader_that_went_away_ends_it_quietly(env: dict[str, str]) -> None:
     assert (ended.code, ended.stderr) == (141, "")
 
 
-def test_a_full_disk_is_one_line(env: dict[str, str]) -> None:
+def test_a_working_directory_that_is_gone_is_one_line(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    line = f'cd gone; rmdir ../gone; "{COMMAND}" sync {tmp_path}/ids.txt -o out.jsonl'
+    ended = run("-c", line, env=env, command=("bash",), cwd=tmp_path)
+    words = "rongcloud-groups: error: the working directory is no longer there\n"
+    assert (ended.code, ended.stderr) == (1, words)
+
+
+@pytest.mark.parametrize("arguments", [["get", "g1"], ["check"], ["check", "--json"], ["get", "--help"], ["--version"]])
+def test_a_full_disk_is_one_line(arguments: list[str], env: dict[str, str]) -> None:
     with Path("/dev/full").open("wb") as full:
-        ended = run("get", "g1", env=env, stdout=full.fileno())
+        ended = run(*arguments, env=env, stdout=full.fileno())
     assert (ended.code, ended.stderr) == (1, "rongcloud-groups: error: cannot write stdout: No space left on device\n")
 
 

@@ -10,7 +10,7 @@ from rongcloud_groups import __version__
 from rongcloud_groups.cli.check import check
 from rongcloud_groups.cli.demo import demo
 from rongcloud_groups.cli.emulate import emulate
-from rongcloud_groups.cli.exit import ExitCode, ShowHelp, discard_unwritten, print_error
+from rongcloud_groups.cli.exit import ExitCode, ShowHelp, discard_unwritten, error_message, print_error
 from rongcloud_groups.cli.get import get
 from rongcloud_groups.cli.sync import sync
 
@@ -62,6 +62,9 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         return ExitCode.USAGE
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
+    except OSError as error:  # of help
+        print_error(error_message(error))
+        return ExitCode.ERROR
     finally:
         discard_unwritten()
 

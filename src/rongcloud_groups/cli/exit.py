@@ -1,5 +1,6 @@
 """How a command ends: its result, an error or a signal becomes an exit code, and an error one message on stderr."""
 
+import errno
 import logging
 import sys
 import traceback
@@ -113,14 +114,18 @@ def _message(error: Exception, *, debug: bool) -> str:
         case ConfigError():
             return str(error)
         case OSError(filename=str()):
-            return one_line(f"cannot write {error.filename}: {error.strerror}")
-        case RongCloudError() | OSError():
-            return one_line(str(error)) or type(error).__name__
+            words = f"cannot write {error.filename}: {error.strerror}"
+        case OSError(errno=errno.ENOSPC | errno.EFBIG | errno.EDQUOT | errno.EIO):
+            words = f"cannot write stdout: {error.strerror}"
+        case FileNotFoundError():
+            words = "the working directory is no longer there"
         case MemoryError():
-            return "out of memory"
+            words = "out of memory"
+        case RongCloudError() | OSError():
+            words = str(error).strip() or type(error).__name__
         case _:
-            words = one_line(f"unexpected {type(error).__name__}: {error}")
-            return words if debug else f"{words} (--debug shows where)"
+            words = f"unexpected {type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
+    return one_line(words)
 
 
 @contextmanager
