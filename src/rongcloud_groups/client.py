@@ -234,7 +234,9 @@ class GroupClient:
             fresh: as for `get`.
 
         Returns:
-            Every ID in exactly one of found, missing and failed, in the order of its first mention.
+            Every ID in exactly one of found, missing and failed, in the order of its first mention. A call that is
+            cancelled returns nothing: bound it by ``deadline``, or use `stream`, whose parts are the caller's as they
+            come, if the IDs that are settled by then are wanted.
 
         Raises:
             AuthenticationError, ServiceNotEnabled, ServiceError, ConfigError: not retryable for any ID; the last
@@ -251,6 +253,9 @@ class GroupClient:
         are taken from the source only as fast as parts are consumed. Each distinct ID of a collection is looked up
         once; from an iterator or an asynchronous source, which may have no end, an ID that comes again is looked up
         again unless it is still open. The cache is passed by.
+
+        Where the caller is cancelled, or leaves, the IDs in the parts that it has are settled, and all others are not:
+        they are no longer looked up.
 
         Args:
             group_ids: the IDs, an iterable or an asynchronous one.

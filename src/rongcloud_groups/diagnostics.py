@@ -116,7 +116,9 @@ async def check(
     try:
         if own is not None:
             await own.open()
-        return await _Check(api, SendGate(used), options.dialler(), attempt_timeout).run(origins)
+        return await _Check(
+            api, SendGate(used, attempt_timeout=attempt_timeout), options.dialler(), attempt_timeout
+        ).run(origins)
     finally:
         if own is not None:
             await own.aclose()

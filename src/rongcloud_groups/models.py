@@ -6,7 +6,7 @@ ignores them: JSON has no cycles, and a program may hold millions.
 
 from datetime import datetime
 from enum import IntEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from msgspec import Struct, convert, json, to_builtins
 
@@ -56,6 +56,24 @@ class MemProfilePerm(_OpenIntEnum):
     OWNER_ADMINS_AND_SELF = 0
     OWNER_AND_SELF = 1
     SELF_ONLY = 2
+
+
+class _EmptyDict(dict[str, Any]):
+    """An empty dict that stays empty, so that all values may share it: each of a million would take 64 bytes."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_: object, **__: object) -> Any:
+        raise TypeError("this empty dict is shared by many profiles: change a copy of it, dict(…)")
+
+    __setitem__ = setdefault = update = __ior__ = _refuse
+
+    def __reduce__(self) -> str:
+        return "EMPTY"  # the one there is
+
+
+EMPTY: Final = _EmptyDict()
+"""Stands for ``{}`` in every value."""
 
 
 class _Value(Struct, frozen=True, kw_only=True, gc=False):
@@ -142,7 +160,8 @@ class GroupProfile(_Value, frozen=True, kw_only=True, gc=False):
         introduction: at most 512 characters.
         announcement: at most 1,024 characters.
         portrait_url: at most 128 characters.
-        ext_profile: the app's own attributes; the keys start with ``ext_``.
+        ext_profile: the app's own attributes; the keys start with ``ext_``. Where there are none, it is an empty dict
+            that many profiles share and that cannot be changed; so is ``extra``.
         permissions: who may do what.
         problems: the values of this profile that could not be read; almost always empty. Such a field is
             None, or has its default.
@@ -158,10 +177,10 @@ class GroupProfile(_Value, frozen=True, kw_only=True, gc=False):
     introduction: str | None = None
     announcement: str | None = None
     portrait_url: str | None = None
-    ext_profile: dict[str, str] = {}
+    ext_profile: dict[str, str] = EMPTY
     permissions: Permissions = DEFAULT_PERMISSIONS
     problems: tuple[Problem, ...] = ()
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = EMPTY
 
 
 class ListedGroup(_Value, frozen=True, kw_only=True, gc=False):
@@ -189,4 +208,4 @@ class ListedGroup(_Value, frozen=True, kw_only=True, gc=False):
     announcement: str | None = None
     portrait_url: str | None = None
     problems: tuple[Problem, ...] = ()
-    extra: dict[str, Any] = {}
+    extra: dict[str, Any] = EMPTY

@@ -5,7 +5,7 @@ import anyio
 import pytest
 from support.clients import ClientFor
 
-from rongcloud_groups import DeadlineExceeded
+from rongcloud_groups import DeadlineExceeded, Lookup
 from rongcloud_groups.emulator import Emulator, Faults
 
 
@@ -122,3 +122,41 @@ async def test_leaving_the_client_in_the_middle_of_a_stream(client_for: ClientFo
         assert scope.cancelled_caught
         async with client_for(emulator) as another:
             assert len(await another.get_many(["g1"])) == 1
+
+
+async def test_a_stream_accounts_for_every_id_where_its_caller_is_cancelled(client_for: ClientFor) -> None:
+    group_ids = [f"g{number}" for number in range(3_000)]
+    async with (
+        Emulator(limit=None, latency=0.005, record_ids=True) as emulator,
+        client_for(emulator, rate=500) as client,
+    ):
+        settled = Lookup()
+        with anyio.CancelScope() as scope:
+            async with client.stream(group_ids) as parts:
+                async for part in parts:
+                    settled.found |= part.found
+                    settled.missing += part.missing
+                    settled.failed |= part.failed
+                    if len(settled) >= 1_000:
+                        scope.cancel()
+        assert scope.cancelled_caught
+        assert client.stats().waiting == 0
+        seen = {*settled.found, *settled.missing}
+        assert 1_000 <= len(settled) == len(seen) < 3_000
+        rest = await client.get_many([group_id for group_id in group_ids if group_id not in seen])
+        everywhere = [*settled.found, *settled.missing, *rest.found, *rest.missing]
+        assert sorted(everywhere) == sorted(group_ids)
+        assert client.stats().in_flight == 0
+
+
+async def test_a_get_many_that_is_cancelled_leaves_nothing(client_for: ClientFor) -> None:
+    async with Emulator(limit=None, latency=0.02) as emulator, client_for(emulator, rate=500) as client:
+        with anyio.CancelScope() as scope:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(client.get_many, [f"g{number}" for number in range(10_000)])
+                await emulator.wait_for(3)
+                scope.cancel()
+        assert scope.cancelled_caught
+        assert client.stats().waiting == 0
+        assert await client.get("g1") is not None
+        assert client.stats().in_flight == 0

@@ -1,6 +1,7 @@
 """What ends at last, and what is waited for: outages, refusals, responses that cannot be decoded."""
 
 import asyncio
+import gzip
 import json
 import logging
 import socket
@@ -238,6 +239,25 @@ def test_an_undecodable_profile_costs_no_other_id(bad: set[str]) -> None:
 
 
 @virtual_time
+async def test_a_response_over_its_bound_is_repeated_once() -> None:
+    bomb = gzip.compress(bytes(50 << 20), mtime=0)
+
+    def answer(group_ids: list[str]) -> httpx.Response:
+        if "g7" not in group_ids:
+            return found(group_ids)
+        return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(bomb))
+
+    async with client_of(answer) as client:
+        with pytest.raises(DecodeError, match="has more than"):
+            await client.get("g7", deadline=2.0)
+        assert client.stats().requests == 2
+        lookup = await client.get_many(IDS[:50])
+        assert list(lookup.failed) == ["g7"]
+        assert len(lookup.found) == 49
+        assert client.stats().requests <= 2 + 2 + 2 * 6
+
+
+@virtual_time
 async def test_a_service_that_answers_nothing_readable_costs_few_requests() -> None:
     async with client_of(lambda _: httpx.Response(200, text="<html>"), rate=1000) as client:
         lookup = await client.get_many(IDS)
@@ -285,6 +305,54 @@ class FailingLimiter:
     async def throttle(self, retry_after: float | None, age: float) -> float:
         del retry_after, age
         raise self.fault
+
+
+class DeafLimiter(FailingLimiter):
+    """Lets a few requests through, and then none."""
+
+    async def acquire(self) -> None:
+        self.calls += 1
+        if self.calls > 2:
+            await asyncio.Event().wait()
+
+
+@virtual_time
+async def test_a_limiter_that_never_returns_costs_the_ids_their_attempts() -> None:
+    limiter = DeafLimiter(ValueError())
+    async with client_of(found, limiter=limiter, max_attempts=2) as client:
+        assert len((await client.get_many(IDS[:100])).found) == 100
+        began = now()
+        with pytest.raises(TransportError, match=r"the limiter let no request through for longer"):
+            await client.get("g1")
+        assert now() - began < 2 * 6 + 1
+        assert limiter.calls == 2 + 2
+
+
+@virtual_time
+async def test_a_slow_limiter_costs_no_attempt() -> None:
+    class Slow(FailingLimiter):
+        rate = 0.5
+
+        async def acquire(self) -> None:
+            await asyncio.sleep(40)  # a turn after 19 others that share it
+
+    for limiter in (None, Slow(ValueError())):
+        async with client_of(found, rate=0.5, limiter=limiter, max_attempts=1, attempt_timeout=0.2) as client:
+            assert len((await client.get_many(IDS[:500])).found) == 500
+
+
+@virtual_time
+async def test_a_pause_that_the_service_asks_for_costs_no_attempt() -> None:
+    refused: list[int] = []
+
+    def answer(group_ids: list[str]) -> httpx.Response:
+        refused.append(1)
+        if len(refused) == 1:
+            return httpx.Response(429, json={"code": 1008}, headers={"retry-after": "50"})
+        return found(group_ids)
+
+    async with client_of(answer, max_attempts=1, attempt_timeout=0.2) as client:
+        assert len((await client.get_many(IDS[:100])).found) == 100
 
 
 @each_fault

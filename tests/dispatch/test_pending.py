@@ -1,6 +1,7 @@
 import asyncio
 from collections.abc import Collection, Iterable
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
@@ -523,6 +524,53 @@ def test_a_stale_request_that_is_made_again_serves_every_waiter() -> None:
     pending.settle_batch(taken(pending), {})
     assert early.outcomes == late.outcomes == [("a", None)]
     assert pending.open == 0
+
+
+class Counting(Recorder):
+    """Counts how often it is compared or hashed: the steps that a queue takes to find it."""
+
+    steps = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counting.steps += 1
+        return self is other
+
+    def __hash__(self) -> int:
+        Counting.steps += 1
+        return id(self)
+
+
+@pytest.mark.parametrize("taken_first", [False, True], ids=["waiting", "in flight"])
+@pytest.mark.parametrize("newest_first", [False, True], ids=["oldest first", "newest first"])
+def test_each_of_many_waiters_of_one_id_leaves_in_as_many_steps(*, newest_first: bool, taken_first: bool) -> None:
+    steps = []
+    for count in (100, 1000):
+        pending, waiters = PendingQueue(LIMIT), [Counting() for _ in range(count)]
+        for waiter in waiters:
+            pending.add("a", waiter)
+        batches = [pending.take(lambda _: None)] if taken_first else []
+        Counting.steps = 0
+        for waiter in reversed(waiters) if newest_first else waiters:
+            pending.leave(waiter, ["a"])
+        steps.append(Counting.steps / count)
+        assert pending.open == len(pending) == 0
+        assert all(batch is not None for batch in batches)
+    assert steps[1] <= steps[0] < 10
+
+
+def test_ids_that_leave_and_come_back_take_no_more_room_in_their_lane() -> None:
+    pending, waiter = queue(interactive="abc")
+    for _ in range(10_000):
+        pending.leave(waiter, ["b"])
+        pending.add("b", waiter)
+    assert len(pending._interactive.group_ids) <= 3 + 2 * 64
+    assert sorted("".join(all_taken(pending))) == ["a", "b", "c"]
+
+
+def test_its_repr_shows_its_lanes() -> None:
+    pending, _ = queue(interactive="abcde", bulk="xyz")
+    taken(pending)
+    assert repr(pending) == "<PendingQueue: 8 IDs open, 1 waiting in the interactive lane, 3 in the bulk lane>"
 
 
 @virtual_time

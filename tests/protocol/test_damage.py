@@ -190,7 +190,28 @@ def test_a_bomb_is_inflated_no_further_than_the_limit() -> None:
         read_batch(NEXCONN, Response(200, {"content-encoding": "gzip"}, bomb), ["g1"], "r1")
 
 
+@pytest.mark.parametrize("mark", [rb"\x01", rb"\ud800", rb"\\"], ids=["control", "surrogate", "backslash"])
+def test_a_text_with_too_many_marks_is_not_repaired(spoken: Dialect, mark: bytes) -> None:
+    mark = b"\x01" if mark == rb"\x01" else mark
+    few, many = (entry(spoken, "g1", b'"x":"' + mark * count + b'\x01"') for count in (90_000, 110_000))
+    assert list(read(spoken, body_with(spoken, b"[" + few + b"]")).found) == ["g1"]
+    with pytest.raises(DecodeError):
+        read(spoken, body_with(spoken, b"[" + many + b"]"))
+
+
+def test_of_a_thousand_unknown_keys_and_more_only_the_number_is_kept(spoken: Dialect) -> None:
+    for count in (1000, 1001):
+        members = b",".join(b'"k%d":1' % number for number in range(count))
+        profile = read(spoken, body_with(spoken, b"[" + entry(spoken, "g1", members) + b"]")).found["g1"]
+        assert len(profile.extra) == (count if count == 1000 else 0)
+        assert [problem.reason for problem in profile.problems] == (
+            [] if count == 1000 else ["more than 1000 keys that are not known"]
+        )
+
+
 HOSTILE: dict[str, bytes] = {
+    "control characters": b'{"groupId":"g1","x":"' + b"\x01" * 3_200_000 + b'"}',
+    "backslashes": b'{"groupId":"g1","x":NaN,"y":"' + rb"\\" * 1_600_000 + b'"}',
     "members": b"{" + b",".join(b'"k%d":1' % number for number in range(300_000)) + b"}",
     "texts": b'{"groupId":"g1","groupExtProfile":{' + b",".join(b'"%d":[]' % n for n in range(250_000)) + b"}}",
     "quotes": b'{"groupId":"g1","x":NaN,"y":"' + rb"\"" * 1_600_000 + b"}",

@@ -1,5 +1,7 @@
 import copy
+import json
 import pickle
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from typing import Any, get_args
@@ -94,14 +96,33 @@ def test_a_profile_and_its_parts_cannot_be_changed() -> None:
         profile.permissions.join_perm = JoinPerm.CLOSED  # type: ignore[misc]
 
 
-def test_two_profiles_share_no_dictionary() -> None:
-    one, other = GroupProfile(group_id="1"), GroupProfile(group_id="2")
+CHANGES: list[Callable[[dict[str, Any]], object]] = [
+    lambda empty: empty.__setitem__("key", "value"),
+    lambda empty: empty.setdefault("key", "value"),
+    lambda empty: empty.update(key="value"),
+    lambda empty: empty.__ior__({"key": "value"}),
+]
 
-    one.extra["key"] = "value"
-    one.ext_profile["ext_key"] = "value"
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_the_empty_dict_that_profiles_share_cannot_be_changed(change: Callable[[dict[str, Any]], object]) -> None:
+    one, other = GroupProfile(group_id="1"), GroupProfile(group_id="2")
+    assert one.extra is one.ext_profile is other.extra
+
+    with pytest.raises(TypeError, match="change a copy of it"):
+        change(one.extra)
 
     assert other.extra == {}
-    assert other.ext_profile == {}
+    assert {**one.extra, "key": 1} == dict(one.extra) | {"key": 1} == one.extra.copy() | {"key": 1} == {"key": 1}
+
+
+def test_the_empty_dict_is_the_same_after_a_copy_and_a_pickle() -> None:
+    profile = GroupProfile(group_id="1")
+    for again in (copy.deepcopy(profile), pickle.loads(pickle.dumps(profile)), copy.copy(profile)):  # noqa: S301  our own
+        assert again == profile
+        assert again.extra is profile.extra
+    assert isinstance(profile.extra, dict)
+    assert json.dumps(profile.extra) == repr(profile.extra) == "{}"
 
 
 def test_an_absent_permission_is_the_documented_zero() -> None:

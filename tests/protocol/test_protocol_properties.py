@@ -14,7 +14,7 @@ from rongcloud_groups._protocol import responses
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.lenient import lenient_reader
-from rongcloud_groups._protocol.requests import batch_request, validated_group_id
+from rongcloud_groups._protocol.requests import are_plain_group_ids, batch_request, validated_group_id
 from rongcloud_groups._protocol.responses import BatchResult, read_batch, read_listing
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups._protocol.signing import Credentials, RequestNonce
@@ -313,7 +313,7 @@ def test_one_damaged_profile_never_costs_another(profile: GroupProfile, dialect:
     result = read_batch(dialect, Response(200, {}, body), ["g1", "g2"], None)
 
     assert result.found["g1"].problems == ()
-    assert list(result.found) == ["g2", "g1"]
+    assert list(result.found) == ["g1", "g2"]
 
 
 @given(st.lists(text.filter(lambda each: "," not in each), min_size=1, max_size=50))
@@ -325,6 +325,26 @@ def test_any_ids_arrive_as_they_were(group_ids: list[str]) -> None:
 
     assert parse_qs(form.decode("ascii"), keep_blank_values=True) == {"groupIds": group_ids}
     assert json.loads(as_json) == {"channelIds": group_ids}
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@given(st.lists(st.text("ab,-_ \n\x7fé", max_size=70) | st.integers() | st.text().map(Text), min_size=1, max_size=50))
+@example(["a,b"])
+@example(["a", "b,c"])
+@example(["a", ""])
+@example(["a" * 64, "b" * 65])
+def test_ids_that_are_plain_are_valid_one_by_one(values: list[object]) -> None:
+    if are_plain_group_ids(values):
+        assert [validated_group_id(value) for value in values] == values
+        assert {type(value) for value in values} == {str}
+
+
+@given(st.lists(st.from_regex(r"\A[!-+--~]{1,64}\Z"), min_size=1, max_size=50))
+def test_ids_of_visible_ascii_are_plain(values: list[object]) -> None:
+    assert are_plain_group_ids(values)
 
 
 @given(st.text(max_size=70) | st.text("ab,-_ \n", max_size=70))

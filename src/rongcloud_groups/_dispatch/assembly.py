@@ -70,7 +70,9 @@ class Assembly:
         self.dispatcher = Dispatcher(
             self.pending,
             self.failover,
-            SendGate(limiter, CreditGuard(budget.rate) if budget.guard else None),
+            SendGate(
+                limiter, CreditGuard(budget.rate) if budget.guard else None, attempt_timeout=transport.attempt_timeout
+            ),
             api,
             policy,
             emit,

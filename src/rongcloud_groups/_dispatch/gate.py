@@ -1,10 +1,16 @@
 """When the next request may leave."""
 
-from asyncio import Future, get_running_loop
+from asyncio import Future, Timeout, get_running_loop, timeout
 from collections.abc import Callable
+from typing import Final
 
+from rongcloud_groups.errors import TransportError
 from rongcloud_groups.limiters.credit_guard import CreditGuard
-from rongcloud_groups.limiters.interface import Limiter, SendObserver
+from rongcloud_groups.limiters.interface import Limiter, SendObserver, SharedLimiter
+from rongcloud_groups.limiters.throttle import MAX_PAUSE
+
+MAX_SHARING: Final = 100
+"""Clients that may share a limiter and each get a request before a wait for it counts as failed."""
 
 
 class SendGate:
@@ -16,12 +22,17 @@ class SendGate:
     Args:
         limiter: the budget of requests.
         guard: bounds requests by their responses as well.
+        attempt_timeout: seconds that the limiter may take beyond its rate and its pauses.
     """
 
-    def __init__(self, limiter: Limiter, guard: CreditGuard | None = None) -> None:
+    def __init__(self, limiter: Limiter, guard: CreditGuard | None = None, *, attempt_timeout: float) -> None:
         self._limiter = limiter
         self._observer = limiter if isinstance(limiter, SendObserver) else None
         self._guard = guard
+        self._attempt_timeout = attempt_timeout
+        self._limits: set[Timeout] = set()
+        self._paused_until = 0.0
+        self._others_pause = MAX_PAUSE if isinstance(limiter, SharedLimiter) else 0.0
 
     @property
     def rate(self) -> float:
@@ -29,17 +40,40 @@ class SendGate:
         return self._limiter.rate
 
     async def wait(self) -> float:
-        """Wait until one request may leave; return the seconds that it took."""
+        """Wait until one request may leave; return the seconds that it took.
+
+        Raises:
+            TransportError: the limiter let none through for longer than its rate and its pauses explain.
+        """
         clock = get_running_loop().time
         began = clock()
         if self._guard is not None:
             await self._guard.acquire()
         try:
-            await self._limiter.acquire()
+            await self._acquire()
         except BaseException:
             self.unused()
             raise
         return clock() - began
+
+    async def _acquire(self) -> None:
+        limit = timeout(self._patience())
+        try:
+            async with limit:
+                self._limits.add(limit)
+                await self._limiter.acquire()
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise TransportError("the limiter let no request through for longer than its rate explains") from error
+        finally:
+            self._limits.discard(limit)
+
+    def _patience(self) -> float:
+        """Seconds that the limiter may take from now on."""
+        pause = max(self._others_pause, self._paused_until - get_running_loop().time())
+        rate = self._limiter.rate
+        return self._attempt_timeout + pause + (MAX_SHARING / rate if rate > 0 else MAX_PAUSE)
 
     def unused(self) -> None:
         """The request did not leave: its token is wasted."""
@@ -67,4 +101,10 @@ class SendGate:
 
     async def throttle(self, retry_after: float | None, age: float) -> float:
         """Hold requests back after a refusal; see `Limiter.throttle`."""
-        return await self._limiter.throttle(retry_after, age)
+        pause = await self._limiter.throttle(retry_after, age)
+        now = get_running_loop().time()
+        self._paused_until = now + pause
+        for limit in self._limits:
+            if not limit.expired():
+                limit.reschedule(now + self._patience())
+        return pause

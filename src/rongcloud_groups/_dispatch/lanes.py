@@ -94,6 +94,10 @@ class Lane(Struct, eq=False):
     def __len__(self) -> int:
         return self.waiting + sum(map(len, self.isolated))
 
+    def append(self, group_id: str) -> None:
+        self.group_ids.append(group_id)
+        self.waiting += 1
+
     def extend(self, group_ids: Collection[str]) -> None:
         self.group_ids.extend(group_ids)
         self.waiting += len(group_ids)

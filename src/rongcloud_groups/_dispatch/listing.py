@@ -43,7 +43,7 @@ class ListingRequests:
         self._policy = retry
         self._start = start
         self._attempt_timeout = attempt_timeout
-        self._gate = SendGate(LocalLimiter(LISTING_RATE))
+        self._gate = SendGate(LocalLimiter(LISTING_RATE), attempt_timeout=attempt_timeout)
 
     async def page(self, token: str | None) -> ListingPage:
         """One page, oldest groups first.

@@ -76,8 +76,9 @@ class Lookups:
         group_id = validated_group_id(group_id)
         if deadline <= 0:
             raise self._exceeded(group_id, deadline)
-        waiter = GetWaiter(get_running_loop().create_future())
-        timer = _timer(deadline, lambda: waiter.abort(self._exceeded(group_id, deadline)))
+        loop = get_running_loop()
+        waiter = GetWaiter(loop.create_future())
+        timer = None if deadline == inf else loop.call_later(deadline, self._expire, waiter, group_id, deadline)
         try:
             if self._cached is None:
                 self._pending.add(group_id, waiter)
@@ -91,6 +92,9 @@ class Lookups:
         finally:
             if timer is not None:
                 timer.cancel()
+
+    def _expire(self, waiter: GetWaiter, group_id: str, deadline: float) -> None:
+        waiter.abort(self._exceeded(group_id, deadline))
 
     async def _get_many(self, group_ids: Iterable[object], deadline: float, *, bulk: bool, fresh: bool) -> Lookup:
         waiter = GetManyWaiter(get_running_loop().create_future(), bulk)

@@ -11,7 +11,7 @@ waiter, and in flight by its batch; so whole batches are added, taken and settle
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from operator import countOf
+from itertools import repeat, starmap
 
 from rongcloud_groups._dispatch.lanes import Batch, Lane, PendingId, Waiter
 from rongcloud_groups.errors import RongCloudError
@@ -58,11 +58,13 @@ class PendingQueue:
 
     def add(self, group_id: str, waiter: Waiter) -> None:
         """Let ``waiter`` wait for an ID; an open one is requested again only if the request in flight is stale."""
-        entry = self._entry(group_id)
-        if entry is None:
+        if group_id not in self._ids:
             self._ids[group_id] = waiter
-            self._lane(bulk=waiter.bulk).extend((group_id,))
+            lane = self._bulk if waiter.bulk else self._interactive
+            lane.group_ids.append(group_id)
+            lane.waiting += 1
             return
+        entry = self._entry(group_id)
         if isinstance(entry.place, Batch) and not entry.wanted:
             entry.place.wanted += 1
         if entry.bulk and not waiter.bulk:
@@ -72,7 +74,8 @@ class PendingQueue:
     def add_all(self, group_ids: Collection[str], waiter: Waiter) -> None:
         """Let ``waiter`` wait for several IDs, each given once."""
         if self._ids.keys().isdisjoint(group_ids):
-            self._ids.update(dict.fromkeys(group_ids, waiter))
+            for group_id in group_ids:
+                self._ids[group_id] = waiter
             self._lane(bulk=waiter.bulk).extend(group_ids)
             return
         for group_id in group_ids:
@@ -81,10 +84,12 @@ class PendingQueue:
     def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
         """``waiter`` no longer waits for these IDs; those without a waiter are dropped."""
         for group_id in group_ids:
-            if self._ids.get(group_id) is waiter:
+            known = self._ids.get(group_id)
+            if known is waiter:
                 del self._ids[group_id]
                 self._left(self._lane(bulk=waiter.bulk))
-            elif (entry := self._entry(group_id)) is not None:
+            elif known is not None:
+                entry = self._entry(group_id)
                 joined = entry.waiters if waiter in entry.waiters else entry.next_waiters
                 if waiter in joined:
                     del joined[waiter]
@@ -94,8 +99,8 @@ class PendingQueue:
     def mark_stale(self, group_ids: Iterable[str] | None = None) -> None:
         """No new waiter joins the requests in flight for these IDs, or for all."""
         for group_id in list(self._ids) if group_ids is None else group_ids:
-            if self.in_flight(group_id) and (entry := self._entry(group_id)):
-                entry.stale = True
+            if self.in_flight(group_id):
+                self._entry(group_id).stale = True
 
     def take(self, cancel: Callable[[Batch], object]) -> Batch | None:
         """The next batch, out of the lanes: interactive first, filled with bulk; None where nothing waits.
@@ -122,7 +127,7 @@ class PendingQueue:
         """Take the first IDs out of a lane."""
         pop = lane.group_ids.popleft
         if lane.waiting == len(lane.group_ids):
-            popped = [pop() for _ in range(min(most, lane.waiting))]
+            popped = list(starmap(pop, repeat((), min(most, lane.waiting))))
         else:
             waiting: dict[str, None] = {}
             while lane.group_ids and len(waiting) < most:
@@ -135,8 +140,9 @@ class PendingQueue:
     def _batch(self, group_ids: list[str], cancel: Callable[[Batch], object]) -> Batch:
         waiters: list[Waiter | PendingId] = list(map(self._ids.__getitem__, group_ids))  # type: ignore[arg-type]  # those that wait are in no batch
         batch = Batch(group_ids, waiters, cancel, len(group_ids))
-        if PendingId not in set(map(type, waiters)):
-            self._ids.update(dict.fromkeys(group_ids, batch))
+        if waiters.count(waiters[0]) == len(waiters) > 1 or PendingId not in set(map(type, waiters)):
+            for group_id in group_ids:
+                self._ids[group_id] = batch
             return batch
         for group_id, waiter in zip(group_ids, waiters, strict=True):
             if isinstance(waiter, PendingId):
@@ -146,24 +152,27 @@ class PendingQueue:
         return batch
 
     def settle_batch(self, batch: Batch, found: dict[str, GroupProfile]) -> None:
-        """A batch has its response: of its IDs, those that are not ``found`` are missing."""
-        ids, group_ids, waiters = self._ids, batch.group_ids, batch.waiters
+        """A batch has its response: of its IDs, those that are not ``found`` are missing. The dict is the queue's."""
+        if not batch.wanted:
+            return
+        batch.wanted = 0
+        group_ids, waiters = batch.group_ids, batch.waiters
         settled: dict[Waiter, dict[str, Outcome]] = {}
-        if waiters.count(waiters[0]) == len(waiters) and countOf(map(ids.get, group_ids), batch) == len(group_ids):
-            for group_id in group_ids:
-                del ids[group_id]
+        waiter = waiters[0]
+        if not isinstance(waiter, PendingId) and waiters.count(waiter) == len(waiters):
+            deque(map(self._ids.pop, group_ids), maxlen=0)
             self.found += len(found)
             self.missing += len(group_ids) - len(found)
-            settled[waiters[0]] = dict.fromkeys(group_ids) | found  # type: ignore[index]  # none has an entry
+            settled[waiter] = dict.fromkeys(group_ids) | found if len(found) < len(group_ids) else {**found}
         else:
             for group_id, waiter in zip(group_ids, waiters, strict=True):
+                profile = found.get(group_id)
                 if isinstance(waiter, PendingId):
-                    self._close(waiter, found.get(group_id), settled)
-                elif ids.get(group_id) is batch:
-                    del ids[group_id]
-                    settled.setdefault(waiter, {})[group_id] = profile = found.get(group_id)
-                    self.found += profile is not None
-                    self.missing += profile is None
+                    self._close(waiter, profile, settled)
+                else:
+                    del self._ids[group_id]
+                    self._count(profile)
+                    settled.setdefault(waiter, {})[group_id] = profile
         for waiter, outcomes in settled.items():
             waiter.settle(outcomes)
 
@@ -180,21 +189,24 @@ class PendingQueue:
         if self._ids.get(group_id) is not entry:
             return
         self._forget(entry)
+        self._count(outcome)
+        for waiter in entry.waiters:
+            settled.setdefault(waiter, {})[group_id] = outcome
+        for waiter in entry.next_waiters:
+            self.add(group_id, waiter)
+
+    def _count(self, outcome: Outcome) -> None:
         if outcome is None:
             self.missing += 1
         elif isinstance(outcome, RongCloudError):
             self.failed += 1
         else:
             self.found += 1
-        for waiter in entry.waiters:
-            settled.setdefault(waiter, {})[group_id] = outcome
-        for waiter in entry.next_waiters:
-            self.add(group_id, waiter)
 
     def entries(self, batch: Batch) -> list[PendingId]:
         """The IDs of a batch in flight that are still open."""
-        entries = map(self._entry, batch.group_ids)
-        return [entry for entry in entries if entry is not None and entry.place is batch]
+        entries = [self._entry(group_id) for group_id in batch.group_ids if group_id in self._ids]
+        return [entry for entry in entries if entry.place is batch]
 
     def rest(self, entries: Iterable[PendingId]) -> list[PendingId]:
         """Take entries out of flight, to be requeued later; those without a waiter are dropped."""
@@ -239,7 +251,7 @@ class PendingQueue:
         queued = [
             group_id for lane in lanes for group_id in dict.fromkeys(lane.group_ids) if self._place(group_id) is lane
         ]
-        return isolated + [entry for group_id in queued if (entry := self._entry(group_id))]
+        return isolated + [self._entry(group_id) for group_id in queued]
 
     def is_open(self, group_id: str) -> bool:
         """Whether an ID has no outcome yet."""
@@ -262,6 +274,7 @@ class PendingQueue:
                 known.place = None  # a batch refers to its entries: this leaves no cycle to the garbage collector
             elif isinstance(known, Batch):
                 waiters |= {each: None for each in known.waiters if not isinstance(each, PendingId)}
+                known.wanted = 0
             else:
                 waiters[known] = None
         self._ids.clear()
@@ -285,10 +298,10 @@ class PendingQueue:
             return known
         return known.place if isinstance(known, PendingId) else self._lane(bulk=known.bulk)
 
-    def _entry(self, group_id: str) -> PendingId | None:
+    def _entry(self, group_id: str) -> PendingId:
         """The entry of an open ID, which has one from now on."""
-        known = self._ids.get(group_id)
-        if known is None or isinstance(known, PendingId):
+        known = self._ids[group_id]
+        if isinstance(known, PendingId):
             return known
         if isinstance(known, Batch):
             index = known.group_ids.index(group_id)
@@ -310,7 +323,7 @@ class PendingQueue:
             self._interactive.isolated.append(place)
         elif place is self._bulk:
             entry.place = self._interactive
-            self._interactive.extend((entry.group_id,))
+            self._interactive.append(entry.group_id)
             self._left(self._bulk)
 
     def _left(self, lane: Lane) -> None:

@@ -12,6 +12,7 @@ from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.lanes import PendingId
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.retry import MAX_BACK_OFF, MAX_UNDECODABLE, Attempts, RetryPolicy
+from rongcloud_groups._protocol.content import TooLargeError
 from rongcloud_groups.errors import RateLimited, RongCloudError, ServiceError
 from rongcloud_groups.events import BatchSplit, Emitter, Retried, Throttled, logger
 
@@ -88,7 +89,9 @@ class Recovery:
         repeated = any(_attempts(entry).undecodable for entry in entries)
         for entry in entries:
             _attempts(entry).undecodable += 1
-        if repeated and len(entries) > 1 and self.undecodable_in_a_row <= MAX_UNDECODABLE:
+        if repeated and isinstance(error, TooLargeError) and len(entries) == 1:
+            self._pending.settle((entry, error) for entry in entries)
+        elif repeated and len(entries) > 1 and self.undecodable_in_a_row <= MAX_UNDECODABLE:
             self.bisect(entries, error)
         else:
             self.retry(entries, error)

@@ -3,6 +3,7 @@
 from asyncio import Future
 from collections.abc import Callable, Iterable
 from copy import copy
+from operator import countOf
 from typing import Final, TypeVar, cast
 
 from msgspec import Struct, field
@@ -61,11 +62,14 @@ class GetManyWaiter(Struct, eq=False):
         outcomes: dict[str, Outcome | _Open] = checked(group_ids, _OPEN)
         if not self._outcomes.keys().isdisjoint(outcomes):
             outcomes = {each: outcomes[each] for each in outcomes if each not in self._outcomes}
-        opened = [group_id for group_id, outcome in outcomes.items() if outcome is _OPEN]
+        if countOf(outcomes.values(), _OPEN) == len(outcomes):
+            opened = list(outcomes)
+        else:
+            opened = [group_id for group_id, outcome in outcomes.items() if outcome is _OPEN]
         if self._expired is not None:
             outcomes |= {group_id: self._expired(group_id) for group_id in opened}
             opened = []
-        self._outcomes |= outcomes
+        self._outcomes.update(outcomes)
         self._open += len(opened)
         return opened
 

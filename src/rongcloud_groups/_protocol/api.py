@@ -1,6 +1,6 @@
 """The service as the client sees it: requests to send, and results out of responses."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from rongcloud_groups._http import Request, Response
 from rongcloud_groups._protocol.dialects import Dialect
@@ -33,7 +33,7 @@ class ServiceApi:
         """The request for the profiles of 1 to 50 validated group IDs."""
         return batch_request(self.dialect, self.credentials, group_ids, new_nonce())
 
-    def read_batch(self, response: Response, requested: Collection[str], request_id: str | None = None) -> BatchResult:
+    def read_batch(self, response: Response, requested: Sequence[str], request_id: str | None = None) -> BatchResult:
         """The found, missing and unreadable ones of the requested group IDs; raises as `responses.read_batch` does."""
         return read_batch(self.dialect, response, requested, request_id)
 

@@ -15,6 +15,10 @@ MAX_BODY: Final = 16 * _KIB * _KIB
 """The most bytes of any body, decompressed."""
 
 
+class TooLargeError(DecodeError):
+    """The response has more bytes than could have been asked for; it will have them again."""
+
+
 def max_body(entries: int) -> int:
     """The most bytes of a body, decompressed, with at most so many profiles or listed groups."""
     return min(_BYTES_AROUND + entries * _BYTES_AN_ENTRY, MAX_BODY)
@@ -28,8 +32,8 @@ def decode_content(response: Response, limit: int = MAX_BODY) -> bytes:
         limit: the most bytes of the result.
 
     Raises:
-        DecodeError: an encoding that no request accepts, compressed data that is damaged or cut short, or more than
-            the limit of it.
+        TooLargeError: more bytes than the limit.
+        DecodeError: an encoding that no request accepts, or compressed data that is damaged or cut short.
     """
     body = response.body
     match response.headers.get("content-encoding", "").strip().lower():
@@ -44,7 +48,7 @@ def decode_content(response: Response, limit: int = MAX_BODY) -> bytes:
         case other:
             raise DecodeError(f"content encoding {excerpt(other.encode(errors='replace'))} is not known")
     if len(body) > limit:
-        raise DecodeError(f"the response has more than {limit} bytes")
+        raise TooLargeError(f"the response has more than {limit} bytes")
     return body
 
 

@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 
 from rongcloud_groups._protocol.dialects import Paths
 from rongcloud_groups._protocol.repair import MAX_DEPTH, is_deeper, repaired
-from rongcloud_groups.models import Permissions, Problem
+from rongcloud_groups.models import EMPTY, Permissions, Problem
 
 UNREADABLE: Final = (ValueError, RecursionError)
 """The errors that msgspec raises on a text that is not the JSON it expects."""
@@ -24,6 +24,7 @@ _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _ANYTHING: Final = msgspec.json.Decoder()
 _NOTHING: Final = {b"", b"null"}
+_MAX_UNKNOWN: Final = 1000
 _DECIMAL: Final = re.compile(rb"[+-]?[0-9]{1,19}")
 _INTEGERS: Final = range(-(2**63), 2**63)  # the range of databases and columns
 _ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
@@ -101,7 +102,7 @@ class FieldReader:
         """Every member of the object at the first of the paths that exists, as text."""
         path, members = self._first_object(paths)
         texts = ((key, self._text(f"{path}.{key}", _pop(members, key))) for key in list(members))
-        return {key: text for key, text in texts if text is not None}
+        return {key: text for key, text in texts if text is not None} or EMPTY
 
     def integer(self, paths: Paths) -> int | None:
         """The integer of at most 64 bits at the first of the paths that exists; text may hold it."""
@@ -137,6 +138,9 @@ class FieldReader:
 
     def _decoded(self, prefix: str, members: dict[str, Raw]) -> dict[str, Any]:
         values: dict[str, Any] = {}
+        if len(members) > _MAX_UNKNOWN:
+            self._note(f"{prefix}*", f"more than {_MAX_UNKNOWN} keys that are not known", b"")
+            return values
         for key, raw in members.items():
             try:
                 value = _ANYTHING.decode(raw)
@@ -253,7 +257,7 @@ def lenient_reader(model: type[_Struct], keys: Mapping[str, Paths]) -> Callable[
         values = {name: read_field(reader, paths) for name, read_field, paths in fields}
         if values["group_id"] is None:
             return None
-        values["extra"] = reader.rest()
+        values["extra"] = reader.rest() or EMPTY
         return model(**values, problems=tuple(reader.problems))  # the last, when all else has been read
 
     return read

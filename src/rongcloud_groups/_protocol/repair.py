@@ -8,7 +8,7 @@ import msgspec
 MAX_DEPTH: Final = 64
 """The most levels of a value; deeper ones end in a RecursionError wherever they are encoded, copied or compared."""
 
-_MAX_TOKENS: Final = 250_000  # a full page of the listing has a tenth of it; it takes a third of a second
+_MAX_PIECES: Final = 100_000  # tokens, and marks in strings; a full page of the listing has a quarter of it
 _UNREADABLE: Final = b'"\xff"'
 """Stands for a value that is cut off: valid JSON for a reader that skips it, and not UTF-8 for one that reads it."""
 _ROOM: Final = 4
@@ -40,8 +40,10 @@ def repaired(text: bytes) -> bytes:
     parts: list[bytes] = []
     depth = copied = 0
     limit = MAX_DEPTH + _ROOM
-    for count, token in enumerate(_TOKEN.finditer(text)):
-        if count > _MAX_TOKENS:
+    left = _MAX_PIECES
+    for token in _TOKEN.finditer(text):
+        left -= 1
+        if left <= 0:
             raise ValueError("too long to repair")
         word, start = token[0], token.start()
         if word[0] in b"[{":
@@ -52,16 +54,20 @@ def repaired(text: bytes) -> bytes:
             if depth > limit >= depth - len(word):
                 copied = token.end() - (limit - (depth - len(word)))
             depth -= len(word)
-        elif depth <= limit and (replacement := _replacement(word)) != word:
-            parts += [text[copied:start], replacement]
-            copied = token.end()
+        elif depth <= limit:
+            replacement, marks = _replacement(word, left)
+            left -= marks
+            if replacement != word:
+                parts += [text[copied:start], replacement]
+                copied = token.end()
     return b"".join([*parts, text[copied:] if depth <= limit else b""])
 
 
-def _replacement(word: bytes) -> bytes:
+def _replacement(word: bytes, most: int) -> tuple[bytes, int]:
+    """What stands for a string or a word, and how many marks in it were looked at, at most so many."""
     if word[0] == ord('"'):
-        return _IN_STRING.sub(_in_string, word)
-    return word if _WORD.fullmatch(word) else _encode(word.decode(errors="replace"))
+        return _IN_STRING.subn(_in_string, word, most)
+    return (word if _WORD.fullmatch(word) else _encode(word.decode(errors="replace"))), 0
 
 
 def _in_string(found: re.Match[bytes]) -> bytes:

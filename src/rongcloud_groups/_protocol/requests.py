@@ -20,7 +20,8 @@ GROUP_ID_LIMIT: Final = 64
 """The most characters in a group ID, as the service documents it."""
 
 _PLAIN_GROUP_ID: Final = re.compile(rf"[!-+\--~]{{1,{GROUP_ID_LIMIT}}}")  # visible ASCII without the comma
-_PLAIN_GROUP_IDS: Final = re.compile(rf"{_PLAIN_GROUP_ID.pattern}(?:,{_PLAIN_GROUP_ID.pattern})*+")
+_LENGTHS: Final = frozenset(range(1, GROUP_ID_LIMIT + 1))
+_VISIBLE: Final = bytes(range(ord("!"), ord("~") + 1))
 _NEEDS_NO_QUOTING: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 _INVISIBLE: Final = {
     "Cc": "a control character",
@@ -44,20 +45,23 @@ def validated_group_id(value: object) -> str:
         InvalidGroupId: not a str, empty, over 64 characters, or with a comma, whitespace, a control
             character, an invisible format character or a lone surrogate in it.
     """
+    if type(value) is str and _PLAIN_GROUP_ID.fullmatch(value):
+        return value
     if not isinstance(value, str):
         raise InvalidGroupId(value, f"it must be a str, not {type(value).__name__}")
-    text = value if type(value) is str else str.__str__(value)  # a subclass may print, hash and compare otherwise
-    if not _PLAIN_GROUP_ID.fullmatch(text) and (reason := _fault_of(text)):
+    text = str.__str__(value)  # a subclass may print, hash and compare otherwise
+    if reason := _fault_of(text):
         raise InvalidGroupId(value, reason)
     return text
 
 
 def are_plain_group_ids(values: Sequence[object]) -> TypeGuard[Sequence[str]]:
     """Whether all are valid as they are: visible ASCII, of exactly the type str. Others may be valid too."""
-    if set(map(type, values)) != {str}:
+    if set(map(type, values)) != {str} or not _LENGTHS.issuperset(map(len, values)):  # type: ignore[arg-type]  # each is a str
         return False
-    joined = ",".join(values)  # type: ignore[arg-type]  # they are str
-    return joined.count(",") == len(values) - 1 and _PLAIN_GROUP_IDS.fullmatch(joined) is not None
+    joined = ",".join(values)  # type: ignore[arg-type]  # each is a str
+    commas = len(values) - 1
+    return joined.isascii() and not joined.encode().translate(None, _VISIBLE) and joined.count(",") == commas
 
 
 def _fault_of(text: str) -> str | None:

@@ -1,13 +1,17 @@
 """Reads a response: the data of a successful one, or the error that it stands for."""
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from itertools import repeat
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import force_setattr
 
 from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.content import decode_content, excerpt, max_body
@@ -32,6 +36,7 @@ _PAGE_TOKEN: Final = msgspec.json.Decoder(int | str | None)
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SUCCESS_CODES: Final = frozenset(each.success_code for each in DIALECTS.values())
+_GROUP_ID_OF: Final = attrgetter("group_id")
 _ABSENT: Final = Raw(b"")
 _NULL: Final = Raw(b"null")
 
@@ -40,6 +45,7 @@ class BatchResult(NamedTuple):
     """What a response says of the group IDs of its request; each is in exactly one of the three."""
 
     found: dict[str, GroupProfile]
+    """In the order of the request."""
     missing: list[str]
     """The service left them out."""
     unreadable: list[str]
@@ -74,7 +80,7 @@ _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 
 
 def read_batch(
-    dialect: Dialect, response: Response, requested: Collection[str], request_id: str | None = None
+    dialect: Dialect, response: Response, requested: Sequence[str], request_id: str | None = None
 ) -> BatchResult:
     """The service's statement on the requested groups.
 
@@ -84,7 +90,7 @@ def read_batch(
     Args:
         dialect: of the request.
         response: the whole response.
-        requested: the group IDs of the request, each once.
+        requested: the group IDs of the request, each once; those of the profiles are the same objects.
         request_id: the request's ``X-Request-ID``, for error messages.
 
     Raises:
@@ -93,21 +99,27 @@ def read_batch(
         DecodeError: the response is not what the service documents.
     """
     limit = max_body(len(requested))
-    profiles: Sequence[GroupProfile | None] | None = _documented_profiles(dialect, response, limit)
+    documented = _documented_profiles(dialect, response, limit)
+    if documented is not None and list(map(_GROUP_ID_OF, documented)) == requested:
+        return BatchResult(_shared_ids(dict(zip(requested, documented, strict=True))), [], [])
+    profiles: Sequence[GroupProfile | None] | None = documented
     if profiles is None:
         data = unwrap(dialect, response, "profiles", limit, request_id)
         read = profile_reader(dialect)
         profiles = [read(entry) for entry in _entries(data.profiles, "profiles", BATCH_LIMIT, request_id)]
-    found: dict[str, GroupProfile] = {}
+    by_id: dict[str, GroupProfile] = {}
     for profile in profiles:
         if profile is not None:
-            found.setdefault(profile.group_id, profile)
+            by_id.setdefault(profile.group_id, profile)
+    found = _shared_ids({group_id: by_id[group_id] for group_id in requested if group_id in by_id})
     left = [group_id for group_id in requested if group_id not in found]
-    if not left and len(found) == len(requested):
-        return BatchResult(found, [], [])
-    for other in found.keys() - set(requested):
-        del found[other]
     return BatchResult(found, [], left) if None in profiles else BatchResult(found, left, [])
+
+
+def _shared_ids(found: dict[str, GroupProfile]) -> dict[str, GroupProfile]:
+    """The same, each profile with the key itself as its group ID, so that an ID is in memory once."""
+    deque(map(force_setattr, found.values(), repeat("group_id"), found), maxlen=0)
+    return found
 
 
 def _documented_profiles(dialect: Dialect, response: Response, limit: int) -> list[GroupProfile] | None:
@@ -184,7 +196,7 @@ def unwrap(dialect: Dialect, response: Response, list_key: str, limit: int, requ
         body = decode_content(response, limit)
     except DecodeError as error:
         if succeeded:
-            raise DecodeError(f"{error}{_request(request_id)}") from None
+            raise type(error)(f"{error}{_request(request_id)}") from None
         body = b""
     envelope = _envelope_of(body)
     code = _code_of(envelope)

@@ -17,7 +17,7 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 from rongcloud_groups._protocol.dialects import Dialect, Paths
 from rongcloud_groups._protocol.lenient import UNREADABLE, lenient_reader
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
-from rongcloud_groups.models import DEFAULT_PERMISSIONS, GroupProfile, ListedGroup, Permissions
+from rongcloud_groups.models import DEFAULT_PERMISSIONS, EMPTY, GroupProfile, ListedGroup, Permissions
 
 _Model = TypeVar("_Model", bound=Struct)
 
@@ -178,7 +178,7 @@ def _times(values: Iterable[int | None]) -> list[datetime | None]:
 
 
 def _attributes(values: Iterable[Any]) -> list[dict[str, str]]:
-    return _objects(values, _attributes_in, dict)
+    return _objects(values, _attributes_in, lambda: EMPTY)
 
 
 def _permissions(values: Iterable[Any]) -> list[Permissions]:
