@@ -32,9 +32,9 @@ async def test_one_of_two_that_wait_for_an_id_may_leave(client_for: ClientFor) -
 
 
 async def test_a_request_without_a_waiter_is_abandoned_and_its_slot_is_free(client_for: ClientFor) -> None:
-    faults = Faults()
-    faults.next("hang", times=4)
-    async with Emulator(faults=faults) as emulator, client_for(emulator, max_in_flight=4) as client:
+    async with Emulator() as emulator, client_for(emulator, max_in_flight=4) as client:
+        await client.get("first")
+        emulator.faults.next("hang", times=4)
         for number in range(4):
             with pytest.raises(DeadlineExceeded, match="waiting for the service"):
                 await client.get(f"hung{number}", deadline=0.4)
@@ -54,19 +54,16 @@ async def test_what_was_cancelled_before_it_left_is_never_asked(client_for: Clie
 
 
 @pytest.mark.parametrize(
-    ("faults", "rate", "phase"),
-    [
-        (Faults(handshake=20), 100.0, "connecting"),
-        (Faults(), 0.5, "waiting for budget"),
-        (Faults(share={"hang": 1.0}), 100.0, "waiting for the service"),
-    ],
+    ("handshake", "rate", "phase"),
+    [(20, 100.0, "connecting"), (0, 0.2, "waiting for budget"), (0, 100.0, "waiting for the service")],
 )
 async def test_a_deadline_says_what_took_the_time(
-    client_for: ClientFor, faults: Faults, rate: float, phase: str
+    client_for: ClientFor, handshake: float, rate: float, phase: str
 ) -> None:
-    async with Emulator(faults=faults) as emulator, client_for(emulator, rate=rate) as client:
-        if phase == "waiting for budget":
+    async with Emulator(faults=Faults(handshake=handshake)) as emulator, client_for(emulator, rate=rate) as client:
+        if not handshake:
             await client.get("first")
+            emulator.faults.share["hang"] = 1.0
         lookup = await client.get_many(["g1", "g2", "a b"], deadline=0.6)
         assert list(lookup.failed) == ["g1", "g2", "a b"]
         error = lookup.failed["g1"]
