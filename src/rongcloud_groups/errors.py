@@ -26,7 +26,13 @@ class RongCloudError(Exception):
     """The root of every error that this library raises on purpose.
 
     ``copy.copy`` keeps the cause, the context, the traceback and the notes.
+
+    Attributes:
+        request_id: the ``X-Request-ID`` of the request that ended in it, which the service's support asks for; None
+            where no request did.
     """
+
+    request_id: str | None = None
 
     def __copy__(self) -> Self:
         make, arguments, *state = cast("tuple[Any, ...]", self.__reduce__())
@@ -68,7 +74,6 @@ class ServiceError(RongCloudError):
         code: the service's code, or the HTTP status where the response had none.
         status: the HTTP status.
         message: the service's message, or an excerpt of the response.
-        request_id: the ``X-Request-ID`` that was sent; the service's support asks for it.
         hint: the cure; empty where there is nothing to add.
         retry_after: seconds that the service asks to wait, as with HTTP 429 and 503; None where it does not say.
     """

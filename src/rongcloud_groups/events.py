@@ -34,9 +34,10 @@ class Event(msgspec.Struct, frozen=True):
 
 
 class TokenWaited(Event, frozen=True):
-    """A request got its token from the rate limiter."""
+    """A request got its token from the rate limiter, which lets ``rate`` requests/s through now."""
 
     seconds: float
+    rate: float
 
 
 class BatchSent(Event, frozen=True):
@@ -92,6 +93,7 @@ class BatchSplit(Event, frozen=True):
 class CallEnded(Event, frozen=True):
     """A ``get`` or ``get_many`` returned, or raised ``error``; then the counts are 0.
 
+    ``request_ids`` are those of the requests that served it: none where all came from the cache.
     The hooks are called in the task of the caller.
     """
 
@@ -101,6 +103,7 @@ class CallEnded(Event, frozen=True):
     failed: int
     seconds: float
     error: BaseException | None
+    request_ids: Sequence[str]
 
 
 class ConnectionOpened(Event, frozen=True):

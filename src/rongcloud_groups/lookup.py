@@ -12,7 +12,7 @@ Outcome = GroupProfile | RongCloudError | None
 """The outcome of one ID: its profile, the error, or None if the service has no such group."""
 
 
-class Lookup(msgspec.Struct):
+class Lookup(msgspec.Struct, eq=False):
     """Every ID of a lookup, in exactly one of three places.
 
     Attributes:
@@ -20,11 +20,21 @@ class Lookup(msgspec.Struct):
         missing: the IDs that the service has no group for: it left them out of its response.
         failed: the errors by group ID. An invalid ID that is not a str is its own key, or its ``repr`` if it
             cannot be a key.
+        request_ids: the ``X-Request-ID`` of each request that served it, which the service's support asks for. Lookups
+            with the same outcomes are equal, whichever requests served them.
     """
 
     found: dict[str, GroupProfile] = msgspec.field(default_factory=dict)
     missing: list[str] = msgspec.field(default_factory=list)
     failed: dict[str, RongCloudError] = msgspec.field(default_factory=dict)
+    request_ids: list[str] = msgspec.field(default_factory=list)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Lookup):
+            return NotImplemented
+        return (self.found, self.missing, self.failed) == (other.found, other.missing, other.failed)
+
+    __hash__ = None  # type: ignore[assignment]  # it can change
 
     def __len__(self) -> int:
         """The number of distinct IDs."""
@@ -62,11 +72,11 @@ class Lookup(msgspec.Struct):
         return profiles_table(self.found.values()).__arrow_c_stream__(requested_schema)
 
 
-def lookup_of(outcomes: dict[str, Outcome]) -> Lookup:
-    """The lookup with these outcomes, in their order. The dict is the lookup's from now on."""
+def lookup_of(outcomes: dict[str, Outcome], request_ids: list[str]) -> Lookup:
+    """The lookup with these outcomes, in their order. The dict and the list are the lookup's from now on."""
     if set(map(type, outcomes.values())) <= {GroupProfile}:
-        return Lookup(outcomes)  # type: ignore[arg-type]  # all are found
-    lookup = Lookup()
+        return Lookup(outcomes, request_ids=request_ids)  # type: ignore[arg-type]  # all are found
+    lookup = Lookup(request_ids=request_ids)
     for group_id, outcome in outcomes.items():
         if outcome is None:
             lookup.missing.append(group_id)

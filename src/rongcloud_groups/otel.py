@@ -4,13 +4,16 @@ Needs the extra ``otel``, which brings the API alone; the app brings the SDK and
 
 Spans, made when what they stand for has ended:
 
-- ``rongcloud_groups.get`` and ``rongcloud_groups.get_many``, one a call, within the caller's span;
+- ``rongcloud_groups.get`` and ``rongcloud_groups.get_many``, one a call, within the caller's span, with a link to the
+  span of each request that served it;
 - ``rongcloud_groups.batch``, one a request, however it ended. It serves many calls, so it is a root span.
 
 Metrics:
 
 - ``http.client.request.duration`` (``s``): of each request; its count is that of the requests. One that was given up,
   as by a deadline that passed, has the ``error.type`` ``asyncio.exceptions.CancelledError``;
+- ``http.client.active_requests`` (``{request}``): the requests in flight;
+- ``rongcloud_groups.rate`` (``{request}/s``): the rate that the limiter let through at the last request or refusal;
 - ``rongcloud_groups.budget.wait.duration`` (``s``): how long each request waited for its token;
 - ``rongcloud_groups.batch.size`` (``{group}``): the IDs of each request, at most 50;
 - ``rongcloud_groups.retries`` (``{group}``): IDs that are sent again;
@@ -23,7 +26,8 @@ error's message, which may hold one.
 
 import time
 from asyncio import CancelledError
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from importlib import metadata
 
 from rongcloud_groups._validation import extra_needed
@@ -43,7 +47,7 @@ from rongcloud_groups.events import (
 try:
     from opentelemetry.context import Context
     from opentelemetry.metrics import Histogram, MeterProvider, get_meter
-    from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider, get_tracer
+    from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TracerProvider, get_tracer
     from opentelemetry.util.types import AttributeValue
 except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(extra_needed("rongcloud_groups.otel", "otel"), name=missing.name) from None
@@ -55,6 +59,8 @@ BATCH_SIZES = (1, 2, 5, 10, 20, 30, 40, 49)
 HTTPS_PORT = 443
 """The port where the host names none: the service speaks HTTPS alone."""
 FIRST_ERROR_STATUS = 400
+REMEMBERED_REQUESTS = 1024
+"""Requests whose spans a call that ends can be linked to."""
 
 Attributes = Mapping[str, AttributeValue]
 
@@ -84,6 +90,11 @@ class OpenTelemetry:
             f"{SCOPE}.batch.size", "{group}", "Group IDs in a request.", explicit_bucket_boundaries_advisory=BATCH_SIZES
         )
         self._retries = meter.create_counter(f"{SCOPE}.retries", "{group}", "Group IDs that are sent again.")
+        self._active = meter.create_up_down_counter(
+            "http.client.active_requests", "{request}", "Number of active HTTP requests."
+        )
+        self._rate = meter.create_gauge(f"{SCOPE}.rate", "{request}/s", "Rate that the limiter lets through.")
+        self._requests: OrderedDict[str, SpanContext] = OrderedDict()
         self._throttles = meter.create_counter(
             f"{SCOPE}.throttles", "{request}", "Requests that the service refused as over the rate limit."
         )
@@ -93,8 +104,10 @@ class OpenTelemetry:
         match event:
             case TokenWaited():
                 self._budget_wait.record(event.seconds)
+                self._rate.set(event.rate)
             case BatchSent():
                 self._batch_size.record(event.id_count, _server(event.host))
+                self._active.add(1, _request(event.host))
             case BatchAnswered():
                 self._batch_answered(event)
             case BatchFailed():
@@ -105,6 +118,7 @@ class OpenTelemetry:
                 self._retries.add(event.id_count)
             case Throttled():
                 self._throttles.add(1)
+                self._rate.set(event.rate)
             case CallEnded():
                 self._call_ended(event)
             case _:
@@ -112,9 +126,7 @@ class OpenTelemetry:
 
     def _batch_answered(self, event: BatchAnswered) -> None:
         attributes = _request(event.host) | {"http.response.status_code": 200}
-        self._request_duration.record(event.seconds, attributes)
-        about = {f"{SCOPE}.found": event.found, f"{SCOPE}.missing": event.missing}
-        self._span("batch", event.seconds, attributes | about | _request_id(event.request_id), kind=SpanKind.CLIENT)
+        self._request_ended(event, attributes, {f"{SCOPE}.found": event.found, f"{SCOPE}.missing": event.missing})
 
     def _batch_failed(self, event: BatchFailed) -> None:
         attributes = _request(event.host) | {"error.type": _kind(event.error)}
@@ -124,13 +136,22 @@ class OpenTelemetry:
             about[f"{SCOPE}.code"] = event.error.code
             if event.error.status >= FIRST_ERROR_STATUS:
                 attributes["error.type"] = str(event.error.status)
-        self._request_duration.record(event.seconds, attributes)
-        self._span("batch", event.seconds, attributes | about | _request_id(event.request_id), kind=SpanKind.CLIENT)
+        self._request_ended(event, attributes, about)
 
     def _batch_abandoned(self, event: BatchAbandoned) -> None:
         attributes = _request(event.host) | {"error.type": _kind(CancelledError())}
+        self._request_ended(event, attributes, {})
+
+    def _request_ended(
+        self, event: BatchAnswered | BatchFailed | BatchAbandoned, attributes: Attributes, about: Attributes
+    ) -> None:
+        self._active.add(-1, _request(event.host))
         self._request_duration.record(event.seconds, attributes)
-        self._span("batch", event.seconds, attributes | _request_id(event.request_id), kind=SpanKind.CLIENT)
+        request_id = {"http.request.header.x-request-id": [event.request_id]}
+        context = self._span("batch", event.seconds, {**attributes, **about, **request_id}, kind=SpanKind.CLIENT)
+        self._requests[event.request_id] = context
+        if len(self._requests) > REMEMBERED_REQUESTS:
+            self._requests.popitem(last=False)
 
     def _call_ended(self, event: CallEnded) -> None:
         attributes: dict[str, AttributeValue] = {f"{SCOPE}.call": event.call}
@@ -140,20 +161,25 @@ class OpenTelemetry:
         else:
             counts = {f"{SCOPE}.{name}": getattr(event, name) for name in ("found", "missing", "failed")}
         self._call_duration.record(event.seconds, attributes)
-        self._span(event.call, event.seconds, attributes | counts, kind=SpanKind.INTERNAL)
+        contexts = [self._requests[each] for each in event.request_ids if each in self._requests]
+        self._span(event.call, event.seconds, attributes | counts, kind=SpanKind.INTERNAL, links=contexts)
 
-    def _span(self, name: str, seconds: float, attributes: Attributes, *, kind: SpanKind) -> None:
+    def _span(
+        self, name: str, seconds: float, attributes: Attributes, *, kind: SpanKind, links: Sequence[SpanContext] = ()
+    ) -> SpanContext:
         end = time.time_ns()
         span = self._tracer.start_span(
             f"{SCOPE}.{name}",
             context=Context() if kind is SpanKind.CLIENT else None,
             kind=kind,
             attributes=attributes,
+            links=[Link(each) for each in links],
             start_time=end - round(seconds * 1e9),
         )
         if "error.type" in attributes:
             span.set_status(Status(StatusCode.ERROR))
         span.end(end)
+        return span.get_span_context()
 
 
 def _server(host: str) -> dict[str, AttributeValue]:
@@ -163,10 +189,6 @@ def _server(host: str) -> dict[str, AttributeValue]:
 
 def _request(host: str) -> dict[str, AttributeValue]:
     return {"http.request.method": "POST", **_server(host)}
-
-
-def _request_id(request_id: str) -> dict[str, AttributeValue]:
-    return {"http.request.header.x-request-id": [request_id]}
 
 
 def _kind(error: BaseException) -> str:

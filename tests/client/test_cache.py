@@ -321,7 +321,8 @@ class Asker:
         self.bulk = bulk
         self.outcomes: dict[str, Outcome] = {}
 
-    def settle(self, outcomes: dict[str, Outcome]) -> None:
+    def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
+        del request_id
         self.outcomes |= outcomes
 
     def abort(self, error: Exception) -> None: ...

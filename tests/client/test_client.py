@@ -20,7 +20,7 @@ from rongcloud_groups import (
     ServiceNotEnabled,
 )
 from rongcloud_groups._protocol.dialects import DIALECTS
-from rongcloud_groups.emulator import Emulator, Universe
+from rongcloud_groups.emulator import Emulator, Faults, Universe
 from rongcloud_groups.events import BatchAnswered, BatchFailed, BatchSent, Event
 
 VERSION = {"rongcloud": 1, "nexconn": 4}
@@ -554,3 +554,33 @@ async def test_a_deadline_that_is_no_number_is_refused(client: GroupClient, dead
         await client.get("g1", deadline=deadline)
     with pytest.raises(ConfigError, match="deadline is "):
         await client.get_many(["g1"], deadline=deadline)
+
+
+# Request IDs
+
+
+async def test_a_lookup_names_the_requests_that_served_it(client_for: ClientFor) -> None:
+    events: list[Event] = []
+    async with Emulator() as emulator, client_for(emulator, hooks=[events.append]) as client:
+        lookup = await client.get_many(ids(120))
+        again = await client.get_many(ids(120))
+        async with client.stream(ids(60)) as parts:
+            of_parts = [request_id async for part in parts for request_id in part.request_ids]
+    sent = [event.request_id for event in events if isinstance(event, BatchSent)]
+    assert sorted([*lookup.request_ids, *again.request_ids, *of_parts]) == sorted(sent)
+    assert len(lookup.request_ids) == 3
+    assert lookup == again
+    assert lookup.request_ids != again.request_ids
+
+
+@pytest.mark.parametrize("fault", ["error-500", "drop", "garbage", "truncated"])
+async def test_an_error_names_the_request_that_ended_in_it(fault: str, client_for: ClientFor) -> None:
+    events: list[Event] = []
+    faults = Faults(share={fault: 1.0})
+    async with (
+        Emulator(faults=faults) as emulator,
+        client_for(emulator, max_attempts=1, hooks=[events.append]) as client,
+    ):
+        with pytest.raises(RongCloudError) as caught:
+            await client.get("g1")
+    assert caught.value.request_id in {event.request_id for event in events if isinstance(event, BatchSent)}

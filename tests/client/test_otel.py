@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from rongcloud_groups.events import BatchSent, CallEnded, ConnectionOpened, Toke
 from rongcloud_groups.otel import OpenTelemetry
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
+VERSION = version("rongcloud-groups")
 SERVER = {"server.address": "rongcloud.test", "server.port": 443}
 
 
@@ -35,7 +37,7 @@ class Signals:
     def metrics(self) -> dict[str, Metric]:
         data = self._metrics.get_metrics_data()
         scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
-        assert all(scope.scope.name == "rongcloud_groups" for scope in scopes)
+        assert {(scope.scope.name, scope.scope.version) for scope in scopes} <= {("rongcloud_groups", VERSION)}
         return {metric.name: metric for scope in scopes for metric in scope.metrics}
 
     def histogram(self, name: str) -> HistogramDataPoint:
@@ -128,13 +130,48 @@ async def test_requests_their_fill_and_their_wait_are_measured(
     assert (call.count, call.attributes) == (1, {"rongcloud_groups.call": "get_many"})
 
 
+async def test_a_call_is_linked_to_the_requests_that_served_it(
+    signals: Signals, rongcloud_emulator: InProcessEmulator
+) -> None:
+    rongcloud_emulator.fail_next("error-500")
+    async with rongcloud_emulator.client(hooks=[signals.hook]) as client:
+        await client.get("g0")
+        lookup = await client.get_many([f"g{number}" for number in range(1, 121)])
+    refused, of_get, *of_many = signals.spans("rongcloud_groups.batch")
+    (get,), (get_many,) = signals.spans("rongcloud_groups.get"), signals.spans("rongcloud_groups.get_many")
+    assert refused.status.status_code is StatusCode.ERROR
+    assert [link.context for link in get.links] == [of_get.get_span_context()]
+    assert [link.context for link in get_many.links] == [span.get_span_context() for span in of_many]
+    sent = [span.attributes["http.request.header.x-request-id"] for span in of_many if span.attributes]
+    assert sent == [(request_id,) for request_id in lookup.request_ids]
+    assert len(sent) == 3
+
+
+async def test_requests_in_flight_and_the_rate_are_gauges(
+    signals: Signals, rongcloud_emulator: InProcessEmulator
+) -> None:
+    async with rongcloud_emulator.client(hooks=[signals.hook], rate=250) as client:
+        rongcloud_emulator.fail_next("hang", 2)
+        lookup = asyncio.create_task(client.get_many([f"g{number}" for number in range(100)]))
+        while len(rongcloud_emulator.requests) < 2:  # noqa: ASYNC110  nothing else says it
+            await asyncio.sleep(0)
+        assert signals.count("http.client.active_requests") == client.stats().in_flight == 2
+        assert signals.count("rongcloud_groups.rate") == client.stats().rate == 250
+        lookup.cancel()
+        await asyncio.wait([lookup])
+        await client.get("g1")
+        assert signals.count("http.client.active_requests") == 0
+
+
 async def test_units_are_those_of_ucum(signals: Signals, rongcloud_emulator: InProcessEmulator) -> None:
     rongcloud_emulator.fail_next("error-500")
     rongcloud_emulator.fail_next("429")
     async with rongcloud_emulator.client(hooks=[signals.hook]) as client:
         await client.get("g1")
     assert {name: metric.unit for name, metric in signals.metrics().items()} == {
+        "http.client.active_requests": "{request}",
         "http.client.request.duration": "s",
+        "rongcloud_groups.rate": "{request}/s",
         "rongcloud_groups.budget.wait.duration": "s",
         "rongcloud_groups.batch.size": "{group}",
         "rongcloud_groups.retries": "{group}",
@@ -287,4 +324,4 @@ def test_other_events_make_no_signal(signals: Signals) -> None:
 
 
 def test_without_an_sdk_it_does_nothing() -> None:
-    OpenTelemetry()(TokenWaited(0.1))
+    OpenTelemetry()(TokenWaited(0.1, 100.0))

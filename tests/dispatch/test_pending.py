@@ -27,7 +27,8 @@ class Recorder:
         self.outcomes: list[tuple[str, Outcome]] = []
         self.errors: list[RongCloudError] = []
 
-    def settle(self, outcomes: dict[str, Outcome]) -> None:
+    def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
+        del request_id
         assert outcomes
         assert outcomes.keys() <= self.open
         self.open.difference_update(outcomes)

@@ -64,7 +64,7 @@ class CacheFront:
                 self._pending.leave(self, [group_id])
             self._pending.leave(waiter, [group_id])
 
-    def settle(self, outcomes: dict[str, Outcome]) -> None:
+    def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:  # noqa: ARG002  not kept
         """IDs that were opened here have their outcome."""
         for group_id, outcome in outcomes.items():
             opener = self._openers.pop(group_id)

@@ -40,7 +40,6 @@ class InFlight(Struct, eq=False):
     batch: Batch
     connection: PooledConnection
     future: Future[Response]
-    request_id: str
     sent_at: float
     cancelled: bool = False
 
@@ -188,7 +187,7 @@ class Dispatcher:
         self._without_token = 0
         self._budget_wait += waited
         if self._emit:
-            self._emit(TokenWaited(waited))
+            self._emit(TokenWaited(waited, self._gate.rate))
         connection = None if self._closed else self._failover.pick()
         batch = self._pending.take(self._cancel) if connection is not None else None
         if connection is not None and batch is not None:
@@ -230,7 +229,8 @@ class Dispatcher:
             self._recovery.retry(self._pending.entries(batch), error)
             return
         self._gate.sent()
-        flight = self._in_flight[batch] = InFlight(batch, connection, future, request.request_id, sent_at)
+        flight = self._in_flight[batch] = InFlight(batch, connection, future, sent_at)
+        batch.request_id = request.request_id
         self._requests += 1
         self._group_ids_sent += len(batch)
         if self._emit:
@@ -257,7 +257,7 @@ class Dispatcher:
             with contained(TransportError, f"the request to {flight.connection.host}"):
                 response = future.result()
             with contained(DecodeError, "reading the response"):
-                result = self._api.read_batch(response, flight.batch.group_ids, flight.request_id)
+                result = self._api.read_batch(response, flight.batch.group_ids, flight.batch.request_id)
         except RongCloudError as error:
             self._failed(flight, error)
         else:
@@ -266,7 +266,7 @@ class Dispatcher:
     def _abandoned(self, flight: InFlight) -> None:
         if self._emit:
             seconds = get_running_loop().time() - flight.sent_at
-            self._emit(BatchAbandoned(flight.request_id, flight.connection.host, len(flight.batch), seconds))
+            self._emit(BatchAbandoned(flight.batch.request_id, flight.connection.host, len(flight.batch), seconds))
 
     def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         assert self._tasks is not None  # noqa: S101  responses come only inside run()
@@ -277,7 +277,7 @@ class Dispatcher:
         if self._emit:
             seconds = get_running_loop().time() - flight.sent_at
             found, missing = len(result.found), len(result.missing)
-            self._emit(BatchAnswered(flight.request_id, flight.connection.host, found, missing, seconds))
+            self._emit(BatchAnswered(flight.batch.request_id, flight.connection.host, found, missing, seconds))
         if result.found or result.missing:
             self._recovery.undecodable_in_a_row = 0
         if not result.unreadable:
@@ -286,13 +286,17 @@ class Dispatcher:
         entries = self._pending.entries(flight.batch)
         unreadable = [entry for entry in entries if entry.group_id in result.unreadable]
         readable = [entry for entry in entries if entry.group_id not in result.unreadable]
-        self._pending.settle((entry, result.found.get(entry.group_id)) for entry in readable)
-        self._recovery.repeat(unreadable, DecodeError("the response has a profile whose group ID cannot be read"))
+        outcomes = [(entry, result.found.get(entry.group_id)) for entry in readable]
+        self._pending.settle(outcomes, flight.batch.request_id)
+        error = DecodeError("the response has a profile whose group ID cannot be read")
+        error.request_id = flight.batch.request_id
+        self._recovery.repeat(unreadable, error)
 
     def _failed(self, flight: InFlight, error: RongCloudError) -> None:
+        error.request_id = error.request_id or flight.batch.request_id
         age = get_running_loop().time() - flight.sent_at
         if self._emit:
-            self._emit(BatchFailed(flight.request_id, flight.connection.host, len(flight.batch), error, age))
+            self._emit(BatchFailed(flight.batch.request_id, flight.connection.host, len(flight.batch), error, age))
         self._failover.failed(flight.connection, error)
         if self._policy.action(error) == "fatal":
             self._abort_all(error)

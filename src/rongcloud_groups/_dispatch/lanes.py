@@ -21,8 +21,13 @@ class Waiter(Protocol):
     @property
     def bulk(self) -> bool: ...
 
-    def settle(self, outcomes: dict[str, Outcome]) -> None:
-        """Some of its IDs, at least one, have their outcome. The dict is the waiter's from now on."""
+    def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
+        """Some of its IDs, at least one, have their outcome. The dict is the waiter's from now on.
+
+        Args:
+            outcomes: by ID.
+            request_id: the request that served them; None where there was no response.
+        """
         ...
 
     def abort(self, error: RongCloudError) -> None:
@@ -65,12 +70,14 @@ class Batch(Struct, eq=False):
         waiters: the waiter of each, or its `PendingId`.
         cancel: called with the batch when no waiter is left for any of its IDs; they are no longer open by then.
         wanted: how many IDs have a waiter.
+        request_id: the ``X-Request-ID`` of the request, once it is sent.
     """
 
     group_ids: list[str]
     waiters: list[Waiter | PendingId]
     cancel: "Callable[[Batch], object]"
     wanted: int
+    request_id: str = ""
 
     def __len__(self) -> int:
         return len(self.group_ids)

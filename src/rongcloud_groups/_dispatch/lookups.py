@@ -47,37 +47,44 @@ class Lookups:
 
     def get(self, group_id: str, deadline: float | None, *, fresh: bool) -> Awaitable[GroupProfile | None]:
         """See `GroupClient.get`."""
-        call = self._get(group_id, self._seconds(deadline), fresh=fresh)
-        return self._observed("get", call) if self._emit else call
+        if not self._emit:
+            return self._get(group_id, self._seconds(deadline), None, fresh=fresh)
+        request_ids: list[str] = []
+        call = self._get(group_id, self._seconds(deadline), request_ids, fresh=fresh)
+        return self._observed("get", call, request_ids)
 
     def get_many(
         self, group_ids: Iterable[object], deadline: float | None, *, bulk: bool, fresh: bool
     ) -> Awaitable[Lookup]:
         """See `GroupClient.get_many`."""
-        call = self._get_many(group_ids, self._seconds(deadline), bulk=bulk, fresh=fresh)
-        return self._observed("get_many", call) if self._emit else call
+        request_ids: list[str] = []
+        waiter = GetManyWaiter(get_running_loop().create_future(), request_ids, bulk)
+        call = self._get_many(group_ids, self._seconds(deadline), waiter, fresh=fresh)
+        return self._observed("get_many", call, request_ids) if self._emit else call
 
-    async def _observed(self, name: str, call: Awaitable[T]) -> T:
+    async def _observed(self, name: str, call: Awaitable[T], request_ids: list[str]) -> T:
         """The result of a call; the hooks are notified of its end, however it ends."""
         clock = get_running_loop().time
         began = clock()
         try:
             result = await call
         except BaseException as error:
-            self._emit(CallEnded(name, 0, 0, 0, clock() - began, error))
+            self._emit(CallEnded(name, 0, 0, 0, clock() - began, error, request_ids))
             raise
-        self._emit(CallEnded(name, *_counts(result), clock() - began, None))
+        self._emit(CallEnded(name, *_counts(result), clock() - began, None, request_ids))
         return result
 
     def _seconds(self, deadline: float | None) -> float:
         return self._deadline if deadline is None else number("deadline", deadline)
 
-    async def _get(self, group_id: str, deadline: float, *, fresh: bool) -> GroupProfile | None:
+    async def _get(
+        self, group_id: str, deadline: float, request_ids: list[str] | None, *, fresh: bool
+    ) -> GroupProfile | None:
         group_id = validated_group_id(group_id)
         if deadline <= 0:
             raise self._exceeded(group_id, deadline)
         loop = get_running_loop()
-        waiter = GetWaiter(loop.create_future())
+        waiter = GetWaiter(loop.create_future(), request_ids)
         timer = None if deadline == inf else loop.call_later(deadline, self._expire, waiter, group_id, deadline)
         try:
             if self._cached is None:
@@ -96,9 +103,9 @@ class Lookups:
     def _expire(self, waiter: GetWaiter, group_id: str, deadline: float) -> None:
         waiter.abort(self._exceeded(group_id, deadline))
 
-    async def _get_many(self, group_ids: Iterable[object], deadline: float, *, bulk: bool, fresh: bool) -> Lookup:
-        waiter = GetManyWaiter(get_running_loop().create_future(), bulk)
-
+    async def _get_many(
+        self, group_ids: Iterable[object], deadline: float, waiter: GetManyWaiter, *, fresh: bool
+    ) -> Lookup:
         def expire() -> None:
             open_ids = waiter.open_ids()
             waiter.expire(lambda group_id: self._exceeded(group_id, deadline))

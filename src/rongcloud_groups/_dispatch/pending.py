@@ -174,15 +174,15 @@ class PendingQueue:
                     self._count(profile)
                     settled.setdefault(waiter, {})[group_id] = profile
         for waiter, outcomes in settled.items():
-            waiter.settle(outcomes)
+            waiter.settle(outcomes, batch.request_id)
 
-    def settle(self, outcomes: Iterable[tuple[PendingId, Outcome]]) -> None:
-        """These entries have their outcome and are closed."""
+    def settle(self, outcomes: Iterable[tuple[PendingId, Outcome]], request_id: str | None = None) -> None:
+        """These entries have their outcome and are closed; the request served them, if one is given."""
         settled: dict[Waiter, dict[str, Outcome]] = {}
         for entry, outcome in outcomes:
             self._close(entry, outcome, settled)
         for waiter, those in settled.items():
-            waiter.settle(those)
+            waiter.settle(those, request_id)
 
     def _close(self, entry: PendingId, outcome: Outcome, settled: dict[Waiter, dict[str, Outcome]]) -> None:
         group_id = entry.group_id

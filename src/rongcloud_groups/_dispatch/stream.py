@@ -123,13 +123,13 @@ class Stream:
         self._changed.set()
         return True
 
-    def settle(self, outcomes: dict[str, Outcome]) -> None:
+    def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
         """Some of the IDs have their outcome."""
         self._open.difference_update(outcomes)
         self._unconsumed += len(outcomes)
         items = iter(outcomes.items())
         while part := dict(islice(items, BATCH_LIMIT)):
-            self._parts.append(lookup_of(part))
+            self._parts.append(lookup_of(part, [] if request_id is None else [request_id]))
         self._changed.set()
 
     def abort(self, error: RongCloudError) -> None:

@@ -17,13 +17,20 @@ T = TypeVar("T")
 
 
 class GetWaiter(Struct, eq=False):
-    """Waits for one ID; its future ends in the profile, in None, or in the error."""
+    """Waits for one ID; its future ends in the profile, in None, or in the error.
+
+    Attributes:
+        request_ids: gets the request that served it, if not None.
+    """
 
     future: Future[GroupProfile | None]
+    request_ids: list[str] | None = None
     bulk: bool = False
 
-    def settle(self, outcomes: dict[str, Outcome]) -> None:
+    def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
         """The ID has its outcome."""
+        if self.request_ids is not None and request_id is not None:
+            self.request_ids.append(request_id)
         (outcome,) = outcomes.values()
         if isinstance(outcome, RongCloudError):
             self.abort(outcome)
@@ -48,9 +55,11 @@ class GetManyWaiter(Struct, eq=False):
 
     Attributes:
         future: ends in None, or in the error that aborts the whole lookup.
+        request_ids: the requests that served it.
     """
 
     future: Future[None]
+    request_ids: list[str]
     bulk: bool
     _outcomes: dict[str, Outcome | _Open] = field(default_factory=dict)
     _open: int = 0
@@ -83,8 +92,10 @@ class GetManyWaiter(Struct, eq=False):
         self._all_admitted = True
         self.settle({})
 
-    def settle(self, outcomes: dict[str, Outcome]) -> None:
+    def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
         """Some of the IDs have their outcome."""
+        if request_id is not None:
+            self.request_ids.append(request_id)
         self._outcomes.update(outcomes)
         self._open -= len(outcomes)
         if self._all_admitted and not self._open and not self.future.done():
@@ -103,7 +114,7 @@ class GetManyWaiter(Struct, eq=False):
 
     def lookup(self) -> Lookup:
         """The outcomes, once no ID is open."""
-        return lookup_of(cast("dict[str, Outcome]", self._outcomes))
+        return lookup_of(cast("dict[str, Outcome]", self._outcomes), self.request_ids)
 
 
 def checked(group_ids: list[object], valid: T) -> dict[str, T | InvalidGroupId]:
