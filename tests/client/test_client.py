@@ -20,7 +20,8 @@ from rongcloud_groups import (
     ServiceNotEnabled,
 )
 from rongcloud_groups._protocol.dialects import DIALECTS
-from rongcloud_groups.emulator import Emulator, Faults, Universe
+from rongcloud_groups.emulator import Emulator, Faults, Service, Universe
+from rongcloud_groups.emulator.requests import Version
 from rongcloud_groups.events import BatchAnswered, BatchFailed, BatchSent, Event
 
 VERSION = {"rongcloud": 1, "nexconn": 4}
@@ -479,9 +480,6 @@ async def test_a_client_from_the_environment(emulator: Emulator, dialect: str, m
 @pytest.mark.parametrize(
     "option",
     [
-        {"order": "reversed"},
-        {"order": "shuffled"},
-        {"repeated": "each"},
         {"unknown": "null"},
         {"v1_nested": "objects", "v4_nested": "strings"},
         {"portrait_key": "portrait_url"},
@@ -500,6 +498,20 @@ async def test_however_the_service_writes_its_responses(client_for: ClientFor, o
         assert (list(lookup.found), lookup.missing, lookup.failed) == (known, unknown, {})
     async with Emulator(universe=Universe()) as emulator, client_for(emulator) as client:
         assert (await client.get_many(asked)).found == lookup.found
+
+
+class Reversing(Service):
+    """Responds with the profiles in another order than they were asked for."""
+
+    def _profiles(self, version: Version, group_ids: list[str], fault: str | None) -> list[bytes]:
+        return super()._profiles(version, group_ids[::-1], fault)
+
+
+async def test_the_order_of_a_lookup_is_that_of_its_ids_whatever_that_of_the_profiles(client_for: ClientFor) -> None:
+    async with Emulator(Reversing(universe=Universe())) as emulator, client_for(emulator) as client:
+        asked = ids(200)
+        lookup = await client.get_many(asked)
+        assert (list(lookup.found), lookup.missing) == split(emulator.service.universe, asked)
 
 
 async def test_an_unknown_group_that_makes_the_service_refuse_its_batch_fails_alone(client_for: ClientFor) -> None:

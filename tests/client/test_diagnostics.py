@@ -34,7 +34,8 @@ def checked(dialect: str) -> Check:
             "dialect": dialect,
             "verify": first.ssl_context,
         }
-        return await check(first.app_key, first.app_secret, **(defaults | options))
+        app_secret = options.pop("app_secret", first.app_secret)
+        return await check(first.app_key, app_secret, **(defaults | options))
 
     return checked
 
@@ -125,8 +126,7 @@ async def test_the_other_dialect_is_named_where_it_works(
 
 async def test_the_other_dialect_may_be_right_and_the_secret_wrong(checked: Check, other: str) -> None:
     async with Emulator(versions=frozenset({VERSION[other]}), app_secret="right") as emulator:
-        emulator.service.app_secret = "another"
-        diagnosis = await checked(emulator)
+        diagnosis = await checked(emulator, app_secret="another")
     assert diagnosis.answering_dialect == other
     assert [other in diagnosis.problems[0].advice, "RONGCLOUD_APP_SECRET" in diagnosis.problems[1].advice] == [
         True,
