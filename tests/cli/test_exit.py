@@ -5,7 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.command_line import COMMAND, TIMEOUT, ended, run, started
+from support.command_line import COMMAND, TIMEOUT, ended, environment, run, run_python, started
 
 from rongcloud_groups import ServerError
 from rongcloud_groups.cli.app import exit_code
@@ -51,6 +51,16 @@ def write_whole(pipe: int, content: bytes) -> None:
     """Write more than a pipe holds: when it is written, the other side reads."""
     while content:
         content = content[os.write(pipe, content) :]
+
+
+def test_ctrl_c_ends_it_without_a_word_while_it_is_imported() -> None:
+    code = """
+import signal, sys, types
+sys.modules["rongcloud_groups.cli"] = types.SimpleNamespace(main=lambda: signal.raise_signal(signal.SIGINT))
+from rongcloud_groups_command import main
+main()
+"""
+    assert run_python(code, env=environment()) == (-signal.SIGINT, "", "")
 
 
 def test_a_reader_that_went_away_ends_it_quietly(env: dict[str, str]) -> None:
