@@ -8,10 +8,7 @@ import argparse
 import asyncio
 from collections.abc import Mapping
 
-import msgspec
-
 from rongcloud_groups.emulator import Emulator, OtherConsumer, Service, serve
-from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.emulator.responses import Response
 
 
@@ -19,10 +16,6 @@ class DirectedService(Service):
     def respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
         response = super().respond(method, path, headers, body, now)
         return response._replace(delay=float(headers.get("x-answer-after", response.delay)))
-
-
-def announce(address: Address) -> None:
-    print(msgspec.json.encode(address).decode(), flush=True)
 
 
 def main() -> None:
@@ -41,7 +34,7 @@ def main() -> None:
         latency=options.latency,
         other=other if options.other else None,
     )
-    asyncio.run(serve(Emulator(service), started=announce))
+    asyncio.run(serve(Emulator(service)))
 
 
 if __name__ == "__main__":

@@ -87,20 +87,19 @@ def test_a_wrong_option_is_explained(arguments: list[str], complaint: str, capsy
     assert complaint in capsys.readouterr().err
 
 
-async def test_it_prints_what_to_paste_and_the_report_at_the_end(
+async def test_it_prints_its_address_and_the_report_at_the_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     emulator = Emulator()
     ca_file = tmp_path / "ca.pem"
     serving = asyncio.create_task(serve(emulator, ca_file=ca_file))
-    while "SSL_CERT_FILE" not in (printed := capsys.readouterr().err):  # noqa: ASYNC110  what it prints is the only sign
+    while not (printed := capsys.readouterr().out):  # noqa: ASYNC110  what it prints is the only sign
         await asyncio.sleep(0)
-    settings = dict(line.split("=", 1) for line in printed.splitlines())
-    assert settings == {
-        "RONGCLOUD_BASE_URL": emulator.url,
-        "RONGCLOUD_APP_KEY": emulator.app_key,
-        "RONGCLOUD_APP_SECRET": emulator.app_secret,
-        "SSL_CERT_FILE": str(ca_file),
+    assert json.loads(printed) == {
+        "url": emulator.url,
+        "app_key": emulator.app_key,
+        "app_secret": emulator.app_secret,
+        "ca_file": str(ca_file),
     }
     assert ca_file.read_bytes() == emulator.ca_pem
     os.kill(os.getpid(), signal.SIGTERM)
@@ -108,15 +107,6 @@ async def test_it_prints_what_to_paste_and_the_report_at_the_end(
     assert report == emulator.report()
     assert json.loads(capsys.readouterr().err)["batch_requests"] == 0
     assert ca_file.exists()
-
-
-async def test_without_tls_there_is_no_certificate_to_trust(capsys: pytest.CaptureFixture[str]) -> None:
-    serving = asyncio.create_task(serve(Emulator(tls=False)))
-    while "RONGCLOUD_APP_SECRET" not in (printed := capsys.readouterr().err):  # noqa: ASYNC110  its output is the only sign
-        await asyncio.sleep(0)
-    os.kill(os.getpid(), signal.SIGINT)
-    await serving
-    assert "SSL_CERT_FILE" not in printed
 
 
 async def test_a_certificate_file_that_was_not_asked_for_is_removed_at_the_end() -> None:

@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-import msgspec
-
 from rongcloud_groups.emulator.options import EmulatorOptions
 
 try:
-    from rongcloud_groups.emulator.program import Address, serve
+    from rongcloud_groups.emulator.program import serve
 except ModuleNotFoundError as missing:
     sys.exit(str(missing))
 
@@ -33,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         emulator = options.build()
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    asyncio.run(serve(emulator, ca_file=options.ca_file, started=_announce))
+    asyncio.run(serve(emulator, ca_file=options.ca_file))
 
 
 def _argument(annotation: Any) -> dict[str, Any]:
@@ -44,11 +42,6 @@ def _argument(annotation: Any) -> dict[str, Any]:
         return {"choices": get_args(annotation)}
     kinds = get_args(annotation) or (annotation,)
     return {"type": kinds[0]} if isinstance(kinds[0], type) else {"action": "append", "metavar": "NAME[=VALUE]"}
-
-
-def _announce(address: Address) -> None:
-    sys.stdout.write(msgspec.json.encode(address).decode() + "\n")
-    sys.stdout.flush()
 
 
 if __name__ == "__main__":

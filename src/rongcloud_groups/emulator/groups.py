@@ -81,17 +81,16 @@ class Universe:
         self._explicit: dict[str, Group] = {}
 
     @classmethod
-    def from_jsonl(cls, path: str | Path, *, only_explicit: bool = True) -> Self:
-        """Read groups from a file, one JSON object a line, under the names that `add` takes.
+    def from_jsonl(cls, path: str | Path) -> Self:
+        """All the groups there are, from a file: one JSON object a line, under the names that `add` takes.
 
         Args:
             path: a UTF-8 file; empty lines are skipped.
-            only_explicit: whether these are all the groups there are.
 
         Raises:
             ValueError: a line is not a group; the message names the file and the line.
         """
-        universe = cls(only_explicit=only_explicit)
+        universe = cls(only_explicit=True)
         with Path(path).open(encoding="utf-8") as lines:
             for number, line in enumerate(lines, start=1):
                 if line.strip():

@@ -32,36 +32,20 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def announce(address: Address) -> None:
-    """Print the environment variables to set to stderr."""
-    lines = [
-        f"RONGCLOUD_BASE_URL={address.url}",
-        f"RONGCLOUD_APP_KEY={address.app_key}",
-        f"RONGCLOUD_APP_SECRET={address.app_secret}",
-    ]
-    if address.ca_file is not None:
-        lines.append(f"SSL_CERT_FILE={address.ca_file}")
-    print(*lines, sep="\n", file=sys.stderr, flush=True)  # noqa: T201  a program's words to its user
-
-
-def announce_end(report: Report) -> None:
-    """Print the report to stderr, as one line of JSON."""
-    print(msgspec.json.encode(report).decode(), file=sys.stderr, flush=True)  # noqa: T201  a program's words to its user
+    """Print the address to stdout, as one line of JSON."""
+    sys.stdout.write(msgspec.json.encode(address).decode() + "\n")
+    sys.stdout.flush()
 
 
 async def serve(
-    emulator: Emulator,
-    *,
-    ca_file: Path | None = None,
-    started: Callable[[Address], None] = announce,
-    ended: Callable[[Report], None] = announce_end,
+    emulator: Emulator, *, ca_file: Path | None = None, started: Callable[[Address], None] = announce
 ) -> Report:
-    """Run an emulator until SIGINT or SIGTERM, and return its report.
+    """Run an emulator until SIGINT or SIGTERM; return its report, and print it to stderr as one line of JSON.
 
     Args:
         emulator: one that was not entered yet.
         ca_file: where to write the authority's certificate; None: a temporary file, removed at the end.
-        started: called once it listens; by default it prints the environment variables to set.
-        ended: called with the report at the end; by default it prints it.
+        started: called once it listens; by default `announce`.
     """
     with (
         anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
@@ -74,7 +58,7 @@ async def serve(
             async for _ in signals:
                 break
         report = emulator.report()
-        ended(report)
+        sys.stderr.write(msgspec.json.encode(report).decode() + "\n")
         return report
 
 

@@ -56,7 +56,7 @@ class Record:
 
     def __init__(self, *, keep_ids: bool = False) -> None:
         self._keep_ids = keep_ids
-        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+        self._waiting: list[asyncio.Future[None]] = []
         self.clear()
 
     def clear(self) -> None:
@@ -83,7 +83,10 @@ class Record:
         self.counts.max_requests_on_connection = max(self.counts.max_requests_on_connection, nth)
         if path in ROUTES and ROUTES[path][1] == "batch":
             self.arrivals.append(at)
-        self._wake()
+        for arrival in self._waiting:
+            if not arrival.done():
+                arrival.set_result(None)
+        self._waiting.clear()
 
     def responded(self, response: Response) -> None:
         """Count a response."""
@@ -96,10 +99,10 @@ class Record:
 
     async def wait_for(self, requests: int) -> None:
         """Return once that many requests have been received, whatever their path."""
-        if self._paths.total() < requests:
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append((requests, future))
-            await future
+        while self._paths.total() < requests:
+            arrival = asyncio.get_running_loop().create_future()
+            self._waiting.append(arrival)
+            await arrival
 
     def report(self, faults: Counter[str]) -> Report:
         """The counters as they are now.
@@ -118,11 +121,3 @@ class Record:
             faults=dict(faults),
             http_versions=dict(self._http_versions),
         )
-
-    def _wake(self) -> None:
-        if self._waiting:
-            received = self._paths.total()
-            for requests, future in self._waiting:
-                if requests <= received and not future.done():
-                    future.set_result(None)
-            self._waiting = [(requests, future) for requests, future in self._waiting if not future.done()]

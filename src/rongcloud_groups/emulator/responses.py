@@ -34,17 +34,7 @@ class Response(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ResponseFormat:
-    """The names and types in the responses of one version of the service.
-
-    Attributes:
-        version: 1 or 4.
-        nested: whether the nested parts are strings that hold JSON, or objects.
-        name_key: the group name's key in v1.
-        portrait_key: the portrait's key.
-        flat_texts: whether introduction and announcement stand beside the nested parts.
-        numbers_as_strings: whether times and counts are strings.
-        code_as_string: whether ``code`` is a string.
-    """
+    """The names and types in the responses of one version of the service; its attributes are options of `Service`."""
 
     version: Literal[1, 4]
     nested: Nested

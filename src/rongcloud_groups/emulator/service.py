@@ -188,7 +188,10 @@ class Service:
         for group_id in dict.fromkeys(group_ids):
             group = self.universe.shared(group_id)
             if group is None:
-                self._add_unknown(profiles, shape, group_id)
+                if self.unknown == "refused":
+                    raise ServiceRefusal(1002, "group does not exist")
+                if self.unknown != "omitted":
+                    profiles.append(b"null" if self.unknown == "null" else shape.profile({"groupId": group_id}))
                 continue
             if fault == "broken":
                 group["groupProfile"] = '{"introduction": "cut off'
@@ -199,17 +202,6 @@ class Service:
         if fault == "foreign":
             profiles.insert(0, shape.profile({"groupId": "foreign", "groupName": "A group that was not asked for"}))
         return profiles
-
-    def _add_unknown(self, profiles: list[bytes], shape: ResponseFormat, group_id: str) -> None:
-        match self.unknown:
-            case "bare":
-                profiles.append(shape.profile({"groupId": group_id}))
-            case "null":
-                profiles.append(b"null")
-            case "refused":
-                raise ServiceRefusal(1002, "group does not exist")
-            case "omitted":
-                pass
 
     def _listing(self, version: Version, headers: Mapping[str, str], body: bytes) -> Response:
         start, size, newest_first = parse_page(version, headers, body)
