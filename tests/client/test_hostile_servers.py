@@ -10,12 +10,12 @@ from support.hostile_server import (
     HARMLESS_FIELDS,
     STREAMS,
     after,
-    answer,
     flood,
     hostile,
     ignore,
     lower_streams_to_none,
     on_first_connection,
+    respond,
     stop_reading,
 )
 
@@ -26,7 +26,7 @@ IDS = [f"group-{number:058}" for number in range(2_500)]
 
 
 async def test_a_server_that_never_allows_a_stream_fails_the_lookup_within_its_attempts() -> None:
-    async with hostile(answer, {STREAMS: 0}, attempt_timeout=1) as (server, client):
+    async with hostile(respond, {STREAMS: 0}, attempt_timeout=1) as (server, client):
         with pytest.raises(RongCloudError, match="SETTINGS"):
             await client.get("g1")
         assert len(server.peers) <= 3 * 2
@@ -41,7 +41,7 @@ async def test_streams_taken_away_after_each_response_cost_no_id() -> None:
 
 
 async def test_a_window_that_is_never_widened_costs_no_id() -> None:
-    async with hostile(answer, rate=1000, attempt_timeout=1) as (server, client):
+    async with hostile(respond, rate=1000, attempt_timeout=1) as (server, client):
         server.replenish = False
         lookup = await client.get_many(IDS)
         assert len(lookup.found) == len(IDS)
@@ -67,13 +67,13 @@ async def test_a_service_that_is_stuck_ends_each_id_after_its_attempts(behave: o
 
 @pytest.mark.parametrize("fields", HARMLESS_FIELDS, ids=lambda fields: fields[0][0])
 async def test_fields_that_gateways_add_cost_neither_id_nor_connection(fields: list[tuple[str, str]]) -> None:
-    def respond(peer: Peer, request: Received) -> None:
+    def with_fields(peer: Peer, request: Received) -> None:
         headers = peer.headers
         peer.headers = lambda stream_id, given, *, end: headers(stream_id, [*given, *fields], end=end)  # type: ignore[method-assign, assignment, misc]
-        answer(peer, request)
+        respond(peer, request)
         peer.headers = headers  # type: ignore[method-assign]
 
-    async with hostile(respond, rate=1000) as (server, client):
+    async with hostile(with_fields, rate=1000) as (server, client):
         assert len((await client.get_many(IDS[:1_000])).found) == 1_000
         assert len(server.peers) == 1
 
@@ -94,7 +94,7 @@ async def test_a_server_that_only_floods_ends_each_id_after_its_attempts() -> No
 
 async def test_no_signature_or_nonce_reaches_a_log(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
-        async with hostile(answer, rate=1000) as (server, client):
+        async with hostile(respond, rate=1000) as (server, client):
             await client.get_many(IDS[:200])
             requests = [request for peer in server.peers for request in peer.requests]
     # The server, in this same process, logs what it decodes.
@@ -131,7 +131,7 @@ class ClosingLimiter:
 
 async def test_connections_that_close_before_their_token_cost_attempts_and_are_few() -> None:
     limiter = ClosingLimiter()
-    async with hostile(answer, limiter=limiter, hooks=[limiter.on_event]) as (server, client):
+    async with hostile(respond, limiter=limiter, hooks=[limiter.on_event]) as (server, client):
         limiter.peers = server.peers
         lookup = await client.get_many(["g1", "g2"])
         assert [type(error) for error in lookup.failed.values()] == [TransportError] * 2

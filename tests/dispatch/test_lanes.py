@@ -82,9 +82,7 @@ def batch_of(emulator: Emulator) -> dict[str, int]:
     return {group_id: number for number, batch in enumerate(emulator.batches) for group_id in batch}
 
 
-async def test_a_get_is_in_the_next_batch_while_a_stream_of_100_000_runs_whose_batches_stay_full(
-    emulator: Emulator,
-) -> None:
+async def test_a_get_is_in_the_next_batch_of_a_stream_whose_batches_stay_full(emulator: Emulator) -> None:
     asked_after: dict[str, int] = {}
     async with opened(emulator) as (client, sent), in_background(streamed(client, bulk_ids(100_000))) as stream:
         await sent.reach(5)

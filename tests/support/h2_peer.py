@@ -60,7 +60,7 @@ class Received(NamedTuple):
 
 
 class Peer(asyncio.Protocol):
-    """The server's end of one connection. A script answers; what came is kept for the test to look at."""
+    """The server's end of one connection. A script responds; the requests are kept for the test."""
 
     def __init__(self, server: "Server") -> None:
         self.server = server
@@ -137,7 +137,7 @@ class Peer(asyncio.Protocol):
                 self.resets.append((frame.stream_id, frame.error_code))
             case PingFrame() if "ACK" not in frame.flags:
                 self.pings += 1
-                if self.server.answers_pings:
+                if self.server.acknowledges_pings:
                     self.write(PingFrame(flags=["ACK"], opaque_data=frame.opaque_data))
             case GoAwayFrame():
                 self.goaways.append(frame.error_code)
@@ -181,7 +181,7 @@ class Peer(asyncio.Protocol):
         return HeadersFrame(stream_id, self.encoder.encode(list(fields)), flags=flags)
 
     def respond(self, stream_id: int, body: bytes = b"{}", *, status: str = "200", length: int | None = -1) -> None:
-        """Answers, as far as the connection's window allows; `length` -1 is the true one, None leaves it out."""
+        """Respond as far as the window of the connection allows; `length` -1 is the true one, None leaves it out."""
         fields = [(":status", status)]
         if length is not None:
             fields.append(("content-length", str(len(body) if length < 0 else length)))
@@ -220,7 +220,7 @@ def echo(peer: Peer, request: Received) -> None:
 
 
 def by_path(peer: Peer, request: Received) -> None:
-    """Never answers below ``/hang``, else echoes."""
+    """Responds to nothing below ``/hang``; else echoes."""
     if not request.headers[":path"].startswith("/hang"):
         echo(peer, request)
 
@@ -254,11 +254,11 @@ class Server:
         settings: dict[int, int] | None,
         greet: Callable[[Peer], None] | None,
         *,
-        answers_pings: bool,
+        acknowledges_pings: bool,
     ) -> None:
         self.script = script
         self.settings = settings
-        self.answers_pings = answers_pings
+        self.acknowledges_pings = acknowledges_pings
         self.greet = greet
         self.replenish = True
         self.peers: list[Peer] = []
@@ -298,7 +298,7 @@ async def serving(
     settings: dict[int, int] | None = None,
     greet: Callable[[Peer], None] | None = None,
     *,
-    answers_pings: bool = True,
+    acknowledges_pings: bool = True,
 ) -> AsyncIterator[Server]:
     """A server on the loopback.
 
@@ -306,7 +306,7 @@ async def serving(
     """
     if settings is None:
         settings = {SettingsFrame.MAX_CONCURRENT_STREAMS: 100}
-    server = Server(script, settings, greet, answers_pings=answers_pings)
+    server = Server(script, settings, greet, acknowledges_pings=acknowledges_pings)
     loop = asyncio.get_running_loop()
     listener = await loop.create_server(lambda: Peer(server), "127.0.0.1", 0, ssl=server_context("h2"))
     server.port = listener.sockets[0].getsockname()[1]

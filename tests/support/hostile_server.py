@@ -63,27 +63,27 @@ FLOODS: Final[dict[str, bytes]] = {
 """What a server may send without end while it owes a response to stream 1, and has closed stream 3."""
 
 
-def answer(peer: Peer, request: Received) -> None:
-    """Answers with a profile for each group ID."""
+def respond(peer: Peer, request: Received) -> None:
+    """Responds with a profile for each group ID."""
     group_ids = parse_qs(request.body.decode())["groupIds"]
     profiles = [{"groupId": group_id, "groupName": f"name of {group_id}"} for group_id in group_ids]
     peer.respond(request.stream_id, json.dumps({"code": 200, "profiles": profiles}).encode())
 
 
 def on_first_connection(behave: Script) -> Script:
-    """Behaves so on the first connection; answers on the others."""
+    """Behaves so on the first connection; responds on the others."""
 
     def script(peer: Peer, request: Received) -> None:
-        (behave if peer is peer.server.peers[0] else answer)(peer, request)
+        (behave if peer is peer.server.peers[0] else respond)(peer, request)
 
     return script
 
 
 def after(requests: int, behave: Script) -> Script:
-    """Answers so many requests of each connection, then behaves so."""
+    """Responds to so many requests of each connection, then behaves so."""
 
     def script(peer: Peer, request: Received) -> None:
-        (answer if len(peer.requests) <= requests else behave)(peer, request)
+        (respond if len(peer.requests) <= requests else behave)(peer, request)
 
     return script
 
@@ -94,7 +94,7 @@ def ignore(_peer: Peer, _request: Received) -> None:
 
 def lower_streams_to_none(peer: Peer, request: Received) -> None:
     peer.write(SettingsFrame(settings={STREAMS: 0}))
-    answer(peer, request)
+    respond(peer, request)
 
 
 def stop_reading(peer: Peer, _request: Received) -> None:

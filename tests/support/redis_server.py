@@ -40,7 +40,7 @@ class RedisServer:
     def start(self) -> None:
         self._process = subprocess.Popen(self.command, cwd=self._directory, stdout=subprocess.DEVNULL)  # noqa: S603  ours
         give_up_at = monotonic() + 20
-        while not self._answers():
+        while not self._responds():
             assert monotonic() < give_up_at
             time.sleep(0.01)
 
@@ -54,7 +54,7 @@ class RedisServer:
         self._process.kill()
         self._process.wait()
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             with Redis.from_url(self.url) as redis:
                 return bool(redis.ping())

@@ -58,8 +58,8 @@ def ask(
     return service.respond("POST", path, headers or signed(content_type=content_type), content, now)
 
 
-def profiles(answer: Response) -> list[Any]:
-    content = json.loads(answer.body)
+def profiles(response: Response) -> list[Any]:
+    content = json.loads(response.body)
     found = content["profiles"] if "profiles" in content else content["result"]["profiles"]
     assert isinstance(found, list)
     return found

@@ -141,7 +141,7 @@ async def test_a_hung_stream_times_out_alone_while_others_are_answered() -> None
 
 async def test_a_black_hole_is_noticed_by_a_ping_that_is_not_answered() -> None:
     async with (
-        serving(by_path, answers_pings=False) as server,
+        serving(by_path, acknowledges_pings=False) as server,
         server.client(ping_after=0.02, ping_timeout=0.02) as client,
     ):
         futures = [client.connection.send(QUERY._replace(path="/hang"), 30) for _ in range(3)]
@@ -152,7 +152,7 @@ async def test_a_black_hole_is_noticed_by_a_ping_that_is_not_answered() -> None:
         assert server.peer.pings == 1
 
 
-async def test_a_slow_server_that_answers_pings_is_waited_for() -> None:
+async def test_a_slow_server_that_acknowledges_pings_is_waited_for() -> None:
     async with serving(by_path) as server, server.client(ping_after=0.01, ping_timeout=0.5) as client:
         future = client.connection.send(QUERY._replace(path="/hang"), 30)
         await server.peer.until(lambda: server.peer.pings >= 2)
@@ -174,7 +174,7 @@ async def test_delivery_is_known_once_a_ping_behind_an_abandoned_request_is_answ
 
 @pytest.mark.parametrize("by_server", [True, False])
 async def test_delivery_is_known_where_the_server_closed_the_connection(by_server: bool) -> None:  # noqa: FBT001
-    async with serving(by_path, answers_pings=False) as server, server.client() as client:
+    async with serving(by_path, acknowledges_pings=False) as server, server.client() as client:
         before = client.connection.delivered()
         if by_server:
             server.peer.transport.close()

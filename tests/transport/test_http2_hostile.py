@@ -209,7 +209,7 @@ async def test_one_step_handles_few_frames_and_lets_others_run_before_the_next()
 
 async def test_what_waits_for_its_step_is_no_silence() -> None:
     async with (
-        serving(by_path, answers_pings=False) as server,
+        serving(by_path, acknowledges_pings=False) as server,
         server.client(ping_after=0.02, ping_timeout=0.02) as client,
     ):
         future = client.connection.send(QUERY._replace(path="/hang"), 30)
