@@ -3,9 +3,10 @@
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any
+
+from msgspec import Struct
 
 from rongcloud_groups.bulk.errors import ResumeError, SourceError
 from rongcloud_groups.bulk.seen_ids import SeenIds
@@ -13,8 +14,7 @@ from rongcloud_groups.bulk.sources.interface import BLOCK, Source
 from rongcloud_groups.errors import RongCloudError
 
 
-@dataclass(slots=True, eq=False)
-class Block:
+class Block(Struct, eq=False):
     """Some consecutive records of the input.
 
     Attributes:
@@ -27,7 +27,7 @@ class Block:
     group_ids: list[str]
     records: int
     digest: str
-    outcomes: dict[str, Any | RongCloudError | None] = field(default_factory=dict)
+    outcomes: dict[str, Any | RongCloudError | None] = {}
 
     @property
     def settled(self) -> bool:

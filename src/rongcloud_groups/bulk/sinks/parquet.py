@@ -5,18 +5,16 @@ from pathlib import Path
 from threading import Event
 from typing import Any, Final
 
-import msgspec
 import pyarrow as pa  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from rongcloud_groups._tables.arrow import SCHEMA, record_batch
 from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups._tables.rows import COLUMNS, FlatRow, flat_row
-from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
+from rongcloud_groups.bulk.checkpoint import Checkpoint
 from rongcloud_groups.bulk.errors import ResumeError
-from rongcloud_groups.bulk.files import PartialFile, check_writable, copy_mode, naming_file, sync_directory, sync_file
-from rongcloud_groups.bulk.sinks.interface import Sink
-from rongcloud_groups.bulk.sinks.text import not_an_output
+from rongcloud_groups.bulk.files import check_writable, copy_mode, naming_file, sync_directory, sync_file
+from rongcloud_groups.bulk.sinks.file import FileSink, not_an_output
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
 
@@ -29,7 +27,7 @@ _COMPRESSED: Final = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=Fals
 _IN_THIS_THREAD: Final = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-class ParquetSink(Sink):
+class ParquetSink(FileSink):
     """A Parquet file with row groups of 10,000.
 
     While the job runs, its rows are appended to ``PATH.partial`` in the format of Arrow. At the end they are written in
@@ -41,31 +39,20 @@ class ParquetSink(Sink):
     """
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
-        self.name = str(path)
-        self.path: Path | None = path
-        self._output = path
-        self._force = force
+        super().__init__(path, "parquet", force=force)
         self._cancelled = Event()
-        self._rows = PartialFile(path)
         self._new = path.with_name(f"{path.name}.new")
-        self._checkpoint = CheckpointFile(path, "parquet")
-
-    def load(self) -> Checkpoint | None:
-        saved = self._checkpoint.load()
-        if saved is not None and saved.complete:
-            self._rows.check_complete(saved.sink_size)
-        return saved
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
         check_writable(self._output)
         if not keep and not self._force and not _is_output(self._output):
             raise not_an_output(self._output)
         if saved is not None:
-            self._rows.begin(saved.sink_size)
+            self._file.begin(saved.sink_size)
             return
         kept = self._finished_output() if keep else None
         self._checkpoint.remove()
-        self._rows.begin(None)
+        self._file.begin(None)
         if kept is not None:
             with kept:
                 for batch in self._rows_of(kept):
@@ -77,17 +64,14 @@ class ParquetSink(Sink):
     def write(self, rows: Sequence[Any]) -> None:
         self._append(record_batch(rows))
 
-    def commit(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint.save(msgspec.structs.replace(checkpoint, sink_size=self._rows.sync()))
-
     def publish(self) -> None:
         """Write the row groups, and give the file its name."""
-        self._rows.close()
-        if self._rows.partial.exists():
+        self._file.close()
+        if self._file.partial.exists():
             with (
                 naming_file(self._new),
                 self._new.open("wb") as new,
-                pa.OSFile(str(self._rows.partial)) as rows,
+                pa.OSFile(str(self._file.partial)) as rows,
                 pq.ParquetWriter(new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
             ):
                 copy_mode(self._output, new.fileno())
@@ -95,18 +79,6 @@ class ParquetSink(Sink):
             sync_file(self._new)
             self._new.replace(self._output)
             sync_directory(self._output.parent)
-
-    def forget(self) -> None:
-        """Remove the file of rows, then the checkpoint: without the one, the other says that all is done."""
-        self._rows.discard()
-        self._checkpoint.remove()
-
-    def discard(self) -> None:
-        self._checkpoint.remove()
-        self._rows.discard()
-
-    def close(self) -> None:
-        self._rows.close()
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -116,7 +88,7 @@ class ParquetSink(Sink):
         stream = pa.BufferOutputStream()
         with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
             writer.write_batch(batch)
-        self._rows.write(stream.getvalue().to_pybytes())
+        self._file.write(stream.getvalue().to_pybytes())
 
     def _rows_of(self, kept: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
         """The rows of a finished output, few at a time."""
@@ -124,7 +96,7 @@ class ParquetSink(Sink):
             for batch in self._unless_cancelled(kept.iter_batches(ROWS_READ_AT_ONCE, use_threads=False)):
                 yield batch.cast(SCHEMA)
         except (pa.ArrowException, ValueError, OSError) as error:
-            self._rows.discard()
+            self._file.discard()
             raise ConfigError(f"cannot add to {self.name}: {error}") from None
 
     def _unless_cancelled(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -140,7 +112,7 @@ class ParquetSink(Sink):
             while file.tell() < size:
                 yield from self._unless_cancelled(pa.ipc.open_stream(file, options=_IN_THIS_THREAD))
         except (pa.ArrowException, OSError) as error:
-            raise ResumeError(f"{self._rows.partial} is damaged ({error}); use --restart to start over") from None
+            raise ResumeError(f"{self._file.partial} is damaged ({error}); use --restart to start over") from None
 
     def _finished_output(self) -> pq.ParquetFile | None:
         """The output that an earlier run finished.

@@ -12,8 +12,9 @@ import msgspec
 
 from rongcloud_groups._tables.output import write_rows
 from rongcloud_groups._tables.rows import COLUMNS, flat_row, json_row, time_text
-from rongcloud_groups.bulk.checkpoint import Checkpoint, CheckpointFile
-from rongcloud_groups.bulk.files import PartialFile, check_writable
+from rongcloud_groups.bulk.checkpoint import Checkpoint
+from rongcloud_groups.bulk.files import check_writable
+from rongcloud_groups.bulk.sinks.file import FileSink, not_an_output
 from rongcloud_groups.bulk.sinks.interface import Format, Sink
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
@@ -22,7 +23,7 @@ ROWS_IN_A_TEXT: Final = 100
 """So few that their text needs no large piece of memory, which the allocator would keep."""
 
 
-class TextSink(Sink):
+class TextSink(FileSink):
     """JSON lines or CSV, as a file.
 
     Args:
@@ -32,19 +33,8 @@ class TextSink(Sink):
     """
 
     def __init__(self, path: Path, file_format: Format, *, force: bool = False) -> None:
-        self.name = str(path)
-        self.path: Path | None = path
-        self._output = path
-        self._force = force
+        super().__init__(path, file_format, force=force)
         self._rows = _row_format(file_format)
-        self._file = PartialFile(path)
-        self._checkpoint = CheckpointFile(path, file_format)
-
-    def load(self) -> Checkpoint | None:
-        saved = self._checkpoint.load()
-        if saved is not None and saved.complete:
-            self._file.check_complete(saved.sink_size)
-        return saved
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
         check_writable(self._output)
@@ -68,22 +58,6 @@ class TextSink(Sink):
     def write(self, rows: Sequence[Any]) -> None:
         for text in _texts(self._rows, rows):
             self._file.write(text)
-
-    def commit(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint.save(msgspec.structs.replace(checkpoint, sink_size=self._file.sync()))
-
-    def publish(self) -> None:
-        self._file.publish()
-
-    def forget(self) -> None:
-        self._checkpoint.remove()
-
-    def discard(self) -> None:
-        self._checkpoint.remove()
-        self._file.discard()
-
-    def close(self) -> None:
-        self._file.close()
 
 
 class StdoutSink(Sink):
@@ -114,14 +88,6 @@ class StdoutSink(Sink):
 
     def _write(self, text: bytes) -> None:
         write_rows(text, self._cancelled)
-
-
-def not_an_output(path: Path) -> ConfigError:
-    """The error where a file would be replaced that no job wrote."""
-    return ConfigError(
-        f"{path} exists and does not look like an output of this command in that format; use --force to replace it, or "
-        "give another output"
-    )
 
 
 class _RowFormat(Protocol):
