@@ -3,30 +3,15 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Protocol, cast
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
 
-from rongcloud_groups.emulator.faults import Faults
-from rongcloud_groups.emulator.recorder import Record
-from rongcloud_groups.emulator.responses import Response
+if TYPE_CHECKING:
+    from rongcloud_groups.emulator.server import Emulator
 
 CONTROL_PREFIX = "/_emulator/"
 SLOW_PIECES = 10
 LINGER = 0.25  # seconds in which a client can still send before a connection that ends on its account is closed
-
-
-class Host(Protocol):
-    """The emulator, as its connections see it."""
-
-    record: Record
-    connections: "set[ServerConnection]"
-
-    @property
-    def faults(self) -> Faults: ...
-
-    def respond(self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float) -> Response:
-        """Respond to a whole request."""
-        ...
 
 
 class ServerConnection(asyncio.Protocol, ABC):
@@ -38,7 +23,7 @@ class ServerConnection(asyncio.Protocol, ABC):
 
     http_version: str
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: "Emulator") -> None:
         self.host = host
         self._loop = asyncio.get_running_loop()
         self._timers: set[asyncio.TimerHandle] = set()

@@ -125,11 +125,7 @@ class Faults:
         self._script.extend([name] * times)
 
     def choose(self, number: int) -> str | None:
-        """The fault of a request, or None; it counts as played.
-
-        Args:
-            number: the request's number, from 1.
-        """
+        """The fault of request `number`, from 1, or None; it counts as played."""
         drawn = self._drawn() if self.share else None
         name = self._script.popleft() if self._script else self.at.get(number, drawn)
         if name is not None:

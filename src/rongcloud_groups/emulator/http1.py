@@ -1,12 +1,16 @@
 """HTTP/1.1 on the server's side."""
 
 import time
+from typing import TYPE_CHECKING
 
 import h11
 
-from rongcloud_groups.emulator.connection import LINGER, Host, ServerConnection, pieces
+from rongcloud_groups.emulator.connection import LINGER, ServerConnection, pieces
 from rongcloud_groups.emulator.requests import MAX_BODY_SIZE
 from rongcloud_groups.emulator.responses import Response
+
+if TYPE_CHECKING:
+    from rongcloud_groups.emulator.server import Emulator
 
 _CLOSES = ("goaway", "goaway-lower", "goaway-close")
 
@@ -16,7 +20,7 @@ class Http1ServerConnection(ServerConnection):
 
     http_version = "HTTP/1.1"
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: "Emulator") -> None:
         super().__init__(host)
         self._h11 = h11.Connection(h11.SERVER)
         self._request: h11.Request | None = None

@@ -3,6 +3,7 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -20,9 +21,12 @@ from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
 
-from rongcloud_groups.emulator.connection import LINGER, Host, ServerConnection, pieces
+from rongcloud_groups.emulator.connection import LINGER, ServerConnection, pieces
 from rongcloud_groups.emulator.requests import MAX_BODY_SIZE
 from rongcloud_groups.emulator.responses import Response
+
+if TYPE_CHECKING:
+    from rongcloud_groups.emulator.server import Emulator
 
 _WINDOW = 2**20
 
@@ -46,7 +50,7 @@ class Http2ServerConnection(ServerConnection):
 
     http_version = "HTTP/2"
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: "Emulator") -> None:
         super().__init__(host)
         self._h2 = H2Connection(
             H2Configuration(

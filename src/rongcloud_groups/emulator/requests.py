@@ -2,9 +2,8 @@
 
 import hashlib
 import hmac
-import math
 from collections.abc import Mapping
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -32,14 +31,6 @@ class ServiceRefusal(Exception):  # noqa: N818  a code on its way into a respons
         super().__init__(code, message)
         self.code = code
         self.message = message
-
-
-class Page(NamedTuple):
-    """Which part of the listing is asked for."""
-
-    start: int
-    size: int
-    newest_first: bool
 
 
 def check_signature(headers: Mapping[str, str], app_key: str, app_secret: str) -> float:
@@ -80,8 +71,8 @@ def parse_group_ids(version: Version, headers: Mapping[str, str], body: bytes) -
     return group_ids
 
 
-def parse_page(version: Version, headers: Mapping[str, str], body: bytes) -> Page:
-    """The page that a listing asks for.
+def parse_page(version: Version, headers: Mapping[str, str], body: bytes) -> tuple[int, int, bool]:
+    """The page that a listing asks for: how many groups to skip, its size, and whether the newest come first.
 
     Raises:
         ServiceRefusal: a parameter cannot be read.
@@ -102,17 +93,12 @@ def parse_page(version: Version, headers: Mapping[str, str], body: bytes) -> Pag
         start = int(number, 16)
     except ValueError:
         raise ServiceRefusal(1002, "pageToken is invalid") from None
-    return Page(start, size, newest_first=order == 1)
+    return start, size, order == 1
 
 
 def page_token(start: int) -> str:
     """The token of the page that begins after `start` groups."""
     return f"p-{start:x}"
-
-
-def retry_after_header(seconds: float) -> tuple[str, str]:
-    """``Retry-After``, in whole seconds, rounded up as HTTP wants it."""
-    return "retry-after", str(math.ceil(seconds))
 
 
 def _credential(headers: Mapping[str, str], name: str) -> str:

@@ -76,7 +76,7 @@ class Emulator:
         self._http2 = http2
         self._authority = trustme.CA() if tls else None
         self._server_context = self._server_side() if tls else None
-        self._taking: dict[asyncio.Task[None], socket.socket] = {}
+        self._taking: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
         self._listener = socket.create_server(self._address, backlog=1024)
@@ -90,10 +90,9 @@ class Emulator:
     ) -> None:
         asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
-        tasks = list(self._taking)
-        for task in tasks:
+        for task in self._taking:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._taking, return_exceptions=True)
         await self.close_connections()
 
     @property
@@ -191,13 +190,9 @@ class Emulator:
         except OSError:  # the client has left
             return
         task = asyncio.get_running_loop().create_task(self._take(accepted), name="emulator: handshake")
-        self._taking[task] = accepted
-        task.add_done_callback(self._taken)
-
-    def _taken(self, task: asyncio.Task[None]) -> None:
-        accepted = self._taking.pop(task)
-        if task.cancelled():
-            accepted.close()
+        self._taking.add(task)
+        task.add_done_callback(self._taking.discard)
+        task.add_done_callback(lambda done: accepted.close() if done.cancelled() else None)
 
     async def _take(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()

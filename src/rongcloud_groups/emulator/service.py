@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
+from math import ceil
 from typing import Final, Literal
 
 import msgspec
@@ -24,7 +25,6 @@ from rongcloud_groups.emulator.requests import (
     page_token,
     parse_group_ids,
     parse_page,
-    retry_after_header,
 )
 from rongcloud_groups.emulator.responses import Nested, Response, ResponseFormat
 
@@ -214,7 +214,7 @@ class Service:
         status = 200 if refused.code == 1008 and self.refuse_with_200 else STATUS[refused.code]  # noqa: PLR2004  the service's code
         headers = [_JSON]
         if refused.code == 1008 and self.retry_after is not None:  # noqa: PLR2004  the service's code
-            headers.append(retry_after_header(self.retry_after))
+            headers.append(("retry-after", str(ceil(self.retry_after))))
         code = str(refused.code) if self.code_as_string else refused.code
         body = msgspec.json.encode({"code": code, "errorMessage": refused.message})
         return Response(status, headers, body, refused.code, [])
