@@ -119,9 +119,9 @@ async def test_waiting_ends_when_that_many_requests_have_arrived() -> None:
 
 
 async def test_a_service_may_be_given_and_then_takes_no_options() -> None:
-    service = Service(app_key="mine", universe=EVERY)
     faults = Faults()
-    emulator = Emulator(service, faults=faults)
+    service = Service(app_key="mine", universe=EVERY, faults=faults)
+    emulator = Emulator(service)
     assert emulator.app_key == "mine"
     assert emulator.faults is faults
     with pytest.raises(TypeError, match="limit"):

@@ -137,13 +137,7 @@ class Universe:
         return self._generated_in_list + sum(1 for _ in self._explicit_in_list())
 
     def listing(self, start: int, size: int, *, newest_first: bool) -> list[Group]:
-        """Part of all listed groups in the order of their creation: the generated, then the added ones.
-
-        Args:
-            start: how many to skip.
-            size: how many to return at most.
-            newest_first: whether the order is turned round.
-        """
+        """At most `size` listed groups after `start`, as they were created: the generated, then the added ones."""
         explicit = list(self._explicit_in_list())
         generated = self._generated_in_list
         places = range(generated + len(explicit))[:: -1 if newest_first else 1][start : start + size]

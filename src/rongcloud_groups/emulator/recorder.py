@@ -70,14 +70,7 @@ class Record:
         self._seen: Counter[int] = Counter()
 
     def arrived(self, path: str, http_version: str, at: float, nth: int) -> None:
-        """Note a request.
-
-        Args:
-            path: its path.
-            http_version: ``HTTP/2`` or ``HTTP/1.1``.
-            at: when its headers came, in seconds on the monotonic clock.
-            nth: which one on its connection it is, from 1.
-        """
+        """Note the `nth` request of its connection, whose headers came `at` these seconds of the monotonic clock."""
         self._paths[path] += 1
         self._http_versions[http_version] += 1
         self.counts.max_requests_on_connection = max(self.counts.max_requests_on_connection, nth)
@@ -105,11 +98,7 @@ class Record:
             await arrival
 
     def report(self, faults: Counter[str]) -> Report:
-        """The counters as they are now.
-
-        Args:
-            faults: the faults played so far, by name.
-        """
+        """The counters as they are now, with the faults that were played so far, by name."""
         return msgspec.structs.replace(
             self.counts,
             requests=dict(self._paths),

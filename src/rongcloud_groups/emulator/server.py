@@ -45,7 +45,6 @@ class Emulator:
         port: port to listen on; 0 takes a free one.
         tls: whether it speaks TLS, with a certificate of its own authority; else HTTP/1.1 in the clear.
         http2: whether ALPN offers HTTP/2.
-        faults: the faults to play; None leaves the service's.
         record_ids: whether `batches` keeps the IDs of each batch query.
         options: the options of `Service`.
 
@@ -61,15 +60,12 @@ class Emulator:
         port: int = 0,
         tls: bool = True,
         http2: bool = True,
-        faults: Faults | None = None,
         record_ids: bool = False,
         **options: Any,
     ) -> None:
         if service is not None and options:
             raise TypeError(f"options of a Service beside a Service: {', '.join(options)}")
         self.service = service or Service(**options)
-        if faults is not None:
-            self.service.faults = faults
         self.record = Record(keep_ids=record_ids)
         self.connections: set[ServerConnection] = set()
         self._address = (host, port)
