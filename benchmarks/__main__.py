@@ -4,10 +4,6 @@ import argparse
 import subprocess
 import sys
 
-from benchmarks.measuring.measured import RESULTS
-from benchmarks.plots.findings import draw_all
-from benchmarks.plots.tables import write_tables
-
 QUESTIONS = {
     "batch_cost": "(a) processor and wall time of a batch of 50 IDs, beside the field",
     "field_budget": "(b) the budget at the server, beside the field",
@@ -49,9 +45,6 @@ def main() -> int:
         ]
         if subprocess.run(command, check=False).returncode:  # noqa: S603  our own programs
             broken.append(question)
-    list(draw_all(RESULTS, quick=options.quick))
-    if not options.quick:
-        write_tables()
     print(f"\nfell short: {', '.join(broken)}" if broken else "\nall promises held")
     return 1 if broken else 0
 

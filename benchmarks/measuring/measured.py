@@ -27,7 +27,7 @@ def print_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def write_results(
     name: str, rows: object, *, quick: bool, packages: Mapping[str, str] | None = None, part: bool = False
 ) -> Path:
-    """Write what was measured, and with what, as JSON; a quick run does not replace a full one.
+    """Write what was measured, and with what, as JSON, and draw it; a quick run does not replace a full one.
 
     Args:
         name: the question's.
@@ -49,6 +49,9 @@ def write_results(
         "rows": rows,
     }
     path.write_bytes(msgspec.json.format(msgspec.json.encode(content)) + b"\n")
+    from benchmarks.plots.findings import redraw  # it reads what this module writes
+
+    redraw(quick=quick)
     return path
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 from benchmarks.measuring.measured import RESULTS
 from benchmarks.plots.figure import bars, lines
+from benchmarks.plots.tables import write_tables
 
 LIMIT = 100
 OURS = "rongcloud-groups"
@@ -20,6 +21,13 @@ PEERS = {
 """What else one would use, by the names of the figures."""
 
 Rows = Any  # as the JSON has them; each question has its own
+
+
+def redraw(*, quick: bool) -> None:
+    """Draw all plots where their figures are, and put the figures into the tables of the pages."""
+    list(draw_all(RESULTS, quick=quick))
+    if not quick:
+        write_tables()
 
 
 def draw_all(folder: Path, *, quick: bool = False) -> Iterator[Path]:
