@@ -49,8 +49,6 @@ STANDING: Final = {
     "black-hole": "connections are accepted and read, and nothing is ever answered",
 }
 
-_GOAWAYS = ("goaway", "goaway-lower", "goaway-close")
-
 
 class StreamsDrop(NamedTuple):
     """MAX_CONCURRENT_STREAMS becomes `to` when a connection's request number `at` arrives."""
@@ -173,7 +171,7 @@ class Faults:
         return None
 
     def _set(self, name: str, value: str) -> None:
-        if name in _GOAWAYS and value.isdecimal():
+        if name in ON_REQUEST and name.startswith("goaway") and value.isdecimal():
             self.goaway = GoAway(name, int(value))
         elif name in ON_REQUEST:
             self.share[name] = _share(value)

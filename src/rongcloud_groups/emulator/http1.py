@@ -12,8 +12,6 @@ from rongcloud_groups.emulator.responses import Response
 if TYPE_CHECKING:
     from rongcloud_groups.emulator.server import Emulator
 
-_CLOSES = ("goaway", "goaway-lower", "goaway-close")
-
 
 class Http1ServerConnection(ServerConnection):
     """One HTTP/1.1 connection, kept alive."""
@@ -77,7 +75,7 @@ class Http1ServerConnection(ServerConnection):
         response = self.host.respond(
             request.method.decode(), request.target.decode(), headers, bytes(self._body), self._arrived
         )
-        self._closing = self._closing or response.fault in _CLOSES
+        self._closing = self._closing or (response.fault or "").startswith("goaway")
         self.after(response.delay, lambda: self._respond(response))
 
     def _respond(self, response: Response) -> None:

@@ -52,11 +52,7 @@ class RateCheck:
     _filled_at: float = field(default=0.0, init=False)
 
     def admit(self, now: float) -> bool:
-        """Tell whether a request that arrives at `now` is let in, and count it.
-
-        Args:
-            now: seconds on a monotonic clock. A time before the last one is taken as the last one.
-        """
+        """Tell whether a request that arrives at `now`, in seconds on a monotonic clock, is let in, and count it."""
         if self.limit is None:
             return True
         now = max(now, self._latest)
