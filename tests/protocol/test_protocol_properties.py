@@ -173,7 +173,8 @@ def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
     entry = Raw(json.dumps(sent).encode())
     body = json.dumps(response_of([sent], RONGCLOUD)).encode()
 
-    assert batch_reader(RONGCLOUD)(body) == [profile]
+    assert batch_reader(RONGCLOUD)(body, [profile.group_id]) == ([profile], True)
+    assert batch_reader(RONGCLOUD)(body, []) == ([profile], False)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rongcloud_groups._protocol.lenient.FieldReader", None)
         assert profile_reader(RONGCLOUD)(entry) == profile
@@ -244,7 +245,7 @@ def test_a_response_read_at_once_equals_its_profiles_read_one_by_one(dialect: Di
     response = Response(200, {}, data.draw(damaged_bodies(dialect)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(responses, "batch_reader", lambda dialect: lambda body: None)  # noqa: ARG005  never at once
+        patch.setattr(responses, "batch_reader", lambda dialect: lambda body, requested: None)  # noqa: ARG005  never at once
         one_by_one = outcome_of(dialect, response)
 
     assert outcome_of(dialect, response) == one_by_one

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from itertools import repeat
-from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -36,7 +35,6 @@ _PAGE_TOKEN: Final = msgspec.json.Decoder(int | str | None)
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SUCCESS_CODES: Final = frozenset(each.success_code for each in DIALECTS.values())
-_GROUP_ID_OF: Final = attrgetter("group_id")
 _ABSENT: Final = Raw(b"")
 _NULL: Final = Raw(b"null")
 
@@ -99,11 +97,12 @@ def read_batch(
         DecodeError: the response is not what the service documents.
     """
     limit = max_body(len(requested))
-    documented = _documented_profiles(dialect, response, limit)
-    if documented is not None and list(map(_GROUP_ID_OF, documented)) == requested:
-        return BatchResult(_shared_ids(dict(zip(requested, documented, strict=True))), [], [])
-    profiles: Sequence[GroupProfile | None] | None = documented
-    if profiles is None:
+    profiles: Sequence[GroupProfile | None]
+    if documented := _documented_profiles(dialect, response, requested, limit):
+        profiles, complete = documented
+        if complete:
+            return BatchResult(dict(zip(requested, documented[0], strict=True)), [], [])
+    else:
         data = unwrap(dialect, response, "profiles", limit, request_id)
         read = profile_reader(dialect)
         profiles = [read(entry) for entry in _entries(data.profiles, "profiles", BATCH_LIMIT, request_id)]
@@ -122,10 +121,14 @@ def _shared_ids(found: dict[str, GroupProfile]) -> dict[str, GroupProfile]:
     return found
 
 
-def _documented_profiles(dialect: Dialect, response: Response, limit: int) -> list[GroupProfile] | None:
-    """The profiles in a response of exactly the documented shape; None for any other."""
+def _documented_profiles(
+    dialect: Dialect, response: Response, requested: Sequence[str], limit: int
+) -> tuple[list[GroupProfile], bool] | None:
+    """See `batch_reader`; None for a response that is not of exactly the documented shape."""
+    if response.status != 200:  # noqa: PLR2004  HTTP's OK
+        return None
     try:
-        return batch_reader(dialect)(decode_content(response, limit)) if response.status == 200 else None  # noqa: PLR2004  HTTP's OK
+        return batch_reader(dialect)(decode_content(response, limit), requested)
     except DecodeError:
         return None
 
