@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 MARK = b"rcslots"
 VERSION = b"3"
 HEADER = Struct("<7sc16s8s2q7d")
+STATE = ("next_slot", "late", "late_at", "paused_until", "cut_at", "cut_from")
+"""The numbers of a schedule that a record has, in this order, after the limit."""
 MAX_RECORD = HEADER.size + 8 * (MAX_HISTORY + MAX_RESERVED)
 RECENT = 10.0
 """Seconds; a limit that was written longer ago than this may have been changed since."""
@@ -161,21 +163,9 @@ def default_budget_file(name: str) -> Path:
 
 
 def _record(name: bytes, schedule: SlotSchedule, limit: float) -> bytes:
-    header = HEADER.pack(
-        MARK,
-        VERSION,
-        _boot_id(),
-        name,
-        len(schedule.sent),
-        len(schedule.reserved),
-        limit,
-        schedule.next_slot,
-        schedule.late,
-        schedule.late_at,
-        schedule.paused_until,
-        schedule.cut_at,
-        schedule.cut_from,
-    )
+    counts = len(schedule.sent), len(schedule.reserved)
+    numbers = (getattr(schedule, name) for name in STATE)
+    header = HEADER.pack(MARK, VERSION, _boot_id(), name, *counts, limit, *numbers)
     return header + schedule.sent.tobytes() + schedule.reserved.tobytes()
 
 
@@ -189,19 +179,8 @@ def _schedule(record: bytes, limit: float, now: float) -> SlotSchedule | None:
     if version != VERSION or boot_id != _boot_id() or not complete:
         return None
     times = array("d", record[HEADER.size : end])
-    next_slot, late, late_at, paused_until, cut_at, cut_from = numbers
-    schedule = SlotSchedule(
-        limit,
-        jitter=HOST_JITTER,
-        next_slot=next_slot,
-        sent=times[:sent],
-        reserved=times[sent:],
-        late=late,
-        late_at=late_at,
-        paused_until=paused_until,
-        cut_at=cut_at,
-        cut_from=cut_from,
-    )
+    state = dict(zip(STATE, numbers, strict=True))
+    schedule = SlotSchedule(limit, jitter=HOST_JITTER, sent=times[:sent], reserved=times[sent:], **state)
     return schedule if _is_possible(schedule, now) else None
 
 

@@ -3,7 +3,7 @@
 from asyncio import Future, TimerHandle, get_running_loop, sleep, wait
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import chain
 from logging import getLogger
 from math import inf
 from operator import attrgetter
@@ -50,14 +50,6 @@ class _Report(NamedTuple):
     late: float
 
 
-@dataclass(slots=True)
-class _Call:
-    """A call for slots that is under way."""
-
-    reply: "Future[Reply]"
-    lead: float
-
-
 class RedisSlots:
     """The slots that this process has reserved in one budget; one task at a time acquires them.
 
@@ -81,7 +73,8 @@ class RedisSlots:
         self._connection = connection
         self._keys = [key, f"{key}:sent", f"{key}:free"]
         self._clock = RedisClock()
-        self._call: _Call | None = None
+        self._reply: Future[Reply] | None = None  # of the call that is under way
+        self._lead = 0.0  # seconds that this call was expected to take
         self._call_time = 0.0  # seconds until the event loop has the reply
         self._slots: deque[Slot] = deque()
         self._reports: list[_Report] = []
@@ -113,7 +106,7 @@ class RedisSlots:
     @property
     def has_reply(self) -> bool:
         """Whether a call was answered, or failed."""
-        return self._call is not None and self._call.reply.done()
+        return self._reply is not None and self._reply.done()
 
     async def acquire(self) -> None:
         """Wait until one request may leave.
@@ -173,17 +166,18 @@ class RedisSlots:
         self._paused_until = 0.0
         self._clock = RedisClock()
         self._call_time = 0.0
+        self._wanted, self._active = 1.0, False
         self._acquired_at = -inf
 
     def abandon_call(self) -> None:
         """Do not wait for the call that is under way: its event loop has ended."""
-        self._call = self._idle = None
+        self._reply = self._idle = None
 
     async def aclose(self) -> None:
         """Give up the slots that will not be used, so that other processes may use them."""
         self._stop_timer()
         with suppress(RedisError, OSError):
-            if self._call is not None:
+            if self._reply is not None:
                 await self._finish_call()
             self._give_back()
 
@@ -195,19 +189,14 @@ class RedisSlots:
 
     def start_call(self, wanted: int) -> None:
         """Report what became of the slots so far, and ask for more, unless a call is under way."""
-        if self._call is not None:
+        if self._reply is not None:
             return
         reports, self._reports = self._reports, []
-        lead = min(self._call_time, MAX_LATENESS)
-        usable_for = MAX_LATE + 2 * self._late
+        self._lead = min(self._call_time, MAX_LATENESS)
+        arguments = [self._limit, self._lead, MAX_LATE + 2 * self._late, wanted]
         called_at = monotonic()
-        reply = self._connection.run(
-            RESERVE,
-            self._keys,
-            [self._limit, lead, usable_for, wanted] + [value for report in reports for value in report],
-        )
-        reply.add_done_callback(lambda _: self._note_call_time(monotonic() - called_at))
-        self._call = _Call(reply, lead)
+        self._reply = self._connection.run(RESERVE, self._keys, [*arguments, *chain.from_iterable(reports)])
+        self._reply.add_done_callback(lambda _: self._note_call_time(monotonic() - called_at))
 
     async def _reserve(self) -> float:
         """See to it that there is a slot, and soon the next ones; return the time from which it could be used."""
@@ -237,11 +226,11 @@ class RedisSlots:
             self._idle.cancel()
 
     def _on_idle(self) -> None:
-        if self._call is not None and not self.has_reply:
-            self._start_timer()
-            return
-        if self._call is not None:
-            if self._call.reply.exception() is not None:
+        if self._reply is not None:
+            if not self._reply.done():
+                self._start_timer()
+                return
+            if self._reply.exception() is not None:
                 return  # the next caller will find out
             self._take_in_reply()
         self._wanted, self._active, self._waited = 1.0, False, False
@@ -253,15 +242,14 @@ class RedisSlots:
 
     async def _finish_call(self) -> float:
         """Wait for the call that is under way, and take in its reply; return when that came, on `time.monotonic`."""
-        call = self._call
-        assert call is not None  # noqa: S101
-        await _wait_for(call.reply)
+        assert self._reply is not None  # noqa: S101
+        await _wait_for(self._reply)
         return self._take_in_reply()
 
     def _take_in_reply(self) -> float:
-        call, self._call = self._call, None
-        assert call is not None  # noqa: S101
-        reply = call.reply.result()
+        future, self._reply = self._reply, None
+        assert future is not None  # noqa: S101
+        reply = future.result()
         now, paused_until, self.rate, limit_before, is_new, set_back, queue, *slots = reply.values
         step = self._clock.note(reply.sent_at, reply.received_at, now)
         self._check_budget(limit_before, is_new=bool(is_new), clock_step=step if abs(step) > CLOCK_STEP else -set_back)
@@ -269,7 +257,7 @@ class RedisSlots:
         reserved = (Slot(int(name), *times) for name, *times in zip(slots[::3], slots[1::3], slots[2::3], strict=True))
         self._slots = deque(sorted([*self._slots, *reserved], key=attrgetter("time")))
         if slots:
-            self._wanted = self._next_wanted(queue, call.lead)
+            self._wanted = self._next_wanted(queue, self._lead)
         return reply.received_at
 
     def _next_wanted(self, queue: float, lead: float) -> float:
