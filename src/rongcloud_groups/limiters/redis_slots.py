@@ -24,7 +24,9 @@ MAX_CALL_TIME = 3.0
 IDLE_AFTER = 0.01
 """Seconds after a request, beyond the loop's lateness, after which a process gives up the slots that it has."""
 MARGIN = 0.01
-"""Seconds by which slots are wanted to be reserved further ahead than they must."""
+"""Seconds by which slots are wanted to be reserved further ahead than a reply takes, besides 15 % of these."""
+WAY_BACK = 0.75
+"""Part of a call's time that its reply may take to the event loop."""
 MAX_SLOTS = 250
 """Slots that a process reserves with one call."""
 LATENESS_KEPT = 0.98
@@ -74,7 +76,7 @@ class RedisSlots:
         self._keys = [key, f"{key}:sent", f"{key}:free"]
         self._clock = RedisClock()
         self._reply: Future[Reply] | None = None  # of the call that is under way
-        self._lead = 0.0  # seconds that this call was expected to take
+        self._lead = 0.0  # seconds that its reply was expected to take
         self._call_time = 0.0  # seconds until the event loop has the reply
         self._slots: deque[Slot] = deque()
         self._reports: list[_Report] = []
@@ -192,7 +194,7 @@ class RedisSlots:
         if self._reply is not None:
             return
         reports, self._reports = self._reports, []
-        self._lead = min(self._call_time, MAX_LATENESS)
+        self._lead = min(WAY_BACK * self._call_time, MAX_LATENESS)
         arguments = [self._limit, self._lead, MAX_LATE + 2 * self._late, wanted]
         called_at = monotonic()
         self._reply = self._connection.run(RESERVE, self._keys, [*arguments, *chain.from_iterable(reports)])
@@ -211,9 +213,11 @@ class RedisSlots:
             self._waited = self._active
             self.start_call(int(self._wanted + random()))
             waiting_since = self._clock.at(await self._finish_call())
-        more = int(self._wanted + random()) - len(self._slots)
-        if more > 0 or (self._reports and self._slots[0].time > now + MAX_LATE):  # others wait for the reports
-            self.start_call(max(0, more))
+        more = max(0, int(self._wanted + random()) - len(self._slots))
+        soon = now + 2 * self._call_time + self._late + MARGIN
+        others_wait = bool(self._reports) and self._slots[0].time > now + MAX_LATE  # for the reports
+        if others_wait or (more and self._slots[-1].time <= soon):
+            self.start_call(more)
         return waiting_since
 
     def _start_timer(self) -> None:
@@ -260,16 +264,13 @@ class RedisSlots:
             self._wanted = self._next_wanted(queue, self._lead)
         return reply.received_at
 
-    def _next_wanted(self, queue: float, lead: float) -> float:
-        """Slots wanted, where those that are reserved reach so many seconds ahead and a call takes so many.
-
-        A slot is asked for, and then used, about ``queue + way`` seconds apart.
-        """
-        way = 1.5 * lead
-        ratio = (lead + MARGIN + way) / (max(0.0, queue) + way)
-        aim = self._wanted * ratio + 1 if self._waited else self._wanted * min(1.0, ratio)
+    def _next_wanted(self, reserved: float, lead: float) -> float:
+        """Slots wanted, where others are reserved for so many seconds ahead and a reply takes so many."""
+        ahead, asking = 1.15 * lead + MARGIN, 2 * lead  # wanted; from the wish for a slot until Redis has it
+        aim = self._wanted * (ahead + asking) / (max(0.0, reserved) + asking)
+        aim = aim + 1 if self._waited else min(aim, self._wanted)
         self._waited = False
-        return max(1.0, min(aim if queue < lead / 2 else (self._wanted + aim) / 2, MAX_SLOTS))
+        return max(1.0, min(aim if reserved < lead / 2 else (self._wanted + aim) / 2, MAX_SLOTS))
 
     def _check_budget(self, limit_before: float, *, is_new: bool, clock_step: float) -> None:
         """Log what should not have happened since the last call, and start over after a pause."""
