@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from support.bulk_jobs import environment_of, ids, until, written
+from support.bulk_jobs import ids, until, written
 from support.command_line import COMMAND, environment
 from support.silent_server import Silent, listening
 
@@ -29,11 +29,6 @@ WITHIN = 4.0
 async def emulator() -> AsyncIterator[Emulator]:
     async with Emulator(limit=None, faults=Faults(share={"hang": 1.0})) as emulator:
         yield emulator
-
-
-@pytest.fixture
-def variables(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
-    return environment_of(emulator, tmp_path)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from support.bulk_jobs import environment_of, files_in, ids, names_in, sync, until, written
+from support.bulk_jobs import files_in, ids, names_in, sync, until, written
 from support.command_line import COMMAND
 
 from rongcloud_groups.emulator import Emulator, Faults, Universe
@@ -25,18 +25,6 @@ from rongcloud_groups.emulator import Emulator, Faults, Universe
 async def emulator() -> AsyncIterator[Emulator]:
     async with Emulator(limit=None, universe=Universe(unknown_share=0)) as emulator:
         yield emulator
-
-
-@pytest.fixture
-def variables(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
-    return environment_of(emulator, tmp_path)
-
-
-@pytest.fixture
-def here(tmp_path: Path) -> Path:
-    directory = tmp_path / "here"
-    directory.mkdir()
-    return directory
 
 
 async def test_all_rows_reach_a_slow_reader_of_a_pipe_that_does_not_block(

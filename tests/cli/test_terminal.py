@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from support.bulk_jobs import environment_of, ids, names_in, sync, until, written
+from support.bulk_jobs import ids, names_in, sync, until, written
 from support.command_line import COMMAND, Terminal, open_terminal, run, run_on_terminal
 
 from rongcloud_groups.cli.console import fitted
@@ -30,11 +30,6 @@ async def emulator() -> AsyncIterator[Emulator]:
     universe.add("odd", groupName=HOSTILE)
     async with Emulator(limit=None, universe=universe) as emulator:
         yield emulator
-
-
-@pytest.fixture
-def variables(emulator: Emulator, tmp_path: Path) -> dict[str, str]:
-    return environment_of(emulator, tmp_path)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -17,6 +17,9 @@ from rongcloud_groups.bulk.report import Progress
 from rongcloud_groups.cli.console import fitted, json_line, print_json, tell, write_stderr
 from rongcloud_groups.cli.signals import handled
 from rongcloud_groups.cli.sync_options import ProgressStyle
+
+if TYPE_CHECKING:  # it imports rich
+    from rongcloud_groups.cli.progress_bar import Bar
 
 _SECONDS_OF_RATE: Final = 10.0
 _MAX_WAITING: Final = 1000
@@ -50,28 +53,6 @@ class Speed:
         return (progress.total - progress.counts.records) / self.records
 
 
-class Renderer(Protocol):
-    """Writes progress in one style.
-
-    Attributes:
-        interval: seconds between two calls of `show`.
-    """
-
-    interval: float
-
-    def show(self, progress: Progress, speed: Speed) -> None:
-        """Write how far the job is."""
-        ...
-
-    def write(self, line: str) -> None:
-        """Write a line."""
-        ...
-
-    def close(self) -> None:
-        """Leave the terminal as it was; `show` may follow."""
-        ...
-
-
 class Display:
     """What a job shows, written by a thread of its own: a terminal that takes nothing does not hold up the job.
 
@@ -80,7 +61,7 @@ class Display:
         in_json: whether messages are JSON.
     """
 
-    def __init__(self, renderer: Renderer, *, in_json: bool = False) -> None:
+    def __init__(self, renderer: "MessagesAlone | Bar", *, in_json: bool = False) -> None:
         self.interval = renderer.interval
         self._renderer = renderer
         self._in_json = in_json
@@ -171,16 +152,23 @@ def display(
 
 
 class MessagesAlone:
-    """No progress."""
+    """No progress; the other styles show some.
+
+    Attributes:
+        interval: seconds between two calls of `show`.
+    """
 
     interval = 3600.0
 
-    def show(self, progress: Progress, speed: Speed) -> None: ...
+    def show(self, progress: Progress, speed: Speed) -> None:
+        """Write how far the job is."""
 
     def write(self, line: str) -> None:
+        """Write a line."""
         write_stderr(f"{line}\n")
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Leave the terminal as it was; `show` may follow."""
 
 
 class PlainLines(MessagesAlone):
