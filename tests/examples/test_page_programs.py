@@ -99,7 +99,9 @@ def test_prometheus_finds_the_metrics_of_the_page(env: dict[str, str], tmp_path:
         assert re.search(rf"^{name}\{{", ended.stdout, re.MULTILINE), name
     table = page.partition("| metric |")[2].partition("\n\n")[0]
     described = {name.replace(".", "_") for name in re.findall(r"^\| `([\w.]+)` \|", table, re.MULTILINE)}
-    types = re.findall(r"^# TYPE ((?:http|rongcloud)\w+?)(?:_seconds|_total)? \w+$", ended.stdout, re.MULTILINE)
+    types = re.findall(
+        r"^# TYPE ((?:http|rongcloud)\w+?)(?:_seconds|_total|_per_second)? \w+$", ended.stdout, re.MULTILINE
+    )
     assert described == set(types)
 
 
