@@ -549,7 +549,7 @@ def test_a_content_encoding_is_undone(encoding: str, encode: Any) -> None:
 def test_a_body_that_cannot_be_decompressed_is_a_decode_error(encoding: str, body: bytes, reason: str) -> None:
     error = error_of(200, body, content_encoding=encoding)
 
-    assert type(error) is errors.DecodeError
+    assert isinstance(error, errors.DecodeError)
     assert reason in str(error)
 
 
