@@ -61,6 +61,9 @@ class Dispatcher:
         emit: where events go.
         max_in_flight: the most requests in flight.
         attempt_timeout: seconds that one request may take.
+
+    Attributes:
+        wake: call it when an ID may wait to be sent.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Dispatcher:
         self._attempt_timeout = attempt_timeout
         self._in_flight: dict[Batch, InFlight] = {}
         self._changed = Event()
+        self.wake = self._changed.set
         self._tasks: TaskGroup | None = None
         self._connecting = ConnectionWait(failover, retry, attempt_timeout)
         self._without_token = 0
@@ -112,10 +116,6 @@ class Dispatcher:
             rate=self._gate.rate,
             host=self._failover.host,
         )
-
-    def wake(self) -> None:
-        """An ID may wait to be sent now."""
-        self._changed.set()
 
     def phase_of(self, group_id: str) -> Phase:
         """What an open ID is waiting for."""

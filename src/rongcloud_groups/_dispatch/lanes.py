@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Protocol
+from typing import Protocol, final
 
 from msgspec import Struct, field
 
@@ -35,6 +35,7 @@ class Waiter(Protocol):
         ...
 
 
+@final
 class PendingId(Struct, eq=False):
     """One open ID, in full.
 

@@ -1,7 +1,7 @@
 """The task in which the parts of an open client run."""
 
 import os
-from asyncio import CancelledError, Event, Future, Task, TaskGroup, get_running_loop, wait
+from asyncio import AbstractEventLoop, CancelledError, Event, Future, Task, TaskGroup, get_running_loop, wait
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any, Protocol
@@ -56,6 +56,7 @@ class Lifetime:
         self._tasks: TaskGroup | None = None
         self._running: set[Task[None]] = set()
         self._closing = Event()
+        self._loop: AbstractEventLoop | None = None  # in which the client can be used, while it can
         self._problem = "the client is closed"
 
     @property
@@ -85,7 +86,7 @@ class Lifetime:
         if self._host is None:
             return
         self._check_loop(self._host)
-        self._closing.set()
+        self._end()
         await wait([self._host])
         if not self._host.cancelled() and (error := self._host.exception()):
             raise error
@@ -104,6 +105,11 @@ class Lifetime:
         Raises:
             ClientClosed: it is not open, or open in another event loop or process; the message says which.
         """
+        try:
+            if get_running_loop() is self._loop and os.getpid() == self._pid:
+                return
+        except RuntimeError:
+            pass
         if self._host is None:
             raise ClientClosed("the client is not open: use it inside 'async with GroupClient(…) as client'")
         self._check_loop(self._host)
@@ -135,19 +141,24 @@ class Lifetime:
                 raise
             finally:
                 self._tasks = None
-                self._closing.set()
+                self._end()
                 self._pending.abort(ClientClosed(self._problem))
 
     async def _run_parts(self, opened: Future[None]) -> None:
         async with TaskGroup() as self._tasks:
             for part in (self._failover, self._dispatcher):
-                self.start(part.run()).add_done_callback(lambda _: self._closing.set())
+                self.start(part.run()).add_done_callback(lambda _: self._end())
             if not opened.done():
+                self._loop = get_running_loop()
                 opened.set_result(None)
             await self._closing.wait()
             self._dispatcher.close()
             for task in list(self._running):
                 task.cancel()
+
+    def _end(self) -> None:
+        self._loop = None
+        self._closing.set()
 
     def _check_loop(self, host: Task[None]) -> None:
         if self._pid != os.getpid():

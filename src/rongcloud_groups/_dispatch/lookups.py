@@ -43,15 +43,16 @@ class Lookups:
         self._cached = cached
         self._dispatcher = dispatcher
         self._emit = emit
+        self._observes = bool(emit)
         self._deadline = inf if deadline is None else deadline
 
     def get(self, group_id: str, deadline: float | None, *, fresh: bool) -> Awaitable[GroupProfile | None]:
         """See `GroupClient.get`."""
-        if not self._emit:
-            return self._get(group_id, self._seconds(deadline), None, fresh=fresh)
+        seconds = self._deadline if deadline is None else number("deadline", deadline)
+        if not self._observes:
+            return self._get(group_id, seconds, None, fresh=fresh)
         request_ids: list[str] = []
-        call = self._get(group_id, self._seconds(deadline), request_ids, fresh=fresh)
-        return self._observed("get", call, request_ids)
+        return self._observed("get", self._get(group_id, seconds, request_ids, fresh=fresh), request_ids)
 
     def get_many(
         self, group_ids: Iterable[object], deadline: float | None, *, bulk: bool, fresh: bool
@@ -59,8 +60,9 @@ class Lookups:
         """See `GroupClient.get_many`."""
         request_ids: list[str] = []
         waiter = GetManyWaiter(get_running_loop().create_future(), request_ids, bulk)
-        call = self._get_many(group_ids, self._seconds(deadline), waiter, fresh=fresh)
-        return self._observed("get_many", call, request_ids) if self._emit else call
+        seconds = self._deadline if deadline is None else number("deadline", deadline)
+        call = self._get_many(group_ids, seconds, waiter, fresh=fresh)
+        return self._observed("get_many", call, request_ids) if self._observes else call
 
     async def _observed(self, name: str, call: Awaitable[T], request_ids: list[str]) -> T:
         """The result of a call; the hooks are notified of its end, however it ends."""
@@ -73,9 +75,6 @@ class Lookups:
             raise
         self._emit(CallEnded(name, *_counts(result), clock() - began, None, request_ids))
         return result
-
-    def _seconds(self, deadline: float | None) -> float:
-        return self._deadline if deadline is None else number("deadline", deadline)
 
     async def _get(
         self, group_id: str, deadline: float, request_ids: list[str] | None, *, fresh: bool

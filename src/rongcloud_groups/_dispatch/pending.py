@@ -167,12 +167,15 @@ class PendingQueue:
         else:
             for group_id, waiter in zip(group_ids, waiters, strict=True):
                 profile = found.get(group_id)
-                if isinstance(waiter, PendingId):
+                if type(waiter) is PendingId:
                     self._close(waiter, profile, settled)
+                    continue
+                del self._ids[group_id]
+                if profile is None:
+                    self.missing += 1
                 else:
-                    del self._ids[group_id]
-                    self._count(profile)
-                    settled.setdefault(waiter, {})[group_id] = profile
+                    self.found += 1
+                settled.setdefault(waiter, {})[group_id] = profile
         for waiter, outcomes in settled.items():
             waiter.settle(outcomes, batch.request_id)
 

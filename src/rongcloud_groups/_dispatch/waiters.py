@@ -31,7 +31,7 @@ class GetWaiter(Struct, eq=False):
         """The ID has its outcome."""
         if self.request_ids is not None and request_id is not None:
             self.request_ids.append(request_id)
-        (outcome,) = outcomes.values()
+        _, outcome = outcomes.popitem()
         if isinstance(outcome, RongCloudError):
             self.abort(outcome)
         elif not self.future.done():
