@@ -2,13 +2,17 @@
 
 from collections import deque
 from collections.abc import Callable, Collection
-from typing import Protocol, final
+from itertools import repeat, starmap
+from typing import Final, Protocol, final
 
 from msgspec import Struct, field
 
 from rongcloud_groups._dispatch.retry import Attempts
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.lookup import Outcome
+
+_SWEEP_AT: Final = 64
+"""IDs that left a lane before it is worth looking for them in it."""
 
 
 class Waiter(Protocol):
@@ -105,6 +109,32 @@ class Lane(Struct, eq=False):
     def append(self, group_id: str) -> None:
         self.group_ids.append(group_id)
         self.waiting += 1
+
+    def take(self, most: int, place: Callable[[str], object]) -> list[str]:
+        """Take out the first IDs, apart from the isolated ones.
+
+        Args:
+            most: how many, at most.
+            place: says where an ID is.
+        """
+        pop = self.group_ids.popleft
+        if self.waiting == len(self.group_ids):
+            taken = list(starmap(pop, repeat((), min(most, self.waiting))))
+        else:
+            waiting: dict[str, None] = {}
+            while self.group_ids and len(waiting) < most:
+                if place(group_id := pop()) is self:
+                    waiting[group_id] = None
+            taken = list(waiting)
+        self.waiting -= len(taken)
+        return taken
+
+    def left(self, place: Callable[[str], object]) -> None:
+        """An ID no longer waits here; those that left are taken out many at a time."""
+        self.waiting -= 1
+        if len(self.group_ids) > 2 * self.waiting + _SWEEP_AT:
+            distinct = dict.fromkeys(self.group_ids)
+            self.group_ids = deque(group_id for group_id in distinct if place(group_id) is self)
 
     def extend(self, group_ids: Collection[str]) -> None:
         self.group_ids.extend(group_ids)

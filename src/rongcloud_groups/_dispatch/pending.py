@@ -11,7 +11,6 @@ waiter, and in flight by its batch; so whole batches are added, taken and settle
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from itertools import repeat, starmap
 
 from rongcloud_groups._dispatch.lanes import Batch, Lane, PendingId, Waiter
 from rongcloud_groups.errors import RongCloudError
@@ -20,8 +19,6 @@ from rongcloud_groups.models import GroupProfile
 
 BULK_EVERY = 10
 """Every tenth batch is the bulk lane's, however much the interactive lane holds."""
-_SWEEP_AT = 64
-"""IDs that left a lane before it is worth looking for them in it."""
 
 
 class PendingQueue:
@@ -60,9 +57,7 @@ class PendingQueue:
         """Let ``waiter`` wait for an ID; an open one is requested again only if the request in flight is stale."""
         if group_id not in self._ids:
             self._ids[group_id] = waiter
-            lane = self._bulk if waiter.bulk else self._interactive
-            lane.group_ids.append(group_id)
-            lane.waiting += 1
+            self._lane(bulk=waiter.bulk).append(group_id)
             return
         entry = self._entry(group_id)
         if isinstance(entry.place, Batch) and not entry.wanted:
@@ -87,7 +82,7 @@ class PendingQueue:
             known = self._ids.get(group_id)
             if known is waiter:
                 del self._ids[group_id]
-                self._left(self._lane(bulk=waiter.bulk))
+                self._lane(bulk=waiter.bulk).left(self._place)
             elif known is not None:
                 entry = self._entry(group_id)
                 joined = entry.waiters if waiter in entry.waiters else entry.next_waiters
@@ -118,34 +113,16 @@ class PendingQueue:
         if first.isolated:
             group_ids = [entry.group_id for entry in first.isolated.popleft()]
         else:
-            group_ids = self._pop(first, self._limit)
+            group_ids = first.take(self._limit, self._place)
             if len(group_ids) < self._limit:
-                group_ids += self._pop(second, self._limit - len(group_ids))
+                group_ids += second.take(self._limit - len(group_ids), self._place)
         return self._batch(group_ids, cancel) if group_ids else None
-
-    def _pop(self, lane: Lane, most: int) -> list[str]:
-        """Take the first IDs out of a lane."""
-        pop = lane.group_ids.popleft
-        if lane.waiting == len(lane.group_ids):
-            popped = list(starmap(pop, repeat((), min(most, lane.waiting))))
-        else:
-            waiting: dict[str, None] = {}
-            while lane.group_ids and len(waiting) < most:
-                if self._place(group_id := pop()) is lane:
-                    waiting[group_id] = None
-            popped = list(waiting)
-        lane.waiting -= len(popped)
-        return popped
 
     def _batch(self, group_ids: list[str], cancel: Callable[[Batch], object]) -> Batch:
         waiters: list[Waiter | PendingId] = list(map(self._ids.__getitem__, group_ids))  # type: ignore[arg-type]  # those that wait are in no batch
         batch = Batch(group_ids, waiters, cancel, len(group_ids))
-        if waiters.count(waiters[0]) == len(waiters) > 1 or PendingId not in set(map(type, waiters)):
-            for group_id in group_ids:
-                self._ids[group_id] = batch
-            return batch
         for group_id, waiter in zip(group_ids, waiters, strict=True):
-            if isinstance(waiter, PendingId):
+            if type(waiter) is PendingId:
                 waiter.place = batch
             else:
                 self._ids[group_id] = batch
@@ -192,19 +169,16 @@ class PendingQueue:
         if self._ids.get(group_id) is not entry:
             return
         self._forget(entry)
-        self._count(outcome)
-        for waiter in entry.waiters:
-            settled.setdefault(waiter, {})[group_id] = outcome
-        for waiter in entry.next_waiters:
-            self.add(group_id, waiter)
-
-    def _count(self, outcome: Outcome) -> None:
         if outcome is None:
             self.missing += 1
         elif isinstance(outcome, RongCloudError):
             self.failed += 1
         else:
             self.found += 1
+        for waiter in entry.waiters:
+            settled.setdefault(waiter, {})[group_id] = outcome
+        for waiter in entry.next_waiters:
+            self.add(group_id, waiter)
 
     def entries(self, batch: Batch) -> list[PendingId]:
         """The IDs of a batch in flight that are still open."""
@@ -327,14 +301,7 @@ class PendingQueue:
         elif place is self._bulk:
             entry.place = self._interactive
             self._interactive.append(entry.group_id)
-            self._left(self._bulk)
-
-    def _left(self, lane: Lane) -> None:
-        """An ID no longer waits in a lane: it is taken out of it with many others."""
-        lane.waiting -= 1
-        if len(lane.group_ids) > 2 * lane.waiting + _SWEEP_AT:
-            distinct = dict.fromkeys(lane.group_ids)
-            lane.group_ids = deque(group_id for group_id in distinct if self._place(group_id) is lane)
+            self._bulk.left(self._place)
 
     def _drop(self, entry: PendingId) -> None:
         batch = entry.place
@@ -352,7 +319,7 @@ class PendingQueue:
         place, entry.place = entry.place, None  # a batch refers to its entries: this leaves no cycle
         del self._ids[entry.group_id]
         if isinstance(place, Lane):
-            self._left(place)
+            place.left(self._place)
         elif isinstance(place, list):
             place.remove(entry)
             if not place:
