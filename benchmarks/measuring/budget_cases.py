@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import time
 from collections.abc import Sequence
 
@@ -49,6 +50,7 @@ def run_rates(name: str, clients: int, rate: float, most: int, limiter: str | No
 async def look_up_in_turn(client: GroupClient, seconds: float) -> int:
     """Send one request after the other for so many seconds; return how many IDs failed."""
     failed, end = 0, time.monotonic() + seconds
+    await asyncio.sleep(random.random())  # clients of many processes do not begin in the same moment
     async with client:
         while time.monotonic() < end:
             lookup = await client.get_many(f"g{time.monotonic_ns()}-{number}" for number in range(50))

@@ -182,7 +182,9 @@ def budget(path: Path, rows: Rows) -> None:
 
 
 def budget_use(path: Path, rows: Rows) -> None:
-    values = {row["scenario"]: row["sustained"] for row in rows if not row["scenario"].startswith("a rate of")}
+    values = {
+        row["scenario"]: row["sustained"] for row in rows if not row["scenario"].startswith(("a rate of", "outage"))
+    }
     bars(
         path,
         values,

@@ -3,6 +3,7 @@
 from asyncio import Lock, sleep
 from logging import getLogger
 from math import inf
+from random import random
 from time import monotonic
 
 import anyio
@@ -181,7 +182,7 @@ class RedisLimiter(Shared):
 
     def _enter_fallback(self, error: Exception) -> None:
         self._slots.forget()
-        self._quiet_until = monotonic() + QUIET_PERIOD
+        self._quiet_until = monotonic() + QUIET_PERIOD + random() / self._local.rate  # not all in the same moment
         self._probe_at = monotonic() + PROBE_INTERVAL
         if not self._away:
             self._away = True
