@@ -135,7 +135,7 @@ def _in_ascii(host: str) -> str:
         ValueError: it can be no host's name.
     """
     if not host.isascii():
-        import idna  # what httpx uses for the same
+        import idna  # the library that httpx uses
 
         host = idna.encode(host, uts46=True).decode()
     if host and not _HOST.fullmatch(host):

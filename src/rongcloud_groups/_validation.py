@@ -1,4 +1,4 @@
-"""Checks of constructor arguments, and of what is installed."""
+"""Checks of constructor arguments, and the message for a missing extra."""
 
 from math import inf, isnan
 from typing import TypeVar
@@ -56,8 +56,8 @@ def instance_of(kind: type[T] | tuple[type[T], ...], name: str, value: object, w
     Args:
         kind: the type, or several.
         name: of the option.
-        value: what was given.
-        wanted: what to give, for the message.
+        value: the value given.
+        wanted: the values that it may have, for the message.
 
     Raises:
         ConfigError: it is of another type; the message names the option.

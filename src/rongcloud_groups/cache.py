@@ -86,7 +86,7 @@ class Cache:
             missing_ttl = min(MISSING_TTL, self._ttl)
         self._missing_ttl = missing_ttl and positive("missing_ttl", missing_ttl)
         self._held = _store(at_least(1, "max_size", max_size), self._expiry, timer)
-        self._asked: dict[str, object] = {}
+        self._openers: dict[str, object] = {}
         self._queues: WeakSet[_Queue] = WeakSet()
         self._hits = self._misses = 0
         self._app_key: str | None = None
@@ -98,7 +98,7 @@ class Cache:
         arrives later waits for a new request, sent after that one has ended.
         """
         for group_id in group_ids:
-            self._asked.pop(group_id, None)
+            self._openers.pop(group_id, None)
             with suppress(KeyError):
                 del self._held[group_id]
         for queue in self._queues:
@@ -106,7 +106,7 @@ class Cache:
 
     def clear(self) -> None:
         """Forget all IDs; see `invalidate`."""
-        self._asked.clear()
+        self._openers.clear()
         self._held.clear()
         for queue in self._queues:
             queue.mark_stale()
@@ -137,21 +137,21 @@ class Cache:
         self._hits += 1
         return cached
 
-    def asked(self, group_id: str, asker: object) -> None:
-        """``asker`` has caused a request for an ID."""
-        self._asked[group_id] = asker
+    def begin(self, group_id: str, opener: object) -> None:
+        """``opener`` has caused a request for an ID."""
+        self._openers[group_id] = opener
 
-    def answered(self, group_id: str, asker: object, outcome: Outcome) -> None:
+    def store(self, group_id: str, opener: object, outcome: Outcome) -> None:
         """The ID has its outcome; keep it unless the ID was invalidated, or caused another request, since."""
-        if self._asked.get(group_id) is asker:
-            del self._asked[group_id]
+        if self._openers.get(group_id) is opener:
+            del self._openers[group_id]
             if not isinstance(outcome, RongCloudError):
                 self._held[group_id] = CachedOutcome(outcome)
 
-    def given_up(self, group_id: str, asker: object) -> None:
-        """``asker`` will not see the outcome."""
-        if self._asked.get(group_id) is asker:
-            del self._asked[group_id]
+    def discard(self, group_id: str, opener: object) -> None:
+        """``opener`` will not see the outcome."""
+        if self._openers.get(group_id) is opener:
+            del self._openers[group_id]
 
     def _expiry(self, _: str, cached: CachedOutcome, now: float) -> float:
         seconds = self._missing_ttl if cached.profile is None else self._ttl

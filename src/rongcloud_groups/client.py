@@ -63,7 +63,8 @@ class GroupClient:
             be connected, or while the service refuses each request as too many. Such a wait costs no attempts.
         requests_per_connection: requests that a connection must not reach; the service asks for fewer than 80.
         http2: offer HTTP/2; the server decides.
-        verify: what certificates are trusted; the system's by default, where ``SSL_CERT_FILE`` is honoured.
+        verify: the TLS context, with the certificates to trust; by default those of the system, where ``SSL_CERT_FILE``
+            is honoured.
         proxy: an HTTP proxy to connect through, ``"http://[user:password@]host[:port]"``. ``HTTPS_PROXY`` and the like
             are not used.
         allow_insecure: allow base URLs with ``http://``, which send the App Key and signatures unencrypted. Those of
@@ -142,7 +143,7 @@ class GroupClient:
         up no logging.
 
         Args:
-            **options: those of `GroupClient`; they win over the environment.
+            **options: those of `GroupClient`; they take precedence over the environment.
 
         Raises:
             ConfigError: a variable is missing or cannot be used; the message names it.
@@ -215,7 +216,7 @@ class GroupClient:
 
         Raises:
             InvalidGroupId: the service cannot take this ID; no request was made.
-            DeadlineExceeded: the deadline passed; it says what took the time.
+            DeadlineExceeded: the deadline passed; its phase says where the time went.
             RongCloudError: any other error that ended the lookup.
         """
         self._parts.lifetime.check_open()
@@ -293,7 +294,7 @@ class GroupClient:
         return self._parts.profile_pages(partial(self.get_many, deadline=inf, bulk=True), after=after, since=since)
 
     def stats(self) -> Stats:
-        """What the client did so far, and what it is doing."""
+        """Counts of the client so far, and its present state."""
         return self._parts.dispatcher.stats()
 
     def __repr__(self) -> str:

@@ -1,4 +1,4 @@
-"""Regions, credentials and what is read from the environment."""
+"""Regions, the options of a client, and their values in the environment."""
 
 import os
 import ssl

@@ -1,4 +1,4 @@
-"""Checks what responds to the credentials at hand, and says what to change if lookups cannot succeed.
+"""Checks how the service responds to the credentials at hand, and advises if lookups cannot succeed.
 
 It costs one request, or two if the first speaks against the dialect or the host.
 """
@@ -59,7 +59,7 @@ class Finding(Struct, frozen=True):
 
 
 class Diagnosis(Struct, frozen=True, kw_only=True):
-    """The state of the service as one client sees it; None stands for what no response showed.
+    """The state of the service as one client sees it; None where no response showed it.
 
     Attributes:
         ok: whether lookups with these settings can succeed. There may be problems even so.
@@ -70,7 +70,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
         http_version: ``HTTP/2`` or ``HTTP/1.1``.
         round_trip: seconds from the request to its response.
         clock_offset: seconds that this machine's clock is ahead of the server's ``Date``, which has whole seconds.
-        problems: what to change.
+        problems: the faults, each with its cure.
     """
 
     ok: bool
@@ -99,7 +99,7 @@ async def check(
     proxy: str | Proxy | None = None,
     allow_insecure: bool = False,
 ) -> Diagnosis:
-    """Ask the service for one group, and report what responds.
+    """Ask the service for one group, and report the response.
 
     The arguments are those of `GroupClient`.
 

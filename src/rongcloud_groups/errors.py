@@ -55,7 +55,7 @@ class InvalidGroupId(RongCloudError, ValueError):  # noqa: N818  the name is par
 
     Attributes:
         group_id: the ID as it was given, of whatever type.
-        reason: what is wrong with it.
+        reason: the rule that it breaks.
     """
 
     def __init__(self, group_id: object, reason: str) -> None:
@@ -138,7 +138,7 @@ class TransportError(RongCloudError):
 
 
 class DecodeError(RongCloudError):
-    """The response is not what the service documents: cut short, garbage, or of another shape."""
+    """The response is not as the service documents it: cut short, garbage, or of another shape."""
 
 
 class DeadlineExceeded(RongCloudError, TimeoutError):  # noqa: N818  the name is part of the public face

@@ -162,7 +162,7 @@ class GroupProfile(_Value, frozen=True, kw_only=True, gc=False):
         portrait_url: at most 128 characters.
         ext_profile: the app's own attributes; the keys start with ``ext_``. Where there are none, it is an empty dict
             that many profiles share and that cannot be changed; so is ``extra``.
-        permissions: who may do what.
+        permissions: the members who may do each thing.
         problems: the values of this profile that could not be read; almost always empty. Such a field is
             None, or has its default.
         extra: keys that this library does not know, and their values; those inside a nested object

@@ -2,7 +2,7 @@
 
 Needs the extra ``otel``, which brings the API alone; the app brings the SDK and says where the signals go.
 
-Spans, made when what they stand for has ended:
+Spans, made when the call or request has ended:
 
 - ``rongcloud_groups.get`` and ``rongcloud_groups.get_many``, one a call, within the caller's span, with a link to the
   span of each request that served it;
@@ -10,7 +10,7 @@ Spans, made when what they stand for has ended:
 
 Metrics:
 
-- ``http.client.request.duration`` (``s``): of each request; its count is that of the requests. One that was given up,
+- ``http.client.request.duration`` (``s``): of each request; its count is that of the requests. One that was abandoned,
   as by a deadline that passed, has the ``error.type`` ``asyncio.exceptions.CancelledError``;
 - ``http.client.active_requests`` (``{request}``): the requests in flight;
 - ``rongcloud_groups.rate`` (``{request}/s``): the rate that the limiter let through at the last request or refusal;

@@ -51,7 +51,7 @@ class InProcessEmulator:
     Attributes:
         service: the service; its attributes (``enabled``, ``locked``, ``latency`` and so on) may be changed.
         requests: the group IDs of each batch query, in the order in which they came, also of those that failed.
-        transport: what carries a client's requests here.
+        transport: carries a client's requests to this service.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class InProcessEmulator:
         return profile
 
     def fail_next(self, fault: str, times: int = 1) -> None:
-        """Script what happens to the next requests, after what is scripted already.
+        """Script a fault for the next requests, after those that are scripted already.
 
         Args:
             fault: ``"error-500"``, ``"error-504"``, ``"429"``, ``"html-502"``, ``"garbage"``, ``"truncated"``,
@@ -97,7 +97,7 @@ class InProcessEmulator:
         """A client of this emulator, to be opened with ``async with``.
 
         Args:
-            **options: those of `GroupClient`; they win over what is needed here.
+            **options: those of `GroupClient`; they take precedence over those of the emulator.
         """
         defaults: dict[str, Any] = {
             "app_key": self.service.app_key,

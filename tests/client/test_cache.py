@@ -237,7 +237,7 @@ async def test_who_came_after_an_invalidation_and_leaves_again_leaves_nothing_be
         with pytest.raises(DeadlineExceeded, match="waiting for the service"):
             await client.get("g1", deadline=0.1)
     assert len(emulator.requests) == 1
-    assert client.cache._asked == {}
+    assert client.cache._openers == {}
     assert client._parts.pending.open == 0
 
 
@@ -264,7 +264,7 @@ async def test_a_caller_that_gives_up_harms_no_other_and_leaves_nothing_behind(e
         assert cache.info().size == 0
         lookup = await client.get_many(["g2", "g3"], deadline=0.1)
         assert set(lookup.failed) == {"g2", "g3"}
-        assert cache._asked == {}
+        assert cache._openers == {}
         assert client._parts.pending.open == 0
 
 
@@ -277,7 +277,7 @@ async def test_closing_the_client_leaves_nothing_behind(emulator: InProcessEmula
         await at(0.5)
     await asyncio.wait([hanging])
     assert type(hanging.exception()).__name__ == "ClientClosed"
-    assert cache._asked == {}
+    assert cache._openers == {}
 
 
 @virtual_time
@@ -410,8 +410,8 @@ class CachedLookups(RuleBasedStateMachine):
                 assert self.clock - self.read_at[group_id, version] <= self.TTL
 
     @invariant()
-    def only_open_ids_are_remembered_as_asked(self) -> None:
-        assert self.cache._asked.keys() <= {group_id for _, group_id, _ in self.waiting}
+    def only_open_ids_have_an_opener(self) -> None:
+        assert self.cache._openers.keys() <= {group_id for _, group_id, _ in self.waiting}
         assert self.book._openers.keys() <= {group_id for _, group_id, _ in self.waiting}
 
 

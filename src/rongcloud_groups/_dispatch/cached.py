@@ -52,7 +52,7 @@ class CacheFront:
             self._pending.leave(self, [group_id])  # the request in flight, if any, is stale
             self._openers[group_id] = waiter
             self._pending.add(group_id, self)
-            self._cache.asked(group_id, waiter)
+            self._cache.begin(group_id, waiter)
 
     def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
         """``waiter`` no longer waits for these IDs."""
@@ -60,7 +60,7 @@ class CacheFront:
             if self._openers.get(group_id) is waiter:
                 del self._openers[group_id]
                 with _logged():
-                    self._cache.given_up(group_id, waiter)
+                    self._cache.discard(group_id, waiter)
                 self._pending.leave(self, [group_id])
             self._pending.leave(waiter, [group_id])
 
@@ -69,13 +69,13 @@ class CacheFront:
         for group_id, outcome in outcomes.items():
             opener = self._openers.pop(group_id)
             with _logged():
-                self._cache.answered(group_id, opener, outcome)
+                self._cache.store(group_id, opener, outcome)
 
     def abort(self, error: RongCloudError) -> None:  # noqa: ARG002  none is kept
         """There will be no outcome."""
         for group_id, opener in self._openers.items():
             with _logged():
-                self._cache.given_up(group_id, opener)
+                self._cache.discard(group_id, opener)
         self._openers.clear()
 
 

@@ -76,14 +76,7 @@ def _fault_of(text: str) -> str | None:
 
 
 def batch_request(dialect: Dialect, credentials: Credentials, group_ids: Sequence[str], nonce: RequestNonce) -> Request:
-    """The request for the profiles of some groups.
-
-    Args:
-        dialect: the interface to ask.
-        credentials: signs the request.
-        group_ids: 1 to `BATCH_LIMIT` validated IDs.
-        nonce: of this attempt.
-    """
+    """The request for the profiles of 1 to `BATCH_LIMIT` validated group IDs, with the nonce of this attempt."""
     body = _encode(dialect, {dialect.group_ids_key: group_ids})
     return Request(dialect.batch_path, _headers(dialect, credentials, nonce), body, nonce.request_id)
 

@@ -94,7 +94,7 @@ def read_batch(
     Raises:
         ServiceError: the service, or a server before it, responded with an error.
         ConfigError: the response is in the other dialect.
-        DecodeError: the response is not what the service documents.
+        DecodeError: the response is not as the service documents it.
     """
     limit = max_body(len(requested))
     profiles: Sequence[GroupProfile | None]
@@ -134,19 +134,7 @@ def _documented_profiles(
 
 
 def read_listing(dialect: Dialect, response: Response, size: int, request_id: str | None = None) -> ListingPage:
-    """One page of the listing.
-
-    Args:
-        dialect: of the request.
-        response: the whole response.
-        size: the page size of the request.
-        request_id: the request's ``X-Request-ID``, for error messages.
-
-    Raises:
-        ServiceError: the service, or a server before it, responded with an error.
-        ConfigError: the response is in the other dialect.
-        DecodeError: the response is not what the service documents.
-    """
+    """One page of the listing, asked for with a page size; arguments and errors are those of `read_batch`."""
     data = unwrap(dialect, response, "groups", max_body(size), request_id)
     token = _next_page_token(data.page_token, request_id)
     if (documented := listed_groups_reader(dialect, size)(data.groups)) is not None:
@@ -180,19 +168,14 @@ def _next_page_token(value: Raw, request_id: str | None) -> str | None:
 
 
 def unwrap(dialect: Dialect, response: Response, list_key: str, limit: int, request_id: str | None) -> _Envelope:
-    """The object that holds the data of a successful response.
+    """The object that holds the data, and in them a list, of a successful response; errors are those of `read_batch`.
 
     Args:
         dialect: of the request.
         response: the whole response.
-        list_key: the key of the list in the data.
+        list_key: the key of the list.
         limit: the most bytes of the body, decompressed.
         request_id: the request's ``X-Request-ID``, for error messages.
-
-    Raises:
-        ServiceError: the response says, by its code or its HTTP status, that the request failed.
-        ConfigError: the response is in the other dialect.
-        DecodeError: the response cannot be read.
     """
     succeeded = 200 <= response.status < 300  # noqa: PLR2004  HTTP's class of success
     try:
