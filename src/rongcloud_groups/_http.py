@@ -1,5 +1,6 @@
 """Plain values of HTTP: where a request goes, the request, its response."""
 
+import os
 import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Self
@@ -75,11 +76,29 @@ class Proxy:
         headers: the fields that a request to it carries; they hold the password.
     """
 
-    __slots__ = ("headers", "origin")
+    __slots__ = ("_no_proxy", "headers", "origin")
 
-    def __init__(self, origin: Origin, headers: list[tuple[str, str]]) -> None:
+    def __init__(self, origin: Origin, headers: list[tuple[str, str]], no_proxy: str = "") -> None:
         self.origin = origin
         self.headers = headers
+        self._no_proxy = no_proxy
+
+    @classmethod
+    def from_environment(cls) -> "Proxy | None":
+        """The proxy in ``HTTPS_PROXY``, for all hosts but those in ``NO_PROXY``; None where there is none.
+
+        Raises:
+            ConfigError: `of` does.
+        """
+        proxy = cls.of(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or None)
+        no_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy", "")
+        return None if proxy is None else cls(proxy.origin, proxy.headers, no_proxy)
+
+    def serves(self, origin: Origin) -> bool:
+        """Whether connections to an origin go through it."""
+        names = (f".{origin.host}", f".{origin.host}:{origin.port}")
+        suffixes = [f".{name.strip().lower().lstrip('.')}" for name in self._no_proxy.split(",") if name.strip()]
+        return not any(suffix == ".*" or name.endswith(suffix) for suffix in suffixes for name in names)
 
     @classmethod
     def of(cls, proxy: "str | Proxy | None") -> "Proxy | None":

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.clients import trusting
-from support.h2_peer import opened, serving
+from support.h2_peer import QUERY, opened, serving
 from support.proxy_process import PASSWORD, USER, tinyproxy
 from support.silent_server import Silent, listening
 
@@ -178,6 +178,41 @@ def test_a_proxy_of_the_environment_that_is_not_used_is_named_once(
     assert caplog.messages == []
     GroupClient("key", "secret")
     assert caplog.messages == ["HTTPS_PROXY is set and not used: pass proxy=, or set RONGCLOUD_PROXY, to use a proxy"]
+
+
+@pytest.mark.parametrize(
+    ("no_proxy", "served"),
+    [
+        ("", True),
+        ("other.test, groups.test.other", True),
+        ("groups.test", False),
+        (".test", False),
+        ("other,TEST ", False),
+        ("*", False),
+        ("groups.test:443", False),
+        ("groups.test:8443", True),
+    ],
+)
+def test_the_proxy_of_the_environment_leaves_out_the_hosts_in_no_proxy(
+    monkeypatch: pytest.MonkeyPatch,
+    no_proxy: str,
+    served: bool,  # noqa: FBT001  a parameter
+) -> None:
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.test:8080")
+    monkeypatch.setenv("NO_PROXY", no_proxy)
+    proxy = Proxy.from_environment()
+    assert proxy is not None
+    assert proxy.serves(Origin.parse("https://groups.test")) is served
+
+
+async def test_a_host_in_no_proxy_is_connected_to_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")  # where nothing listens
+    monkeypatch.setenv("NO_PROXY", "localhost")
+    async with serving() as server:
+        connection = await opened(server.url, proxy=Proxy.from_environment())
+        assert (await connection.send(QUERY, 5)).status == 200
+        await connection.aclose()
 
 
 def test_a_transport_has_a_proxy_of_its_own() -> None:

@@ -102,16 +102,20 @@ class Dialler:
 
     async def _reach(self, origin: Origin, attempt: "_Attempt") -> socket.socket:
         """A socket that is connected to the origin, through the proxy if there is one."""
-        _, host, port = origin if self._proxy is None else self._proxy.origin
-        via = "" if self._proxy is None else f" of proxy {host}:{port}"
+        proxy = self._proxy_to(origin)
+        _, host, port = origin if proxy is None else proxy.origin
+        via = "" if proxy is None else f" of proxy {host}:{port}"
         attempt.step = f"name resolution{via}"
         addresses = await self._resolve(host, port)
         attempt.step = f"connecting{via.replace(' of', ' to')}"
         connected = await start_connection(addresses, happy_eyeballs_delay=_ATTEMPT_DELAY, interleave=1)
-        if self._proxy is not None and origin.scheme == "https":
+        if proxy is not None and origin.scheme == "https":
             attempt.step = f"tunnel{via.replace(' of', ' through')}"
-            await open_tunnel(connected, origin, self._proxy)
+            await open_tunnel(connected, origin, proxy)
         return connected
+
+    def _proxy_to(self, origin: Origin) -> Proxy | None:
+        return self._proxy if self._proxy is not None and self._proxy.serves(origin) else None
 
     def _connection(
         self, origin: Origin, on_change: Callable[[], None], alpn: str | None, *, tls: bool
@@ -120,7 +124,7 @@ class Dialler:
             return HTTP2Connection(
                 origin.authority, max_in_flight=self._max_in_flight, on_change=on_change, slot_timeout=self._timeout
             )
-        return HTTP1Connection(origin, on_change=on_change, proxy=None if tls else self._proxy)
+        return HTTP1Connection(origin, on_change=on_change, proxy=None if tls else self._proxy_to(origin))
 
     async def _resolve(self, host: str, port: int) -> list[AddrInfoType]:
         """The addresses of a host. A lookup that hangs holds one thread, however often it is waited for."""

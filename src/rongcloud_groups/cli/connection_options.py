@@ -1,11 +1,11 @@
 """The options of all commands that connect to the service."""
 
-import os
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from rongcloud_groups._http import Proxy
 from rongcloud_groups.cli.budget import command_options
 from rongcloud_groups.errors import ConfigError
 
@@ -16,8 +16,8 @@ class ConnectionOptions:
     """How to connect; the docstring of a field is its help text."""
 
     proxy: str | None = None
-    """Connect through an HTTP proxy, http://[user:password@]host[:port]; env takes it from HTTPS_PROXY. Without it,
-    RONGCLOUD_PROXY, which shows no password in the list of processes."""
+    """Connect through an HTTP proxy, http://[user:password@]host[:port]; env takes it from HTTPS_PROXY, but
+    for the hosts in NO_PROXY. Without it, RONGCLOUD_PROXY, which shows no password in the list of processes."""
 
     http2: Annotated[bool, Parameter(show_default=False)] = True
     """Offer HTTP/2, or HTTP/1.1 alone."""
@@ -32,7 +32,7 @@ class ConnectionOptions:
         if not self.http2:
             options["http2"] = False
         if self.proxy == "env":
-            options["proxy"] = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+            options["proxy"] = Proxy.from_environment()
             if not options["proxy"]:
                 raise ConfigError("--proxy env: HTTPS_PROXY is not set")
         elif self.proxy is not None:
