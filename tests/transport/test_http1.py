@@ -341,6 +341,25 @@ async def test_a_surplus_response_that_is_still_in_the_socket_is_never_taken_for
         server.go.set()
 
 
+@pytest.mark.parametrize("tls", [True, False])
+async def test_a_surplus_response_that_comes_before_the_next_request_is_sent_ends_the_connection(tls: bool) -> None:  # noqa: FBT001
+    writers: list[asyncio.StreamWriter] = []
+
+    async def late(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await server.request(reader)
+        writer.write(respond(b"mine"))
+        writers.append(writer)
+        await server.go.wait()
+
+    async with serving(late, tls=tls) as server, connected(server) as connection:
+        assert (await connection.send(QUERY, 5)).body == b"mine"
+        writers[0].write(SURPLUS)  # the event loop reads it after the next line
+        with pytest.raises(TransportError, match="the server spoke unasked") as refused:
+            await connection.send(QUERY, 5)
+        assert refused.value.never_processed
+        server.go.set()
+
+
 async def test_a_response_before_the_whole_request_was_sent_ends_the_connection() -> None:
     async def hasty(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")

@@ -57,7 +57,7 @@ class Exchange:
 exchanges = st.builds(
     Exchange,
     headers=st.lists(
-        st.tuples(st.sampled_from(["nonce", "signature", "x"]), st.sampled_from(["", "v", "v" * 200, "v" * 17_000])),
+        st.tuples(st.sampled_from(["nonce", "signature", "x"]), st.sampled_from(["", "v", "v" * 200, "v" * 9_000])),
         max_size=4,
     ),
     body_size=st.sampled_from([0, 1, 900, 16_384, 16_385, 70_000, 200_000]),

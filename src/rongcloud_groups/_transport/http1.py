@@ -24,6 +24,9 @@ _TINY: Final = 16
 class HTTP1Connection(ConnectionState, asyncio.Protocol):
     """A `Connection` that carries one request at a time.
 
+    A response that was not asked for ends the connection if it is there before the next request is sent. HTTP/1.1
+    cannot tell one that comes later from the response to that request: there, the IDs in it decide.
+
     Args:
         origin: where it goes.
         on_change: see `Connector.connect`.
@@ -61,6 +64,8 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
         request.
         """
         future: asyncio.Future[Response] = self._loop.create_future()
+        if self.sent and self.open_slots and self._has_unread():
+            self._close("the server spoke unasked")
         if not self.open_slots:
             reason = self.closed_reason or "a request is open"
             future.set_exception(TransportError(f"{self._authority}: {reason}", never_processed=True))
