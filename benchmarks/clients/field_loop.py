@@ -39,8 +39,8 @@ class FieldClient:
         for result in results:
             if isinstance(result, dict):
                 found |= result
-        if not found and isinstance(results[0], BaseException):
-            raise results[0]
+        if results and not any(isinstance(result, dict) for result in results):
+            raise ExceptionGroup("no batch was looked up", [each for each in results if isinstance(each, Exception)])
         return found
 
     async def _look_up_batch(self, group_ids: list[str]) -> dict[str, Any]:
