@@ -14,7 +14,7 @@ from rongcloud_groups import REGIONS, Event, ServiceError, Stats, errors
 LOGGED = "debug|info|warning|error|exception|log"
 
 
-@pytest.mark.parametrize("page", PAGES.values(), ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [*PAGES.values(), ROOT / "docs" / "README.md"], ids=str)
 def test_links_lead_to_pages_and_files_that_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", text):

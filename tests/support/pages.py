@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-PAGES = {path.stem: path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+PAGES = {path.stem: path for path in [*sorted((ROOT / "docs").glob("[!R]*.md")), ROOT / "README.md"]}
+"""By their names; the one that lists the others, `docs/README.md`, has no code."""
 
 
 class Block(NamedTuple):
