@@ -46,9 +46,12 @@ class Signals:
         return point
 
     def count(self, name: str) -> float:
-        (point,) = self.metrics()[name].data.data_points
-        assert isinstance(point, NumberDataPoint)
-        return point.value
+        return self.counts(name)[0]
+
+    def counts(self, *names: str) -> list[float]:
+        metrics = self.metrics()
+        points = [point for name in names for point in metrics[name].data.data_points]
+        return [point.value for point in points if isinstance(point, NumberDataPoint)]
 
     def text(self) -> str:
         data = self._metrics.get_metrics_data()
@@ -155,8 +158,8 @@ async def test_requests_in_flight_and_the_rate_are_gauges(
         lookup = asyncio.create_task(client.get_many([f"g{number}" for number in range(100)]))
         while len(rongcloud_emulator.requests) < 2:  # noqa: ASYNC110  nothing else says it
             await asyncio.sleep(0)
-        assert signals.count("http.client.active_requests") == client.stats().in_flight == 2
-        assert signals.count("rongcloud_groups.rate") == client.stats().rate == 250
+        gauges = signals.counts("http.client.active_requests", "rongcloud_groups.rate")
+        assert gauges == [client.stats().in_flight, client.stats().rate] == [2, 250]
         lookup.cancel()
         await asyncio.wait([lookup])
         await client.get("g1")
