@@ -324,6 +324,19 @@ async def test_a_client_that_is_opened_after_another_resumes_its_budget() -> Non
     assert monotonic() - began >= 4 / 10
 
 
+async def test_a_limiter_is_notified_of_each_request_that_left() -> None:
+    class Counting(LocalLimiter):
+        left = 0
+
+        def sent(self) -> None:
+            self.left += 1
+
+    limiter = Counting(1000)
+    async with GroupClient("key", "secret", limiter=limiter, transport=httpx.MockTransport(missing)) as client:
+        await client.get_many([f"g{number}" for number in range(120)])
+        assert limiter.left == client.stats().requests == 3
+
+
 async def test_the_word_for_it_is_local() -> None:
     transport = httpx.MockTransport(missing)
     async with GroupClient("another", "secret", rate=20, limiter="local", transport=transport) as client:

@@ -115,7 +115,9 @@ class ListingRequests:
         request = self._api.listing_request(token)
         try:
             with contained(TransportError, f"the request to {connection.host}"):
-                response = await connection.send(request, self._attempt_timeout)
+                sending = connection.send(request, self._attempt_timeout)
+                self._gate.sent()
+                response = await sending
             with contained(DecodeError, "reading the response"):
                 page = self._api.read_listing(response, request.request_id)
         except RongCloudError as error:
