@@ -221,7 +221,7 @@ def test_options_of_tls_are_those_of_a_rediss_url(options: str) -> None:
     [
         ("redis://host?share=0", "share is"),
         ("redis://host?share=1.5", "part of the limit that this process may use while Redis is away"),
-        ("redis://host?share=half", "share is 'half' .* while Redis is away, 1 / the number of processes"),
+        ("redis://host?share=half", "share is 'half'.* while Redis is away, 1 / the number of processes"),
         ("redis://host?share=", "share is ''"),
         ("redis://host?protocol=some", "cannot be read: Invalid value for 'protocol'"),
         ("redis://host:port", "cannot be read"),

@@ -1,6 +1,7 @@
 """RedisLimiter: processes of many machines share a budget through Redis or Valkey. Needs the extra ``redis``."""
 
 from asyncio import Lock, sleep
+from contextlib import suppress
 from logging import getLogger
 from math import inf
 from random import random
@@ -67,7 +68,7 @@ class RedisLimiter(Shared):
         self._connection = RedisConnection(url)
         self.key = f"rongcloud-groups:{{{app_key}}}:budget"
         self._slots = RedisSlots(self._connection, self.key, self._limit)
-        self._share = fallback_limit(self._limit, _validated_share(share))
+        self._share = fallback_limit(self._limit, validated_share(share))
         self._local = LocalLimiter(self._share or self._limit)
         self._refusals = Lock()
         self._opened = self._closed = self._away = False
@@ -228,10 +229,16 @@ def fallback_limit(limit: float, share: float) -> float:
     return min(limit, max(1.0, FALLBACK_MARGIN * part))
 
 
-def _validated_share(share: float) -> float:
-    if positive("share", share) > 1:
-        raise ConfigError(
-            f"share is {share!r}; give the part of the limit that this process may use while Redis is away, "
-            "1 / the number of processes"
-        )
-    return float(share)
+def validated_share(share: float | str) -> float:
+    """The share of a process as a number.
+
+    Raises:
+        ConfigError: it is no part of a whole.
+    """
+    with suppress(ValueError, TypeError):
+        if not isinstance(share, bool) and 0 < float(share) <= 1:
+            return float(share)
+    raise ConfigError(
+        f"share is {share!r}; give the part of the limit that this process may use while Redis is away, "
+        "1 / the number of processes"
+    )

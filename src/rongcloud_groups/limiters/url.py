@@ -36,18 +36,11 @@ def limiter_from_url(url: str, *, app_key: str, limit: float) -> SharedLimiter:
 
 def _redis_limiter(url: str, app_key: str, limit: float) -> SharedLimiter:
     try:
-        from rongcloud_groups.limiters.redis import DEFAULT_SHARE, RedisLimiter
+        from rongcloud_groups.limiters.redis import DEFAULT_SHARE, RedisLimiter, validated_share
     except ImportError:
         raise ConfigError(extra_needed("a limiter in Redis", "redis")) from None
     place, _, query = url.partition("?")
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    text = options.pop("share", str(DEFAULT_SHARE))
+    options: dict[str, float | str] = dict(parse_qsl(query, keep_blank_values=True))
+    share = options.pop("share", DEFAULT_SHARE)
     url = f"{place}?{urlencode(options)}" if options else place
-    try:
-        share = float(text)
-    except ValueError:
-        raise ConfigError(
-            f"share is {text!r} in the Redis URL; give the part of the limit that this process may use while Redis is "
-            "away, 1 / the number of processes"
-        ) from None
-    return RedisLimiter(url, app_key=app_key, limit=limit, share=share)
+    return RedisLimiter(url, app_key=app_key, limit=limit, share=validated_share(share))
