@@ -5,8 +5,9 @@ import gzip
 import json
 import logging
 import socket
+import tracemalloc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -240,6 +241,7 @@ def test_an_undecodable_profile_costs_no_other_id(bad: set[str]) -> None:
 
 @virtual_time
 async def test_a_response_over_its_bound_is_repeated_once() -> None:
+    """A transport of httpx would inflate it without a bound."""
     bomb = gzip.compress(bytes(50 << 20), mtime=0)
 
     def answer(group_ids: list[str]) -> httpx.Response:
@@ -248,13 +250,30 @@ async def test_a_response_over_its_bound_is_repeated_once() -> None:
         return httpx.Response(200, headers={"content-encoding": "gzip"}, stream=httpx.ByteStream(bomb))
 
     async with client_of(answer) as client:
-        with pytest.raises(DecodeError, match="has more than"):
-            await client.get("g7", deadline=2.0)
+        tracemalloc.start()
+        try:
+            with pytest.raises(DecodeError, match="has more than"):
+                await client.get("g7", deadline=2.0)
+            assert tracemalloc.get_traced_memory()[1] < 10 << 20
+        finally:
+            tracemalloc.stop()
         assert client.stats().requests == 2
         lookup = await client.get_many(IDS[:50])
         assert list(lookup.failed) == ["g7"]
         assert len(lookup.found) == 49
         assert client.stats().requests <= 2 + 2 + 2 * 6
+
+
+@virtual_time
+async def test_a_body_without_end_is_a_failed_attempt() -> None:
+    async def endless() -> AsyncIterator[bytes]:
+        while True:
+            yield bytes(1 << 20)
+
+    async with client_of(lambda _: httpx.Response(200, content=endless()), max_attempts=2) as client:
+        with pytest.raises(TransportError, match="a body of more than 16 MiB"):
+            await client.get("g1")
+        assert client.stats().requests == 2
 
 
 @virtual_time

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import httpx
 
 from rongcloud_groups._http import Origin, Request, Response
+from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE
 from rongcloud_groups._transport.interface import ConnectionState
 from rongcloud_groups.errors import ConfigError, TransportError
 
@@ -184,8 +185,10 @@ class HttpxConnection(ConnectionState):
                 response = await self._client.send(
                     self._library.Request(
                         "POST", url, headers=request.headers, content=request.body, extensions={"timeout": timeouts}
-                    )
+                    ),
+                    stream=True,
                 )
+                return await _read(response)
         except asyncio.CancelledError:
             call = asyncio.current_task()
             if call is None or call.cancelling():
@@ -196,6 +199,20 @@ class HttpxConnection(ConnectionState):
         except Exception as error:
             text = f"the request to {self._authority} failed: {type(error).__name__}: {error}"
             raise TransportError(text) from error
-        headers = {name.lower(): value for name, value in response.headers.items()}
-        headers.pop("content-encoding", None)  # httpx has undone it
+
+
+async def _read(response: "httpx.Response") -> Response:
+    """The whole response, its content still encoded: httpx would inflate it without a bound."""
+    headers = {name.lower(): value for name, value in response.headers.items()}
+    if response.is_stream_consumed:  # a mock's, which httpx decoded when it was made
+        headers.pop("content-encoding", None)
         return Response(response.status_code, headers, response.content)
+    body = bytearray()
+    try:
+        async for part in response.aiter_raw():
+            body += part
+            if len(body) > MAX_BODY_SIZE:
+                raise TransportError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
+        return Response(response.status_code, headers, bytes(body))
+    finally:
+        await response.aclose()
