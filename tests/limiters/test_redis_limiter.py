@@ -55,6 +55,12 @@ class Warnings(logging.Handler):
 
 
 @pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Redis may take as long as a busy machine does."""
+    monkeypatch.setattr("rongcloud_groups.limiters.redis_connection.TIMEOUT", 30)
+
+
+@pytest.fixture
 async def warned() -> AsyncIterator[Warnings]:
     logger = logging.getLogger("rongcloud_groups")
     handler = Warnings()
@@ -137,6 +143,7 @@ async def test_app_keys_do_not_share(redis: Redis, server: RedisServer) -> None:
         await one.acquire()
 
 
+@pytest.mark.usefixtures("patient")
 async def test_an_idle_process_reserves_one_slot_for_one_request(redis: Redis, server: RedisServer) -> None:
     async with limiters(redis, server.url) as (limiter,):
         in_use(redis, limiter.key, ahead=0.3)
@@ -144,6 +151,7 @@ async def test_an_idle_process_reserves_one_slot_for_one_request(redis: Redis, s
         assert int(redis.hget(limiter.key, "number") or 0) == 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_closing_gives_back_the_slots_that_were_not_used(redis: Redis, server: RedisServer) -> None:
     async with limiters(redis, server.url, limit=1) as (limiter,):
         await limiter.acquire()
@@ -153,6 +161,7 @@ async def test_closing_gives_back_the_slots_that_were_not_used(redis: Redis, ser
         assert redis.zcard(f"{limiter.key}:sent") == 1 + redis.zcard(f"{limiter.key}:free") > 1
 
 
+@pytest.mark.usefixtures("patient")
 async def test_cancelled_waits_take_one_slot_together(redis: Redis, server: RedisServer) -> None:
     async with limiters(redis, server.url, limit=1) as (limiter,):
         in_use(redis, limiter.key, ahead=5, limit=1)
@@ -173,6 +182,7 @@ async def test_one_cancellation_ends_the_wait_at_whatever_step_it_comes(server: 
             assert waiting.cancelled(), f"after {steps} steps"
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_refusal_pauses_and_cuts_the_rate_for_every_limiter(redis: Redis, server: RedisServer) -> None:
     async with limiters(redis, server.url, 2) as (refused, other):
         before = monotonic()
@@ -183,6 +193,7 @@ async def test_a_refusal_pauses_and_cuts_the_rate_for_every_limiter(redis: Redis
         assert 85 <= other.rate < 100
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_refusal_holds_back_the_slots_of_its_own_process(redis: Redis, server: RedisServer) -> None:
     async with limiters(redis, server.url) as (limiter,):
         in_use(redis, limiter.key, ahead=1.5)
@@ -195,6 +206,7 @@ async def test_a_refusal_holds_back_the_slots_of_its_own_process(redis: Redis, s
 
 
 @pytest.mark.parametrize("away", [0.03, 0.08])
+@pytest.mark.usefixtures("patient")
 async def test_a_redis_that_is_far_away_serves_a_busy_process_ahead(
     redis: Redis, server: RedisServer, warned: Warnings, away: float
 ) -> None:
