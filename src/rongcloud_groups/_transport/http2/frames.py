@@ -16,6 +16,16 @@ END_STREAM: Final = 0x1
 END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
 PRIORITY_FIELDS: Final = 0x20
+# Settings.
+ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE_SETTING, MAX_HEADER_LIST_SIZE_SETTING = range(
+    2, 7
+)
+# Payloads.
+SETTING_LAYOUT: Final = Struct(">HI")
+PRIORITY_LAYOUT: Final = Struct(">IB")
+WORD: Final = Struct(">I")
+TWO_WORDS: Final = Struct(">II")
+OPAQUE: Final = Struct(">8s")
 
 MAX_FRAME_SIZE: Final = 16_384
 """Bytes of a payload, in either direction: every endpoint takes as much."""
@@ -38,6 +48,14 @@ ErrorCode = IntEnum(
     start=0,
 )
 """RFC 9113, section 7."""
+
+
+def error_name(code: int) -> str:
+    """The name of an error code, for messages."""
+    try:
+        return ErrorCode(code).name
+    except ValueError:
+        return f"error {code}"
 
 
 class _BreachError(Exception):

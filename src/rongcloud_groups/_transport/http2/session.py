@@ -2,7 +2,6 @@
 
 from asyncio import Future
 from collections.abc import Iterable
-from struct import Struct as Layout
 from struct import error as LayoutError  # noqa: N812  the name of an exception
 from typing import Final
 
@@ -10,38 +9,28 @@ from msgspec import Struct, field
 
 from rongcloud_groups._http import Request, Response
 from rongcloud_groups._transport.http2 import frames
-from rongcloud_groups._transport.http2.frames import ErrorCode, FrameReader, ProtocolError, StreamError, serialize
+from rongcloud_groups._transport.http2.frames import ErrorCode, FrameReader, ProtocolError, StreamError
 from rongcloud_groups._transport.http2.headers import MAX_HEADER_LIST_SIZE, HeaderDecoder, HeaderEncoder
 from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE, ResponseBuilder
 from rongcloud_groups._transport.http2.windows import STREAM_WINDOW, StreamWindows
 from rongcloud_groups.errors import TransportError
 
-LAST_STREAM_ID: Final = 2**31 - 1
+LAST_STREAM_ID: Final = 2**31 - 1  # and the largest window
 PING_DATA: Final = b"received"
 _RECEIVE_WINDOW: Final = 16 * 1024 * 1024
 _DEFAULT_WINDOW: Final = 65_535
-_MAX_WINDOW: Final = LAST_STREAM_ID
 _UNLIMITED: Final = 2**32
 _REQUEST_ALLOWANCE: Final = 10_000
 """The most that the frames of one request and its response may cost beside its DATA; see `FrameReader`."""
-# Settings.
-_ENABLE_PUSH, _MAX_CONCURRENT_STREAMS, _INITIAL_WINDOW_SIZE, _MAX_FRAME_SIZE, _MAX_HEADER_LIST_SIZE = range(2, 7)
-# Payloads.
-_SETTING: Final = Layout(">HI")
-_WORD: Final = Layout(">I")
-_TWO_WORDS: Final = Layout(">II")
-_OPAQUE: Final = Layout(">8s")
-_PRIORITY: Final = Layout(">IB")
-
 _SETTINGS: Final = (
-    (_ENABLE_PUSH, 0),
-    (_INITIAL_WINDOW_SIZE, STREAM_WINDOW),
-    (_MAX_HEADER_LIST_SIZE, MAX_HEADER_LIST_SIZE),
+    (frames.ENABLE_PUSH, 0),
+    (frames.INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+    (frames.MAX_HEADER_LIST_SIZE_SETTING, MAX_HEADER_LIST_SIZE),
 )
 _PREFACE: Final = (
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    + serialize(frames.SETTINGS, payload=b"".join(_SETTING.pack(*setting) for setting in _SETTINGS))
-    + serialize(frames.WINDOW_UPDATE, payload=_WORD.pack(_RECEIVE_WINDOW - _DEFAULT_WINDOW))
+    + frames.serialize(frames.SETTINGS, payload=b"".join(frames.SETTING_LAYOUT.pack(*setting) for setting in _SETTINGS))
+    + frames.serialize(frames.WINDOW_UPDATE, payload=frames.WORD.pack(_RECEIVE_WINDOW - _DEFAULT_WINDOW))
 )
 
 
@@ -114,7 +103,7 @@ class Session:
 
     def close(self, code: ErrorCode) -> None:
         """Sends a GOAWAY."""
-        self._write(frames.GOAWAY, payload=_TWO_WORDS.pack(0, code))
+        self._write(frames.GOAWAY, payload=frames.TWO_WORDS.pack(0, code))
 
     def data_to_send(self) -> bytes:
         """The bytes for the socket since the last call."""
@@ -123,7 +112,7 @@ class Session:
         return data
 
     def _write(self, kind: int, flags: int = 0, stream_id: int = 0, payload: bytes | memoryview = b"") -> None:
-        self._output += serialize(kind, flags, stream_id, payload)
+        self._output += frames.serialize(kind, flags, stream_id, payload)
 
     def _write_body(self, stream_id: int, stream: _Stream) -> None:
         while unsent := stream.unsent:
@@ -163,7 +152,7 @@ class Session:
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         self._received += len(payload)
         if self._received >= _RECEIVE_WINDOW // 2:
-            self._write(frames.WINDOW_UPDATE, payload=_WORD.pack(self._received))
+            self._write(frames.WINDOW_UPDATE, payload=frames.WORD.pack(self._received))
             self._received = 0
         if (stream := self._stream(stream_id)) is None:
             return
@@ -182,8 +171,8 @@ class Session:
         if flags & frames.PADDED:
             payload = frames.without_padding(payload)
         if flags & frames.PRIORITY_FIELDS:
-            _PRIORITY.unpack_from(payload)
-            payload = payload[_PRIORITY.size :]
+            frames.PRIORITY_LAYOUT.unpack_from(payload)
+            payload = payload[frames.PRIORITY_LAYOUT.size :]
         self._block = stream_id, flags, b""
         self._on_continuation(flags, stream_id, payload)
 
@@ -219,13 +208,13 @@ class Session:
             self._widen(self._windows.reserve(stream_id, MAX_BODY_SIZE))
 
     def _on_priority(self, _flags: int, _stream_id: int, payload: bytes) -> None:
-        _PRIORITY.unpack(payload)
+        frames.PRIORITY_LAYOUT.unpack(payload)
 
     def _on_rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> None:
-        (code,) = _WORD.unpack(payload)
+        (code,) = frames.WORD.unpack(payload)
         self._stream(stream_id)
         refused = code == ErrorCode.REFUSED_STREAM
-        self.fail(stream_id, self._error(f"stream reset: {_name(code)}", never_processed=refused))
+        self.fail(stream_id, self._error(f"stream reset: {frames.error_name(code)}", never_processed=refused))
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         acknowledges, first = flags & frames.ACK, self._expected is not None
@@ -235,31 +224,31 @@ class Session:
             return
         if first:
             self.max_streams, self._expected = _UNLIMITED, None
-        for identifier, value in _SETTING.iter_unpack(payload):
+        for identifier, value in frames.SETTING_LAYOUT.iter_unpack(payload):
             self._set(identifier, value)
         self._write(frames.SETTINGS, frames.ACK)
         self._write_bodies()
         self.changed = True
 
     def _set(self, identifier: int, value: int) -> None:
-        if identifier == _MAX_CONCURRENT_STREAMS:
+        if identifier == frames.MAX_CONCURRENT_STREAMS:
             self.max_streams = value
-        elif identifier == _INITIAL_WINDOW_SIZE:
+        elif identifier == frames.INITIAL_WINDOW_SIZE:
             growth, self._initial_send_window = value - self._initial_send_window, value
             for stream in self.streams.values():
                 stream.send_window += growth
-            if max([value, *(stream.send_window for stream in self.streams.values())]) > _MAX_WINDOW:
+            if max([value, *(stream.send_window for stream in self.streams.values())]) > LAST_STREAM_ID:
                 raise ProtocolError(f"windows of {value} bytes", ErrorCode.FLOW_CONTROL_ERROR)
-        elif identifier == _ENABLE_PUSH and value:
+        elif identifier == frames.ENABLE_PUSH and value:
             raise ProtocolError("a server that enables push")
-        elif identifier == _MAX_FRAME_SIZE and not frames.MAX_FRAME_SIZE <= value < 1 << 24:
+        elif identifier == frames.MAX_FRAME_SIZE_SETTING and not frames.MAX_FRAME_SIZE <= value < 1 << 24:
             raise ProtocolError(f"frames of {value} bytes at most")
 
     def _on_push_promise(self, _flags: int, _stream_id: int, _payload: bytes) -> None:
         raise ProtocolError("a push, though it is not enabled")
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
-        _OPAQUE.unpack(payload)
+        frames.OPAQUE.unpack(payload)
         if stream_id:
             raise ProtocolError("PING on a stream")
         if not flags & frames.ACK:
@@ -268,25 +257,25 @@ class Session:
             self.acknowledged = True
 
     def _on_goaway(self, _flags: int, stream_id: int, payload: bytes) -> None:
-        last_stream_id, code = _TWO_WORDS.unpack_from(payload)
+        last_stream_id, code = frames.TWO_WORDS.unpack_from(payload)
         if stream_id:
             raise ProtocolError("GOAWAY on a stream")
-        self.goaway = "GOAWAY by the server" + (f": {_name(code)}" if code else "")
+        self.goaway = "GOAWAY by the server" + (f": {frames.error_name(code)}" if code else "")
         for later in [open_id for open_id in self.streams if open_id > last_stream_id & LAST_STREAM_ID]:
             self.fail(later, self._error("GOAWAY by the server", never_processed=True))
 
     def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> None:
-        size = _WORD.unpack(payload)[0] & LAST_STREAM_ID
+        size = frames.WORD.unpack(payload)[0] & LAST_STREAM_ID
         code = ErrorCode.FLOW_CONTROL_ERROR if size else ErrorCode.PROTOCOL_ERROR
         self.changed = True
         if not stream_id:
             self.send_window += size
-            if not size or self.send_window > _MAX_WINDOW:
+            if not size or self.send_window > LAST_STREAM_ID:
                 raise ProtocolError(f"a window of {self.send_window} bytes", code)
             self._write_bodies()
         elif (stream := self._stream(stream_id)) is not None:
             stream.send_window += size
-            if not size or stream.send_window > _MAX_WINDOW:
+            if not size or stream.send_window > LAST_STREAM_ID:
                 raise StreamError(f"a window of {stream.send_window} bytes", code)
             self._write_body(stream_id, stream)
 
@@ -331,18 +320,11 @@ class Session:
         self.changed = True
         if code is not None and (stream.unsent or not stream.ended):
             self.reader.allow(_REQUEST_ALLOWANCE)  # the server may have sent much already
-            self._write(frames.RST_STREAM, 0, stream_id, _WORD.pack(code))
+            self._write(frames.RST_STREAM, 0, stream_id, frames.WORD.pack(code))
         self._widen(self._windows.release(stream_id))
         return stream
 
     def _widen(self, grants: Iterable[tuple[int, int]]) -> None:
         for stream_id, size in grants:
             self.streams[stream_id].receive_window += size
-            self._write(frames.WINDOW_UPDATE, 0, stream_id, _WORD.pack(size))
-
-
-def _name(error_code: int) -> str:
-    try:
-        return ErrorCode(error_code).name
-    except ValueError:
-        return f"error {error_code}"
+            self._write(frames.WINDOW_UPDATE, 0, stream_id, frames.WORD.pack(size))
