@@ -13,13 +13,21 @@ CONTENT = bytes(range(256)) * 2000
 class Pipe:
     def __init__(self) -> None:
         self.reading, self.writing = os.pipe()
+        self._open = {self.reading, self.writing}
+
+    def close_reading(self) -> None:
+        self._close(self.reading)
+
+    def close_writing(self) -> None:
+        self._close(self.writing)
 
     def close(self) -> None:
-        for descriptor in (self.reading, self.writing):
-            try:
-                os.close(descriptor)
-            except OSError:
-                continue
+        for descriptor in tuple(self._open):
+            self._close(descriptor)
+
+    def _close(self, descriptor: int) -> None:
+        self._open.remove(descriptor)
+        os.close(descriptor)
 
 
 @pytest.fixture
@@ -40,7 +48,7 @@ def test_all_bytes_reach_a_slow_reader_of_a_pipe(pipe: Pipe, *, blocking: bool) 
     reader = threading.Thread(target=read_all)
     reader.start()
     write_all(pipe.writing, CONTENT)
-    os.close(pipe.writing)
+    pipe.close_writing()
     reader.join()
     assert read == CONTENT
 
@@ -65,7 +73,7 @@ def test_a_wait_for_a_reader_that_does_not_read_can_be_cancelled(pipe: Pipe, *, 
 
 
 def test_a_reader_that_has_gone_is_an_error(pipe: Pipe) -> None:
-    os.close(pipe.reading)
+    pipe.close_reading()
     with pytest.raises(BrokenPipeError):
         write_all(pipe.writing, CONTENT)
 

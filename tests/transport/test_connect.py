@@ -1,10 +1,13 @@
 import asyncio
 import socket
 import ssl
+import struct
 import threading
 from contextlib import suppress
+from typing import Any
 
 import pytest
+from aiohappyeyeballs import start_connection
 from support.h2_peer import QUERY, authority, opened, server_context, serving
 from support.silent_server import Silent, listening
 
@@ -46,6 +49,27 @@ async def test_a_refused_address_is_reported_in_plain_words() -> None:
         pass
     with pytest.raises(TransportError, match="connecting failed: connection refused"):
         await opened(url._replace(host="127.0.0.1"))
+
+
+async def test_a_connection_that_is_reset_at_once_leaves_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    sockets: list[socket.socket] = []
+
+    async def reset_connection(*args: Any, **options: Any) -> socket.socket:
+        connected = await start_connection(*args, **options)
+        accepted, _ = listener.accept()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()  # with a reset, before the event loop has the socket
+        sockets.append(connected)
+        return connected
+
+    monkeypatch.setattr("rongcloud_groups._transport.connect.start_connection", reset_connection)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with pytest.raises(TransportError):
+            await opened(Origin("https", "127.0.0.1", port))
+    for _ in range(3):  # steps in which the event loop closes it
+        await asyncio.sleep(0)
+    assert sockets[0].fileno() == -1
 
 
 @pytest.mark.parametrize("first", ["127.0.0.2", "192.0.2.1"])

@@ -10,7 +10,7 @@ from asyncio import Future
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial
-from typing import Final, cast
+from typing import Any, Final, cast
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
@@ -26,6 +26,10 @@ _ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not responded; RFC 8305, section 8."""
 
 _PROXY_VARIABLES: Final = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+
+_OWNERS_OF_DESCRIPTORS: Final = {"uvloop", "winloop"}
+"""Event loops that close the descriptor of a socket themselves. They leave the object open where the server resets the
+connection at once, and it would later close a descriptor that has another use by then."""
 
 _logger = logging.getLogger(__name__)
 
@@ -82,19 +86,13 @@ class Dialler:
                 attempt.abort()
 
     async def _open(self, origin: Origin, attempt: "_Attempt") -> Connection:
-        loop = asyncio.get_running_loop()
         connected = await self._reach(origin, attempt)
         if origin.scheme == "https":
             attempt.step = "TLS handshake"
-            await loop.create_connection(
-                lambda: attempt,
-                sock=connected,
-                ssl=self.tls,
-                server_hostname=origin.host,
-                ssl_shutdown_timeout=CLOSE_TIMEOUT,
-            )
+            tls = {"ssl": self.tls, "server_hostname": origin.host, "ssl_shutdown_timeout": CLOSE_TIMEOUT}
         else:
-            await loop.create_connection(lambda: attempt, sock=connected)
+            tls = {}
+        await _hand_over(connected, attempt, tls)
         attempt.step = READY_STEP
         await attempt.connection.wait_ready()
         attempt.succeeded = True
@@ -169,6 +167,16 @@ class _Attempt(asyncio.Protocol):
         """Close the transport, where there is one."""
         if self._transport is not None:
             self._transport.abort()
+
+
+async def _hand_over(connected: socket.socket, attempt: _Attempt, tls: dict[str, Any]) -> None:
+    """Let the event loop have the socket, as the transport of an attempt."""
+    loop = asyncio.get_running_loop()
+    try:
+        await loop.create_connection(lambda: attempt, sock=connected, **tls)
+    finally:
+        if type(loop).__module__.partition(".")[0] in _OWNERS_OF_DESCRIPTORS:
+            connected.detach()
 
 
 def _look_up(host: str, port: int) -> list[AddrInfoType]:
