@@ -125,6 +125,12 @@ async def test_a_proxy_that_responds_badly_leaves_no_socket(greeting: bytes, tex
         await protocol.lost.wait()
 
 
+async def test_a_proxy_that_closes_without_a_response_is_reported() -> None:
+    async with listening(Silent(then_close=True)) as url:
+        with pytest.raises(TransportError, match=r"closed the connection without a response|reset by peer|Broken pipe"):
+            await opened(Origin.parse("https://group.test"), proxy=Proxy.of(str(url)))
+
+
 async def test_a_tunnel_that_is_cancelled_leaves_no_socket() -> None:
     protocol = Silent()
     async with listening(protocol) as url:

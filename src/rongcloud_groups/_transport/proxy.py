@@ -47,7 +47,9 @@ async def _connect(connected: socket.socket, origin: Origin, proxy: Proxy) -> No
         if isinstance(event, h11.Response):
             break
         if event is h11.NEED_DATA:
-            http.receive_data(await loop.sock_recv(connected, _READ_SIZE))
+            if not (data := await loop.sock_recv(connected, _READ_SIZE)):
+                raise TransportError("the proxy closed the connection without a response")
+            http.receive_data(data)
     else:
         raise TransportError("not an HTTP proxy: it sends no end of informational responses")
     reason = event.reason.decode("latin-1")
