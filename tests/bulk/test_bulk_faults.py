@@ -261,7 +261,7 @@ def replaced(output: Path, suffix: str) -> None:
         ("out.jsonl", ".missing.txt.partial"),
     ],
 )
-async def test_a_job_whose_output_is_removed_while_it_runs_does_not_end_as_if_it_were_there(
+async def test_a_job_whose_output_is_removed_while_it_runs_ends_with_output_lost(
     name: str, suffix: str, done_to_it: Callable[[Path, str], None], client: GroupClient, tmp_path: Path
 ) -> None:
     output = tmp_path / name

@@ -170,7 +170,7 @@ async def test_iterables_of_both_kinds_are_sources() -> None:
 
 
 @pytest.mark.parametrize("wrong", [5, b"g1", None, "\ud800"])
-async def test_what_is_no_text_is_no_id(wrong: object) -> None:
+async def test_a_value_that_is_no_text_is_no_id(wrong: object) -> None:
     with pytest.raises(SourceError, match="so it is no group ID"):
         await InputScan().read(IterableSource(["g1", wrong]))  # type: ignore[list-item]
 

@@ -70,7 +70,7 @@ async def test_a_service_that_is_gone_ends_the_job_and_no_id_counts_as_failed(
     assert report.counts.found + report.counts.missing == 3000
 
 
-async def test_a_service_that_never_answers_leaves_the_old_output_alone(emulator: Emulator, tmp_path: Path) -> None:
+async def test_a_service_that_never_responds_leaves_the_old_output_alone(emulator: Emulator, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     async with client_of(emulator, max_attempts=2) as client:
         await job_of(client, IterableSource(ids(10)), output).run()
@@ -100,7 +100,7 @@ async def test_ids_without_an_outcome_count_as_failed_where_others_have_one(emul
     assert (line["error"], line["code"]) == ("DecodeError", None)
 
 
-async def test_single_ids_that_are_never_answered_do_not_end_the_job(emulator: Emulator, tmp_path: Path) -> None:
+async def test_single_ids_without_a_readable_response_do_not_end_the_job(emulator: Emulator, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     emulator.service.faults = Faults(share={"garbage": 0.5})
     async with client_of(emulator, max_attempts=1) as client:

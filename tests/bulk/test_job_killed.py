@@ -133,7 +133,7 @@ async def test_a_job_with_another_input_follows_one_that_was_complete(
     assert names_in(output) == list((await client.get_many(ids(40, "y"))).found)
 
 
-async def test_another_app_has_the_same_ids_looked_up_after_a_job_that_was_killed_at_its_end(
+async def test_another_app_looks_the_same_ids_up_after_a_job_killed_at_its_end(
     emulator: Emulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = file_source(written(tmp_path / "ids.txt", *ids(30)))
@@ -145,7 +145,7 @@ async def test_another_app_has_the_same_ids_looked_up_after_a_job_that_was_kille
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
-async def test_a_second_job_with_one_output_is_refused_until_the_first_has_put_it_in_its_place(
+async def test_a_second_job_for_an_output_is_refused_until_the_first_has_published_it(
     name: str, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / name

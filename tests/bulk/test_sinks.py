@@ -34,7 +34,7 @@ ALL_TEXT = pa.table({column: ["many"] for column in COLUMNS})
 NO_GROUP_ID = pa.table({field.name: pa.array([None], field.type) for field in SCHEMA})
 
 
-async def test_what_is_absent_or_unusual_in_a_profile_comes_through(
+async def test_absent_and_unusual_fields_of_a_profile_come_through(
     client: GroupClient, emulator: Emulator, tmp_path: Path
 ) -> None:
     emulator.service.universe.add("bare", memberCount=0)

@@ -240,7 +240,7 @@ GONE = Failure("z", "TransportError", None, "gone", 5)
         (outcome(worst_second=100), []),
     ],
 )
-def test_what_does_not_add_up_is_said(wrong: Outcome, words: list[str]) -> None:
+def test_contradictions_in_an_outcome_are_named(wrong: Outcome, words: list[str]) -> None:
     assert contradictions(wrong) == words
 
 

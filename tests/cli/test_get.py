@@ -76,7 +76,7 @@ def test_no_color_leaves_the_table_without_colour(env: dict[str, str]) -> None:
     assert set(STYLE.findall(plain)) <= {"\x1b[0m", "\x1b[1m"}  # bold is no colour
 
 
-def test_what_a_name_holds_is_shown_and_never_obeyed(env: dict[str, str]) -> None:
+def test_markup_and_escapes_in_a_name_are_shown_and_never_obeyed(env: dict[str, str]) -> None:
     screen = run_on_terminal("get", "odd", env=env, columns=120).screen
     assert "\x1b[2J" not in screen
     assert "\u202e" not in screen

@@ -26,7 +26,7 @@ def test_the_speed_is_that_of_the_last_ten_seconds() -> None:
     assert speed.seconds_left(after(30, 90_000)) == 2
 
 
-def test_what_earlier_runs_did_is_no_speed_of_this_one() -> None:
+def test_records_of_earlier_runs_add_nothing_to_the_speed_of_this_one() -> None:
     speed = Speed()
     speed.add(after(2, 60_000, resumed_from=50_000))
     assert speed.records == 5000

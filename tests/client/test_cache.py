@@ -157,7 +157,7 @@ async def test_bulk_lookups_neither_take_from_the_cache_nor_put_into_it(emulator
 
 
 @virtual_time
-async def test_what_is_invalidated_is_asked_for_again(emulator: InProcessEmulator) -> None:
+async def test_invalidated_ids_are_asked_for_again(emulator: InProcessEmulator) -> None:
     async with emulator.client(cache=cache_for()) as client:
         await client.get_many(["g1", "g2", "g3"])
         client.cache.invalidate("g1", "g2", "never asked for")

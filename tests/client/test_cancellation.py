@@ -43,7 +43,7 @@ async def test_a_request_without_a_waiter_is_abandoned_and_its_slot_is_free(clie
         assert emulator.report().connections == 1
 
 
-async def test_what_was_cancelled_before_it_left_is_never_asked(client_for: ClientFor) -> None:
+async def test_ids_cancelled_before_they_are_sent_are_never_asked_for(client_for: ClientFor) -> None:
     async with Emulator(record_ids=True, faults=Faults(handshake=0.1)) as emulator, client_for(emulator) as client:
         gone = asyncio.create_task(client.get_many([f"gone{number}" for number in range(200)]))
         kept = asyncio.create_task(client.get_many(["g1", "gone7"]))
@@ -74,7 +74,7 @@ async def test_a_deadline_says_what_took_the_time(
             await client.get("g3", deadline=0.4)
 
 
-async def test_what_is_settled_by_the_deadline_is_returned(client_for: ClientFor) -> None:
+async def test_ids_settled_by_the_deadline_are_returned(client_for: ClientFor) -> None:
     async with Emulator() as emulator, client_for(emulator, deadline=2.0, rate=20) as client:
         await client.get("warm")
         lookup = await client.get_many([f"g{number}" for number in range(2000)])

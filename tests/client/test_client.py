@@ -132,7 +132,7 @@ async def test_invalid_ids_fail_without_a_request(client: GroupClient, emulator:
     assert emulator.report().batch_requests == 1
 
 
-async def test_nothing_asked_is_nothing_answered(client: GroupClient, emulator: Emulator) -> None:
+async def test_without_ids_there_is_no_request_and_an_empty_result(client: GroupClient, emulator: Emulator) -> None:
     assert len(await client.get_many([])) == 0
     async with client.stream([]) as parts:
         assert [part async for part in parts] == []
@@ -202,7 +202,7 @@ async def test_a_stream_takes_any_iterable(client: GroupClient, *, asynchronous:
     assert len(whole) == 120
 
 
-async def test_a_stream_is_answered_before_its_source_ends(client: GroupClient) -> None:
+async def test_a_stream_yields_results_before_its_source_ends(client: GroupClient) -> None:
     answered = asyncio.Event()
 
     async def waiting() -> AsyncIterator[str]:
@@ -247,7 +247,7 @@ async def test_a_slow_consumer_holds_the_source_back(client_for: ClientFor, emul
         assert taken > before
 
 
-async def test_what_a_source_raises_reaches_the_consumer_after_its_ids(client: GroupClient) -> None:
+async def test_an_error_of_a_source_reaches_the_consumer_after_its_ids(client: GroupClient) -> None:
     def broken() -> Iterator[str]:
         yield from ids(10)
         raise LookupError("the cursor is gone")
@@ -347,7 +347,7 @@ async def test_responses_in_the_other_dialect_end_everything_and_name_the_switch
         await raises_everywhere(client, ConfigError)
 
 
-async def test_both_dialects_are_answered_on_one_port_with_equal_profiles(
+async def test_both_dialects_on_one_port_get_responses_with_equal_profiles(
     client: GroupClient, client_for: ClientFor, emulator: Emulator, other_dialect: str
 ) -> None:
     async with client_for(emulator, dialect=other_dialect) as other:
@@ -523,7 +523,7 @@ async def test_an_unknown_group_that_makes_the_service_refuse_its_batch_fails_al
         assert all(isinstance(error, RongCloudError) for error in lookup.failed.values())
 
 
-async def test_a_fault_that_no_call_can_survive_ends_the_client_and_every_call_with_its_cause(
+async def test_a_fatal_fault_ends_the_client_and_every_call_with_its_cause(
     emulator: Emulator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def faulty(*_: object) -> None:

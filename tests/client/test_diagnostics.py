@@ -169,7 +169,7 @@ async def test_without_a_date_nothing_is_said_of_the_clock() -> None:
     assert diagnosis.clock_offset is None
 
 
-async def test_a_backup_that_answers_makes_up_for_a_primary_that_refuses(checked: Check) -> None:
+async def test_a_backup_that_responds_makes_up_for_a_primary_that_refuses(checked: Check) -> None:
     primary = closed_port()
     async with Emulator() as backup:
         diagnosis = await checked(backup, base_urls=[primary, backup.url])
@@ -244,7 +244,7 @@ async def command(emulator: Emulator, path: Path, *arguments: str, **changes: st
     return await asyncio.to_thread(run, "check", *arguments, env=env)
 
 
-async def test_the_command_says_what_answers_and_ends_with_0(tmp_path: Path, dialect: str) -> None:
+async def test_the_command_says_what_responds_and_ends_with_0(tmp_path: Path, dialect: str) -> None:
     async with Emulator() as emulator:
         ended = await command(emulator, tmp_path, RONGCLOUD_DIALECT=dialect)
     assert (ended.code, ended.stderr) == (0, "")
@@ -264,7 +264,7 @@ async def test_the_command_says_what_to_change_and_ends_with_4(tmp_path: Path, d
     assert f"RONGCLOUD_DIALECT={other}" in ended.stdout
 
 
-async def test_where_something_else_answers_it_says_only_which_dialect_is_set(tmp_path: Path) -> None:
+async def test_where_something_else_responds_it_says_only_which_dialect_is_set(tmp_path: Path) -> None:
     async with Emulator(faults=Faults(share={"html": 1.0})) as emulator:
         ended = await command(emulator, tmp_path)
     assert ended.code == 4

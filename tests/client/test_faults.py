@@ -86,7 +86,7 @@ async def test_a_mixture_of_faults_costs_no_id(client_for: ClientFor) -> None:
         ("hang", TransportError),
     ],
 )
-async def test_what_never_works_fails_after_the_attempts_it_has(
+async def test_a_fault_that_never_ends_fails_calls_after_their_attempts(
     client_for: ClientFor, fault: str, kind: type[Exception]
 ) -> None:
     async with (

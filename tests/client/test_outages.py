@@ -277,7 +277,7 @@ async def test_a_body_without_end_is_a_failed_attempt() -> None:
 
 
 @virtual_time
-async def test_a_service_that_answers_nothing_readable_costs_few_requests() -> None:
+async def test_a_service_that_responds_with_nothing_readable_costs_few_requests() -> None:
     async with client_of(lambda _: httpx.Response(200, text="<html>"), rate=1000) as client:
         lookup = await client.get_many(IDS)
         assert len(lookup.failed) == len(IDS)

@@ -60,7 +60,7 @@ def test_all_names_what_is_public_and_is_sorted() -> None:
 
 
 @pytest.mark.parametrize("name", rongcloud_groups.__all__)
-def test_what_is_public_is_documented(name: str) -> None:
+def test_a_public_name_is_documented(name: str) -> None:
     value = getattr(rongcloud_groups, name)
     if inspect.isclass(value):
         assert value.__doc__

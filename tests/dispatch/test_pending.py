@@ -395,7 +395,7 @@ def test_every_tenth_batch_is_the_bulk_lanes_while_both_lanes_hold_something() -
     assert lanes == "iiiiiiiiib" * 4 + "iiii" + "b" * 36
 
 
-def test_what_is_requeued_goes_first_and_in_its_old_order() -> None:
+def test_requeued_ids_go_first_and_in_their_old_order() -> None:
     pending, _ = queue(interactive="abcdef")
     pending.requeue(pending.rest(pending.entries(taken(pending))))
     assert all_taken(pending) == ["abcd", "ef"]
@@ -456,7 +456,7 @@ def test_an_id_of_two_waiters_is_requested_once_and_settles_both() -> None:
     assert first.outcomes == second.outcomes == [("a", None)]
 
 
-def test_a_batch_is_abandoned_when_the_last_of_its_ids_is_left_and_may_be_requested_again() -> None:
+def test_a_batch_is_abandoned_with_its_last_id_which_may_be_requested_again() -> None:
     pending, waiter = queue(interactive="ab")
     flight = InFlight(pending)
     pending.leave(waiter, ["a"])
@@ -481,7 +481,7 @@ def test_joining_an_id_in_flight_that_was_left_keeps_its_batch() -> None:
     assert flight.cancelled == 1
 
 
-def test_the_late_failure_of_an_abandoned_batch_leaves_a_newer_request_for_its_id_alone() -> None:
+def test_a_late_failure_of_an_abandoned_batch_leaves_a_newer_request_alone() -> None:
     pending, first = queue(interactive="a")
     batch = InFlight(pending).batch
     pending.leave(first, ["a"])

@@ -26,7 +26,7 @@ def test_shares_are_kept_and_the_same_for_the_same_seed() -> None:
     assert first.count("hang") / 5000 == pytest.approx(0.2, abs=0.02)
 
 
-def test_what_is_scripted_comes_first_then_what_stands_at_the_number() -> None:
+def test_scripted_faults_come_first_then_those_at_the_number() -> None:
     faults = Faults(at={1: "hang", 4: "cut"})
     faults.next("rst", times=2)
     faults.next("drop")
@@ -85,7 +85,7 @@ def test_the_command_line_says_everything() -> None:
         "storm=3", "poison", "handshake=-1", "handshake=soon", "black-hole=yes", "goaway=-3", "",
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_refused_with_a_list_of_what_can(description: str) -> None:
+def test_an_unreadable_fault_is_refused_with_a_list_of_the_known_ones(description: str) -> None:
     with pytest.raises(ValueError, match=re.escape(repr(description))) as error:
         Faults.parse([description])
     for name in (*CONNECTION_FAULTS, *RESPONSE_FAULTS, "streams-drop=M@N", "black-hole"):

@@ -60,7 +60,7 @@ async def test_a_request_counts_when_its_headers_arrive() -> None:
         assert emulator.report().codes == {}
 
 
-async def test_a_cancelled_request_is_not_answered() -> None:
+async def test_a_cancelled_request_gets_no_response() -> None:
     async with Emulator(universe=EVERY, latency=0.05) as emulator, RawHttp2(emulator) as client:
         abandoned, kept, unfinished = client.ask("x1"), client.ask("x2"), client.ask("x3", end=False)
         client.flush()
@@ -101,7 +101,7 @@ async def test_a_dropped_connection_ends_in_the_middle_of_a_response() -> None:
         assert 0 < len(response.body) < int(response.headers["content-length"])
 
 
-async def test_a_hung_request_is_never_answered_and_the_others_are() -> None:
+async def test_a_hung_request_gets_no_response_and_the_others_do() -> None:
     async with Emulator(universe=EVERY, faults=Faults(at={1: "hang"})) as emulator, RawHttp2(emulator) as client:
         hung, second = client.ask("x1"), client.ask("x2")
         client.flush()
@@ -177,7 +177,7 @@ async def test_goaway_leaves_out_only_requests_newer_than_every_response() -> No
         await client.end()
 
 
-async def test_goaway_never_leaves_out_a_request_answered_out_of_turn() -> None:
+async def test_goaway_never_leaves_out_a_request_with_a_response_out_of_turn() -> None:
     faults = Faults(goaway=GoAway("goaway-lower", 3))
     async with Emulator(universe=EVERY, faults=faults, latency=0.2) as emulator, RawHttp2(emulator) as client:
         slow = client.ask("x1")

@@ -34,7 +34,7 @@ async def ask(client: httpx.AsyncClient, *group_ids: str) -> httpx.Response:
 @pytest.mark.parametrize(
     ("options", "version"), [({}, "HTTP/2"), ({"http2": False}, "HTTP/1.1"), ({"tls": False}, "HTTP/1.1")]
 )
-async def test_a_stock_client_is_answered(options: dict[str, Any], version: str) -> None:
+async def test_a_stock_client_gets_responses(options: dict[str, Any], version: str) -> None:
     async with Emulator(universe=EVERY, **options) as emulator, client_of(emulator) as client:
         first = await ask(client, "a", "b")
         second = await client.post(
@@ -233,7 +233,7 @@ async def test_over_http1_a_body_may_be_slow() -> None:
     assert emulator.report().connections == 1
 
 
-async def test_over_http1_a_hung_request_is_never_answered() -> None:
+async def test_over_http1_a_hung_request_gets_no_response() -> None:
     faults = Faults(at={1: "hang"})
     async with Emulator(http2=False, faults=faults) as emulator, client_of(emulator) as client:
         hung = asyncio.ensure_future(ask(client, "a"))
@@ -254,7 +254,7 @@ async def raw_http1(emulator: Emulator, *chunks: bytes) -> bytes:
     return received
 
 
-async def test_over_http1_pipelined_requests_are_answered_in_turn() -> None:
+async def test_over_http1_pipelined_requests_get_responses_in_turn() -> None:
     async with Emulator(tls=False) as emulator:
         two = b"GET /a HTTP/1.1\r\nhost: x\r\n\r\nGET /b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
         assert (await raw_http1(emulator, two)).count(b"HTTP/1.1 404") == 2
@@ -309,7 +309,7 @@ async def test_an_endless_body_over_http2_is_refused_early_and_costs_its_stream_
 
 
 @pytest.mark.parametrize("http2", [True, False], ids=["HTTP/2", "HTTP/1.1"])
-async def test_a_body_that_announces_too_much_is_answered(http2: bool) -> None:  # noqa: FBT001  a parameter
+async def test_a_body_that_announces_too_much_gets_a_response(http2: bool) -> None:  # noqa: FBT001  a parameter
     async with Emulator(http2=http2) as emulator, client_of(emulator, http2=http2) as client:
         response = await client.post(V1_BATCH, content=b"groupIds=" + b"g" * 300_000, headers=signed())
         assert (response.status_code, response.json()["code"]) == (400, 1005)

@@ -41,7 +41,7 @@ def refusal(options: dict[str, Any], body: bytes | list[str], path: str = V1_BAT
     return answer.status, answer.code
 
 
-def test_v1_answers_with_nested_parts_as_strings() -> None:
+def test_v1_responds_with_nested_parts_as_strings() -> None:
     answer = ask(service(), ["a"])
     assert (answer.status, answer.code) == (200, 200)
     assert json.loads(answer.body)["code"] == 200
@@ -54,7 +54,7 @@ def test_v1_answers_with_nested_parts_as_strings() -> None:
     }  # fmt: skip
 
 
-def test_v4_answers_with_nested_parts_as_objects_under_its_own_names() -> None:
+def test_v4_responds_with_nested_parts_as_objects_under_its_own_names() -> None:
     content = json.loads(ask(service(), ["a"], V4_BATCH).body)
     assert content["code"] == 0
     (profile,) = content["result"]["profiles"]
@@ -208,11 +208,11 @@ def test_a_request_with_wrong_credentials_spends_nothing() -> None:
 @pytest.mark.parametrize(
     ("unknown", "expected"), [("omitted", ["a"]), ("bare", ["unknown", "a"]), ("null", [None, "a"])]
 )
-def test_unknown_groups_are_answered_each_way(unknown: str, expected: list[str | None]) -> None:
+def test_unknown_groups_get_each_kind_of_response(unknown: str, expected: list[str | None]) -> None:
     assert ids(profiles(ask(service(unknown=unknown), ["unknown", "a"]))) == expected
 
 
-def test_an_id_asked_twice_is_answered_once() -> None:
+def test_an_id_asked_twice_is_in_the_response_once() -> None:
     assert ids(profiles(ask(service(), ["a", "b", "a"]))) == ["a", "b"]
 
 

@@ -62,7 +62,7 @@ async def test_an_unknown_group_is_404_and_an_impossible_one_400(
     assert statuses == [404, 400]
 
 
-async def test_a_page_that_the_budget_does_not_reach_in_time_is_503_and_says_when_to_come_again(
+async def test_a_page_that_the_budget_does_not_reach_in_time_is_503_with_retry_after(
     example: ModuleType, rongcloud_emulator: InProcessEmulator
 ) -> None:
     async with visitor(example, rongcloud_emulator.client(rate=0.1, deadline=0.1)) as browser:
@@ -72,7 +72,7 @@ async def test_a_page_that_the_budget_does_not_reach_in_time_is_503_and_says_whe
     assert rongcloud_emulator.requests == [["first"]]
 
 
-async def test_a_service_that_does_not_answer_is_504_and_one_that_fails_502(
+async def test_a_service_that_does_not_respond_is_504_and_one_that_fails_502(
     example: ModuleType, rongcloud_emulator: InProcessEmulator
 ) -> None:
     async with visitor(example, rongcloud_emulator.client(deadline=0.2, max_attempts=1)) as browser:
@@ -122,7 +122,7 @@ def reported(service: Address) -> Report:
         return msgspec.json.decode(client.get(f"{service.url}/_emulator/report").content, type=Report)
 
 
-async def test_four_processes_under_load_answer_every_page_within_one_budget(service: Address, app_url: str) -> None:
+async def test_four_processes_under_load_serve_every_page_within_one_budget(service: Address, app_url: str) -> None:
     clock = asyncio.get_running_loop().time
     async with aiohttp.ClientSession(app_url, timeout=aiohttp.ClientTimeout(TIMEOUT)) as browser:
         begin = clock()

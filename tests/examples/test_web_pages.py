@@ -57,7 +57,7 @@ def serving(page: str, here: Path, env: dict[str, str]) -> Iterator[httpx.Client
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_app_answers_with_its_statuses(page: str, tmp_path: Path) -> None:
+def test_the_app_responds_with_its_statuses(page: str, tmp_path: Path) -> None:
     with (
         emulator_process("--unknown", "0.5") as address,
         serving(page, tmp_path, environment(address.url, address.ca_file)) as browser,
@@ -73,7 +73,7 @@ def test_the_app_answers_with_its_statuses(page: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_the_app_answers_503_while_the_service_hangs(page: str, tmp_path: Path) -> None:
+def test_the_app_responds_with_503_while_the_service_hangs(page: str, tmp_path: Path) -> None:
     with (
         emulator_process("--fault", "hang=100%") as address,
         serving(page, tmp_path, environment(address.url, address.ca_file)) as browser,

@@ -454,7 +454,7 @@ def granted_by(worker: "subprocess.Popen[str]") -> Sequence[float]:
     return msgspec.json.decode(output, type=list[float])
 
 
-async def test_a_lock_that_another_process_holds_stops_requests_and_is_reported_after_a_second(
+async def test_a_lock_of_another_process_stops_requests_and_is_reported_after_a_second(
     path: Path, children: list["subprocess.Popen[str]"], warnings: Warnings
 ) -> None:
     holder = started(children, HOLDS_THE_LOCK, str(path))

@@ -93,7 +93,7 @@ def script_calls(redis: Redis) -> int:
     trips=st.lists(st.tuples(st.floats(0, 0.09), st.floats(0, 0.09), st.floats(0, 10)), min_size=1, max_size=40),
 )
 @settings(max_examples=100)
-def test_the_clock_is_off_by_no_more_than_half_the_quickest_of_the_latest_round_trips(
+def test_the_clock_is_off_by_at_most_half_the_quickest_recent_round_trip(
     ahead: float, trips: list[tuple[float, float, float]]
 ) -> None:
     clock = RedisClock()

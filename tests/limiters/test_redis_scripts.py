@@ -300,7 +300,7 @@ limits = st.sampled_from([0.5, 1.08, 3, 7.5, 20, 40, 100, 1200])
 
 @settings(max_examples=150)
 @given(script=st.lists(calls, min_size=5, max_size=60), limit=limits)
-def test_any_schedule_has_the_slots_of_slot_schedule_and_no_window_more_than_the_limit(
+def test_any_schedule_has_the_slots_of_slot_schedule_and_no_window_over_the_limit(
     server: RedisServer, script: list[Call], limit: float
 ) -> None:
     with Redis.from_url(server.url) as redis:

@@ -70,7 +70,7 @@ loops = st.builds(
     random=st.randoms(use_true_random=False),
 )
 @settings(max_examples=40)
-def test_no_stall_of_any_process_and_no_jitter_puts_more_than_the_limit_into_a_second(
+def test_no_stall_and_no_jitter_puts_more_than_the_limit_into_a_second(
     limit: float, processes: list[FreeAt], jitter: float, random: Random
 ) -> None:
     schedule = SlotSchedule(limit, jitter=HOST_JITTER)
@@ -141,7 +141,7 @@ def test_the_limit_holds_with_the_jitter_when_processes_come_and_go_and_die(
     random=st.randoms(use_true_random=False),
 )
 @settings(max_examples=60)
-def test_one_process_is_even_enough_for_every_way_of_counting_however_its_loop_stalls(
+def test_one_process_is_even_enough_for_every_count_however_its_loop_stalls(
     limit: float, block: float, free: float, pauses: list[tuple[float, float]], random: Random
 ) -> None:
     schedule = SlotSchedule(limit, jitter=PATH_JITTER)
@@ -154,7 +154,7 @@ def test_one_process_is_even_enough_for_every_way_of_counting_however_its_loop_s
 
 
 @pytest.mark.parametrize("jitter", [0.02, 0.05])
-def test_what_more_jitter_than_is_allowed_for_can_do_is_bounded(jitter: float) -> None:
+def test_the_excess_from_more_jitter_than_is_allowed_for_is_bounded(jitter: float) -> None:
     schedule = SlotSchedule(100, jitter=PATH_JITTER)
     sent = send_times(schedule, [late_timers(Random(1), 0.001)], 20.0)
     assert counted(arrivals(sent, jitter, Random(2)), schedule.window).sliding <= 100 + (jitter - PATH_JITTER) * 100 + 1
@@ -211,7 +211,7 @@ def test_one_late_request_costs_three_times_its_lateness_at_most() -> None:
     assert worst_second(late) <= 100
 
 
-def test_what_is_later_than_may_be_caught_up_is_lost() -> None:
+def test_slots_later_than_may_be_caught_up_are_lost() -> None:
     slots = in_use()
     slots.use(slots.reserve(50.0), 50.0)
     first = slots.reserve(50.0)

@@ -157,7 +157,7 @@ def test_an_unknown_number_is_kept(kind: type[IntEnum], number: int) -> None:
 
 
 @pytest.mark.parametrize("kind", ENUMS)
-def test_what_is_no_number_is_no_permission(kind: type[IntEnum]) -> None:
+def test_a_value_that_is_no_integer_is_no_permission(kind: type[IntEnum]) -> None:
     with pytest.raises(msgspec.ValidationError):
         msgspec.json.decode(b'"7"', type=kind)
     with pytest.raises(ValueError, match="is not a valid"):

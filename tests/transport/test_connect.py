@@ -214,9 +214,7 @@ def offered_by(context: ssl.SSLContext) -> str | None:
 
 
 @pytest.mark.parametrize("own", [None, "own/1", "own/2"])
-async def test_the_callers_context_stays_as_it_was_and_serves_clients_with_and_without_http2_at_once(
-    own: str | None,
-) -> None:
+async def test_the_callers_context_is_unchanged_and_serves_both_http_versions_at_once(own: str | None) -> None:
     context = ssl.create_default_context()
     authority().configure_trust(context)
     if own:

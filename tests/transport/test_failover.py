@@ -135,7 +135,7 @@ async def test_a_host_that_cannot_be_reached_is_left_for_the_next_at_once() -> N
 
 
 @virtual_time
-async def test_a_failed_request_switches_the_host_and_the_others_of_that_host_do_not_switch_back() -> None:
+async def test_a_failed_request_switches_the_host_and_others_of_it_do_not_switch_back() -> None:
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         flights = [await send(failover) for _ in range(5)]
@@ -206,7 +206,7 @@ async def switched_to_backup(failover: Failover) -> None:
 
 
 @virtual_time
-async def test_the_primary_is_probed_after_a_minute_with_one_request_and_used_again_when_it_responds() -> None:
+async def test_after_a_minute_one_request_probes_the_primary_and_a_response_restores_it() -> None:
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         await switched_to_backup(failover)

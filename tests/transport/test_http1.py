@@ -329,7 +329,7 @@ async def test_a_surplus_response_is_never_taken_for_the_next_one(surplus: bytes
         assert refused.value.never_processed
 
 
-async def test_a_surplus_response_that_is_still_in_the_socket_is_never_taken_for_the_next_one() -> None:
+async def test_a_surplus_response_still_in_the_socket_is_never_taken_for_the_next_one() -> None:
     async def flood(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await server.request(reader)
         writer.write(respond(b"mine") + SURPLUS * 40_000)
@@ -342,7 +342,7 @@ async def test_a_surplus_response_that_is_still_in_the_socket_is_never_taken_for
 
 
 @pytest.mark.parametrize("tls", [True, False])
-async def test_a_surplus_response_that_comes_before_the_next_request_is_sent_ends_the_connection(tls: bool) -> None:  # noqa: FBT001
+async def test_a_surplus_response_before_the_next_request_is_sent_ends_the_connection(tls: bool) -> None:  # noqa: FBT001
     writers: list[asyncio.StreamWriter] = []
 
     async def late(server: Server, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -41,7 +41,7 @@ async def test_a_request_arrives_as_it_was_sent_and_its_response_comes_back() ->
     }
 
 
-async def test_a_request_without_a_body_is_answered() -> None:
+async def test_a_request_without_a_body_gets_a_response() -> None:
     async with serving() as server, server.client() as client:
         assert (await client.ask(body=b"")).body == b"/q "
 
@@ -126,7 +126,7 @@ async def test_responses_that_were_read_open_the_window_again() -> None:
         assert len(server.peers) == 1
 
 
-async def test_a_hung_stream_times_out_alone_while_others_are_answered() -> None:
+async def test_a_hung_stream_times_out_alone_while_others_get_responses() -> None:
     async with serving(by_path) as server, server.client() as client:
         hung = client.connection.send(QUERY._replace(path="/hang"), 0.05)
         answered = 0
@@ -139,7 +139,7 @@ async def test_a_hung_stream_times_out_alone_while_others_are_answered() -> None
         assert (await client.ask()).status == 200
 
 
-async def test_a_black_hole_is_noticed_by_a_ping_that_is_not_answered() -> None:
+async def test_a_black_hole_is_noticed_by_a_ping_that_is_not_acknowledged() -> None:
     async with (
         serving(by_path, acknowledges_pings=False) as server,
         server.client(ping_after=0.02, ping_timeout=0.02) as client,
@@ -160,7 +160,7 @@ async def test_a_slow_server_that_acknowledges_pings_is_waited_for() -> None:
         assert (await future).body == b"late"
 
 
-async def test_delivery_is_known_once_a_ping_behind_an_abandoned_request_is_answered() -> None:
+async def test_delivery_is_known_once_a_ping_behind_an_abandoned_request_is_acknowledged() -> None:
     async with serving() as server, server.client() as client:
         request = client.connection.send(QUERY, 10.0)
         request.cancel()
@@ -202,7 +202,7 @@ async def test_without_a_stream_limit_of_the_server_ours_holds() -> None:
         assert len(server.peers) == 1
 
 
-async def test_a_limit_that_is_lowered_under_load_lets_everything_be_answered() -> None:
+async def test_a_limit_lowered_under_load_lets_every_request_get_its_response() -> None:
     held: list[int] = []
     open_at_once = 0
 
@@ -537,7 +537,7 @@ async def test_aclose_does_not_wait_for_a_server_that_reads_no_more() -> None:
         await asyncio.wait_for(client.connection.aclose(), 60)
 
 
-async def test_a_server_that_reads_nothing_gets_no_further_requests_and_no_endless_acknowledgements() -> None:
+async def test_a_server_that_reads_nothing_gets_bounded_requests_and_acknowledgements() -> None:
     async with serving() as server, server.client(close_timeout=0.05) as client:
         connection = client.connection
         server.peer.stop_reading()

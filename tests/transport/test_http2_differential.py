@@ -180,7 +180,7 @@ class Conversation:
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(exchanges, min_size=1, max_size=5), server_settings, later_settings, st.integers(0, 2**32))
-def test_h2_reads_every_request_as_it_was_sent_and_its_responses_arrive_as_it_sent_them(
+def test_requests_to_h2_and_responses_from_it_arrive_as_they_were_sent(
     planned: list[Exchange], first: dict[SettingCodes, int], second: dict[SettingCodes, int], seed: int
 ) -> None:
     asyncio.run(converse(planned, first, second, random.Random(seed)))
@@ -277,7 +277,7 @@ class Witness:
 
 @settings(deadline=None, max_examples=400)
 @given(st.lists(sound | hostile, min_size=1, max_size=12), st.booleans())
-def test_what_h2_takes_from_a_server_is_taken_alike(parts: list[bytes], settings_first: bool) -> None:  # noqa: FBT001
+def test_frames_that_h2_takes_from_a_server_are_taken_alike(parts: list[bytes], settings_first: bool) -> None:  # noqa: FBT001
     asyncio.run(read_both(parts, settings_first=settings_first))
 
 

@@ -41,7 +41,7 @@ async def test_a_server_that_allows_streams_later_is_waited_for() -> None:
         await connection.aclose()
 
 
-async def test_a_connection_whose_streams_are_all_taken_away_retires_after_the_last_response() -> None:
+async def test_a_connection_left_without_streams_retires_after_the_last_response() -> None:
     async with serving(by_path) as server, server.client(slot_timeout=0.05) as client:
         future = client.connection.send(QUERY._replace(path="/hang"), 30)
         await server.peer.until_requests(1)
@@ -207,7 +207,7 @@ async def test_one_step_handles_few_frames_and_lets_others_run_before_the_next()
         assert len(server.peers) == 1
 
 
-async def test_what_waits_for_its_step_is_no_silence() -> None:
+async def test_frames_waiting_for_their_step_are_no_silence() -> None:
     async with (
         serving(by_path, acknowledges_pings=False) as server,
         server.client(ping_after=0.02, ping_timeout=0.02) as client,

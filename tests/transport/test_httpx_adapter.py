@@ -253,7 +253,7 @@ async def test_leaving_the_client_cancels_its_calls_before_the_transport_is_clos
 
 
 @virtual_time
-async def test_a_retired_connection_makes_no_more_calls_and_closes_its_transport_after_the_last() -> None:
+async def test_a_retired_connection_takes_no_call_and_closes_its_transport_after_the_last() -> None:
     release = asyncio.Event()
 
     async def held(request: httpx.Request) -> httpx.Response:
@@ -400,7 +400,7 @@ async def test_with_one_line_respx_sees_what_the_default_client_asks(monkeypatch
 
 
 @respx.mock
-async def test_what_respx_has_no_route_for_reaches_no_real_host(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_request_without_a_respx_route_reaches_no_real_host(monkeypatch: pytest.MonkeyPatch) -> None:
     looked_up: list[object] = []
 
     def look_up(*arguments: object, **_: object) -> list[object]:

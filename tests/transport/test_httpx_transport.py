@@ -18,7 +18,7 @@ async def client_of(server: Server, **options: float) -> AsyncIterator[httpx.Asy
         yield client
 
 
-async def test_a_post_of_httpx_is_carried_and_answered() -> None:
+async def test_a_post_of_httpx_is_carried_and_gets_a_response() -> None:
     async with serving() as server, client_of(server) as client:
         response = await client.post("/q", params={"a": "b"}, content=b"body", headers={"App-Key": "k"})
         assert response.content == b"/q?a=b body"

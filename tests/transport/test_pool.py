@@ -105,7 +105,7 @@ async def test_at_the_full_rate_no_request_waits_even_where_opening_takes_a_seco
 
 
 @virtual_time
-async def test_what_is_in_flight_on_a_used_up_connection_may_end() -> None:
+async def test_requests_in_flight_on_a_used_up_connection_may_end() -> None:
     network = Network()
     async with network.failover() as failover:
         await ask(failover, 78)
@@ -315,7 +315,7 @@ async def test_a_cancelled_wait_leaves_the_pool_usable() -> None:
 
 
 @virtual_time
-async def test_connections_that_close_before_they_carry_a_request_are_opened_ever_more_slowly() -> None:
+async def test_connections_that_close_unused_are_opened_ever_more_slowly() -> None:
     network = Network(handshake=0.001)
     async with network.failover() as failover:
         for _ in range(12):
