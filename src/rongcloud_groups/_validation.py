@@ -20,7 +20,7 @@ def positive(name: str, value: float) -> float:
 
 
 def number(name: str, value: float) -> float:
-    """The value, if it is a number, of whatever sign.
+    """The value, if it is a number of any sign.
 
     Raises:
         ConfigError: it is not; the message names the option.

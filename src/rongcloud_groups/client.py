@@ -45,7 +45,7 @@ class GroupClient:
         app_key: the App Key.
         app_secret: its secret. It is shown nowhere: no ``repr``, log line, exception or pickle holds it.
         region: the data center of the App Key; one of `REGIONS`.
-        base_urls: the primary URL and its backups, in place of those of the region.
+        base_urls: the primary URL and its backups, in place of the region's.
         dialect: ``"rongcloud"`` (v1) or ``"nexconn"`` (v4).
         rate: requests a second that the service allows the App Key; 100 unless it was raised.
         limiter: a `Limiter` to share the budget with other clients, or the URL of one that is shared with other
@@ -63,7 +63,7 @@ class GroupClient:
             be connected, or while the service refuses each request as too many. Such a wait costs no attempts.
         requests_per_connection: requests that a connection must not reach; the service asks for fewer than 80.
         http2: offer HTTP/2; the server decides.
-        verify: the TLS context, with the certificates to trust; by default those of the system, where ``SSL_CERT_FILE``
+        verify: the TLS context, with the certificates to trust; by default the system's, where ``SSL_CERT_FILE``
             is honoured.
         proxy: an HTTP proxy to connect through, ``"http://[user:password@]host[:port]"``. ``HTTPS_PROXY`` and the like
             are not used.
@@ -143,7 +143,7 @@ class GroupClient:
         up no logging.
 
         Args:
-            **options: those of `GroupClient`; they take precedence over the environment.
+            **options: as for `GroupClient`; they take precedence over the environment.
 
         Raises:
             ConfigError: a variable is missing or cannot be used; the message names it.
@@ -229,8 +229,8 @@ class GroupClient:
 
         Args:
             group_ids: their IDs; duplicates are welcome.
-            deadline: seconds that it may take; the client's by default. What is open then fails with
-                `DeadlineExceeded`, what is settled is returned.
+            deadline: seconds that it may take; the client's by default. IDs still open then fail with
+                `DeadlineExceeded`; settled ones are returned.
             bulk: let other lookups go first; a tenth of the budget is kept for bulk. The cache is passed by.
             fresh: as for `get`.
 

@@ -101,7 +101,7 @@ async def check(
 ) -> Diagnosis:
     """Ask the service for one group, and report the response.
 
-    The arguments are those of `GroupClient`.
+    The arguments are as for `GroupClient`.
 
     Raises:
         ConfigError: an argument cannot be used; the message names it.

@@ -54,7 +54,7 @@ class InvalidGroupId(RongCloudError, ValueError):  # noqa: N818  the name is par
     """A group ID that the service cannot take: it was refused here and cost no request.
 
     Attributes:
-        group_id: the ID as it was given, of whatever type.
+        group_id: the ID as it was given, of any type.
         reason: the rule that it breaks.
     """
 

@@ -93,7 +93,7 @@ class BatchSplit(Event, frozen=True):
 class CallEnded(Event, frozen=True):
     """A ``get`` or ``get_many`` returned, or raised ``error``; then the counts are 0.
 
-    ``request_ids`` are those of the requests that served it: none where all came from the cache.
+    ``request_ids`` name the requests that served it: none where all came from the cache.
     The hooks are called in the task of the caller.
     """
 

@@ -10,8 +10,8 @@ Spans, made when the call or request has ended:
 
 Metrics:
 
-- ``http.client.request.duration`` (``s``): of each request; its count is that of the requests. One that was abandoned,
-  as by a deadline that passed, has the ``error.type`` ``asyncio.exceptions.CancelledError``;
+- ``http.client.request.duration`` (``s``): of each request; its count is the number of requests. One that was
+  abandoned, as by a deadline that passed, has the ``error.type`` ``asyncio.exceptions.CancelledError``;
 - ``http.client.active_requests`` (``{request}``): the requests in flight;
 - ``rongcloud_groups.rate`` (``{request}/s``): the rate that the limiter let through at the last request or refusal;
 - ``rongcloud_groups.budget.wait.duration`` (``s``): how long each request waited for its token;
@@ -20,7 +20,7 @@ Metrics:
 - ``rongcloud_groups.throttles`` (``{request}``): requests that the service refused as over the rate limit;
 - ``rongcloud_groups.call.duration`` (``s``): of each call.
 
-Attributes are those of the semantic conventions for HTTP clients where these have one. No signal has a group ID or an
+Attributes follow the semantic conventions for HTTP clients where these have one. No signal has a group ID or an
 error's message, which may hold one.
 """
 

@@ -14,8 +14,8 @@
             assert await title(client, "g1") == ""
 
 The fixture ``rongcloud_emulator`` is a new `InProcessEmulator` for each test. It is not asynchronous, so it goes with
-pytest-asyncio and with anyio's plugin. Signing, batching, retries and decoding are those of the real client; only the
-connection is left out. What the client takes in its real environment is given to it as an option: an app that calls
+pytest-asyncio and with anyio's plugin. Signing, batching, retries and decoding are the real client's; only the
+connection is left out. The client reads no environment variables, so options replace them. An app that calls
 ``GroupClient.from_env()`` gets the emulator's client in its place, such as by FastAPI's ``dependency_overrides``.
 
 To leave it out, run pytest with ``-p no:rongcloud_groups``.
@@ -64,7 +64,7 @@ class InProcessEmulator:
 
         Args:
             group_id: its ID.
-            **fields: those of `GroupProfile` that it is to have, but ``problems`` and ``extra``.
+            **fields: its fields of `GroupProfile`, but not ``problems`` and ``extra``.
 
         Returns:
             The profile that the client will find; the service cuts ``create_time`` to the millisecond.
@@ -80,7 +80,7 @@ class InProcessEmulator:
         return profile
 
     def fail_next(self, fault: str, times: int = 1) -> None:
-        """Script a fault for the next requests, after those that are scripted already.
+        """Script a fault for the next requests, after those already scripted.
 
         Args:
             fault: ``"error-500"``, ``"error-504"``, ``"429"``, ``"html-502"``, ``"garbage"``, ``"truncated"``,
@@ -89,7 +89,7 @@ class InProcessEmulator:
             times: to how many requests.
 
         Raises:
-            ValueError: there is no fault of such a name; the message lists them.
+            ValueError: there is no fault of that name; the message lists them.
         """
         self.service.faults.next(fault, times)
 
@@ -97,7 +97,7 @@ class InProcessEmulator:
         """A client of this emulator, to be opened with ``async with``.
 
         Args:
-            **options: those of `GroupClient`; they take precedence over those of the emulator.
+            **options: as for `GroupClient`; they take precedence over the emulator's.
         """
         defaults: dict[str, Any] = {
             "app_key": self.service.app_key,

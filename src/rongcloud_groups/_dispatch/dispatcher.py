@@ -57,7 +57,7 @@ class Dispatcher:
         failover: the connections.
         gate: when a request may leave.
         api: builds requests and reads responses.
-        retry: what becomes of lost requests.
+        retry: the policy for lost requests.
         emit: where events go.
         max_in_flight: the most requests in flight.
         attempt_timeout: seconds that one request may take.
@@ -118,7 +118,7 @@ class Dispatcher:
         )
 
     def phase_of(self, group_id: str) -> Phase:
-        """What an open ID is waiting for."""
+        """The phase an open ID is in."""
         if self._pending.in_flight(group_id):
             return "waiting for the service"
         if self._connecting.in_outage:

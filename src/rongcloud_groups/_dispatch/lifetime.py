@@ -25,7 +25,7 @@ class Closeable(Protocol):
 class Lifetime:
     """Opens a client, runs its parts until it is closed, and says whether it can be used.
 
-    The parts run in a task of their own, since a client may be opened in one task and closed in another.
+    The parts run in their own task, since a client may be opened in one task and closed in another.
 
     Args:
         failover: the connections.

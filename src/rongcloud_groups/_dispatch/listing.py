@@ -1,4 +1,4 @@
-"""The listing of an app's groups: a sequential cursor with a budget of its own."""
+"""The listing of an app's groups: a sequential cursor with its own budget."""
 
 from asyncio import get_running_loop, wait
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -30,7 +30,7 @@ class ListingRequests:
     Args:
         failover: the connections.
         api: builds requests and reads responses.
-        retry: what becomes of lost requests.
+        retry: the policy for lost requests.
         start: runs a task until the client closes.
         attempt_timeout: seconds that one request may take.
     """

@@ -1,7 +1,7 @@
-"""What the clients of one App Key in this process have in common: their rate limit.
+"""The rate limit of one App Key's clients in this process.
 
-A client that is opened after another one was closed resumes where that one ended. Of clients that are open at the same
-time and do not share a limiter the log says so.
+A client that is opened after another one was closed resumes where that one ended. The log warns of clients that are
+open at the same time and do not share a limiter.
 """
 
 import os
@@ -27,7 +27,7 @@ _WARNED: Final[set[tuple[int, str, str]]] = set()
 
 @contextmanager
 def registered(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> Iterator[None]:
-    """A client is open; warn once where another one has a limiter of its own for the same App Key."""
+    """A client is open; warn once if another one has a separate limiter for the same App Key."""
     if not isinstance(limiter, LocalLimiter):
         yield
         return
@@ -57,5 +57,5 @@ def registered(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> Ite
 
 
 def _is_real_time() -> bool:
-    """Whether the event loop's clock is that of the process, so that times of one loop mean something in another."""
+    """Whether the event loop uses the process's clock, so that times of one loop mean something in another."""
     return abs(get_running_loop().time() - monotonic()) < 1.0

@@ -1,4 +1,4 @@
-"""What becomes of the IDs of a lost request: retried, bisected, held back, or failed."""
+"""Recovers the IDs of lost requests: they are retried, bisected, held back, or failed."""
 
 import logging
 from asyncio import get_running_loop

@@ -54,7 +54,7 @@ class RetryPolicy:
         self.origins = origins
 
     def action(self, error: Exception) -> ErrorAction:
-        """What to do about a request that ended in this error."""
+        """The action for a request that ended in this error."""
         if isinstance(error, ServerError) and error.retry_after is not None:
             return "pause"
         return action_for(error)

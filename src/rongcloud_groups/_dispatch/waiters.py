@@ -136,7 +136,7 @@ def _failed_key(group_id: object) -> str:
         hash(group_id)
     except TypeError:
         return repr(group_id)
-    return group_id  # type: ignore[return-value]  # a caller who gives no str finds it again under what was given
+    return group_id  # type: ignore[return-value]  # a caller who gives no str finds it again under that value
 
 
 def reject_single_str(group_ids: Iterable[object]) -> Iterable[object]:

@@ -15,7 +15,7 @@ PAGE_SIZE = 1000
 class ServiceApi:
     """Builds signed requests, and reads the responses to them. It sends nothing and keeps nothing.
 
-    Each request has a nonce of its own, so it is built again for each attempt; its ``request_id`` is for events and
+    Each request has its own nonce, so it is built again for each attempt; its ``request_id`` is for events and
     error messages.
 
     Args:

@@ -8,7 +8,7 @@ from rongcloud_groups.errors import DecodeError
 
 _KIB: Final = 1024
 _BYTES_AROUND: Final = 256 * _KIB
-"""What a body may have beside its entries, or one entry beyond its share."""
+"""Bytes that a body may have beside its entries, or one entry beyond its share."""
 _BYTES_AN_ENTRY: Final = 64 * _KIB
 """A profile with every text at its documented length, all of it emoji, escaped twice."""
 MAX_BODY: Final = 16 * _KIB * _KIB

@@ -17,7 +17,7 @@ from rongcloud_groups.errors import (
 )
 
 ErrorAction = Literal["fatal", "pause", "bisect", "repeat", "retry", "reconnect", "fail"]
-"""What an error means for the requests.
+"""The consequence of an error for the requests.
 
 - ``fatal``: no request can succeed until a setting is changed.
 - ``pause``: every request on this budget waits; the batch is not at fault and loses no attempt.
@@ -42,8 +42,8 @@ class ErrorCode(NamedTuple):
 
     Attributes:
         error: the exception.
-        hint: the cure, for the user; that of the exception's class where it is empty.
-        action: where it is not that of the exception's class.
+        hint: the cure, for the user; where it is empty, the exception class's.
+        action: where it is not the exception class's.
     """
 
     error: type[ServiceError]
@@ -151,7 +151,7 @@ def _for_status(status: int) -> ErrorCode:
 
 
 def action_for(error: Exception) -> ErrorAction:
-    """What an error means for the requests; ``fail`` for one that is not of this library."""
+    """The consequence of an error for the requests; ``fail`` for one that is not of this library."""
     if isinstance(error, ServiceError):
         row = error_code_for(error.code if error.code in CODES else None, error.status)
         if row.action is not None and row.error is type(error):

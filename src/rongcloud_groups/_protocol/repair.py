@@ -64,7 +64,7 @@ def repaired(text: bytes) -> bytes:
 
 
 def _replacement(word: bytes, most: int) -> tuple[bytes, int]:
-    """What stands for a string or a word, and how many marks in it were looked at, at most so many."""
+    """The replacement of a string or a word, and how many marks in it were looked at, at most so many."""
     if word[0] == ord('"'):
         return _IN_STRING.subn(_in_string, word, most)
     return (word if _WORD.fullmatch(word) else _encode(word.decode(errors="replace"))), 0

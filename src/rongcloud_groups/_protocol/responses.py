@@ -40,7 +40,7 @@ _NULL: Final = Raw(b"null")
 
 
 class BatchResult(NamedTuple):
-    """What a response says of the group IDs of its request; each is in exactly one of the three."""
+    """A request's group IDs by outcome; each is in exactly one of the three."""
 
     found: dict[str, GroupProfile]
     """In the order of the request."""
@@ -134,7 +134,7 @@ def _documented_profiles(
 
 
 def read_listing(dialect: Dialect, response: Response, size: int, request_id: str | None = None) -> ListingPage:
-    """One page of the listing, asked for with a page size; arguments and errors are those of `read_batch`."""
+    """One page of the listing, asked for with a page size; arguments and errors are as for `read_batch`."""
     data = unwrap(dialect, response, "groups", max_body(size), request_id)
     token = _next_page_token(data.page_token, request_id)
     if (documented := listed_groups_reader(dialect, size)(data.groups)) is not None:
@@ -168,7 +168,7 @@ def _next_page_token(value: Raw, request_id: str | None) -> str | None:
 
 
 def unwrap(dialect: Dialect, response: Response, list_key: str, limit: int, request_id: str | None) -> _Envelope:
-    """The object that holds the data, and in them a list, of a successful response; errors are those of `read_batch`.
+    """The object that holds the data, and in them a list, of a successful response; errors are as for `read_batch`.
 
     Args:
         dialect: of the request.

@@ -232,4 +232,4 @@ _CONVERSIONS: Final[dict[Any, Callable[[Iterable[Any]], Iterable[Any]]]] = {
     dict[str, str]: _attributes,
     Permissions: _permissions,
 }
-"""The way from documented values to those of the model, where they differ."""
+"""The conversion from documented values to the model's, where they differ."""

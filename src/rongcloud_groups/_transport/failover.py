@@ -136,7 +136,7 @@ class Failover:
                 connection.retire("misdirected request")
 
     def succeeded(self, connection: PooledConnection) -> None:
-        """Report a response; if it is that of the probe, go back to the primary."""
+        """Report a response; if it is the probe's, go back to the primary."""
         if connection.pool is self._primary and self._pool is not self._primary and not connection.detached:
             self._switch_to(self._primary, "it responds again")
 

@@ -196,7 +196,7 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
 
 
 class _ResponseBuilder:
-    """Puts a response together, within the limits of what a response may be."""
+    """Puts a response together, within the limits of a response."""
 
     def __init__(self) -> None:
         self.status = 0

@@ -151,7 +151,7 @@ class ConnectionState:
         return True
 
     def _close_transport(self) -> None:
-        """Write what is buffered and close; abort when that takes too long."""
+        """Write the buffer and close; abort when that takes too long."""
         self._transport.close()
         self._abort_timer = self._loop.call_later(self._close_timeout, self._transport.abort)
 

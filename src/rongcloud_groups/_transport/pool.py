@@ -26,7 +26,7 @@ _logger = logging.getLogger(__name__)
 
 
 class PoolObserver(Protocol):
-    """Receives what happens in a pool; `Failover` is one."""
+    """Receives the events of a pool; `Failover` is one."""
 
     def on_change(self) -> None:
         """A connection became ready, or was lost."""
@@ -180,7 +180,7 @@ class ConnectionPool:
         return pooled
 
     def open_where_needed(self) -> None:
-        """Open what a waiting caller, or the next requests, will need."""
+        """Open the connection that a waiting caller, or the next requests, will need."""
         if self._tasks is None or not self.active:
             return
         usable = self._usable()
@@ -211,7 +211,7 @@ class ConnectionPool:
         return [pooled for pooled in self._connections if pooled.usable]
 
     def _maintain(self) -> None:
-        """After any change: forget closed connections, open what is needed, notify the observer."""
+        """After any change: forget closed connections, open a needed one, notify the observer."""
         now = get_running_loop().time()
         for pooled in list(self._connections):
             if pooled.connection.closed:

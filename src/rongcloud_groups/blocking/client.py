@@ -44,7 +44,7 @@ class BlockingGroupClient:
     """`GroupClient` for code that does not await; the same options, methods and errors.
 
     It opens at first use, or in ``with``, and closes with `close`, at the end of ``with``, or when the process ends.
-    A process that was forked opens a client of its own.
+    A forked process opens its own client.
 
     Engines run such code in several processes. So without ``limiter`` a client shares its budget with the other
     blocking clients and commands of this user and App Key on this machine; ``limiter="local"`` leaves it the whole
@@ -54,7 +54,7 @@ class BlockingGroupClient:
     Args:
         app_key: the App Key.
         app_secret: its secret.
-        **options: those of `GroupClient`.
+        **options: as for `GroupClient`.
 
     Raises:
         ConfigError: an argument cannot be used; the message names it.
@@ -76,7 +76,7 @@ class BlockingGroupClient:
         """A client from the environment; see `GroupClient.from_env`.
 
         Args:
-            **options: those of `GroupClient`; they take precedence over the environment.
+            **options: as for `GroupClient`; they take precedence over the environment.
 
         Raises:
             ConfigError: a variable is missing or cannot be used; the message names it.
@@ -192,7 +192,7 @@ class BlockingGroupClient:
         return Running(client, portal, finalize(self, close_portal, os.getpid(), stack), os.getpid())
 
     def reset_after_fork(self) -> None:
-        """Forget the parent's thread and connections, which a fork does not copy. Called in the child by itself."""
+        """Forget the parent's thread and connections, which a fork does not copy. Called in the child automatically."""
         self._running = self._unopened = None
         self._lock = Lock()
 
@@ -213,7 +213,7 @@ def shared(**options: Unpack[AllOptions]) -> BlockingGroupClient:
     it is, so that a process has one client and one budget.
 
     Args:
-        **options: those of `GroupClient`; hashable, or lists of hashable values.
+        **options: as for `GroupClient`; hashable, or lists of hashable values.
 
     Raises:
         ConfigError: see `GroupClient.from_env`.

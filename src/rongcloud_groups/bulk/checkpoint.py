@@ -15,7 +15,7 @@ CHECKPOINT_VERSION: Final = 2
 
 
 class Counts(Struct, frozen=True):
-    """What became of the records so far.
+    """The records so far, by outcome.
 
     Attributes:
         records: IDs read from the input, each time they occur.
@@ -32,7 +32,7 @@ class Counts(Struct, frozen=True):
     failed: int = 0
 
     def plus(self, records: int, *, found: int, missing: int, failed: int) -> "Counts":
-        """These counts and those of more records, of which so many distinct IDs have an outcome."""
+        """These counts plus more records, of which so many distinct IDs have an outcome."""
         return Counts(
             records=self.records + records,
             duplicates=self.duplicates + records - found - missing - failed,
@@ -47,7 +47,7 @@ class ListingPlace(Struct, frozen=True):
 
     Attributes:
         size: bytes of the list of IDs that are good.
-        token: what asks for the next page; None at the start, and at the end.
+        token: asks for the next page; None at the start, and at the end.
         ended: whether the last page was read.
         unreadable: entries so far without a group ID that can be looked up.
     """
@@ -68,13 +68,13 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
         total: records of the whole input, where it can be read twice.
         fingerprint: of these.
         digest: of the records so far.
-        counts: what became of them.
+        counts: these records, by outcome.
         sink_size: how much of the output is good, in the sink's own measure.
         failed_size: bytes of the list of failed IDs that are good.
         missing_size: bytes of the list of missing IDs that are good.
         seconds: that the job ran, all runs together.
         requests: that it sent, all runs together.
-        complete: the rows are all there; what is left is to put the files in their place.
+        complete: the rows are all there; only the files are not in their place yet.
         listing: where the IDs come from the listing.
         output_format: of a file that can have several.
         app_key: whose groups the rows are.

@@ -12,7 +12,7 @@ class SourceError(ConfigError):
 
 
 class OutputError(RongCloudError):
-    """The output cannot take more rows; what was committed is safe."""
+    """The output cannot take more rows; committed rows are safe."""
 
 
 class OutputLost(OutputError):  # noqa: N818  an error by its base

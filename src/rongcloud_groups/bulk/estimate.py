@@ -1,4 +1,4 @@
-"""What a job would take, and whether the credentials are accepted, before anything is written."""
+"""The cost of a job, and whether the credentials are accepted, before anything is written."""
 
 from math import ceil
 
@@ -12,7 +12,7 @@ from rongcloud_groups.errors import InvalidGroupId
 
 
 class Estimate(Struct, frozen=True):
-    """What a job would take.
+    """The cost of a job.
 
     Attributes:
         records: IDs in the input; None where only its end shows that.

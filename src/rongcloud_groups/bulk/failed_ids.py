@@ -19,7 +19,7 @@ class Failure(Struct, frozen=True):
         group_id: the ID.
         error: the kind of error, a name from `rongcloud_groups.errors`.
         code: the service's code; None where there was no response with one.
-        message: what went wrong.
+        message: the text of the error.
         attempts: requests that were lost on it: 0 for an ID that was refused here, 1 where the response was final,
             otherwise as many as the client makes.
     """
@@ -32,7 +32,7 @@ class Failure(Struct, frozen=True):
 
 
 def failure(group_id: str, error: RongCloudError, max_attempts: int) -> Failure:
-    """What is noted of a failed ID."""
+    """The note of an ID that ended in this error."""
     code = error.code if isinstance(error, ServiceError) else None
     attempts = max_attempts if action_for(error) in RETRIED else 1
     if isinstance(error, InvalidGroupId):
@@ -56,7 +56,7 @@ class IdList(Protocol):
         return
 
     def discard(self) -> None:
-        """Remove what is not in its place yet."""
+        """Remove a list that is not in its place yet."""
         return
 
     def close(self) -> None:

@@ -83,7 +83,7 @@ class PartialFile:
             raise ResumeError(f"{self.partial} is missing although its checkpoint exists; use --restart to start over")
 
     def write(self, content: bytes) -> None:
-        """Append; what is written is durable after `sync`."""
+        """Append bytes; they are durable after `sync`."""
         assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
         rest = memoryview(content)
         with naming_file(self.partial):
@@ -204,7 +204,7 @@ def copy_mode(source: Path, descriptor: int) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Make what a file holds durable."""
+    """Make a file's content durable."""
     with path.open("rb") as file:
         _fsync(file.fileno())
 
@@ -255,7 +255,7 @@ class OutputLock:
     def __exit__(self, *_: object) -> None:
         if self._descriptor is None:
             return
-        with suppress(OutputLost):  # what is there now is another job's
+        with suppress(OutputLost):  # the file there now is another job's
             self.check()
             self._path.unlink()
         os.close(self._descriptor)

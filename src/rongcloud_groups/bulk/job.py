@@ -90,19 +90,19 @@ class Job:
         )
 
     async def run(self) -> Report:
-        """Do the job, or what is left of it. A `Job` runs once; make another one to resume.
+        """Do the job, or the rest of it. A `Job` runs once; make another one to resume.
 
         Returns:
-            What was done. It is not complete after `stop`.
+            The report. It is not complete after `stop`.
 
         Raises:
             RuntimeError: it has been run before.
             SourceError: the input cannot be read, has no IDs, or changed in the meantime.
             ResumeError: an unfinished run cannot be resumed.
             ConfigError: another process is writing the output, or it cannot be written, or no job wrote it.
-            ServiceUnavailable: the service no longer responds; what was done is saved.
-            RongCloudError: not retryable; what was done is saved.
-            OSError, OutputError: the output cannot be written; what was committed is safe.
+            ServiceUnavailable: the service no longer responds; the outcomes so far are saved.
+            RongCloudError: not retryable; the outcomes so far are saved.
+            OSError, OutputError: the output cannot be written; committed rows are safe.
             OutputLost: the output was removed while it was written.
         """
         if self._state != "new":
@@ -150,7 +150,7 @@ class Job:
     def stop(self) -> None:
         """Take no more IDs; `run` returns within a second, once the requests in flight have ended and are saved.
 
-        What still keeps it waiting then is abandoned, and done by the next run. Call it in the event loop's thread.
+        Work still unfinished then is abandoned, and done by the next run. Call it in the event loop's thread.
         """
         if self._stopping:
             return
@@ -207,7 +207,7 @@ class Job:
                 receive.close()
                 tasks.cancel_scope.cancel()
         if error is not None and (isinstance(error, OutputError) or not isinstance(error, RongCloudError)):
-            raise error  # what the output took since the last commit is in doubt
+            raise error  # rows written since the last commit are in doubt
         error = error or self._input.error
         complete = error is None and self._input.ended and self._lookups.complete
         if complete:

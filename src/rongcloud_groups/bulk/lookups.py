@@ -63,7 +63,7 @@ class OrderedLookups:
         yield list(self._order.settled_blocks())  # of blocks without any new ID
 
     def stop(self) -> None:
-        """Take no more blocks, and drop those of which no request was sent; the others settle."""
+        """Take no more blocks, and drop those not requested yet; the others settle."""
         if (stream := self._stream) is None:
             return
         stream.stop()

@@ -15,13 +15,13 @@ from rongcloud_groups.errors import RongCloudError
 
 
 class JobOutput:
-    """Takes settled blocks in their order; what is committed together is resumed together.
+    """Takes settled blocks in their order; all parts are committed together, and resumed together.
 
     Args:
         sink: where the rows go.
         failures: where the failed IDs go.
         missing: where the IDs of missing groups go.
-        source: what it notes is committed too.
+        source: its notes are committed too.
         lock: keeps other jobs out; it is checked before each checkpoint.
         max_attempts: the client's.
 
@@ -65,7 +65,7 @@ class JobOutput:
         return bool(self._unwritten or self.counts.found or self.counts.missing)
 
     async def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
-        """Open all parts at a checkpoint, or empty; ``keep`` adds to those of a finished run."""
+        """Open all parts at a checkpoint, or empty; ``keep`` adds to the parts of a finished run."""
         self.saved = self.committed = saved
         if saved is not None:
             self.counts = saved.counts
@@ -83,7 +83,7 @@ class JobOutput:
         self._unwritten += blocks
 
     async def write(self) -> None:
-        """Write what was added."""
+        """Write the blocks that were added."""
         blocks, self._unwritten = self._unwritten, []
         if not blocks:
             return
@@ -113,7 +113,7 @@ class JobOutput:
             self._failures.write(failures)
 
     async def commit(self, checkpoint: Checkpoint) -> Checkpoint:
-        """Make durable what is written, then the checkpoint."""
+        """Make everything written durable, then the checkpoint."""
         checkpoint = msgspec.structs.replace(
             checkpoint, digest=self.digest, counts=self.counts, listing=self._source.place
         )

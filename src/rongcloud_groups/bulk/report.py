@@ -33,7 +33,7 @@ class Report(Struct, frozen=True):
 
     Attributes:
         complete: whether the output is; otherwise the same job resumes where this run stopped.
-        counts: what became of the records, all runs together.
+        counts: the records by outcome, all runs together.
         resumed_from: records that earlier runs had done.
         seconds: all runs together.
         requests: all runs together.

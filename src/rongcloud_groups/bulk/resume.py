@@ -12,7 +12,7 @@ class ResumeCheck:
     Args:
         saved: the checkpoint.
         source: the job's source.
-        output: what messages call the output.
+        output: the output's name in messages.
         app_key: the job's App Key.
     """
 
@@ -23,7 +23,7 @@ class ResumeCheck:
         self._app_key = app_key
 
     def check_source(self) -> None:
-        """Check what is known without reading the input.
+        """Check the kind of input and the App Key, without reading the input.
 
         Raises:
             ResumeError: the job is another one.

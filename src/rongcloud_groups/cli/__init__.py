@@ -34,7 +34,7 @@ def _refused(message: str) -> int:
 
 
 def _prepare_standard_streams() -> None:
-    """Open those that a daemon's child may lack, else a file would get their numbers; replace what cannot be shown."""
+    """Open those a daemon's child may lack, else a file would get their numbers; replace unprintable characters."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115, PTH123  open as long as the process

@@ -1,4 +1,4 @@
-"""The commands, and what the command line gives them."""
+"""The commands, and the parsing of the command line."""
 
 import sys
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        arguments: the command line's, without the program's name; None takes those of the process.
+        arguments: the command line's, without the program's name; None takes the process's.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or _HELP & {*arguments}:

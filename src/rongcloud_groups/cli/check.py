@@ -1,4 +1,4 @@
-"""``rongcloud-groups check``: whether the service answers with the credentials at hand, and what to change."""
+"""``rongcloud-groups check``: whether lookups can succeed with the credentials at hand, and what to change."""
 
 import os
 import sys

@@ -23,7 +23,7 @@ class ConnectionOptions:
     """Offer HTTP/2, or HTTP/1.1 alone."""
 
     def for_client(self) -> dict[str, Any]:
-        """The client's options: those of the environment, and these.
+        """The client's options: the environment's, and these.
 
         Raises:
             ConfigError: a variable is missing or cannot be read; the message names it.

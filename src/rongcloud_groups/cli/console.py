@@ -67,7 +67,7 @@ def prompt_for_ids() -> None:
 
 
 def discard(descriptor: int) -> None:
-    """Let a stream that cannot be written lead nowhere, with what its buffer still holds."""
+    """Redirect an unwritable stream, and the rest of its buffer, to the null device."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, descriptor)
     os.close(nowhere)
@@ -130,7 +130,7 @@ class Warnings(logging.Handler):
             self._show(message, more=count)
 
     def show_held_back(self) -> None:
-        """Show what waits for its ten seconds: the command ends."""
+        """Show the warnings still held back: the command ends."""
         while self._held_back:
             _, (message, count) = self._held_back.popitem()
             self._show(message, more=count - 1)

@@ -1,4 +1,4 @@
-"""The job of the demo, and whether its counts agree with those of the emulator."""
+"""The job of the demo, and whether its counts agree with the emulator's."""
 
 import random
 import ssl
@@ -126,7 +126,7 @@ async def _look_up(
 
 
 def contradictions(outcome: Outcome) -> list[str]:
-    """Sentences on what does not add up; none if all does."""
+    """The contradictions, a sentence each; none if all adds up."""
     counts, written = outcome.report.counts, outcome.written
     settled = counts.found + counts.missing + counts.failed
     refused = {each.group_id for each in outcome.failed if each.error == InvalidGroupId.__name__}

@@ -14,7 +14,7 @@ from rongcloud_groups.cli.exit import Context, ExitCode, Flag, run_command
 from rongcloud_groups.emulator.options import EmulatorOptions
 from rongcloud_groups.errors import ConfigError
 
-if TYPE_CHECKING:  # it imports what an extra brings
+if TYPE_CHECKING:  # it imports packages of an extra
     from rongcloud_groups.emulator.program import Address
 
 
@@ -71,7 +71,7 @@ def require_emulator() -> None:
     """Do nothing where the emulator can run.
 
     Raises:
-        ConfigError: what it needs is not installed.
+        ConfigError: a package that it needs is not installed.
     """
     try:
         import trustme  # noqa: F401  to see whether it is there

@@ -1,4 +1,4 @@
-"""The emulator as a process of its own, so that it counts by a clock and an event loop that aren't the client's."""
+"""The emulator as a separate process, so that it counts by a clock and an event loop that aren't the client's."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ import msgspec
 from rongcloud_groups.cli.emulate import require_emulator
 from rongcloud_groups.errors import RongCloudError
 
-if TYPE_CHECKING:  # it imports what an extra brings
+if TYPE_CHECKING:  # it imports packages of an extra
     from rongcloud_groups.emulator.program import Address
 
 _TIME_TO_END: Final = 5.0  # seconds
@@ -36,7 +36,7 @@ def emulator_process(*options: str) -> Iterator["Address"]:
         Its address.
 
     Raises:
-        ConfigError: what the emulator needs is not installed.
+        ConfigError: a package that the emulator needs is not installed.
         RongCloudError: it did not start.
     """
     require_emulator()

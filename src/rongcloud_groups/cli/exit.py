@@ -33,15 +33,15 @@ class ExitCode(IntEnum):
 
 
 class ShowHelp(Exception):  # noqa: N818  a way to end, not an error
-    """A command was called without what it needs: print its help to stderr and exit with `ExitCode.USAGE`."""
+    """A command was called without the arguments it needs: print its help to stderr and exit with `ExitCode.USAGE`."""
 
 
 class Context(NamedTuple):
-    """What a command runs in.
+    """The context in which a command runs.
 
     Attributes:
         interruption: tells it of SIGINT and SIGTERM.
-        warnings: what the client has warned of.
+        warnings: the client's warnings so far.
     """
 
     interruption: Interruption
@@ -105,7 +105,7 @@ def exit_code_for(error: Exception) -> ExitCode:
 
 
 def error_message(error: Exception, *, debug: bool = False) -> str:
-    """What a command says of an error, with the error's notes."""
+    """The message for an error, with the error's notes."""
     return "; ".join([_message(error, debug=debug), *getattr(error, "__notes__", ())])
 
 

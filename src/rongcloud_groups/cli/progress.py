@@ -1,4 +1,4 @@
-"""What a running job shows on stderr: a bar, a line now and then, JSON lines, or only messages."""
+"""The display of a running job on stderr: a bar, a line now and then, JSON lines, or only messages."""
 
 import os
 import queue
@@ -54,7 +54,7 @@ class Speed:
 
 
 class Display:
-    """What a job shows, written by a thread of its own: a terminal that takes nothing does not hold up the job.
+    """The display of a job, written by its own thread: a terminal that takes nothing does not hold up the job.
 
     Args:
         renderer: the style.
@@ -72,7 +72,7 @@ class Display:
         self._thread.start()
 
     def show(self, progress: Progress) -> None:
-        """Show how far the job is, unless the thread is still busy with what was said before."""
+        """Show how far the job is, unless the thread is still busy with earlier output."""
         self._speed.add(progress)
         if self._waiting.empty():
             self._waiting.put(progress)

@@ -21,7 +21,7 @@ _NARROW: Final = 60
 
 
 class _Stderr:
-    """stderr for rich: what cannot be written is dropped."""
+    """stderr for rich: output that cannot be written is dropped."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(sys.stderr, name)

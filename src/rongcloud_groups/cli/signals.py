@@ -15,11 +15,11 @@ Handler = Callable[[int, FrameType | None], None] | signal.Handlers
 
 GRACE: Final = 0.5
 _TIME_TO_END: Final = 0.3
-"""Seconds for the last messages and for what Python does at its end, which waits for the threads of a name server."""
+"""Seconds for the last messages and for Python's shutdown, which waits for the threads of a name server."""
 
 
 class Interruption:
-    """What ends a command before its work is done.
+    """Ends a command before its work is done.
 
     Attributes:
         exit_code: the exit code that it asks for; 0 while nothing has come.
@@ -55,7 +55,7 @@ class Interruption:
 
     @contextmanager
     def stopping(self, stop: Callable[[], object]) -> Iterator[None]:
-        """Inside an event loop, call ``stop`` there when the command is to end, in place of what did it until now."""
+        """Inside an event loop, call ``stop`` there when the command is to end, in place of the previous ``stop``."""
         loop = asyncio.get_running_loop()
         before, self._stop = self._stop, lambda: loop.call_soon_threadsafe(stop)
         try:
@@ -103,7 +103,7 @@ class Interruption:
             yield
 
     def _end_process(self) -> None:
-        """What the main thread waits for may not end: a name server, a disk, a reader of stdout."""
+        """The main thread may wait without end: for a name server, a disk, a reader of stdout."""
         self._ended.wait(self.grace)
         time.sleep(_TIME_TO_END)
         os._exit(self.exit_code)

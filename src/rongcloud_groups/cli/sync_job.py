@@ -24,13 +24,13 @@ from rongcloud_groups.errors import ConfigError
 
 
 async def run_job(options: SyncOptions, connection: ConnectionOptions, context: Context) -> int:
-    """Do what the command line of ``sync`` asks for; returns the exit code."""
+    """Run the job of a ``sync`` command line; returns the exit code."""
     async with GroupClient(**connection.for_client()) as client:
         source = options.source(client)
         if options.dry_run:
             tell_estimate(options, await estimate(client, source))
             return ExitCode.DONE
-        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # the others keep much of what they free
+        os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # the others keep much of the memory they free
         sink = open_sink(options.path, options.file_format, force=options.force, keep_missing=options.keep_missing)
         if options.retry_failed is not None and not options.adds_to_output:
             _check_that_new(options, sink)

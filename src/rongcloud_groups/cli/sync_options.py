@@ -191,7 +191,7 @@ class SyncOptions:
 
 
 def _followed(path: Path) -> Path:
-    """What a link to a file, or to none yet, leads to; a device or pipe keeps the name that was given."""
+    """The target of a link to a file, or to none yet; a device or pipe keeps the name that was given."""
     if path.is_symlink() and (path.is_file() or not path.exists()):
         return Path(os.path.realpath(path))
     return path

@@ -1,4 +1,4 @@
-"""What ``sync`` says on stderr when it ends."""
+"""The messages of ``sync`` on stderr when it ends."""
 
 from typing import Any
 
@@ -20,12 +20,12 @@ def say_failure(speaker: Speaker, failure: Failure) -> None:
 
 
 def tell_report(options: SyncOptions, report: Report, warnings: list[str]) -> None:
-    """Say what was done, and what to do next.
+    """Print the report, and what to do next.
 
     Args:
         options: the command line's.
         report: the job's.
-        warnings: what the client warned of on the way.
+        warnings: the client's warnings on the way.
     """
     failed_file = str(options.failures_path) if options.path is not None and report.counts.failed else None
     missing_file = str(options.missing_path) if options.missing_path is not None and report.counts.missing else None
@@ -68,7 +68,7 @@ def _summary(options: SyncOptions, report: Report, failed_file: str | None, miss
 
 
 def tell_estimate(options: SyncOptions, estimate: Estimate) -> None:
-    """Say what a job would take."""
+    """Print the estimate of a job."""
     if options.speaks_json:
         print_json({"message_type": "estimate", **msgspec.structs.asdict(estimate)})
         return

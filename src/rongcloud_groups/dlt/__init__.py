@@ -54,7 +54,7 @@ async def groups(group_ids: Iterable[str] | AsyncIterable[str], **options: Any) 
 
     Args:
         group_ids: their IDs, any number of them.
-        **options: those of `GroupClient`; they take precedence over the environment.
+        **options: as for `GroupClient`; they take precedence over the environment.
     """
     async with GroupClient.from_env(**options) as client, client.stream(group_ids) as parts:
         tables: list[pa.Table] = []
@@ -77,7 +77,7 @@ async def all_groups(**options: Any) -> AsyncIterator[Any]:
     saved with the rows of its page, so a load that is killed resumes after the last page that was loaded.
 
     Args:
-        **options: those of `GroupClient`; they take precedence over the environment.
+        **options: as for `GroupClient`; they take precedence over the environment.
     """
     state = dlt.current.resource_state()
     newest = None if "newest" not in state else datetime.fromisoformat(state["newest"])

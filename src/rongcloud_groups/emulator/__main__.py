@@ -19,7 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run an emulator; print one line of JSON with its address to stdout, and the report to stderr.
 
     Args:
-        arguments: the command line's; None takes those of the process.
+        arguments: the command line's; None takes the process's.
     """
     parser = argparse.ArgumentParser(prog="python -m rongcloud_groups.emulator", description=__doc__)
     types = get_type_hints(EmulatorOptions)
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _argument(annotation: Any) -> dict[str, Any]:
-    """What argparse takes for an option of this type."""
+    """The arguments of `add_argument` for an option of this type."""
     if annotation is bool:
         return {"action": argparse.BooleanOptionalAction}
     if get_origin(annotation) is Literal:

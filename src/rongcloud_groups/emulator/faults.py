@@ -14,9 +14,9 @@ CONNECTION_FAULTS: Final = {
     "cut": "the response ends short of its content-length",
     "hang": "this request is never answered",
     "slow-body": "the response comes in ten pieces",
-    "goaway": "GOAWAY; what is in flight finishes (HTTP/1.1: Connection: close)",
+    "goaway": "GOAWAY; requests in flight finish (HTTP/1.1: Connection: close)",
     "goaway-lower": "GOAWAY that leaves out the newest in flight (HTTP/1.1: the connection drops)",
-    "goaway-close": "GOAWAY, and the connection closes with what is in flight",
+    "goaway-close": "GOAWAY, and the connection closes with the requests in flight",
 }
 """Faults of the connection, played by the server connection."""
 
@@ -66,7 +66,7 @@ class GoAway(NamedTuple):
 
 @dataclass(kw_only=True, eq=False)
 class Faults:
-    """A description of what goes wrong; the attributes may be changed while the emulator runs.
+    """The faults to play; the attributes may be changed while the emulator runs.
 
     A request has one fault at most: the next scripted one, else the one `at` its number, else one
     drawn by `share`. A request refused for its rate or its credentials has none.
@@ -87,7 +87,7 @@ class Faults:
         black_hole: whether connections are accepted and read, and nothing is answered.
 
     Raises:
-        ValueError: there is no fault of such a name.
+        ValueError: there is no fault of that name.
     """
 
     share: dict[str, float] = field(default_factory=dict)
@@ -113,7 +113,7 @@ class Faults:
         self._script: deque[str] = deque()
 
     def next(self, name: str, times: int = 1) -> None:
-        """Script a fault for the next request, after what is scripted already.
+        """Script a fault for the next request, after those already scripted.
 
         Args:
             name: a name in `ON_REQUEST`.
@@ -151,7 +151,7 @@ class Faults:
             seed: as for the class.
 
         Raises:
-            ValueError: a description cannot be read; the message names it and lists what there is.
+            ValueError: a description cannot be read; the message names it and lists the known ones.
         """
         faults = cls(seed=seed)
         for description in descriptions:

@@ -112,7 +112,7 @@ class Universe:
         self._explicit[group_id] = {"groupId": group_id, **fields}
 
     def knows(self, group_id: str) -> bool:
-        """Tell whether there is such a group."""
+        """Tell whether there is a group with this ID."""
         return group_id in self._explicit or self._generates(group_id, self._digest(group_id))
 
     def get(self, group_id: str) -> Group | None:

@@ -226,7 +226,7 @@ class Http2ServerConnection(ServerConnection):
         self._close_if_done()
 
     def _leave_out_newest(self) -> int:
-        """Forget the newer half of what may still count as never processed; return the last ID kept."""
+        """Forget the newer half of the streams that may still count as never processed; return the last ID kept."""
         open_ids = sorted(stream_id for stream_id in self._streams if stream_id > self._highest_answered)
         kept = len(open_ids) // 2
         for stream_id in open_ids[kept:]:

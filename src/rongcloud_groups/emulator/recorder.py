@@ -91,7 +91,7 @@ class Record:
                 self.batches.append(response.group_ids)
 
     async def wait_for(self, requests: int) -> None:
-        """Return once that many requests have been received, whatever their path."""
+        """Return once that many requests have been received, on any path."""
         while self._paths.total() < requests:
             arrival = asyncio.get_running_loop().create_future()
             self._waiting.append(arrival)

@@ -69,7 +69,7 @@ class Service:
         retry_after: seconds in the ``Retry-After`` of a refusal; None: no such header.
         clock_tolerance: seconds by which a ``Timestamp`` may be off; None: any number.
         versions: which versions this App Key may call; the others are 404.
-        answers_in: the version in whose shape every request is answered; None: in that of its own.
+        answers_in: the version in whose shape every request is answered; None: in its own.
         unknown: how a group that does not exist is answered: left out, as a profile with nothing but
             its ID, as null, or by refusing the batch (1002).
         v1_nested: the type of v1's nested parts.

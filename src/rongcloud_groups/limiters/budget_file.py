@@ -47,8 +47,8 @@ _Result = TypeVar("_Result")
 class BudgetFile:
     """A `SlotSchedule` in a file, which processes change one after the other under a lock.
 
-    Times are those of the clock that all processes of a machine share since it was started. What the file held before a
-    reboot, or on another machine, says nothing about the last second; nor does a file that took the place of another.
+    Times are on the clock that all processes of a machine share since it was started. Content from before a reboot, or
+    from another machine, says nothing about the last second; nor does a file that took the place of another.
     A file that is empty when it is first used begins with the whole budget.
 
     Args:
@@ -74,7 +74,7 @@ class BudgetFile:
             raise ConfigError(f"the budget file {self.path} cannot be used: {_explained(error)}") from None
 
     def update(self, change: Callable[[SlotSchedule, float], _Result]) -> _Result:
-        """Let ``change`` read and change the schedule at this time; what it returns holds once this has returned.
+        """Let ``change`` read and change the schedule at this time; its result holds once this has returned.
 
         Raises:
             BlockingIOError: another process has the lock.
@@ -170,7 +170,7 @@ def _record(name: bytes, schedule: SlotSchedule, limit: float) -> bytes:
 
 
 def _schedule(record: bytes, limit: float, now: float) -> SlotSchedule | None:
-    """What a record holds; None where it is damaged, or not of this machine's clock."""
+    """The schedule in a record; None where it is damaged, or not of this machine's clock."""
     if len(record) < HEADER.size:
         return None
     _, version, boot_id, _, sent, reserved, _, *numbers = HEADER.unpack_from(record)

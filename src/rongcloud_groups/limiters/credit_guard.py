@@ -22,7 +22,7 @@ class CreditGuard:
 
     Where the connection ended on this side, or cannot be asked (HTTP/1.1, a transport of the caller's), a request
     without a response may still be in a buffer. Its credit comes back `UNKNOWN_HELD_FOR` seconds later: the proof holds
-    if a server that stands still for longer than that then drops what it had not read.
+    if a server that stands still for longer than that then drops the bytes it had not read.
 
     At a round trip of R seconds, credits/(1 + R) requests/s are left at most.
 

@@ -19,7 +19,7 @@ LOCK_RETRY = 0.0005
 """Seconds until a lock that another process holds is tried again; it is held for microseconds, or for long."""
 
 MAX_RETRY = 0.1
-"""Seconds that such a wait grows to."""
+"""Upper bound of that wait, in seconds."""
 
 WARN_AFTER = 1.0
 """Seconds without the file until that is logged."""
@@ -30,7 +30,7 @@ _Result = TypeVar("_Result")
 class HostLimiter(Shared):
     """A budget that all processes of one machine share, if each of them names the same file.
 
-    Each request gets a send time of its own, whichever process sends it, such that no second has more than the limit;
+    Each request gets its own send time, whichever process sends it, so that no second has more than the limit;
     the law is in `limiters.schedule`. The file remembers when the latest requests left. It is created where there is
     none, with the group's permission to write where the directory has that. It may be deleted: nothing leaves for 1.6 s
     then, as after a reboot. A process that dies leaves nothing locked. The file must be on a local file system. Windows

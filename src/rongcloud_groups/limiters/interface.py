@@ -1,4 +1,4 @@
-"""What the client needs of a limiter, and what all limiters have in common."""
+"""The interface of a limiter, and the base classes of the limiters here."""
 
 import os
 from asyncio import AbstractEventLoop, Lock, get_running_loop
@@ -9,7 +9,7 @@ from rongcloud_groups.errors import ClientClosed
 
 
 class Limiter(Protocol):
-    """What hands out the right to send one request.
+    """Hands out the right to send one request.
 
     The client awaits `acquire` for one request at a time and sends that request in the step in which it returns.
     """
@@ -63,7 +63,7 @@ class SendObserver(Protocol):
 
 
 class LoopBound:
-    """What belongs to one event loop at a time: the next loop may have it when the one before is closed."""
+    """An object of one event loop at a time: the next loop may have it when the one before is closed."""
 
     def __init__(self) -> None:
         self._loop: AbstractEventLoop | None = None
@@ -90,11 +90,11 @@ class LoopBound:
         return self._turn
 
     def _start_over(self) -> None:
-        """Drop what belongs to an earlier event loop."""
+        """Drop the state of an earlier event loop."""
 
 
 class Shared(LoopBound):
-    """What limiters that share a budget have in common."""
+    """The base of limiters that share a budget."""
 
     async def open(self) -> None:
         """See `SharedLimiter.open`; nothing stays open between two requests."""

@@ -60,7 +60,7 @@ class LocalLimiter(LoopBound):
 
     @property
     def history(self) -> tuple[Pacing, float]:
-        """What another limiter of the same budget needs to resume it."""
+        """The state from which another limiter of the same budget resumes."""
         return self._pacing, self._empty_at
 
     def resume(self, history: tuple[Pacing, float]) -> None:

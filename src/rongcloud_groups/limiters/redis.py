@@ -33,7 +33,7 @@ logger = getLogger(__name__)
 class RedisLimiter(Shared):
     """A budget that processes of many machines share, if each of them names the same Redis and the same App Key.
 
-    Each request gets a send time of its own on Redis's clock, whichever process sends it, such that no second has more
+    Each request gets its own send time on Redis's clock, whichever process sends it, so that no second has more
     than the limit; Redis remembers when the latest ones left. A busy process reserves them ahead, as many as its calls
     to Redis take time; a process that is killed wastes those. Works on Redis 6.2 and later and on Valkey, over TCP,
     TLS and Unix sockets; not with Sentinel or Cluster URLs.
@@ -76,7 +76,7 @@ class RedisLimiter(Shared):
 
     @property
     def rate(self) -> float:
-        """Requests/s that all processes together may send now; while Redis is away, what this one may send."""
+        """Requests/s that all processes together may send now, or this one alone while Redis is away."""
         if self._away:
             return self._local.rate if self._share else 0.0
         return self._slots.rate

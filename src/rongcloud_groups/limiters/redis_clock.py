@@ -24,7 +24,7 @@ class RedisClock:
         Args:
             sent_at: when it left, on `time.monotonic`.
             received_at: when it came back.
-            redis_time: what Redis's clock showed in between.
+            redis_time: the time on Redis's clock in between.
 
         Returns:
             Seconds by which Redis's clock was set since the last call; 0 where it was not.

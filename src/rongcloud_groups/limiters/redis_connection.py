@@ -1,4 +1,4 @@
-"""The connection to Redis or Valkey: a blocking client in a thread of its own.
+"""The connection to Redis or Valkey: a blocking client in its own thread.
 
 A busy event loop then delays no call beyond the delivery of its result, and the times of a call are those of Redis
 alone.
@@ -38,7 +38,7 @@ CONNECT_TIMEOUT: Final = 1.0
 """Seconds that a connection to Redis may take to open."""
 
 SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
-"""Of URLs that can be used, and what redis-py calls them."""
+"""URL schemes that can be used, with their names in redis-py."""
 _OWN_OPTIONS: Final = ("socket_timeout", "socket_connect_timeout", "retry", "retry_on_timeout", "retry_on_error")
 """Of redis-py; a URL may set the others."""
 _REASONS: Final = {
@@ -58,7 +58,7 @@ _TRANSIENT_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 
 
 class Reply(NamedTuple):
-    """What a script returned, and when the call left and came back, on `time.monotonic`."""
+    """The values that a script returned, and when the call left and came back, on `time.monotonic`."""
 
     sent_at: float
     received_at: float
@@ -129,7 +129,7 @@ class RedisConnection:
         self._thread.shutdown(wait=False)
 
     def describe(self, error: Exception) -> str:
-        """The text of an error, which may quote what was sent, without the passwords."""
+        """The text of an error, which may quote the command sent, without the passwords."""
         text = str(error) or type(error).__name__
         for secret in self._secrets:
             text = text.replace(secret, "***")

@@ -45,7 +45,7 @@ class Slot(NamedTuple):
 
 
 class _Report(NamedTuple):
-    """What became of a slot: when its request left, or its time below 0 where it was not used, and the lateness."""
+    """The use of a slot: when its request left, or its time below 0 where it was not used, and the lateness."""
 
     name: int
     left_at: float
@@ -57,7 +57,7 @@ class RedisSlots:
 
     A process that sends one request after the other asks for the next slots while it waits for those it has. All
     processes together want slots to be reserved a little further ahead than a call takes. Each wants one slot more than
-    its part of these, so their parts become equal (as those of flows in TCP Vegas), but no more than it uses. Slots of
+    its part of these, so their parts become equal (as for flows in TCP Vegas), but no more than it uses. Slots of
     a process that becomes idle go to the others. Redis counts a slot as used at the last moment at which it may be,
     until its report says otherwise; so slots may be used as late as this event loop needs.
 
@@ -190,7 +190,7 @@ class RedisSlots:
             self.start_call(0)
 
     def start_call(self, wanted: int) -> None:
-        """Report what became of the slots so far, and ask for more, unless a call is under way."""
+        """Report the use of the slots so far, and ask for more, unless a call is under way."""
         if self._reply is not None:
             return
         reports, self._reports = self._reports, []
@@ -273,7 +273,7 @@ class RedisSlots:
         return max(1.0, min(aim if reserved < lead / 2 else (self._wanted + aim) / 2, MAX_SLOTS))
 
     def _check_budget(self, limit_before: float, *, is_new: bool, clock_step: float) -> None:
-        """Log what should not have happened since the last call, and start over after a pause."""
+        """Log irregularities since the last call, and start over after a pause."""
         name = self._connection.name
         if abs(clock_step) > CLOCK_STEP:
             self._slots.clear()

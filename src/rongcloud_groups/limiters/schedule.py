@@ -4,13 +4,13 @@ A service that allows N requests in any W seconds sees no more than that if of a
 at least W + J after the first one, where J is the jitter of the path: on their way they come at most J closer together.
 
 Slots. Each request has a slot, and leaves at its slot or, where its process is late, a moment after it. An event loop
-that is busy is late again and again; what it may catch up is its lateness, as it was seen to be: L, which starts at 0,
+that is busy is late again and again; it may catch up its lateness, as it was seen to be: L, which starts at 0,
 rises to the lateness beyond S of each request that is later than S + L, and falls by the factor e in `LATENESS_DECAY`
-seconds. S is what every timer may be late. From one slot to the next it is at least
+seconds. S is the slack of every timer. From one slot to the next it is at least
 
     gap = (W + J + S + 2 L) / N
 
-and no slot lies more than S + L before the moment at which it is given out: what is later than that is lost.
+and no slot lies more than S + L before the moment at which it is given out: lateness beyond that is lost.
 
 Proof. Let a request leave l after its slot. By the rule for L, l <= S + L at that moment. The N-th slot after it is N
 gaps later, and no request leaves before its slot, so the two are at least N gaps - l apart:
@@ -24,7 +24,7 @@ mean of two of them, weighted by time (HAProxy's ``http_req_rate``), stay within
 S + L + J early for a GCRA with the gap W / N (nginx's ``limit_req``, whose ``burst`` counts such gaps).
 
 A request leaves when its bytes are written. Where a process is interrupted for longer than S between its right to send
-and the write, that is noted: what was lost so is not caught up. A process that shares a budget looks again at its slot,
+and the write, that is noted: the time lost is not caught up. A process that shares a budget looks again at its slot,
 before it sends, whether N others left within W + J after all.
 
 Where several processes share a budget, slots are given out before it is known how late the earlier ones are used. There
@@ -85,7 +85,7 @@ class Window(NamedTuple):
 
         Args:
             limit: requests/s that the service allows.
-            max_requests: what it may have room for.
+            max_requests: the most requests it may have room for.
 
         Raises:
             ConfigError: the limit is not a positive number.
@@ -101,7 +101,7 @@ class Window(NamedTuple):
 
 
 class Pacing(Throttle):
-    """How far apart requests leave and how late they may be, with what refusals and lateness leave of the limit.
+    """How far apart requests leave and how late they may be, as refusals and lateness lower the limit.
 
     Times are seconds on one clock.
 

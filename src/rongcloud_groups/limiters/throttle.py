@@ -7,23 +7,23 @@ PAUSE = 0.2
 """Seconds without a request after a refusal that does not say how long to wait."""
 
 PAUSE_JITTER = 0.05
-"""Upper bound, in seconds, of what is added to a pause so that processes do not come back together."""
+"""Upper bound, in seconds, of the time added to a pause so that processes do not come back together."""
 
 MAX_PAUSE = 60.0
 """Upper bound for ``Retry-After``, in seconds."""
 
 DECREASE_FACTOR = 0.85
-"""What a refusal leaves of the rate."""
+"""The part of the rate that remains after a refusal."""
 
 MIN_SHARE = 0.05
-"""What refusals leave of the limit, however many there are."""
+"""The part of the limit that remains, however many refusals there are."""
 
 RECOVERY_TIME = 4.0
 """Seconds that the climb back from a cut at the full limit takes."""
 
 
 class Throttle:
-    """What refusals leave of a limit: a pause, one cut for all requests that had left by then, a cubic climb back.
+    """The limit after refusals: a pause, one cut for all requests that had left by then, a cubic climb back.
 
     Times are seconds on one clock.
 
@@ -52,7 +52,7 @@ class Throttle:
         return min(self.limit, max(rate, self.limit * MIN_SHARE))
 
     def refused(self, now: float, retry_after: float | None, age: float) -> None:
-        """Take in a refusal; the arguments are those of `Limiter.throttle`."""
+        """Take in a refusal; the arguments are as for `Limiter.throttle`."""
         if now - age >= self.cut_at:
             # Refused on the way back: the true share has shrunk, so aim lower (RFC 9438, section 4.7).
             rate = self.rate(now)

@@ -33,7 +33,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
 
     Args:
         authority: the host, with the port where it isn't 443.
-        max_in_flight: how many requests may be open at once, whatever the server allows.
+        max_in_flight: the most requests open at once, even if the server allows more.
         on_change: see `Connector.connect`.
         ping_after, ping_timeout, close_timeout, slot_timeout: see the constants of these names.
     """

@@ -60,7 +60,7 @@ class HeaderDecoder:
         """The fields of a whole block.
 
         Raises:
-            ProtocolError: it cannot be decoded, or is too long; what the table holds is not known any more.
+            ProtocolError: it cannot be decoded, or is too long; the table's content is no longer known.
         """
         if _THREE_SIZE_UPDATES.match(block):
             raise ProtocolError("more than two table sizes in a header block", ErrorCode.COMPRESSION_ERROR)
@@ -72,7 +72,7 @@ class HeaderDecoder:
 
 @lru_cache(maxsize=64)
 def _never_indexed(name: str) -> bytes:
-    """What stands before the value of a field; RFC 7541, section 6.2.3."""
+    """The bytes before a field's value; RFC 7541, section 6.2.3."""
     index = _STATIC_NAMES.get(name)
     return b"\x10" + _string(name) if index is None else _integer(index, 0x10, 4)
 

@@ -28,7 +28,7 @@ class StreamWindows:
         return self._granted()
 
     def release(self, stream_id: int) -> list[tuple[int, int]]:
-        """The stream has ended; returns what `reserve` does."""
+        """The stream has ended; returns the same as `reserve`."""
         if self._waiting.pop(stream_id, None) is None and stream_id not in self._reserved:
             return []
         self._left += self._reserved.pop(stream_id, 0)

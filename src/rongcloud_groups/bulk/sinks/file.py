@@ -1,4 +1,4 @@
-"""What the sinks have in common whose output is a file that is replaced as a whole."""
+"""The base of sinks whose output is a file that is replaced as a whole."""
 
 from pathlib import Path
 

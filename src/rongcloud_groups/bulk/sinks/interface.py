@@ -1,4 +1,4 @@
-"""What a job needs of an output."""
+"""The interface of a job's output."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +13,11 @@ Format = Literal["jsonl", "csv", "excel-csv", "sqlite", "parquet"]
 class Sink(Protocol):
     """Takes rows in the order of the input, and can resume where an earlier run was killed.
 
-    Derive from it: what a sink does not define does nothing. All methods but `encode` and `cancel` may block; a `Job`
+    Derive from it: a method that is not defined does nothing. All methods but `encode` and `cancel` may block; a `Job`
     calls them in a worker thread, one at a time.
 
     Attributes:
-        name: what messages call it.
+        name: the name in messages.
         path: the output; None where it is stdout.
         seconds_between_commits: how often it is worth while.
     """
@@ -51,7 +51,7 @@ class Sink(Protocol):
         ...
 
     def remove(self, group_ids: Sequence[str]) -> None:
-        """The service has no such groups: remove rows of theirs that earlier jobs wrote."""
+        """The service does not have these groups: remove their rows, which earlier jobs wrote."""
         return
 
     def commit(self, checkpoint: Checkpoint) -> None:
@@ -63,7 +63,7 @@ class Sink(Protocol):
         return
 
     def forget(self) -> None:
-        """Remove the checkpoint of what is published."""
+        """Remove the checkpoint of the published output."""
         return
 
     def discard(self) -> None:

@@ -42,7 +42,7 @@ def check_output_name(output: str) -> None:
 
 
 def format_of(path: Path | None, given: Format | None = None) -> Format:
-    """The format: the one given, or that of the file's name.
+    """The format given, or the one of the file's name.
 
     Raises:
         ConfigError: the name does not tell.

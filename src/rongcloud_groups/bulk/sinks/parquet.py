@@ -84,7 +84,7 @@ class ParquetSink(FileSink):
         self._cancelled.set()
 
     def _append(self, batch: pa.RecordBatch) -> None:
-        """Append a stream of its own: a resumed run need not know where the last stream ended."""
+        """Append a new stream: a resumed run need not know where the last stream ended."""
         stream = pa.BufferOutputStream()
         with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
             writer.write_batch(batch)
@@ -143,7 +143,7 @@ def _is_output(path: Path) -> bool:
 
 
 def _write_groups(batches: Iterator[pa.RecordBatch], writer: pq.ParquetWriter) -> None:
-    """Write the rows in groups of `ROWS_IN_A_GROUP`, the last one with what is left."""
+    """Write the rows in groups of `ROWS_IN_A_GROUP`, the last one with the rest."""
     group: list[pa.RecordBatch] = []
     missing = ROWS_IN_A_GROUP
     for batch in batches:

@@ -73,7 +73,7 @@ class SqliteSink(Sink):
     def app_key_of_rows(self) -> str | None:
         return None if self._force else self._noted("app_key")
 
-    def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  a database keeps what it has
+    def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  a database keeps its rows
         check_writable(self._output)
         try:
             database = self._connected()
@@ -133,7 +133,7 @@ class SqliteSink(Sink):
         self.forget()
 
     def close(self) -> None:
-        """Close the database; what was not committed is undone."""
+        """Close the database; uncommitted changes are undone."""
         if self._database is not None:
             self._database.close()
             self._database = None

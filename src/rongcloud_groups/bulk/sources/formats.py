@@ -33,7 +33,7 @@ class InputFormat(NamedTuple):
 
     @property
     def description(self) -> str:
-        """What must be the same for an input to be the same."""
+        """The kind and the key: an unfinished job resumes only with the same ones."""
         return self.kind if self.kind == "text" else f"{self.kind}, {self.key!r}"
 
 
@@ -43,7 +43,7 @@ def ids_in(content: BufferedIOBase, input_format: InputFormat, name: str) -> Ite
     Args:
         content: the bytes.
         input_format: how they are written.
-        name: what messages call it.
+        name: the name in messages.
 
     Raises:
         SourceError: it cannot be read; the message names the line.
@@ -64,7 +64,7 @@ class _Lines:
     """Lines with their ends: a line feed, a carriage return, or both.
 
     Attributes:
-        name: what messages call the input.
+        name: the input's name in messages.
         number: of the last line, from 1.
         text: the content.
     """
@@ -82,7 +82,7 @@ class _Lines:
         return SourceError(f"{self.name}, line {number or self.number}: {message}")
 
     def read(self, size: int) -> str:
-        """Some more of the content, whatever its lines; "" at its end."""
+        """More of the content, regardless of lines; "" at its end."""
         try:
             return self.text.read(size)
         except UnicodeDecodeError as error:

@@ -1,4 +1,4 @@
-"""What a job needs of an input."""
+"""The interface of a job's input."""
 
 from collections.abc import AsyncGenerator
 from typing import Final, Protocol
@@ -15,8 +15,8 @@ class Source(Protocol):
     Derive from it: only `records` has to be defined. The other methods are for a source that notes its IDs on the way.
 
     Attributes:
-        name: what messages call it.
-        kind: what must be the same when an unfinished job is resumed.
+        name: the name in messages.
+        kind: a description that must be the same when an unfinished job is resumed.
         rereadable: whether it can be read twice, so that it is scanned before the first request.
         asks_service: whether reading it takes requests.
         may_be_empty: whether it is no fault that it has no IDs.
@@ -46,7 +46,7 @@ class Source(Protocol):
         return
 
     def make_durable(self) -> None:
-        """Make durable what `place` counts; called in a worker thread."""
+        """Make the IDs that `place` counts durable; called in a worker thread."""
         return
 
     def close(self) -> None:
@@ -54,5 +54,5 @@ class Source(Protocol):
         return
 
     def forget(self) -> None:
-        """The job is complete: remove what was noted."""
+        """The job is complete: remove its notes."""
         return

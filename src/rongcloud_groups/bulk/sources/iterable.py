@@ -15,7 +15,7 @@ class IterableSource(Source):
 
     Args:
         group_ids: the IDs.
-        name: what messages call it.
+        name: the name in messages.
 
     Raises:
         TypeError: it is one str, whose characters would be taken for IDs, or not iterable.

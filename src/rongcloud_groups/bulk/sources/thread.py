@@ -49,7 +49,7 @@ class ThreadedReader:
             self._stopped.set()
 
     def waiting(self) -> None:
-        """Hand over what there is.
+        """Hand over the IDs read so far.
 
         Raises:
             ReadingStopped: nothing more is wanted.
