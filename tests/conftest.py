@@ -31,8 +31,8 @@ settings.load_profile("any machine")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes for each processor where all tests run, since many wait; none for chosen tests."""
-    return 2 * (os.cpu_count() or 1) if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
+    """Five processes for two processors where all tests run, since many wait; none for chosen tests."""
+    return 5 * (os.cpu_count() or 1) // 2 if config.args_source is pytest.Config.ArgsSource.TESTPATHS else 0
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
