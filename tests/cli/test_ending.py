@@ -32,12 +32,10 @@ async def emulator() -> AsyncIterator[Emulator]:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    directory = tmp_path / "here"
-    directory.mkdir()
-    written(directory / "ids.txt", *ids(600))
-    os.mkfifo(directory / "fifo")
-    return directory
+def here(here: Path) -> Path:
+    written(here / "ids.txt", *ids(600))
+    os.mkfifo(here / "fifo")
+    return here
 
 
 @pytest.fixture

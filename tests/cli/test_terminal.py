@@ -33,11 +33,9 @@ async def emulator() -> AsyncIterator[Emulator]:
 
 
 @pytest.fixture
-def here(tmp_path: Path) -> Path:
-    directory = tmp_path / "here"
-    directory.mkdir()
-    written(directory / "ids.txt", *ids(600))
-    return directory
+def here(here: Path) -> Path:
+    written(here / "ids.txt", *ids(600))
+    return here
 
 
 async def bash(line: str, *, env: dict[str, str], here: Path) -> tuple[int, str, str]:
