@@ -1,6 +1,6 @@
 """A worker of a fleet: jobs come over Redis, and all workers on all hosts share one App Key's budget in it.
 
-    export REDIS_URL=redis://127.0.0.1:6379/0 RONGCLOUD_LIMITER=redis://127.0.0.1:6379/0?share=0.25
+    export REDIS_URL=redis://127.0.0.1:6379/0 RONGCLOUD_LIMITER='redis://127.0.0.1:6379/0?share=0.25'
     taskiq worker worker:broker --app-dir examples          # on as many hosts as you like
     python examples/worker.py g1 g2 g3                      # a job
 

@@ -1,24 +1,30 @@
 """The commands of docs/bulk-sync.md run one after the other, and its tables say what is so."""
 
 import asyncio
-import os
 import re
-import sys
+import shutil
+import subprocess
 import sysconfig
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import msgspec
+import pytest
 import pytest_asyncio
+from croniter import croniter  # type: ignore[import-untyped]
 from support.bulk_jobs import environment_of
-from support.command_line import run
+from support.pages import PAGES, Block
+from support.postgres import SERVER, postgres
+from support.shell import readers_environment, run_lines
 
 from rongcloud_groups import models
 from rongcloud_groups.bulk import COLUMNS, ROW_SCHEMA_VERSION, Counts
+from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.cli.exit import ExitCode
 from rongcloud_groups.emulator import Emulator, Universe
 
-PAGE = (Path(__file__).parents[2] / "docs" / "bulk-sync.md").read_text(encoding="utf-8")
+PAGE = PAGES["bulk-sync"].read_text(encoding="utf-8")
 
 
 @pytest_asyncio.fixture
@@ -30,18 +36,64 @@ async def emulator() -> AsyncIterator[Emulator]:
         yield emulator
 
 
-async def test_the_commands_of_the_page_run(emulator: Emulator, tmp_path: Path) -> None:
+@pytest.mark.runs(
+    "bulk-sync/Bulk sync/console",
+    "bulk-sync/Formats/console",
+    "bulk-sync/IDs without a row/console",
+    "bulk-sync/Report and progress/console",
+    "bulk-sync/Stop and resume/console",
+)
+async def test_the_commands_of_the_page_run(emulator: Emulator, blocks: list[Block], tmp_path: Path) -> None:
     here = tmp_path / "here"
     here.mkdir()
-    env = environment_of(emulator, tmp_path, rate=100)
-    scripts = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent)]
-    env["PATH"] = os.pathsep.join([*scripts, os.environ["PATH"]])
-    commands = re.findall(r"^\$ (.+)$", PAGE, re.MULTILINE)
-    assert len(commands) > 10
-    for command in commands:
-        ended = await asyncio.to_thread(run, "-c", command, env=env, command=("bash",), cwd=here)
+    env = readers_environment() | environment_of(emulator, tmp_path, rate=100)
+    env["PATH"] = readers_environment()["PATH"]
+    for command in (command for block in blocks for command in block.commands):
+        ended = await asyncio.to_thread(run_lines, command, env=env, here=here)
         code = re.search(r"# exit code (\d+)", command)
         assert ended.code == (int(code[1]) if code else 0), (command, ended)
+
+
+@pytest.mark.runs("bulk-sync/From cron/sh", "bulk-sync/From cron/text")
+def test_cron_starts_the_sync_each_night(blocks: list[Block], tmp_path: Path) -> None:
+    variables, crontab = blocks
+    (tmp_path / ".rongcloud.env").write_text(
+        variables.text.replace("…", "emulator-app-key").replace("/etc/rongcloud/secret", str(tmp_path / "secret")),
+        encoding="utf-8",
+    )
+    (tmp_path / "secret").write_text("emulator-app-secret", encoding="utf-8")
+    (tmp_path / "groups").mkdir()
+    mail, entry = crontab.commands
+    assert re.fullmatch(r"MAILTO=\S+@example\.com", mail)
+    *fields, command = entry.split(maxsplit=5)
+    night = croniter(" ".join(fields), datetime(2026, 1, 31, 12, tzinfo=UTC)).get_next(datetime)
+    assert night == datetime(2026, 2, 1, 2, 15, tzinfo=UTC)
+    assert "%" not in command, "cron would end the line there"
+    (tmp_path / "venv").mkdir()
+    (tmp_path / "venv" / "bin").symlink_to(sysconfig.get_path("scripts"))
+    with emulator_process("--no-tls", "--listed", "100", "--unknown", "0") as address:
+        cron = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "RONGCLOUD_BASE_URL": address.url}
+        ended = subprocess.run(["/bin/sh", "-c", command], env=cron, cwd=tmp_path, capture_output=True, check=False)  # noqa: S603  the page's
+    assert ended.returncode == 0, ended
+    assert (tmp_path / "groups" / "groups.db").exists()
+
+
+@pytest.mark.runs("bulk-sync/Into PostgreSQL, each night/sql", "bulk-sync/Into PostgreSQL, each night/bash")
+def test_the_nightly_sync_fills_a_table_in_postgresql(blocks: list[Block], tmp_path: Path) -> None:
+    if SERVER is None or shutil.which("psql") is None:
+        pytest.skip("PostgreSQL is not installed")
+    import psycopg2  # type: ignore[import-untyped]
+
+    for block in blocks:
+        (tmp_path / block.file).write_text(block.text, encoding="utf-8")
+    with emulator_process("--no-tls", "--listed", "300", "--unknown", "0") as address, postgres() as url:
+        env = readers_environment(address, DATABASE_URL=url)
+        for _ in range(2):
+            ended = run_lines("chmod +x nightly.sh", "./nightly.sh", env=env, here=tmp_path)
+            assert ended.code == 0, ended
+            with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT count(*), count(create_time), count(permissions->>'join_perm') FROM groups")
+                assert cursor.fetchall() == [(300, 300, 300)]
 
 
 def test_all_columns_are_described() -> None:

@@ -8,18 +8,19 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 
 import pytest
 from redis import Redis
-from support.command_line import TIMEOUT, Ended, environment
+from support.command_line import TIMEOUT, Ended
+from support.pages import ROOT, Block
+from support.shell import command_of, readers_environment, run_lines
 
 from rongcloud_groups import ServerError
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 
 
 @pytest.fixture(scope="module")
@@ -50,14 +51,14 @@ def worker() -> ModuleType:
 @pytest.fixture(scope="module")
 def env(redis_url: str) -> Iterator[dict[str, str]]:
     with emulator_process("--unknown=0", "--latency=0.01") as address:
-        yield environment(address.url, address.ca_file, REDIS_URL=redis_url, RONGCLOUD_LIMITER=f"{redis_url}?share=0.5")
+        yield readers_environment(address, REDIS_URL=redis_url, RONGCLOUD_LIMITER=f"{redis_url}?share=0.5")
 
 
 @contextmanager
-def fleet_with(env: dict[str, str]) -> Iterator[list[str]]:
+def fleet_of(*lines: str, env: dict[str, str]) -> Iterator[list[str]]:
     """Two processes that take jobs, and the lines of their log, complete once they have ended."""
-    command = [sys.executable, "-m", "taskiq", "worker", "worker:broker", "--app-dir", str(EXAMPLES), "--workers", "2"]
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603  our own example
+    command = command_of(*lines)
+    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as process:  # noqa: S603  our own example
         assert process.stderr is not None
         log: list[str] = []
         while sum("Listening started" in line for line in log) < 2:
@@ -86,9 +87,15 @@ async def sent(env: dict[str, str], *group_ids: str) -> dict[str, str]:
     return names
 
 
-async def test_a_fleet_does_the_jobs_within_the_budget_in_redis(env: dict[str, str], redis_url: str) -> None:
-    with fleet_with(env) as log:
+@pytest.mark.runs("worker.py/indented")
+async def test_a_fleet_does_the_jobs_within_the_budget_in_redis(
+    blocks: list[Block], env: dict[str, str], redis_url: str
+) -> None:
+    export, fleet, job = (line.replace("redis://127.0.0.1:6379/0", redis_url) for line in blocks[0].commands)
+    with fleet_of(export, f"exec {fleet}", env=env) as log:
         jobs = await asyncio.gather(sent(env, "g1", "g2", "a b"), sent(env, *(f"h{number}" for number in range(120))))
+        ended = await asyncio.to_thread(run_lines, export, job, env=env, here=ROOT)
+    assert ast.literal_eval(ended.stdout).keys() == {"g1", "g2", "g3"}
     assert "Traceback" not in "".join(log)
     assert [set(names) for names in jobs] == [{"g1", "g2"}, {f"h{number}" for number in range(120)}]
     assert all(names for job in jobs for names in job.values())
@@ -97,7 +104,7 @@ async def test_a_fleet_does_the_jobs_within_the_budget_in_redis(env: dict[str, s
 
 
 async def test_a_job_that_failed_says_why(env: dict[str, str]) -> None:
-    with fleet_with(env | {"RONGCLOUD_APP_SECRET": "another"}):
+    with fleet_of("exec taskiq worker worker:broker --app-dir examples", env=env | {"RONGCLOUD_APP_SECRET": "another"}):
         ended = await run_worker(env, "g1")
     assert (ended.code, ended.stdout) == (1, "")
     assert ended.stderr.splitlines()[-1].startswith("rongcloud_groups.errors.AuthenticationError: ")

@@ -1,29 +1,27 @@
 import asyncio
-import os
 import re
 import sys
-import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from support.command_line import environment, run
-from support.pages import PAGES, blocks_of, commands_of
+from support.command_line import run
+from support.pages import PAGES, Block
+from support.shell import readers_environment, run_lines
 
 from rongcloud_groups import GroupProfile
 from rongcloud_groups.cli.app import exit_code
 from rongcloud_groups.cli.emulator_process import emulator_process
 
 README = PAGES["README"].read_text(encoding="utf-8")
-FIRST, _, BULK, WORKER = (block.text for block in blocks_of("README", "python"))  # the second is in test_web_pages
 
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[dict[str, str]]:
     with emulator_process("--unknown=0") as address:
-        yield environment(address.url, address.ca_file)
+        yield readers_environment(address)
 
 
 @pytest.fixture
@@ -33,23 +31,19 @@ def in_env(env: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setenv(name, value)
 
 
-def names_of(block: str) -> dict[str, Any]:
-    names: dict[str, Any] = {}
-    exec(compile(block, "README.md", "exec"), names)  # noqa: S102  our own text
-    return names
-
-
-def test_the_first_program_prints_a_profile(env: dict[str, str], tmp_path: Path) -> None:
-    (tmp_path / "first.py").write_text(FIRST, encoding="utf-8")
+@pytest.mark.runs("README/rongcloud-groups/python")
+def test_the_first_program_prints_a_profile(blocks: list[Block], env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "first.py").write_text(blocks[0].text, encoding="utf-8")
     ended = run("first.py", env=env, command=[sys.executable], cwd=tmp_path)
     assert (ended.code, ended.stderr) == (0, "")
     assert ended.stdout.startswith("GroupProfile(group_id='g1'")
 
 
-def test_bulk_writes_a_line_for_each_profile(env: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.runs("README/Three uses/python 2")
+def test_bulk_writes_a_line_for_each_profile(blocks: list[Block], env: dict[str, str], tmp_path: Path) -> None:
     group_ids = [f"g{number}" for number in range(120)]
     (tmp_path / "group-ids.txt").write_text("\n".join([*group_ids, "a b"]), encoding="utf-8")
-    (tmp_path / "bulk.py").write_text(BULK, encoding="utf-8")
+    (tmp_path / "bulk.py").write_text(blocks[0].text, encoding="utf-8")
     ended = run("bulk.py", env=env, command=[sys.executable], cwd=tmp_path)
     assert (ended.code, ended.stderr) == (0, "")
     assert ended.stdout.startswith("a b 'a b' is not a group ID")
@@ -58,12 +52,15 @@ def test_bulk_writes_a_line_for_each_profile(env: dict[str, str], tmp_path: Path
 
 
 @pytest.mark.usefixtures("in_env")
-async def test_the_worker_does_its_jobs() -> None:
+@pytest.mark.runs("README/Three uses/python 3")
+async def test_the_worker_does_its_jobs(blocks: list[Block]) -> None:
     jobs: asyncio.Queue[list[str] | None] = asyncio.Queue()
     results: asyncio.Queue[Any] = asyncio.Queue()
     for job in (["g1", "g2"], ["g3", "a,b"], None):
         jobs.put_nowait(job)
-    await names_of(WORKER)["work"](jobs, results)
+    names: dict[str, Any] = {}
+    exec(compile(blocks[0].text, "README.md", "exec"), names)  # noqa: S102  our own text
+    await names["work"](jobs, results)
     assert [(list(found), list(failed)) for found, failed in (results.get_nowait(), results.get_nowait())] == [
         (["g1", "g2"], []),
         (["g3"], ["a,b"]),
@@ -78,10 +75,8 @@ def test_the_commands_exist(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().err == ""
 
 
-def test_the_commands_find_the_emulator(tmp_path: Path) -> None:
-    (console,) = blocks_of("README", "console")
-    scripts = [sysconfig.get_path("scripts"), str(Path(sys.executable).parent), os.environ["PATH"]]
-    env = environment() | {"PATH": os.pathsep.join(scripts)}
-    ended = run("-euc", "\n".join(commands_of(console)), env=env, command=["bash"], cwd=tmp_path)
+@pytest.mark.runs("README/Try it/console")
+def test_the_commands_find_the_emulator(blocks: list[Block], tmp_path: Path) -> None:
+    ended = run_lines(*blocks[0].commands, env=readers_environment(), here=tmp_path)
     assert ended.code == 0, ended
     assert ended.stdout.startswith('{"group_id":"g1"')

@@ -11,38 +11,41 @@ import httpx
 import msgspec
 import pytest
 from benchmarks.servers.redis_process import RedisProcess
-from support.command_line import environment
+from support.pages import ROOT, Block
+from support.shell import command_of, readers_environment
 
 from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.emulator import Report, Universe
 
-pytest.importorskip("ray", reason="Ray is not among the packages of dev: pip install 'ray[data]'")
-psutil = pytest.importorskip("psutil")
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "ray_data.py"
+@pytest.fixture(autouse=True)
+def ray() -> None:
+    pytest.importorskip("ray", reason="Ray is not among the packages of dev: pip install 'ray[data]' psutil")
+
+
 IDS = [f"g{number}" for number in range(30_000)]
 
 
 def actors_of(port: int) -> list[int]:
     """The processes of the actors that look up: they have a connection to the service."""
+    import psutil  # type: ignore[import-untyped]
+
     connected = (each for each in psutil.net_connections("tcp") if each.raddr and each.raddr.port == port)
     return sorted({each.pid for each in connected if each.pid not in {None, os.getpid()}})
 
 
 @pytest.mark.timeout(300)
-def test_a_killed_actor_costs_no_row_and_the_budget_holds(tmp_path: Path) -> None:
+@pytest.mark.runs("ray_data.py/indented")
+def test_a_killed_actor_costs_no_row_and_the_budget_holds(blocks: list[Block], tmp_path: Path) -> None:
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     pq.write_table(pa.table({"group_id": IDS}), tmp_path / "ids.parquet")
     with RedisProcess(tmp_path) as redis, emulator_process("--no-tls", "--unknown", "0.1") as address:
-        env = environment() | {
-            "RONGCLOUD_BASE_URL": address.url,
-            "RONGCLOUD_APP_KEY": address.app_key,
-            "RONGCLOUD_APP_SECRET": address.app_secret,
-            "RONGCLOUD_LIMITER": f"{redis.url}?share=0.25",
-        }
-        command = [sys.executable, str(EXAMPLE), str(tmp_path / "ids.parquet"), str(tmp_path / "out")]
+        export, job = (line.replace("redis://127.0.0.1:6379/0", redis.url) for line in blocks[0].commands)
+        job = job.replace("IDS", str(tmp_path / "ids")).replace("PROFILES", str(tmp_path / "out"))
+        command = command_of(export, f"exec {job}")
+        env = readers_environment(address)
         with httpx.Client(base_url=address.url, trust_env=False) as service:
 
             def report() -> Report:
@@ -50,13 +53,13 @@ def test_a_killed_actor_costs_no_row_and_the_budget_holds(tmp_path: Path) -> Non
 
             with (
                 (tmp_path / "log").open("wb") as log,
-                subprocess.Popen(command, env=env, stdout=log, stderr=log) as job,  # noqa: S603  ours
+                subprocess.Popen(command, cwd=ROOT, env=env, stdout=log, stderr=log) as process,  # noqa: S603  ours
             ):
                 while sum(report().requests.values()) < 100:
-                    assert job.poll() is None, (tmp_path / "log").read_text()
+                    assert process.poll() is None, (tmp_path / "log").read_text()
                     time.sleep(0.05)  # the service's counter sets no event
                 os.kill(actors_of(httpx.URL(address.url).port or 0)[0], signal.SIGKILL)
-                assert job.wait() == 0, (tmp_path / "log").read_text()
+                assert process.wait() == 0, (tmp_path / "log").read_text()
             seen = report()
     sys.stdout.write(f"{seen}\n")  # the figures, for pytest -rP
     rows = pq.read_table(tmp_path / "out", columns=["group_id"])["group_id"].to_pylist()
@@ -89,12 +92,7 @@ A_CLIENT_A_CALL = A_GLOBAL_CLIENT.replace("client = ", "make = lambda: ").replac
 @pytest.mark.parametrize("program", [A_GLOBAL_CLIENT, A_CLIENT_A_CALL], ids=["a global client", "a client a call"])
 def test_a_first_attempt_keeps_the_budget(program: str) -> None:
     with emulator_process("--no-tls", "--unknown", "0") as address:
-        env = environment() | {
-            "RONGCLOUD_BASE_URL": address.url,
-            "RONGCLOUD_APP_KEY": address.app_key,
-            "RONGCLOUD_APP_SECRET": address.app_secret,
-            "RONGCLOUD_RATE": "20",
-        }
+        env = readers_environment(address, RONGCLOUD_RATE="20")
         ended = subprocess.run(  # noqa: S603  ours
             [sys.executable, "-c", program], env=env, capture_output=True, text=True, check=False, timeout=250
         )
