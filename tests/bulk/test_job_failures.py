@@ -149,7 +149,7 @@ async def test_an_output_that_fails_is_raised_and_its_last_checkpoint_stands(
     client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out.jsonl"
-    write, calls = PartialFile.write, [0]
+    write, calls = PartialFile.append, [0]
 
     def full(self: PartialFile, content: bytes) -> None:
         calls[0] += 1
@@ -158,10 +158,10 @@ async def test_an_output_that_fails_is_raised_and_its_last_checkpoint_stands(
             raise OSError(28, "No space left on device")
         write(self, content)
 
-    monkeypatch.setattr(PartialFile, "write", full)
+    monkeypatch.setattr(PartialFile, "append", full)
     with pytest.raises(OSError, match="No space left"):
         await job_of(client, IterableSource(ids(9000)), output).run()
-    monkeypatch.setattr(PartialFile, "write", write)
+    monkeypatch.setattr(PartialFile, "append", write)
     await job_of(client, IterableSource(ids(9000)), output).run()
     assert names_in(output) == list((await client.get_many(ids(9000))).found)
 

@@ -58,9 +58,9 @@ async def killed_as_it_begins(job: Job, files: int, monkeypatch: pytest.MonkeyPa
     opened = 0
     begin = PartialFile.begin
 
-    def open_and_die(file: PartialFile, size: int | None) -> None:
+    def open_and_die(file: PartialFile, size: int | None, **options: bool) -> None:
         nonlocal opened
-        begin(file, size)
+        begin(file, size, **options)
         opened += 1
         if opened == files:
             raise KeyboardInterrupt

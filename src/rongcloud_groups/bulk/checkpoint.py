@@ -1,15 +1,12 @@
 """How far a job is: written after its rows are durable, so that a killed job resumes without losing or doubling one."""
 
-from pathlib import Path
 from typing import Final
 
 import msgspec
 from msgspec import Struct
 
-from rongcloud_groups._tables.output import write_all
 from rongcloud_groups._tables.rows import ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.errors import ResumeError
-from rongcloud_groups.bulk.files import copy_mode, naming_file, sync_directory, sync_file
 
 CHECKPOINT_VERSION: Final = 2
 
@@ -124,50 +121,3 @@ def decoded(text: bytes, where: str) -> Checkpoint:
         return msgspec.json.decode(text, type=Checkpoint)
     except msgspec.DecodeError:
         raise ResumeError(f"the checkpoint in {where} cannot be read; use --restart to start over") from None
-
-
-class CheckpointFile:
-    """A checkpoint beside the output of a file.
-
-    Args:
-        output: the file.
-        output_format: its format.
-    """
-
-    def __init__(self, output: Path, output_format: str) -> None:
-        self._output = output
-        self._format = output_format
-        self.path = output.with_name(f"{output.name}.checkpoint")
-
-    def load(self) -> Checkpoint | None:
-        """The checkpoint of an unfinished run, or None.
-
-        Raises:
-            ResumeError: it cannot be read, or the run wrote another format.
-        """
-        try:
-            saved = decoded(self.path.read_bytes(), str(self.path))
-        except FileNotFoundError:
-            return None
-        if saved.output_format != self._format:
-            raise ResumeError(
-                f"the unfinished run of {self.path.name.removesuffix('.checkpoint')} wrote {saved.output_format}, "
-                f"not {self._format}; give the same format, or --restart"
-            )
-        return saved
-
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Replace it, atomically and durably."""
-        temporary = self.path.with_name(f"{self.path.name}.new")
-        checkpoint = msgspec.structs.replace(checkpoint, output_format=self._format)
-        with naming_file(temporary), temporary.open("wb", buffering=0) as file:
-            copy_mode(self._output, file.fileno())
-            write_all(file.fileno(), encoded(checkpoint))
-        sync_file(temporary)
-        temporary.replace(self.path)
-        sync_directory(self.path.parent)
-
-    def remove(self) -> None:
-        """The run is finished."""
-        self.path.unlink(missing_ok=True)
-        self.path.with_name(f"{self.path.name}.new").unlink(missing_ok=True)

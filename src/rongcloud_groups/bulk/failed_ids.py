@@ -80,55 +80,30 @@ class MissingIds(IdList, Protocol):
         ...
 
 
-class _ListFile:
-    """A file that is there only if it has a line."""
-
-    def __init__(self, path: Path, output: Path | None) -> None:
-        self.path = path
-        self._file = PartialFile(path, like=output)
-
-    def begin(self, size: int | None, *, keep: bool) -> None:
-        self._file.begin(size)
-        if size is None and keep and self.path.exists():
-            self._file.write(self.path.read_bytes())
-
-    def make_durable(self) -> int:
-        return self._file.sync()
-
-    def publish(self) -> None:
-        self._file.publish(even_empty=False)
-
-    def discard(self) -> None:
-        self._file.discard()
-
-    def close(self) -> None:
-        self._file.close()
-
-
 _ENCODER: Final = msgspec.json.Encoder()
 
 
-class FailedIdsFile(_ListFile, Failures):
+class FailedIdsFile(PartialFile, Failures):
     """``OUT.failed.jsonl`` beside the output, JSON lines; it is there only if an ID failed.
 
     Args:
         output: the job's output.
     """
 
-    def __init__(self, output: Path | str) -> None:
-        output = Path(output)
-        super().__init__(output.with_name(f"{output.name}.failed.jsonl"), output)
+    even_empty = False
 
-    def begin(self, size: int | None, *, keep: bool) -> None:
+    def __init__(self, output: Path | str) -> None:
+        super().__init__(Path(f"{Path(output)}.failed.jsonl"), like=Path(output))
+
+    def begin(self, size: int | None, *, keep: bool = False) -> None:
         """Open it; the list of a finished run is replaced."""
-        super().begin(size, keep=False)
+        super().begin(size)
 
     def write(self, failures: Sequence[Failure]) -> None:
-        """Append lines."""
-        self._file.write(_ENCODER.encode_lines(failures))
+        self.append(_ENCODER.encode_lines(failures))
 
 
-class MissingIdsFile(_ListFile, MissingIds):
+class MissingIdsFile(PartialFile, MissingIds):
     """An ID a line; the file is there only if a group is missing.
 
     Args:
@@ -136,25 +111,25 @@ class MissingIdsFile(_ListFile, MissingIds):
         output: the job's output, whose mode and owner the list has; None where it is stdout.
     """
 
+    even_empty = False
+
     def __init__(self, path: Path | str, output: Path | None = None) -> None:
-        super().__init__(Path(path), output)
+        super().__init__(Path(path), like=output)
 
     @classmethod
     def beside(cls, output: Path | str) -> "MissingIdsFile":
         """``OUT.missing.txt``."""
-        output = Path(output)
-        return cls(output.with_name(f"{output.name}.missing.txt"), output)
+        return cls(f"{Path(output)}.missing.txt", Path(output))
 
     def write(self, group_ids: Sequence[str]) -> None:
-        """Append lines."""
-        self._file.write("".join(f"{group_id}\n" for group_id in group_ids).encode())
+        self.append("".join(f"{group_id}\n" for group_id in group_ids).encode())
 
 
 class UnlistedIds(MissingIds):
     """The IDs of missing groups are counted, and not listed."""
 
     def write(self, group_ids: Sequence[str]) -> None:
-        """Nothing is kept."""
+        return
 
 
 class FailedIdsPrinter(Failures):
@@ -168,6 +143,5 @@ class FailedIdsPrinter(Failures):
         self._show = show
 
     def write(self, failures: Sequence[Failure]) -> None:
-        """Show them."""
         for each in failures:
             self._show(each)

@@ -7,8 +7,9 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final, Self
+from typing import BinaryIO, Final, Self
 
+from rongcloud_groups._tables.output import write_all
 from rongcloud_groups.bulk.errors import OutputLost, ResumeError
 from rongcloud_groups.errors import ConfigError
 
@@ -40,18 +41,22 @@ class PartialFile:
         like: the file whose mode and owner it has where there is no file of the final name yet.
     """
 
+    even_empty = True
+    """Otherwise an empty file is not published, and an older one under the final name is removed."""
+
     def __init__(self, path: Path, *, like: Path | None = None) -> None:
         self.path = path
-        self.partial = path.with_name(f"{path.name}.partial")
+        self.partial = Path(f"{path}.partial")
         self.size = 0
         self._like = like or path
-        self._descriptor: int | None = None
+        self._descriptor = -1
 
-    def begin(self, size: int | None) -> None:
+    def begin(self, size: int | None, *, keep: bool = False) -> None:
         """Open it.
 
         Args:
             size: bytes that are good; None to begin an empty file.
+            keep: where it would be empty, begin with the content of the file of the final name.
 
         Raises:
             ConfigError: it cannot be written.
@@ -62,17 +67,15 @@ class PartialFile:
         except OSError as error:
             raise ConfigError(f"cannot write {self.path}: {error.strerror}") from None
         copy_mode(self.path if self.path.exists() else self._like, self._descriptor)
-        if size is not None:
-            self._check_size(size)
+        self._check_size(size or 0)
         self.size = size or 0
         os.ftruncate(self._descriptor, self.size)
         os.lseek(self._descriptor, self.size, os.SEEK_SET)
+        if size is None and keep and self.path.exists():
+            self.append(self.path.read_bytes())
 
     def check_complete(self, size: int) -> None:
-        """Check that the rows of a complete run are all there, before they are published.
-
-        Args:
-            size: bytes that the checkpoint counts.
+        """Check that the rows of a complete run are all there, ``size`` bytes, before they are published.
 
         Raises:
             ResumeError: they are not.
@@ -82,42 +85,34 @@ class PartialFile:
         elif not self.path.exists():
             raise ResumeError(f"{self.partial} is missing although its checkpoint exists; use --restart to start over")
 
-    def write(self, content: bytes) -> None:
-        """Append bytes; they are durable after `sync`."""
-        assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
-        rest = memoryview(content)
+    def append(self, content: bytes) -> None:
+        """Append bytes; they are durable after `make_durable`."""
         with naming_file(self.partial):
-            while rest:
-                rest = rest[os.write(self._descriptor, rest) :]
+            write_all(self._descriptor, content)
         self.size += len(content)
 
-    def sync(self) -> int:
+    def make_durable(self) -> int:
         """Make it durable; return its size.
 
         Raises:
             OutputLost: it was removed.
         """
-        assert self._descriptor is not None, "it was begun"  # noqa: S101  an invariant
         check_in_place(self.partial, self._descriptor)
         with naming_file(self.partial):
             _fsync(self._descriptor)
         return self.size
 
-    def publish(self, *, even_empty: bool = True) -> None:
-        """Give it its final name; done a second time, nothing happens.
-
-        Args:
-            even_empty: otherwise an empty file is removed, and so is an older one under the final name.
-        """
+    def publish(self) -> None:
+        """Give it its final name; done a second time, nothing happens."""
         self.close()
         if not self.partial.exists():
             return
-        if even_empty or self.partial.stat().st_size:
+        if self.even_empty or self.partial.stat().st_size:
             self.partial.replace(self.path)
         else:
             self.path.unlink(missing_ok=True)
             self.partial.unlink()
-        sync_directory(self.path.parent)
+        _sync_directory(self.path.parent)
 
     def discard(self) -> None:
         """Remove it, where it has not its final name yet."""
@@ -126,13 +121,26 @@ class PartialFile:
 
     def close(self) -> None:
         """Leave it as it is."""
-        if self._descriptor is not None:
+        if self._descriptor >= 0:
             os.close(self._descriptor)
-            self._descriptor = None
+            self._descriptor = -1
 
     def _check_size(self, size: int) -> None:
         if self.partial.stat().st_size < size:
             raise ResumeError(f"{self.partial} is shorter than its checkpoint says; use --restart to start over")
+
+
+@contextmanager
+def replacing(path: Path, *, like: Path) -> Iterator[BinaryIO]:
+    """Write a file in place of another one, atomically and durably, with the mode and the owner of ``like``."""
+    new = Path(f"{path}.new")
+    with naming_file(new), new.open("wb") as file:
+        copy_mode(like, file.fileno())
+        yield file
+        file.flush()
+        _fsync(file.fileno())
+    new.replace(path)
+    _sync_directory(path.parent)
 
 
 @contextmanager
@@ -164,7 +172,7 @@ def check_in_place(path: Path, descriptor: int) -> None:
 
 def files_beside(output: Path) -> list[Path]:
     """The files that a job has beside its output, but for its list of missing IDs."""
-    return [output.with_name(f"{output.name}{suffix}") for suffix in _BESIDE]
+    return [Path(f"{output}{suffix}") for suffix in _BESIDE]
 
 
 def check_writable(output: Path) -> None:
@@ -203,13 +211,7 @@ def copy_mode(source: Path, descriptor: int) -> None:
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
 
 
-def sync_file(path: Path) -> None:
-    """Make a file's content durable."""
-    with path.open("rb") as file:
-        _fsync(file.fileno())
-
-
-def sync_directory(path: Path) -> None:
+def _sync_directory(path: Path) -> None:
     """Make renames in a directory durable, where the file system can."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
@@ -273,7 +275,7 @@ class OutputLock:
     @property
     def _path(self) -> Path:
         assert self._output is not None  # noqa: S101  where there is a lock
-        return self._output.with_name(f"{self._output.name}.lock")
+        return Path(f"{self._output}.lock")
 
 
 def _lock(path: Path, output: Path) -> int:

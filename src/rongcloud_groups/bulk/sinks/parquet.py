@@ -11,10 +11,9 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from rongcloud_groups._tables.arrow import SCHEMA, record_batch
 from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups._tables.rows import COLUMNS, FlatRow, flat_row
-from rongcloud_groups.bulk.checkpoint import Checkpoint
 from rongcloud_groups.bulk.errors import ResumeError
-from rongcloud_groups.bulk.files import check_writable, copy_mode, naming_file, sync_directory, sync_file
-from rongcloud_groups.bulk.sinks.file import FileSink, not_an_output
+from rongcloud_groups.bulk.files import replacing
+from rongcloud_groups.bulk.sinks.file import FileSink
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
 
@@ -41,60 +40,49 @@ class ParquetSink(FileSink):
     def __init__(self, path: Path, *, force: bool = False) -> None:
         super().__init__(path, "parquet", force=force)
         self._cancelled = Event()
-        self._new = path.with_name(f"{path.name}.new")
-
-    def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
-        check_writable(self._output)
-        if not keep and not self._force and not _is_output(self._output):
-            raise not_an_output(self._output)
-        if saved is not None:
-            self._file.begin(saved.sink_size)
-            return
-        kept = self._finished_output() if keep else None
-        self._checkpoint.remove()
-        self._file.begin(None)
-        if kept is not None:
-            with kept:
-                for batch in self._rows_of(kept):
-                    self._append(batch)
 
     def encode(self, profile: GroupProfile) -> FlatRow:
         return flat_row(profile)
 
     def write(self, rows: Sequence[Any]) -> None:
-        self._append(record_batch(rows))
+        self._file.append(_stream(record_batch(rows)))
 
     def publish(self) -> None:
         """Write the row groups, and give the file its name."""
         self._file.close()
         if self._file.partial.exists():
             with (
-                naming_file(self._new),
-                self._new.open("wb") as new,
+                replacing(self._output, like=self._output) as new,
                 pa.OSFile(str(self._file.partial)) as rows,
                 pq.ParquetWriter(new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
             ):
-                copy_mode(self._output, new.fileno())
                 _write_groups(self._batches(rows), writer)
-            sync_file(self._new)
-            self._new.replace(self._output)
-            sync_directory(self._output.parent)
 
     def cancel(self) -> None:
         self._cancelled.set()
 
-    def _append(self, batch: pa.RecordBatch) -> None:
-        """Append a new stream: a resumed run need not know where the last stream ended."""
-        stream = pa.BufferOutputStream()
-        with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
-            writer.write_batch(batch)
-        self._file.write(stream.getvalue().to_pybytes())
-
-    def _rows_of(self, kept: pq.ParquetFile) -> Iterator[pa.RecordBatch]:
-        """The rows of a finished output, few at a time."""
+    def _is_output(self) -> bool:
         try:
-            for batch in self._unless_cancelled(kept.iter_batches(ROWS_READ_AT_ONCE, use_threads=False)):
-                yield batch.cast(SCHEMA)
+            return b"rongcloud_groups.row_schema_version" in (pq.read_schema(self._output).metadata or {})
+        except (pa.ArrowInvalid, OSError):
+            return False
+
+    def _finished_rows(self) -> Iterator[bytes]:
+        try:
+            file = pq.ParquetFile(self._output, pre_buffer=False)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ConfigError(f"cannot add to {self.name}: {error}") from None
+        if file.schema_arrow.names != list(COLUMNS):
+            file.close()
+            raise ConfigError(f"cannot add to {self.name}: it has other columns than {', '.join(COLUMNS)}")
+        return self._rows_of(file)
+
+    def _rows_of(self, finished: pq.ParquetFile) -> Iterator[bytes]:
+        """Few rows at a time."""
+        try:
+            with finished:
+                for batch in self._unless_cancelled(finished.iter_batches(ROWS_READ_AT_ONCE, use_threads=False)):
+                    yield _stream(batch.cast(SCHEMA))
         except (pa.ArrowException, ValueError, OSError) as error:
             self._file.discard()
             raise ConfigError(f"cannot add to {self.name}: {error}") from None
@@ -114,32 +102,13 @@ class ParquetSink(FileSink):
         except (pa.ArrowException, OSError) as error:
             raise ResumeError(f"{self._file.partial} is damaged ({error}); use --restart to start over") from None
 
-    def _finished_output(self) -> pq.ParquetFile | None:
-        """The output that an earlier run finished.
 
-        Raises:
-            ConfigError: rows cannot be read from it.
-        """
-        if not self._output.exists():
-            return None
-        try:
-            file = pq.ParquetFile(self._output, pre_buffer=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ConfigError(f"cannot add to {self.name}: {error}") from None
-        if file.schema_arrow.names != list(COLUMNS):
-            file.close()
-            raise ConfigError(f"cannot add to {self.name}: it has other columns than {', '.join(COLUMNS)}")
-        return file
-
-
-def _is_output(path: Path) -> bool:
-    """Whether a job wrote a file, or there is none, or it is empty."""
-    if not path.exists() or not path.stat().st_size:
-        return True
-    try:
-        return b"rongcloud_groups.row_schema_version" in (pq.read_schema(path).metadata or {})
-    except (pa.ArrowInvalid, OSError):
-        return False
+def _stream(batch: pa.RecordBatch) -> bytes:
+    """A stream for each batch: a resumed run need not know where the last one ended."""
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
+        writer.write_batch(batch)
+    return bytes(stream.getvalue().to_pybytes())
 
 
 def _write_groups(batches: Iterator[pa.RecordBatch], writer: pq.ParquetWriter) -> None:

@@ -2,13 +2,13 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from threading import Event
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups._tables.rows import COLUMN_KINDS, COLUMNS, ROW_SCHEMA_VERSION, FlatRow, flat_row, time_text
@@ -22,7 +22,6 @@ from rongcloud_groups.models import GroupProfile
 LOCK_TIMEOUT: Final = 60.0
 """Seconds that other programs may keep the database locked."""
 
-_T = TypeVar("_T")
 _POLL: Final = 0.2
 _TYPES: Final = {name: "INTEGER" if kind == "integer" else "TEXT" for name, kind in COLUMN_KINDS.items()}
 _TYPES["group_id"] = "TEXT PRIMARY KEY NOT NULL"
@@ -36,6 +35,9 @@ _RENEW_TIMES: Final = (
     "WHERE create_time IS NOT NULL AND length(create_time) <> 24"
 )
 """Version 0.1.0 wrote milliseconds only where there were some."""
+_NOTE: Final = "INSERT INTO _sync VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+_NOTED: Final = "SELECT value FROM _sync WHERE name = ?"
+_FORGET_CHECKPOINT: Final = "DELETE FROM _sync WHERE name IN ('checkpoint', 'journal_mode')"
 
 
 class SqliteSink(Sink):
@@ -76,26 +78,25 @@ class SqliteSink(Sink):
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  a database keeps its rows
         check_writable(self._output)
         try:
-            database = self._connected()
-            [journal_mode] = self._wait(lambda: database.execute("PRAGMA journal_mode").fetchone())
-            self._wait(lambda: database.execute("PRAGMA journal_mode = WAL"))
-            database.execute("PRAGMA synchronous = NORMAL")
-            database.execute("PRAGMA cache_size = -16000")  # KiB: the index on IDs in any order is read all over
-            database.execute("PRAGMA wal_autocheckpoint = 8000")
-            self._transaction()
-            self._opened = self._output.stat()
-            database.execute(f"CREATE TABLE IF NOT EXISTS groups ({_CREATE})")
-            database.execute("CREATE TABLE IF NOT EXISTS _sync (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")
-            self._check_table(database)
-            database.execute(_RENEW_TIMES)
+            self._connect()
+            [[journal_mode]] = self._execute("PRAGMA journal_mode")
+            self._execute("PRAGMA journal_mode = WAL")
+            self._execute("PRAGMA synchronous = NORMAL")
+            self._execute("PRAGMA cache_size = -16000")  # KiB: the index on IDs in any order is read all over
+            self._execute("PRAGMA wal_autocheckpoint = 8000")
+            with self._transaction() as database:
+                self._opened = self._output.stat()
+                self._execute(f"CREATE TABLE IF NOT EXISTS groups ({_CREATE})")
+                self._execute("CREATE TABLE IF NOT EXISTS _sync (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")
+                _check_table(database)
+                self._execute(_RENEW_TIMES)
+                self._note("row_schema_version", str(ROW_SCHEMA_VERSION))
+                if saved is None:
+                    self._execute(_FORGET_CHECKPOINT)
+                    self._note("journal_mode", journal_mode)
         except (sqlite3.Error, ConfigError) as error:
             self.close()
             raise ConfigError(f"cannot write {self.name}: {error}") from None
-        self._note("row_schema_version", str(ROW_SCHEMA_VERSION))
-        if saved is None:
-            self._forget_checkpoint()
-            self._note("journal_mode", journal_mode)
-        self._commit()
 
     def encode(self, profile: GroupProfile) -> FlatRow:
         row = flat_row(profile)
@@ -110,23 +111,24 @@ class SqliteSink(Sink):
 
     def commit(self, checkpoint: Checkpoint) -> None:
         self._check_in_place()
-        self._work(lambda database: database.executemany(_UPSERT, self._rows))
-        self._work(lambda database: database.executemany("DELETE FROM groups WHERE group_id = ?", self._removed))
-        self._note("checkpoint", encoded(checkpoint).decode())
-        if checkpoint.app_key is not None:
-            self._note("app_key", checkpoint.app_key)
-        self._commit()
+        with self._naming_database(), self._transaction() as database:
+            database.executemany(_UPSERT, self._rows)
+            database.executemany("DELETE FROM groups WHERE group_id = ?", self._removed)
+            self._note("checkpoint", encoded(checkpoint).decode())
+            if checkpoint.app_key is not None:
+                self._note("app_key", checkpoint.app_key)
         self._rows.clear()
         self._removed.clear()
 
     def forget(self) -> None:
         """Remove the checkpoint and leave the database as one file."""
-        database = self._database or self._connected()
-        row = self._wait(lambda: database.execute("SELECT value FROM _sync WHERE name = 'journal_mode'").fetchone())
-        self._forget_checkpoint()
-        self._commit()
+        if self._database is None:
+            self._connect()
+        with self._naming_database(), self._transaction() as database:
+            noted = self._execute(_NOTED, ("journal_mode",))
+            self._execute(_FORGET_CHECKPOINT)
         with suppress(sqlite3.OperationalError):  # another program is reading: it stays as it is
-            database.execute(f"PRAGMA journal_mode = {'delete' if row is None else row[0]}")
+            database.execute(f"PRAGMA journal_mode = {noted[0][0] if noted else 'delete'}")
         self.close()
 
     def discard(self) -> None:
@@ -141,31 +143,6 @@ class SqliteSink(Sink):
     def cancel(self) -> None:
         self._cancelled.set()
 
-    def _connected(self) -> sqlite3.Connection:
-        self._database = sqlite3.connect(self.name, timeout=_POLL, isolation_level=None, check_same_thread=False)
-        return self._database
-
-    def _check_table(self, database: sqlite3.Connection) -> None:
-        """Check that the table takes any row, by a row that is undone."""
-        columns = [row[1] for row in database.execute("PRAGMA table_info(groups)")]
-        if absent := [column for column in COLUMNS if column not in columns]:
-            raise ConfigError(f"it has a table 'groups' of another kind: it has no column {absent[0]!r}")
-        database.execute("SAVEPOINT trial")
-        try:
-            database.execute(
-                _UPSERT, ("0123", *[None if COLUMN_KINDS[name] != "json" else "{}" for name in COLUMNS[1:]])
-            )
-            kept = database.execute(
-                "SELECT 1 FROM groups WHERE typeof(group_id) = 'text' AND group_id = '0123'"
-            ).fetchone()
-        except sqlite3.Error as error:
-            raise ConfigError(f"it has a table 'groups' of another kind: {error}") from None
-        finally:
-            database.execute("ROLLBACK TO trial")
-            database.execute("RELEASE trial")
-        if kept is None:
-            raise ConfigError("it has a table 'groups' of another kind: the column 'group_id' does not keep texts")
-
     def _check_in_place(self) -> None:
         assert self._opened is not None, "it was begun"  # noqa: S101  an invariant
         with suppress(FileNotFoundError, NotADirectoryError):
@@ -177,48 +154,42 @@ class SqliteSink(Sink):
         if not self._output.exists():
             return None
         try:
-            database = self._connected()
-            found = "SELECT 1 FROM sqlite_master WHERE name = '_sync'"
-            if not self._wait(lambda: database.execute(found).fetchone()):
-                return None
-            row = self._wait(lambda: database.execute("SELECT value FROM _sync WHERE name = ?", (name,)).fetchone())
+            self._connect()
+            rows = self._execute("SELECT 1 FROM sqlite_master WHERE name = '_sync'") and self._execute(_NOTED, (name,))
         except sqlite3.Error as error:
             raise ConfigError(f"cannot read {self.name}: {error}") from None
         finally:
             self.close()
-        return None if row is None else str(row[0])
+        return str(rows[0][0]) if rows else None
 
     def _note(self, name: str, value: str) -> None:
-        statement = "INSERT INTO _sync VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value"
-        self._work(lambda database: database.execute(statement, (name, value)))
+        self._execute(_NOTE, (name, value))
 
-    def _forget_checkpoint(self) -> None:
-        self._work(lambda database: database.execute("DELETE FROM _sync WHERE name IN ('checkpoint', 'journal_mode')"))
+    def _connect(self) -> None:
+        self._database = sqlite3.connect(self.name, timeout=_POLL, isolation_level=None, check_same_thread=False)
 
-    def _work(self, statement: Callable[[sqlite3.Connection], object]) -> None:
-        """Execute a statement in the transaction that the next commit ends."""
-        assert self._database is not None, "it was begun"  # noqa: S101  an invariant
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        """Commit the statements within; after an error, `close` undoes them."""
+        self._execute("BEGIN IMMEDIATE")
+        assert self._database is not None  # noqa: S101  a statement was executed
+        yield self._database
+        self._execute("COMMIT")
+
+    @contextmanager
+    def _naming_database(self) -> Iterator[None]:
         try:
-            self._transaction()
-            statement(self._database)
+            yield
         except sqlite3.Error as error:
             raise OutputError(f"cannot write {self.name}: {error}") from error
 
-    def _transaction(self) -> None:
-        database = self._database
-        assert database is not None, "it was begun"  # noqa: S101  an invariant
-        if not database.in_transaction:
-            self._wait(lambda: database.execute("BEGIN IMMEDIATE"))
-
-    def _commit(self) -> None:
-        self._work(lambda database: self._wait(lambda: database.execute("COMMIT")))
-
-    def _wait(self, statement: Callable[[], _T]) -> _T:
-        """Execute a statement; where another program has locked the database, wait for it."""
+    def _execute(self, statement: str, parameters: tuple[str, ...] = ()) -> list[Any]:
+        """Execute a statement, and return its rows; where another program has locked the database, wait for it."""
+        assert self._database is not None, "it was begun"  # noqa: S101  an invariant
         deadline = monotonic() + LOCK_TIMEOUT
         while True:
             try:
-                return statement()
+                return self._database.execute(statement, parameters).fetchall()
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
                     raise
@@ -226,3 +197,21 @@ class SqliteSink(Sink):
                     raise WriteCancelled from None
                 if monotonic() > deadline:
                     raise
+
+
+def _check_table(database: sqlite3.Connection) -> None:
+    """Check that the table takes any row, by a row that is undone."""
+    columns = [row[1] for row in database.execute("PRAGMA table_info(groups)")]
+    if absent := [column for column in COLUMNS if column not in columns]:
+        raise ConfigError(f"it has a table 'groups' of another kind: it has no column {absent[0]!r}")
+    database.execute("SAVEPOINT trial")
+    try:
+        database.execute(_UPSERT, ("0123", *(None if COLUMN_KINDS[name] != "json" else "{}" for name in COLUMNS[1:])))
+        kept = database.execute("SELECT 1 FROM groups WHERE typeof(group_id) = 'text' AND group_id = '0123'").fetchone()
+    except sqlite3.Error as error:
+        raise ConfigError(f"it has a table 'groups' of another kind: {error}") from None
+    finally:
+        database.execute("ROLLBACK TO trial")
+        database.execute("RELEASE trial")
+    if kept is None:
+        raise ConfigError("it has a table 'groups' of another kind: the column 'group_id' does not keep texts")

@@ -2,6 +2,7 @@
 
 import csv
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -13,8 +14,7 @@ import msgspec
 from rongcloud_groups._tables.output import write_rows
 from rongcloud_groups._tables.rows import COLUMNS, flat_row, json_row, time_text
 from rongcloud_groups.bulk.checkpoint import Checkpoint
-from rongcloud_groups.bulk.files import check_writable
-from rongcloud_groups.bulk.sinks.file import FileSink, not_an_output
+from rongcloud_groups.bulk.sinks.file import FileSink
 from rongcloud_groups.bulk.sinks.interface import Format, Sink
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.models import GroupProfile
@@ -23,7 +23,41 @@ ROWS_IN_A_TEXT: Final = 100
 """So few that their text needs no large piece of memory, which the allocator would keep."""
 
 
-class TextSink(FileSink):
+class _RowFormat(Protocol):
+    header: bytes
+
+    def encode(self, profile: GroupProfile) -> Any: ...
+
+    def text(self, rows: Sequence[Any]) -> bytes: ...
+
+    def is_output(self, path: Path) -> bool:
+        """Whether a job wrote a file."""
+        ...
+
+    def can_add_to(self, path: Path) -> bool:
+        """Whether rows of this format can follow where a file ends."""
+        ...
+
+    def kept(self, path: Path) -> Iterator[bytes]:
+        """The content of a finished output, with a line end, and with times as they are written now."""
+        ...
+
+
+class _RowsAsText(Sink, ABC):
+    _rows: _RowFormat
+
+    def encode(self, profile: GroupProfile) -> Any:
+        return self._rows.encode(profile)
+
+    def write(self, rows: Sequence[Any]) -> None:
+        for first in range(0, len(rows), ROWS_IN_A_TEXT):
+            self._write(self._rows.text(rows[first : first + ROWS_IN_A_TEXT]))
+
+    @abstractmethod
+    def _write(self, text: bytes) -> None: ...
+
+
+class TextSink(FileSink, _RowsAsText):
     """JSON lines or CSV, as a file.
 
     Args:
@@ -35,32 +69,21 @@ class TextSink(FileSink):
     def __init__(self, path: Path, file_format: Format, *, force: bool = False) -> None:
         super().__init__(path, file_format, force=force)
         self._rows = _row_format(file_format)
+        self._header = self._rows.header
 
-    def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
-        check_writable(self._output)
-        if self._output.exists() and not self._force and not self._rows.is_output(self._output):
-            raise not_an_output(self._output)
-        keep = keep and self._output.exists() and self._output.stat().st_size > 0
-        if keep and not self._rows.can_add_to(self._output):
+    def _write(self, text: bytes) -> None:
+        self._file.append(text)
+
+    def _is_output(self) -> bool:
+        return self._rows.is_output(self._output)
+
+    def _finished_rows(self) -> Iterator[bytes]:
+        if not self._rows.can_add_to(self._output):
             raise ConfigError(f"cannot add to {self.name}: it is not in the same format")
-        if saved is None:
-            self._checkpoint.remove()
-        self._file.begin(None if saved is None else saved.sink_size)
-        if saved is None and keep:
-            for text in self._rows.kept(self._output):
-                self._file.write(text)
-        elif saved is None:
-            self._file.write(self._rows.header)
-
-    def encode(self, profile: GroupProfile) -> Any:
-        return self._rows.encode(profile)
-
-    def write(self, rows: Sequence[Any]) -> None:
-        for text in _texts(self._rows, rows):
-            self._file.write(text)
+        return self._rows.kept(self._output)
 
 
-class StdoutSink(Sink):
+class StdoutSink(_RowsAsText):
     """JSON lines or CSV on stdout; nothing is left to resume from.
 
     Args:
@@ -76,38 +99,11 @@ class StdoutSink(Sink):
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  nothing was written before
         self._write(self._rows.header)
 
-    def encode(self, profile: GroupProfile) -> Any:
-        return self._rows.encode(profile)
-
-    def write(self, rows: Sequence[Any]) -> None:
-        for text in _texts(self._rows, rows):
-            self._write(text)
-
     def cancel(self) -> None:
         self._cancelled.set()
 
     def _write(self, text: bytes) -> None:
         write_rows(text, self._cancelled)
-
-
-class _RowFormat(Protocol):
-    header: bytes
-
-    def encode(self, profile: GroupProfile) -> Any: ...
-
-    def text(self, rows: Sequence[Any]) -> bytes: ...
-
-    def is_output(self, path: Path) -> bool:
-        """Whether a job wrote a file, or it is empty."""
-        ...
-
-    def can_add_to(self, path: Path) -> bool:
-        """Whether rows of this format can follow where a file ends."""
-        ...
-
-    def kept(self, path: Path) -> Iterator[bytes]:
-        """The content of a finished output, with a line end, and with times as they are written now."""
-        ...
 
 
 _OLD_TIME: Final = re.compile(rb'("create_time":")([^".]{19})(?:\.(\d{3})\d*)?Z"')
@@ -127,13 +123,11 @@ class _JsonLines(_RowFormat):
         with path.open("rb") as file:
             line = file.readline(1024 * 1024)
         try:
-            row = msgspec.json.decode(line) if line else None
+            return msgspec.json.decode(line, type=dict[str, Any]).keys() >= set(COLUMNS)
         except (msgspec.DecodeError, UnicodeDecodeError):
             return False
-        return not line or (isinstance(row, dict) and row.keys() >= set(COLUMNS))
 
-    def can_add_to(self, path: Path) -> bool:
-        return self.is_output(path)
+    can_add_to = is_output
 
     def kept(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
@@ -147,6 +141,7 @@ def _with_milliseconds(match: re.Match[bytes]) -> bytes:
 
 _QUOTED: Final = re.compile(r'[",\r\n]|^$')
 _FORMULA: Final = re.compile(r"[=+\-@\t\r＝＋－＠]")  # noqa: RUF001  as wide as Chinese and Japanese keyboards write them
+_BOM: Final = "\N{BYTE ORDER MARK}".encode()
 _CREATE_TIME: Final = COLUMNS.index("create_time")
 
 
@@ -155,7 +150,7 @@ class _Csv(_RowFormat):
 
     def __init__(self, *, for_excel: bool) -> None:
         self._for_excel = for_excel
-        self.header = b"\xef\xbb\xbf" * for_excel + self.text([COLUMNS])
+        self.header = _BOM * for_excel + self.text([COLUMNS])
 
     def encode(self, profile: GroupProfile) -> Any:
         return flat_row(profile)
@@ -174,8 +169,7 @@ class _Csv(_RowFormat):
         return '"' + value.replace('"', '""') + '"' if _QUOTED.search(value) else value
 
     def is_output(self, path: Path) -> bool:
-        start = _start_of(path)
-        return not start or start.removeprefix(b"\xef\xbb\xbf").startswith(self.header.removeprefix(b"\xef\xbb\xbf"))
+        return _start_of(path).removeprefix(_BOM).startswith(self.header.removeprefix(_BOM))
 
     def can_add_to(self, path: Path) -> bool:
         return _start_of(path).startswith(self.header)
@@ -209,10 +203,6 @@ def _rows_of(path: Path) -> Iterator[list[str]]:
 
 def _new_time(text: str) -> str:
     return time_text(datetime.fromisoformat(text)) if text else text
-
-
-def _texts(row_format: _RowFormat, rows: Sequence[Any]) -> Iterator[bytes]:
-    return (row_format.text(rows[first : first + ROWS_IN_A_TEXT]) for first in range(0, len(rows), ROWS_IN_A_TEXT))
 
 
 def _row_format(name: Format) -> _RowFormat:

@@ -31,7 +31,7 @@ class ListingSource(Source):
         self.kind = "listing" if since is None else f"listing since {since.isoformat()}"
         self._listing = listing
         self._since = since
-        self._noted = None if output is None else PartialFile(output.with_name(f"{output.name}.listed"), like=output)
+        self._noted = None if output is None else PartialFile(Path(f"{output}.listed"), like=output)
         self._place = ListingPlace()
         self.may_be_empty = since is not None
 
@@ -46,7 +46,7 @@ class ListingSource(Source):
 
     def make_durable(self) -> None:
         if self._noted is not None:
-            self._noted.sync()
+            self._noted.make_durable()
 
     def close(self) -> None:
         if self._noted is not None:
@@ -69,7 +69,7 @@ class ListingSource(Source):
             ids = [group_id for group_id in wanted if "\n" not in group_id]  # the list has a line for each
             unreadable = self.place.unreadable + page.unreadable + len(wanted) - len(ids)
             if self._noted is not None:
-                self._noted.write("".join(f"{group_id}\n" for group_id in ids).encode())
+                self._noted.append("".join(f"{group_id}\n" for group_id in ids).encode())
             size = 0 if self._noted is None else self._noted.size
             token = page.next_page_token
             self._place = ListingPlace(size, token, ended=token is None, unreadable=unreadable)
