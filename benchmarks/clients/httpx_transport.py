@@ -65,7 +65,7 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
             connection = await self._with_free_slot(request, limits.get("connect") or 5.0)
             answer = connection.send(carried, limits.get("read") or 5.0)
             if connection.sent >= self._requests_per_connection:
-                connection.retire()
+                connection.retire("used up")
             try:
                 return await answer, connection.http_version
             except TransportError as error:
@@ -100,7 +100,7 @@ class HTTP2Transport(httpx.AsyncBaseTransport):
     async def _open(self, origin: Origin, connect_timeout: float) -> None:
         try:
             for connection in self._connections:
-                connection.retire()
+                connection.retire("used up")
             self._connections = [connection for connection in self._connections if not connection.closed]
             dialler = Dialler(verify=self._verify, http2=True, timeout=connect_timeout, max_in_flight=100)
             self._connections.append(await dialler.connect(origin, self._changed.set))

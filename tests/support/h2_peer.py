@@ -278,9 +278,9 @@ class Server:
         """A client connected to this server; `short` are other limits in seconds for the connection."""
         client = Client()
         loop = asyncio.get_running_loop()
-        connection = HTTP2Connection(
-            f"localhost:{self.port}", max_in_flight=max_in_flight, on_change=client.on_change, **short
-        )
+        connection = HTTP2Connection(f"localhost:{self.port}", client.on_change, max_in_flight=max_in_flight)
+        for name, seconds in short.items():
+            setattr(connection, name, seconds)
         await loop.create_connection(
             lambda: connection, "127.0.0.1", self.port, ssl=client_context(), server_hostname="localhost"
         )

@@ -10,7 +10,7 @@ from support.virtual_time import now, settle
 from rongcloud_groups import TransportError
 from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport.failover import Failover
-from rongcloud_groups._transport.pool import PooledConnection
+from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups.events import Emitter, Event
 
 REQUEST = Request("/", [], b"")
@@ -18,54 +18,46 @@ RESPONSE = Response(200, {}, b"")
 PRIMARY, BACKUP, LAST = "primary.test", "backup.test", "last.test"
 
 
-class ScriptedConnection:
+class ScriptedConnection(Connection):
     """A connection whose responses, and whose end, come when the test says so."""
 
     def __init__(self, network: "Network", host: str, on_change: Callable[[], None]) -> None:
-        self.host = host
+        super().__init__(host, on_change)
         self.http_version = network.http_version
-        self.sent = 0
-        self.closed = False
-        self.closed_reason = ""
         self.gone = asyncio.Event()
         self.retired_at: float | None = None
         self._slots = network.slots
-        self._on_change = on_change
         self._futures: list[Future[Response]] = []
 
     @property
-    def in_flight(self) -> int:
-        return len(self._futures)
-
-    @property
     def open_slots(self) -> int:
-        return 0 if self.closed or self.retired_at is not None else self._slots - self.in_flight
+        return 0 if self.closed_reason else self._slots - self.in_flight
 
     def send(self, request: Request, timeout: float) -> Future[Response]:
         assert (request, timeout) == (REQUEST, 5.0)
         assert self.open_slots
         self.sent += 1
+        self.in_flight += 1
         future: Future[Response] = asyncio.get_running_loop().create_future()
         self._futures.append(future)
         return future
 
-    def delivered(self) -> Future[bool]:
-        raise NotImplementedError
-
     def respond(self) -> None:
+        self.in_flight -= 1
         self._futures.pop(0).set_result(RESPONSE)
         if self.retired_at is not None and not self._futures:
-            self.close("retired")
+            self.close(self.closed_reason)
         else:
             self._on_change()
 
-    def retire(self) -> None:
-        assert self.retired_at is None
+    def retire(self, reason: str) -> None:
+        assert not self.closed_reason
+        self.closed_reason = reason
         self.retired_at = now()
         if self._futures:
             self._on_change()
         else:
-            self.close("retired")
+            self.close(reason)
 
     def close(self, reason: str) -> None:
         if self.closed:
@@ -75,6 +67,7 @@ class ScriptedConnection:
         for future in self._futures:
             future.cancel()
         self._futures.clear()
+        self.in_flight = 0
         asyncio.get_running_loop().call_later(0.5, self.gone.set)
         self._on_change()
 
@@ -134,20 +127,20 @@ class Network:
         return [event for event in self.events if isinstance(event, kind)]
 
 
-async def send(failover: Failover) -> PooledConnection:
+async def send(failover: Failover) -> Connection:
     await failover.ready()
     connection = failover.pick()
     assert connection is not None
-    connection.send(REQUEST, 5.0)
+    failover.send(connection, REQUEST, 5.0)
     return connection
 
 
-async def ask(failover: Failover, times: int = 1) -> PooledConnection:
+async def ask(failover: Failover, times: int = 1) -> Connection:
     """Send requests one after the other, each responded to at once."""
     used = []
     for _ in range(times):
         used.append(await send(failover))
-        connection = used[-1].connection
+        connection = used[-1]
         assert isinstance(connection, ScriptedConnection)
         connection.respond()
     return used[-1]

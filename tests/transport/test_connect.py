@@ -3,6 +3,7 @@ import socket
 import ssl
 import struct
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -14,6 +15,16 @@ from support.silent_server import Silent, listening
 from rongcloud_groups._http import Origin
 from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups.errors import TransportError
+
+
+def replace_resolver(monkeypatch: pytest.MonkeyPatch, resolve: Callable[[str, int], list[tuple[object, ...]]]) -> None:
+    """Let this function resolve names; IP addresses are read as always, which asks no resolver."""
+    read = socket.getaddrinfo
+
+    def getaddrinfo(host: str, port: int, *, flags: int, **options: Any) -> Any:
+        return read(host, port, flags=flags, **options) if flags & socket.AI_NUMERICHOST else resolve(host, port)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
 
 
 async def test_a_server_that_offers_http2_is_spoken_to_in_http2() -> None:
@@ -76,11 +87,11 @@ async def test_a_connection_that_is_reset_at_once_leaves_no_socket(monkeypatch: 
 async def test_an_address_that_refuses_or_is_silent_is_passed_over(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with serving() as server:
 
-        def resolved(_host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
+        def resolved(_host: str, port: int) -> list[tuple[object, ...]]:
             kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
             return [(*kind, (first, port)), (*kind, ("127.0.0.1", port))]
 
-        monkeypatch.setattr(socket, "getaddrinfo", resolved)
+        replace_resolver(monkeypatch, resolved)
         connection = await opened(server.url)
         assert (await connection.send(QUERY, 5)).status == 200
         await connection.aclose()
@@ -91,11 +102,11 @@ async def test_the_slower_of_two_addresses_is_let_go(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("rongcloud_groups._transport.connect._ATTEMPT_DELAY", 0)
     async with serving() as server:
 
-        def resolved(_host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
+        def resolved(_host: str, port: int) -> list[tuple[object, ...]]:
             kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
             return [(*kind, ("127.0.0.1", port))] * 5
 
-        monkeypatch.setattr(socket, "getaddrinfo", resolved)
+        replace_resolver(monkeypatch, resolved)
         connection = await opened(server.url)
         await connection.aclose()
 
@@ -235,14 +246,14 @@ def resolving(monkeypatch: pytest.MonkeyPatch, *results: str | Exception) -> lis
     """Makes the resolver return one result after the other; returns the hosts that it was asked for."""
     asked: list[str] = []
 
-    def resolve(host: str, port: int, **_options: object) -> list[tuple[object, ...]]:
+    def resolve(host: str, port: int) -> list[tuple[object, ...]]:
         asked.append(host)
         result = results[min(len(asked), len(results)) - 1]
         if isinstance(result, Exception):
             raise result
         return [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (result, port))]
 
-    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    replace_resolver(monkeypatch, resolve)
     return asked
 
 
@@ -276,12 +287,12 @@ async def test_a_resolver_that_hangs_holds_one_thread_and_nothing_else(monkeypat
     released = threading.Event()
     asked: list[str] = []
 
-    def hang(host: str, *_args: object, **_options: object) -> list[object]:
+    def hang(host: str, _port: int) -> list[tuple[object, ...]]:
         asked.append(host)
         released.wait()
         raise socket.gaierror(-3, "try again")
 
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
+    replace_resolver(monkeypatch, hang)
     dialler = Dialler(verify=None, http2=True, timeout=0.05, max_in_flight=1)
     before = asyncio.all_tasks()
     try:

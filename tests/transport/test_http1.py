@@ -273,20 +273,20 @@ async def test_a_retired_connection_finishes_and_closes() -> None:
 
     async with serving(wait) as server, connected(server) as connection:
         future = connection.send(QUERY, 5)
-        connection.retire()
-        connection.retire()
+        connection.retire("used up")
+        connection.retire("used up")
         assert connection.open_slots == 0
         assert not connection.closed
         server.go.set()
         assert (await future).body == b"done"
         assert connection.closed
-        assert connection.closed_reason == "retired after 1 requests"
+        assert connection.closed_reason == "used up"
         await server.ended.wait()
 
 
 async def test_an_idle_connection_that_is_retired_closes_at_once() -> None:
     async with serving(echo) as server, connected(server) as connection:
-        connection.retire()
+        connection.retire("used up")
         assert connection.closed
         await server.ended.wait()
 

@@ -499,26 +499,26 @@ async def test_a_lost_connection_ends_the_open_requests() -> None:
 async def test_a_retired_connection_finishes_what_is_open_and_closes() -> None:
     async with serving(by_path) as server, server.client() as client:
         future = client.connection.send(QUERY._replace(path="/hang"), 30)
-        client.connection.retire()
-        client.connection.retire()
+        client.connection.retire("used up")
+        client.connection.retire("used up")
         assert client.connection.open_slots == 0
         assert not client.connection.closed
         await server.peer.until_requests(1)
         server.peer.respond(1)
         assert (await future).status == 200
         assert client.connection.closed
-        assert client.connection.closed_reason == "retired after 1 requests"
+        assert client.connection.closed_reason == "used up"
         await server.peer.lost.wait()
         assert server.peer.goaways == [ErrorCodes.NO_ERROR]
 
 
 async def test_an_idle_connection_that_is_retired_closes_at_once() -> None:
     async with serving() as server, server.client() as client:
-        client.connection.retire()
+        client.connection.retire("used up")
         assert client.connection.closed
-        with pytest.raises(TransportError, match="retired after 0 requests"):
+        with pytest.raises(TransportError, match="used up"):
             await client.connection.send(QUERY, 5)
-        assert "retired" in repr(client.connection)
+        assert "used up" in repr(client.connection)
 
 
 async def test_aclose_ends_the_open_requests_and_may_be_repeated() -> None:

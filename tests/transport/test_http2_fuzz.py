@@ -81,7 +81,7 @@ async def act(action: str, connection: HTTP2Connection, futures: list[asyncio.Fu
         case "resume":
             connection.resume_writing()
         case "retire":
-            connection.retire()
+            connection.retire("used up")
         case _:
             await asyncio.sleep(0)
 
@@ -90,7 +90,7 @@ async def drive(rounds: list[tuple[list[str], list[bytes]]], last: Exception | N
     loop = asyncio.get_running_loop()
     unhandled: list[dict[str, object]] = []
     loop.set_exception_handler(lambda _, context: unhandled.append(context))
-    connection = HTTP2Connection("example.com", max_in_flight=5, on_change=lambda: None)
+    connection = HTTP2Connection("example.com", lambda: None, max_in_flight=5)
     transport = RecordingTransport()
     connection.connection_made(transport)
     futures: list[asyncio.Future[Response]] = []
@@ -129,7 +129,7 @@ def test_the_frames_are_the_same_however_they_were_read(parts: list[bytes], data
 
 
 async def test_a_request_is_one_write() -> None:
-    connection = HTTP2Connection("example.com", max_in_flight=5, on_change=lambda: None)
+    connection = HTTP2Connection("example.com", lambda: None, max_in_flight=5)
     transport = RecordingTransport()
     connection.connection_made(transport)
     assert connection.open_slots == 0

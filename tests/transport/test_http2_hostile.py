@@ -15,7 +15,7 @@ from rongcloud_groups._transport.http2.connection import HTTP2Connection
 from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE
 from rongcloud_groups._transport.http2.windows import SHARED_WINDOW, STREAM_WINDOW
 from rongcloud_groups._transport.httpx_adapter import HttpxConnection
-from rongcloud_groups._transport.interface import ConnectionState
+from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups.errors import TransportError
 
 MB = 1_000_000
@@ -330,5 +330,5 @@ async def test_a_server_that_ignores_the_windows_loses_the_connection() -> None:
 
 
 @pytest.mark.parametrize("kind", [HTTP2Connection, HTTP1Connection, HttpxConnection])
-def test_a_half_made_connection_has_a_repr(kind: type[ConnectionState]) -> None:
+def test_a_half_made_connection_has_a_repr(kind: type[Connection]) -> None:
     assert kind.__name__ in repr(kind.__new__(kind))

@@ -268,7 +268,7 @@ async def test_a_retired_connection_takes_no_call_and_closes_its_transport_after
     assert connection.open_slots == 2
     call = connection.send(Request(PATH, [], b"groupIds=g1"), 5.0)
     assert (connection.open_slots, connection.in_flight, connection.sent) == (1, 1, 1)
-    connection.retire()
+    connection.retire("used up")
     assert connection.open_slots == 0
     assert not connection.closed
     release.set()
@@ -278,7 +278,7 @@ async def test_a_retired_connection_takes_no_call_and_closes_its_transport_after
     await settle()
     assert connection.closed
     assert changes
-    assert connection.closed_reason == "retired"
+    assert connection.closed_reason == "used up"
     await connection.aclose()
     await connection.aclose()
     assert transport.closed == 1
@@ -290,7 +290,7 @@ async def test_a_connection_that_is_retired_while_idle_reports_that_it_is_closed
     connection = HttpxConnection(
         Transport(), Origin.parse("https://group.test"), 2, lambda: changes.append(connection.closed), owned=True
     )
-    connection.retire()
+    connection.retire("used up")
     assert changes == [True]
     await connection.aclose()
 

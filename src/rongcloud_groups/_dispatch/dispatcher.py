@@ -20,7 +20,7 @@ from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.responses import BatchResult
 from rongcloud_groups._transport.failover import Failover
-from rongcloud_groups._transport.pool import PooledConnection
+from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups.errors import DecodeError, Phase, RongCloudError, TransportError
 from rongcloud_groups.events import (
     BatchAbandoned,
@@ -38,7 +38,7 @@ class InFlight(Struct, eq=False):
     """One request in flight."""
 
     batch: Batch
-    connection: PooledConnection
+    connection: Connection
     future: Future[Response]
     sent_at: float
     cancelled: bool = False
@@ -211,7 +211,7 @@ class Dispatcher:
         self._without_token += 1
         await anyio.sleep(self._policy.back_off(self._without_token))
 
-    def _send(self, connection: PooledConnection, batch: Batch) -> None:
+    def _send(self, connection: Connection, batch: Batch) -> None:
         try:
             with contained(RongCloudError, "building the request"):
                 request = self._api.batch_request(batch.group_ids)
@@ -222,9 +222,9 @@ class Dispatcher:
         sent_at = get_running_loop().time()
         try:
             with contained(TransportError, f"sending to {connection.host}"):
-                future = connection.send(request, self._attempt_timeout)
+                future = self._failover.send(connection, request, self._attempt_timeout)
         except TransportError as error:
-            self._gate.lost(connection.connection.delivered)
+            self._gate.lost(connection.delivered)
             self._failover.failed(connection, error)
             self._recovery.retry(self._pending.entries(batch), error)
             return
@@ -241,7 +241,7 @@ class Dispatcher:
         del self._in_flight[flight.batch]
         try:
             if future.cancelled() or future.exception() is not None:
-                self._gate.lost(flight.connection.connection.delivered)
+                self._gate.lost(flight.connection.delivered)
             else:
                 self._gate.answered()
             if flight.cancelled or self._closed:

@@ -15,7 +15,7 @@ from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.error_codes import RETRIED
 from rongcloud_groups._protocol.responses import ListingPage
 from rongcloud_groups._transport.failover import Failover
-from rongcloud_groups._transport.pool import PooledConnection
+from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups.errors import ClientClosed, DecodeError, RongCloudError, ServiceError, TransportError
 from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.models import ListedGroup
@@ -100,7 +100,7 @@ class ListingRequests:
             if self._policy.refused_too_long(attempts, clock() + pause):
                 raise error
 
-    async def _connection_with_token(self) -> PooledConnection:
+    async def _connection_with_token(self) -> Connection:
         wait = ConnectionWait(self._failover, self._policy, self._attempt_timeout)
         while True:
             while not await wait.step(busy=False):
@@ -111,11 +111,11 @@ class ListingRequests:
             self._gate.unused()
             await wait.wasted()
 
-    async def _attempt(self, connection: PooledConnection, token: str | None) -> ListingPage:
+    async def _attempt(self, connection: Connection, token: str | None) -> ListingPage:
         request = self._api.listing_request(token)
         try:
             with contained(TransportError, f"the request to {connection.host}"):
-                sending = connection.send(request, self._attempt_timeout)
+                sending = self._failover.send(connection, request, self._attempt_timeout)
                 self._gate.sent()
                 response = await sending
             with contained(DecodeError, "reading the response"):

@@ -1,7 +1,6 @@
 """Opens one connection: name resolution, TCP, TLS, and the protocol that both sides speak."""
 
 import asyncio
-import ipaddress
 import logging
 import os
 import socket
@@ -17,7 +16,7 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 from rongcloud_groups._http import Origin, Proxy
 from rongcloud_groups._transport.http1 import HTTP1Connection
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
-from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, Connection
+from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, Connection, SocketConnection
 from rongcloud_groups._transport.proxy import open_tunnel
 from rongcloud_groups._transport.tls import tls_context
 from rongcloud_groups.errors import TransportError
@@ -115,19 +114,18 @@ class Dialler:
     def _proxy_to(self, origin: Origin) -> Proxy | None:
         return self._proxy if self._proxy is not None and self._proxy.serves(origin) else None
 
-    def _connection(
-        self, origin: Origin, on_change: Callable[[], None], alpn: str | None, *, tls: bool
-    ) -> HTTP2Connection | HTTP1Connection:
-        if alpn == "h2":
-            return HTTP2Connection(
-                origin.authority, max_in_flight=self._max_in_flight, on_change=on_change, slot_timeout=self._timeout
-            )
-        return HTTP1Connection(origin, on_change=on_change, proxy=None if tls else self._proxy_to(origin))
+    def _connection(self, origin: Origin, on_change: Callable[[], None], tls: ssl.SSLObject | None) -> SocketConnection:
+        if tls is None:
+            return HTTP1Connection(origin, on_change, self._proxy_to(origin))
+        if tls.selected_alpn_protocol() != "h2":
+            return HTTP1Connection(origin, on_change)
+        host, limit = origin.authority, self._max_in_flight
+        return HTTP2Connection(host, on_change, max_in_flight=limit, slot_timeout=self._timeout)
 
     async def _resolve(self, host: str, port: int) -> list[AddrInfoType]:
         """The addresses of a host. A lookup that hangs holds one thread, however often it is waited for."""
-        with suppress(ValueError):
-            return [_address_info(host, port)]
+        with suppress(socket.gaierror):
+            return _look_up(host, port, socket.AI_NUMERICHOST)  # an IP address, which needs no resolver
         if (resolving := self._resolving.get((host, port))) is None:
             resolving = asyncio.get_running_loop().run_in_executor(None, _look_up, host, port)
             self._resolving[host, port] = resolving
@@ -147,9 +145,9 @@ READY_STEP: Final = "HTTP/2 SETTINGS"
 class _Attempt(asyncio.Protocol):
     """One attempt to connect, and the protocol of its transport until ALPN has chosen another."""
 
-    connection: HTTP2Connection | HTTP1Connection
+    connection: SocketConnection
 
-    def __init__(self, make: Callable[..., HTTP2Connection | HTTP1Connection]) -> None:
+    def __init__(self, make: Callable[[ssl.SSLObject | None], SocketConnection]) -> None:
         self.step = "connecting"
         self.succeeded = False
         self._make = make
@@ -157,9 +155,7 @@ class _Attempt(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
-        tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        alpn = None if tls is None else tls.selected_alpn_protocol()
-        self.connection = self._make(alpn, tls=tls is not None)
+        self.connection = self._make(transport.get_extra_info("ssl_object"))
         self._transport.set_protocol(self.connection)
         self.connection.connection_made(transport)  # in the same step, so no byte is missed
 
@@ -179,19 +175,8 @@ async def _hand_over(connected: socket.socket, attempt: _Attempt, tls: dict[str,
             connected.detach()
 
 
-def _look_up(host: str, port: int) -> list[AddrInfoType]:
-    return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-
-
-def _address_info(host: str, port: int) -> AddrInfoType:
-    """The address that a literal IP address stands for: it needs no resolver.
-
-    Raises:
-        ValueError: it is a name.
-    """
-    if ipaddress.ip_address(host).version == 6:  # noqa: PLR2004  IPv6
-        return (socket.AF_INET6, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port, 0, 0))
-    return (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, port))
+def _look_up(host: str, port: int, flags: int = 0) -> list[AddrInfoType]:
+    return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)]
 
 
 def _describe(error: Exception) -> str:

@@ -1,21 +1,19 @@
 """Which origin requests go to: the primary, or a backup until the primary responds again."""
 
 import logging
-from asyncio import Event, Lock, get_running_loop
+from asyncio import Event, Future, Lock, get_running_loop
 from collections.abc import Sequence
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
-from rongcloud_groups._http import Origin
-from rongcloud_groups._transport.interface import Connector
-from rongcloud_groups._transport.pool import ConnectionPool, PooledConnection
+from rongcloud_groups._http import Origin, Request, Response
+from rongcloud_groups._transport.interface import Connection, Connector
+from rongcloud_groups._transport.pool import ConnectionPool
 from rongcloud_groups.errors import RongCloudError, ServerError, ServiceError, TransportError
 from rongcloud_groups.events import Emitter, HostSwitched
 
-IDLE_TIMEOUT: Final = 55.0
-"""Seconds. The service asks to close a connection that was idle for so long (its base URL page)."""
 PROBE_AFTER: Final = 60.0
 """Seconds from a switch to a backup until the primary is tried again, with one request."""
 
@@ -28,7 +26,7 @@ class Failover:
     """Holds one pool an origin, and sends requests to one of them.
 
     An origin that fails is left for the next one at once, and the primary is probed with one request after
-    ``probe_after`` seconds.
+    `PROBE_AFTER` seconds.
 
     Args:
         origins: the primary, then its backups.
@@ -36,8 +34,6 @@ class Failover:
         emit: where events go.
         requests_per_connection: requests that a connection must not reach; None for no limit.
         max_in_flight: requests in flight at most.
-        probe_after: seconds.
-        idle_timeout: seconds after which an idle connection is closed.
     """
 
     def __init__(
@@ -48,26 +44,23 @@ class Failover:
         *,
         requests_per_connection: int | None,
         max_in_flight: int,
-        probe_after: float = PROBE_AFTER,
-        idle_timeout: float = IDLE_TIMEOUT,
     ) -> None:
         self._pools = [
             ConnectionPool(
                 origin,
                 connector,
-                self,
                 emit,
+                on_change=self._on_change,
+                on_unreachable=self._on_unreachable,
                 requests_per_connection=requests_per_connection,
                 max_in_flight=max_in_flight,
-                idle_timeout=idle_timeout,
             )
             for origin in origins
         ]
         self._primary = self._pool = self._pools[0]
         self._pool.active = True
         self._emit = emit
-        self._probe_after = probe_after
-        self._probe: PooledConnection | None = None
+        self._probe: Connection | None = None
         self._probe_at = float("inf")
         self._unreachable: set[ConnectionPool] = set()
         self._failure: TransportError | None = None
@@ -98,11 +91,24 @@ class Failover:
         finally:
             self._tasks = None
 
-    def pick(self) -> PooledConnection | None:
+    def pick(self) -> Connection | None:
         """A connection that can take a request in this very step."""
         if self._probe is not None and self._probe.open_slots:
             return self._probe
         return self._pool.pick()
+
+    def send(self, connection: Connection, request: Request, timeout: float) -> Future[Response]:
+        """Send at once on a connection that `pick` has just returned; see `Connection.send`."""
+        future = connection.send(request, timeout)
+        if connection.pool is not None:
+            connection.pool.on_sent(connection)
+        if connection is self._probe:
+            self._probe = None
+            self._schedule_probe()
+        if self._tasks is not None and get_running_loop().time() >= self._probe_at:
+            self._probe_at = float("inf")
+            self._tasks.start_soon(self._open_probe)
+        return future
 
     async def ready(self) -> None:
         """Wait until `pick` has a connection.
@@ -121,7 +127,7 @@ class Failover:
             finally:
                 self._pool.wanted = False
 
-    def failed(self, connection: PooledConnection, error: RongCloudError) -> None:
+    def failed(self, connection: Connection, error: RongCloudError) -> None:
         """Report a request that failed; fail over to the next origin if the error suggests that the host is down.
 
         Args:
@@ -135,29 +141,18 @@ class Failover:
             if error.status == _MISDIRECTED:
                 connection.retire("misdirected request")
 
-    def succeeded(self, connection: PooledConnection) -> None:
+    def succeeded(self, connection: Connection) -> None:
         """Report a response; if it is the probe's, go back to the primary."""
-        if connection.pool is self._primary and self._pool is not self._primary and not connection.detached:
+        if connection.pool is self._primary and self._pool is not self._primary:
             self._switch_to(self._primary, "it responds again")
 
-    def on_change(self) -> None:
-        """See `PoolObserver`."""
-        if self._probe is not None and self._probe.connection.closed:
+    def _on_change(self) -> None:
+        if self._probe is not None and self._probe.closed:
             self._probe = None
             self._schedule_probe()
         self._changed.set()
 
-    def on_sent(self, connection: PooledConnection) -> None:
-        """See `PoolObserver`."""
-        if connection is self._probe:
-            self._probe = None
-            self._schedule_probe()
-        if self._tasks is not None and get_running_loop().time() >= self._probe_at:
-            self._probe_at = float("inf")
-            self._tasks.start_soon(self._open_probe)
-
-    def on_unreachable(self, pool: ConnectionPool, error: TransportError) -> None:
-        """See `PoolObserver`."""
+    def _on_unreachable(self, pool: ConnectionPool, error: TransportError) -> None:
         if pool is not self._pool:
             return
         self._unreachable.add(pool)
@@ -168,14 +163,13 @@ class Failover:
             self._pool.wanted = False
             self._changed.set()
 
-    def _leave(self, connection: PooledConnection, reason: str) -> None:
-        if connection.detached or self._tasks is None:
+    def _leave(self, connection: Connection, reason: str) -> None:
+        if connection.pool is None or self._tasks is None:
             return
         if connection.pool is self._pool:
             self._switch_to_next(reason)
         else:
-            connection.detached = True
-            connection.retire(f"probe failed: {reason}")
+            connection.detach(f"probe failed: {reason}")
             self._schedule_probe()
 
     async def _wait_for_connection(self) -> None:
@@ -204,14 +198,14 @@ class Failover:
 
     def _schedule_probe(self) -> None:
         on_backup = self._pool is not self._primary
-        self._probe_at = get_running_loop().time() + self._probe_after if on_backup else float("inf")
+        self._probe_at = get_running_loop().time() + PROBE_AFTER if on_backup else float("inf")
 
     async def _open_probe(self) -> None:
         try:
-            probe = await self._primary.open_probe()
+            probe = await self._primary.connect()
         except TransportError:
             self._schedule_probe()
             return
         if self._pool is not self._primary:
             self._probe = probe
-        self.on_change()
+        self._on_change()

@@ -3,14 +3,14 @@
 import asyncio
 import select
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Final
 
 import h11
 
 from rongcloud_groups._http import Origin, Proxy, Request, Response
 from rongcloud_groups._transport.http2.headers import MAX_HEADER_LIST_SIZE
 from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE
-from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, ConnectionState
+from rongcloud_groups._transport.interface import SocketConnection
 from rongcloud_groups.errors import TransportError
 
 _FIELD_OVERHEAD: Final = 32  # bytes a field counts beyond its text; RFC 9113, section 6.5.2
@@ -21,7 +21,7 @@ _MAX_TINY_CHUNKS: Final = 1_000
 _TINY: Final = 16
 
 
-class HTTP1Connection(ConnectionState, asyncio.Protocol):
+class HTTP1Connection(SocketConnection):
     """A `Connection` that carries one request at a time.
 
     A response that was not asked for ends the connection if it is there before the next request is sent. HTTP/1.1
@@ -31,20 +31,12 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
         origin: where it goes.
         on_change: see `Connector.connect`.
         proxy: the proxy that the transport is connected to, for an origin without TLS; RFC 9112, section 3.2.2.
-        close_timeout: seconds that closing may take before the socket is aborted.
     """
 
     http_version = "HTTP/1.1"
 
-    def __init__(
-        self,
-        origin: Origin,
-        *,
-        on_change: Callable[[], None],
-        proxy: Proxy | None = None,
-        close_timeout: float = CLOSE_TIMEOUT,
-    ) -> None:
-        super().__init__(origin.authority, on_change, close_timeout=close_timeout)
+    def __init__(self, origin: Origin, on_change: Callable[[], None], proxy: Proxy | None = None) -> None:
+        super().__init__(origin.authority, on_change)
         self._target_prefix = "" if proxy is None else str(origin)
         self._fields = [("host", origin.authority), *([] if proxy is None else proxy.headers)]
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEADER_LIST_SIZE)
@@ -55,7 +47,7 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
     @property
     def open_slots(self) -> int:
         """How many requests may be sent right now, 0 or 1."""
-        return 0 if self._retired or self.closed or self.in_flight else 1
+        return 0 if self.closed_reason or self.in_flight else 1
 
     def send(self, request: Request, timeout: float) -> asyncio.Future[Response]:
         """Send at once; see `Connection.send`.
@@ -63,13 +55,11 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
         Cancelling the future closes the connection, as does a time-out: HTTP/1.1 has no other way to abandon a
         request.
         """
-        future: asyncio.Future[Response] = self._loop.create_future()
         if self.sent and self.open_slots and self._has_unread():
             self._close("the server spoke unasked")
         if not self.open_slots:
-            reason = self.closed_reason or "a request is open"
-            future.set_exception(TransportError(f"{self._authority}: {reason}", never_processed=True))
-            return future
+            return self._refused("a request is open")
+        future: asyncio.Future[Response] = self._loop.create_future()
         self.sent += 1
         self.in_flight = 1
         self._future = future
@@ -84,23 +74,16 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
             self._transport.write(data)
         return future
 
-    def retire(self) -> None:
-        """Take no more requests; close when the open one has ended."""
-        if self._mark_retired(f"retired after {self.sent} requests"):
+    def retire(self, reason: str) -> None:
+        """See `Connection.retire`."""
+        if not self.closed_reason:
+            self.closed_reason = reason
             if self.in_flight:
                 self._on_change()
             else:
-                self._close(self.closed_reason)
-
-    async def aclose(self) -> None:
-        """Close now; an open request ends in a `TransportError`. Returns when the socket is closed."""
-        self._close("closed here")
-        await self._lost.wait()
+                self._close(reason)
 
     # Called by asyncio
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
 
     def data_received(self, data: bytes) -> None:
         if self._future is None:
@@ -150,7 +133,7 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
         self._end_request()
         if future is not None and not future.done():
             future.set_result(response)
-        if self._retired or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+        if self.closed_reason or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             self._close("closed by the server after its response")
         elif self._h11.trailing_data[0] or self._transport.get_write_buffer_size() or self._has_unread():
             self._close("the server sent more than its response, or before it had the request")
@@ -177,16 +160,18 @@ class HTTP1Connection(ConnectionState, asyncio.Protocol):
             self._close("request cancelled")
 
     def _on_timeout(self, timeout: float) -> None:
-        self._close(f"no response within {timeout:g} s from {self._authority}", cause=TimeoutError())
+        self._close(f"no response within {timeout:g} s from {self.host}", cause=TimeoutError())
 
     def _close(self, reason: str, *, cause: Exception | None = None) -> None:
-        if not self._mark_closed(reason):
+        if self.closed:
             return
+        self.closed = True
+        self.closed_reason = self.closed_reason or reason
         if self._future is not None:
             future, self._future = self._future, None
             self._end_request()
             if not future.done():
-                text = reason if self._authority in reason else f"{self._authority}: {reason}"
+                text = reason if self.host in reason else f"{self.host}: {reason}"
                 error = TransportError(text)
                 error.__cause__ = cause
                 future.set_exception(error)

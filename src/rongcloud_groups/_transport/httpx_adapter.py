@@ -12,7 +12,7 @@ import httpx
 
 from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE
-from rongcloud_groups._transport.interface import ConnectionState
+from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups.errors import ConfigError, TransportError
 
 Library = Literal["httpx", "httpx2"]
@@ -98,7 +98,7 @@ def _transports_of(library: str, verify: ssl.SSLContext | None) -> Callable[[], 
     return lambda: transport(verify=True if verify is None else verify)
 
 
-class HttpxConnection(ConnectionState):
+class HttpxConnection(Connection):
     """An `httpx.AsyncBaseTransport` that carries requests to one host: a mock, an ASGI app, another engine.
 
     Its connections and handshakes are its own affair; so the token is taken just before the call. Anything that it
@@ -138,7 +138,7 @@ class HttpxConnection(ConnectionState):
     @property
     def open_slots(self) -> int:
         """How many more calls may be made right now."""
-        return 0 if self._retired else max(0, self._slots - self.in_flight)
+        return 0 if self.closed_reason else max(0, self._slots - self.in_flight)
 
     def send(self, request: Request, timeout: float) -> Future[Response]:
         """Call the transport; see `Connection.send`."""
@@ -149,16 +149,16 @@ class HttpxConnection(ConnectionState):
         call.add_done_callback(self._on_returned)
         return call
 
-    def retire(self) -> None:
+    def retire(self, reason: str) -> None:
         """Make no more calls; close when the last one has returned."""
-        self._mark_retired("retired")
+        self.closed_reason = self.closed_reason or reason
         if not self._calls:
             self._start_closing()
             self._on_change()
 
     async def aclose(self) -> None:
         """Cancel the calls under way and close."""
-        self.retire()
+        self.retire("closed here")
         for call in list(self._calls):
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
@@ -168,7 +168,7 @@ class HttpxConnection(ConnectionState):
     def _on_returned(self, call: Task[Response]) -> None:
         self._calls.discard(call)
         self.in_flight -= 1
-        if self._retired and not self._calls:
+        if self.closed_reason and not self._calls:
             self._start_closing()
         self._on_change()
 
@@ -193,11 +193,11 @@ class HttpxConnection(ConnectionState):
             call = asyncio.current_task()
             if call is None or call.cancelling():
                 raise
-            raise TransportError(f"the request to {self._authority} failed: the transport cancelled it") from None
+            raise TransportError(f"the request to {self.host} failed: the transport cancelled it") from None
         except TimeoutError:
-            raise TransportError(f"no response within {timeout:g} s from {self._authority}") from None
+            raise TransportError(f"no response within {timeout:g} s from {self.host}") from None
         except Exception as error:
-            text = f"the request to {self._authority} failed: {type(error).__name__}: {error}"
+            text = f"the request to {self.host} failed: {type(error).__name__}: {error}"
             raise TransportError(text) from error
 
 

@@ -1,49 +1,60 @@
 """The connection as the pool and the dispatcher see it, and the state that its implementations share."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from asyncio import Future
 from collections.abc import Callable
-from typing import ClassVar, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, cast
 
 from rongcloud_groups._http import Origin, Request, Response
+from rongcloud_groups.errors import TransportError
+
+if TYPE_CHECKING:
+    from rongcloud_groups._transport.pool import ConnectionPool
 
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that closing may take before the socket is aborted."""
 
 
-class Connection(Protocol):
-    """An open connection. It never reconnects; `ConnectionPool` opens another one."""
+class Connection(ABC):
+    """An open connection. It never reconnects; `ConnectionPool` opens another one.
+
+    Args:
+        host: the host, with the port where it isn't the scheme's own.
+        on_change: see `Connector.connect`.
+
+    Attributes:
+        http_version: ``HTTP/2`` or ``HTTP/1.1``.
+        sent: how many requests it was given.
+        in_flight: how many of them are still open.
+        closed_reason: why it takes no more requests; empty while it does.
+        closed: True when nothing can come from it any more.
+        pool: the pool whose requests it carries; None when it has none, or was detached from it.
+    """
+
+    http_version: str
+    # Here for the repr of one whose construction failed.
+    host = ""
+    sent = in_flight = 0
+    closed_reason = ""
+    closed = False
+    pool: "ConnectionPool | None" = None
+
+    def __init__(self, host: str, on_change: Callable[[], None]) -> None:
+        self.host = host
+        self._on_change = on_change
+        self._loop = asyncio.get_running_loop()
+
+    def __repr__(self) -> str:
+        state = self.closed_reason or "open"
+        return f"<{type(self).__name__} {self.host} {state}, {self.sent} sent, {self.in_flight} in flight>"
 
     @property
-    def http_version(self) -> str:
-        """``HTTP/2`` or ``HTTP/1.1``."""
-        ...
-
-    @property
-    def sent(self) -> int:
-        """How many requests it was given."""
-        ...
-
-    @property
-    def in_flight(self) -> int:
-        """How many of them are still open."""
-        ...
-
-    @property
-    def closed_reason(self) -> str:
-        """Why it takes no more requests; empty while it does."""
-        ...
-
-    @property
+    @abstractmethod
     def open_slots(self) -> int:
         """How many requests may be sent right now; 0 once it is retired or closed."""
-        ...
 
-    @property
-    def closed(self) -> bool:
-        """True when nothing can come from it any more."""
-        ...
-
+    @abstractmethod
     def send(self, request: Request, timeout: float) -> Future[Response]:
         """Send at once, in this very step; the future ends in the response or in a `TransportError`.
 
@@ -53,7 +64,6 @@ class Connection(Protocol):
             request: the request.
             timeout: seconds until the attempt ends in a `TransportError`.
         """
-        ...
 
     def delivered(self) -> Future[bool]:
         """Wait until no request that was sent can arrive at the server any more.
@@ -62,15 +72,23 @@ class Connection(Protocol):
             A future: True where the server has read all of them, or closed the connection; False, at once or when the
             connection ends, where that is not known.
         """
-        ...
+        future: Future[bool] = self._loop.create_future()
+        future.set_result(False)
+        return future
 
-    def retire(self) -> None:
+    @abstractmethod
+    def retire(self, reason: str) -> None:
         """Take no more requests; close when the last open one has ended."""
-        ...
 
+    def detach(self, reason: str) -> None:
+        """Retire it; the requests that are open on it no longer concern its pool."""
+        self.pool = None
+        if not self.closed_reason:
+            self.retire(reason)
+
+    @abstractmethod
     async def aclose(self) -> None:
         """Close now; open requests end in a `TransportError`. Returns when the socket is closed."""
-        ...
 
 
 class Connector(Protocol):
@@ -90,36 +108,16 @@ class Connector(Protocol):
         ...
 
 
-class ConnectionState:
-    """The state and the end of a connection, whichever protocol it speaks.
+class SocketConnection(Connection, asyncio.Protocol):
+    """A connection that is the protocol of its own transport."""
 
-    Args:
-        authority: the host, with the port where it isn't the scheme's own.
-        on_change: see `Connector.connect`.
-        close_timeout: see `CLOSE_TIMEOUT`.
-    """
+    close_timeout = CLOSE_TIMEOUT
 
-    http_version: ClassVar[str]
-    # Here for the repr of one whose construction failed.
-    sent = 0
-    in_flight = 0
-    closed = False
-    closed_reason = ""
-    _authority = ""
-
-    def __init__(self, authority: str, on_change: Callable[[], None], *, close_timeout: float = CLOSE_TIMEOUT) -> None:
-        self._authority = authority
-        self._on_change = on_change
-        self._close_timeout = close_timeout
-        self._loop = asyncio.get_running_loop()
-        self._retired = False
+    def __init__(self, host: str, on_change: Callable[[], None]) -> None:
+        super().__init__(host, on_change)
         self._transport: asyncio.Transport
         self._lost = asyncio.Event()
         self._abort_timer: asyncio.TimerHandle | None = None
-
-    def __repr__(self) -> str:
-        state = self.closed_reason or "open"
-        return f"<{type(self).__name__} {self._authority} {state}, {self.sent} sent, {self.in_flight} in flight>"
 
     async def wait_ready(self) -> None:
         """Wait until requests may be sent.
@@ -128,32 +126,29 @@ class ConnectionState:
             TransportError: the connection closed before that.
         """
 
-    def delivered(self) -> Future[bool]:
-        """See `Connection.delivered`; nothing is known here."""
-        future: Future[bool] = self._loop.create_future()
-        future.set_result(False)
+    async def aclose(self) -> None:
+        """See `Connection.aclose`."""
+        self._close("closed here")
+        await self._lost.wait()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
+
+    @abstractmethod
+    def _close(self, reason: str) -> None:
+        """End the open requests, and close."""
+
+    def _refused(self, reason: str) -> Future[Response]:
+        """The outcome of a request that there is no slot for."""
+        future: Future[Response] = self._loop.create_future()
+        text = f"{self.host}: {self.closed_reason or reason}"
+        future.set_exception(TransportError(text, never_processed=True))
         return future
-
-    def _mark_retired(self, reason: str) -> bool:
-        """Note that it takes no more requests; False where that was known."""
-        if self._retired or self.closed:
-            return False
-        self._retired = True
-        self.closed_reason = reason
-        return True
-
-    def _mark_closed(self, reason: str) -> bool:
-        """Note that nothing comes from it any more; False where that was known."""
-        if self.closed:
-            return False
-        self.closed = True
-        self.closed_reason = self.closed_reason or reason
-        return True
 
     def _close_transport(self) -> None:
         """Write the buffer and close; abort when that takes too long."""
         self._transport.close()
-        self._abort_timer = self._loop.call_later(self._close_timeout, self._transport.abort)
+        self._abort_timer = self._loop.call_later(self.close_timeout, self._transport.abort)
 
     def _on_transport_lost(self) -> None:
         if self._abort_timer is not None:

@@ -8,12 +8,12 @@ are the socket, the timers, the count of slots, and the care for a server that f
 import asyncio
 from collections.abc import Callable
 from functools import partial
-from typing import Final, cast
+from typing import Final
 
 from rongcloud_groups._http import Request, Response
 from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
 from rongcloud_groups._transport.http2.session import LAST_STREAM_ID, PING_DATA, Session
-from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, ConnectionState
+from rongcloud_groups._transport.interface import SocketConnection
 from rongcloud_groups.errors import TransportError
 
 PING_AFTER: Final = 1.0
@@ -28,34 +28,27 @@ _MIN_SEND_WINDOW: Final = 16 * 1024
 """Bytes of the connection's window that a request should find."""
 
 
-class HTTP2Connection(ConnectionState, asyncio.Protocol):
+class HTTP2Connection(SocketConnection):
     """A `Connection` that carries many requests at once.
 
     Args:
-        authority: the host, with the port where it isn't 443.
-        max_in_flight: the most requests open at once, even if the server allows more.
+        host: the host, with the port where it isn't 443.
         on_change: see `Connector.connect`.
-        ping_after, ping_timeout, close_timeout, slot_timeout: see the constants of these names.
+        max_in_flight: the most requests open at once, even if the server allows more.
+        slot_timeout: see `SLOT_TIMEOUT`.
     """
 
     http_version = "HTTP/2"
+    ping_after, ping_timeout = PING_AFTER, PING_TIMEOUT
 
     def __init__(
-        self,
-        authority: str,
-        *,
-        max_in_flight: int,
-        on_change: Callable[[], None],
-        ping_after: float = PING_AFTER,
-        ping_timeout: float = PING_TIMEOUT,
-        close_timeout: float = CLOSE_TIMEOUT,
-        slot_timeout: float = SLOT_TIMEOUT,
+        self, host: str, on_change: Callable[[], None], *, max_in_flight: int, slot_timeout: float = SLOT_TIMEOUT
     ) -> None:
-        super().__init__(authority, on_change, close_timeout=close_timeout)
+        super().__init__(host, on_change)
         self._max_in_flight = max_in_flight
-        self._ping_after, self._ping_timeout, self._slot_timeout = ping_after, ping_timeout, slot_timeout
+        self.slot_timeout = slot_timeout
         self._settled = asyncio.Event()
-        self._session = Session(authority)
+        self._session = Session(host)
         self._heard_at = 0.0
         self._pinged = False
         self._silence_timer: asyncio.TimerHandle | None = None
@@ -71,7 +64,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
     @property
     def open_slots(self) -> int:
         """See `Connection.open_slots`."""
-        if self._retired or self.closed or self._blocked:
+        if self.closed_reason or self._blocked:
             return 0
         return max(0, min(self._session.max_streams, self._max_in_flight) - self.in_flight)
 
@@ -88,15 +81,13 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         """
         await self._settled.wait()
         if self.closed:
-            raise TransportError(f"{self._authority}: {self.closed_reason}", never_processed=True)
+            raise TransportError(f"{self.host}: {self.closed_reason}", never_processed=True)
 
     def send(self, request: Request, timeout: float) -> asyncio.Future[Response]:
         """See `Connection.send`; cancelling the future resets the stream."""
-        future: asyncio.Future[Response] = self._loop.create_future()
         if not self.open_slots:
-            reason = self.closed_reason or "no free stream"
-            future.set_exception(TransportError(f"{self._authority}: {reason}", never_processed=True))
-            return future
+            return self._refused("no free stream")
+        future: asyncio.Future[Response] = self._loop.create_future()
         if not self.in_flight:
             self._watch_silence()
         stream_id = self._session.send(request, future)
@@ -118,21 +109,15 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
             self._ask_delivery()
         return future
 
-    def retire(self) -> None:
+    def retire(self, reason: str) -> None:
         """See `Connection.retire`; it closes with a GOAWAY."""
-        self._retire(f"retired after {self.sent} requests")
+        self._retire(reason)
         self._end_step()
-
-    async def aclose(self) -> None:
-        """See `Connection.aclose`."""
-        self._close("closed here", ErrorCode.NO_ERROR)
-        self._end_step()
-        await self._lost.wait()
 
     # Called by asyncio
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # a stream has no other; uvloop's is no subclass
+        super().connection_made(transport)
         # A request that waits here has left by the limiter's count, but not by the server's.
         self._transport.set_write_buffer_limits(high=_MAX_UNWRITTEN)
         self._flush()
@@ -146,12 +131,12 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
 
     def eof_received(self) -> None:
         self._finish_reading()
-        self._close(_CLOSED_BY_SERVER, ErrorCode.NO_ERROR)
+        self._end(_CLOSED_BY_SERVER, ErrorCode.NO_ERROR)
         self._end_step()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish_reading()
-        self._close(f"connection lost: {exc}" if exc else _CLOSED_BY_SERVER, None)
+        self._end(f"connection lost: {exc}" if exc else _CLOSED_BY_SERVER, None)
         self._on_transport_lost()
         self._end_step()
 
@@ -197,7 +182,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         try:
             self._session.step()
         except ProtocolError as error:
-            self._close(f"HTTP/2 broken by the server: {error}", error.code)
+            self._end(f"HTTP/2 broken by the server: {error}", error.code)
         if self._session.goaway:
             self._retire(self._session.goaway)
         if self._session.max_streams:
@@ -215,7 +200,7 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
             self._end_step()
 
     def _on_timeout(self, stream_id: int, timeout: float, responses_before: int) -> None:
-        error = TransportError(f"no response within {timeout:g} s from {self._authority}")
+        error = TransportError(f"no response within {timeout:g} s from {self.host}")
         error.__cause__ = TimeoutError()
         if self._session.fail(stream_id, error, reset=ErrorCode.CANCEL):
             if responses_before == self._session.responses:  # to no request at all: another connection may do better
@@ -232,22 +217,22 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
         """A request is open: from now on, silence counts. A timer that runs since an earlier one is kept."""
         self._on_heard()
         if self._silence_timer is None:
-            self._silence_timer = self._loop.call_later(self._ping_after, self._on_silence)
+            self._silence_timer = self._loop.call_later(self.ping_after, self._on_silence)
 
     def _on_silence(self) -> None:
         """Sends a PING after some silence, and gives the connection up when that brings nothing either."""
         self._silence_timer = None
         if not self.in_flight:
             return
-        due = self._heard_at + self._ping_after
+        due = self._heard_at + self.ping_after
         if self._loop.time() < due:
             self._silence_timer = self._loop.call_at(due, self._on_silence)
         elif not self._pinged:
             self._pinged = True
-            self._silence_timer = self._loop.call_later(self._ping_timeout, self._on_silence)
+            self._silence_timer = self._loop.call_later(self.ping_timeout, self._on_silence)
             self._ping(bytes(8))
         else:
-            self._close("nothing received, not even the ACK of a PING", None)
+            self._end("nothing received, not even the ACK of a PING", None)
             self._transport.abort()
             self._end_step()
 
@@ -263,16 +248,22 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
     # The end
 
     def _retire(self, reason: str) -> None:
-        if self._mark_retired(reason):
+        if not self.closed_reason:
+            self.closed_reason = reason
             self._changed = True
 
-    def _close(self, reason: str, code: ErrorCode | None) -> None:
+    def _close(self, reason: str) -> None:
+        self._end(reason, ErrorCode.NO_ERROR)
+        self._end_step()
+
+    def _end(self, reason: str, code: ErrorCode | None) -> None:
         """Ends everything at once; a GOAWAY with `code` is sent first, if it isn't None."""
-        if not self._mark_closed(reason):
+        if self.closed:
             return
-        self._changed = True
+        self._retire(reason)
+        self.closed = self._changed = True
         for stream_id in list(self._session.streams):
-            self._session.fail(stream_id, TransportError(f"{self._authority}: {reason}"))
+            self._session.fail(stream_id, TransportError(f"{self.host}: {reason}"))
         if self._silence_timer is not None:
             self._silence_timer.cancel()
         self._closed_by_server = reason == _CLOSED_BY_SERVER
@@ -287,22 +278,22 @@ class HTTP2Connection(ConnectionState, asyncio.Protocol):
 
     def _watch_slots(self) -> None:
         """Runs a timer while the server lets no request in."""
-        waiting = self._blocked and not self._retired and not self.closed
+        waiting = self._blocked and not self.closed_reason
         if waiting and self._slot_timer is None:
-            self._slot_timer = self._loop.call_later(self._slot_timeout, self._on_no_slots)
+            self._slot_timer = self._loop.call_later(self.slot_timeout, self._on_no_slots)
         elif not waiting and self._slot_timer is not None:
             self._slot_timer.cancel()
             self._slot_timer = None
 
     def _on_no_slots(self) -> None:
-        self._retire(f"the server let no request in for {self._slot_timeout:g} s")
+        self._retire(f"the server let no request in for {self.slot_timeout:g} s")
         self._end_step()
 
     def _end_step(self) -> None:
         """Writes the step's frames, closes if it was the last one, and reports the change."""
         self.in_flight = len(self._session.streams)
-        if self._retired and not self.in_flight:
-            self._close(self.closed_reason, ErrorCode.NO_ERROR)
+        if self.closed_reason and not self.in_flight:
+            self._end(self.closed_reason, ErrorCode.NO_ERROR)
         if not self.closed:
             self._flush()
         self._watch_slots()
