@@ -17,7 +17,7 @@ from rongcloud_groups.bulk import Counts, Failure, Report
 from rongcloud_groups.cli import demo_run
 from rongcloud_groups.cli.app import exit_code
 from rongcloud_groups.cli.demo_run import DISTINCT, INVALID, LINES, Outcome, contradictions, demo_ids
-from rongcloud_groups.emulator.recorder import Report as Seen
+from rongcloud_groups.emulator.server import Report as Seen
 
 NUMBER = re.compile(r"^(\w[\w ]+?)  +([\d,.]+)  ", re.MULTILINE)
 

@@ -6,7 +6,7 @@ import pytest
 
 from rongcloud_groups.bulk import Counts, Progress
 from rongcloud_groups.cli import progress as progress_module
-from rongcloud_groups.cli.progress import Display, JsonLines, MessagesAlone, PlainLines, Speed, display
+from rongcloud_groups.cli.progress import Display, Lines, Speed, display, plain_line, status_line
 from rongcloud_groups.cli.progress_bar import Bar
 from rongcloud_groups.cli.sync_options import ProgressStyle, seconds_of
 
@@ -40,7 +40,7 @@ def test_without_a_total_or_a_speed_no_end_is_shown() -> None:
 
 
 def test_a_plain_line_says_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:
-    plain, speed = PlainLines(30.0), Speed()
+    plain, speed = Lines(30.0, plain_line), Speed()
     for progress in (after(10, 50_000), after(11, 55_000, None)):
         speed.add(progress)
         plain.show(progress, speed)
@@ -51,7 +51,7 @@ def test_a_plain_line_says_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_line_of_json_says_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:
-    lines = Display(JsonLines(), in_json=True)
+    lines = Display(Lines(1.0, status_line), in_json=True)
     lines.show(after(10, 50_000))
     lines.close()
     assert json.loads(capfd.readouterr().err) == {
@@ -92,10 +92,11 @@ def test_a_bar_fits_the_terminal(
     assert all(len(line) <= columns for line in lines)
 
 
-class Stuck(MessagesAlone):
+class Stuck(Lines):
     """A terminal that takes nothing until it is released."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.released = threading.Event()
         self.lines: list[str] = []
 
@@ -121,12 +122,12 @@ def test_a_terminal_that_takes_nothing_holds_up_no_job_and_loses_no_message() ->
     [
         ("auto", {"stdout", "stderr"}, False, "xterm", Bar),
         ("auto", {"stderr"}, True, "xterm", Bar),
-        ("auto", {"stdout", "stderr"}, True, "xterm", PlainLines),
-        ("auto", {"stdout"}, False, "xterm", PlainLines),
-        ("auto", {"stdout", "stderr"}, False, "dumb", PlainLines),
-        ("plain", {"stderr"}, False, "xterm", PlainLines),
-        ("json", {"stderr"}, False, "xterm", JsonLines),
-        ("none", {"stderr"}, False, "xterm", MessagesAlone),
+        ("auto", {"stdout", "stderr"}, True, "xterm", plain_line),
+        ("auto", {"stdout"}, False, "xterm", plain_line),
+        ("auto", {"stdout", "stderr"}, False, "dumb", plain_line),
+        ("plain", {"stderr"}, False, "xterm", plain_line),
+        ("json", {"stderr"}, False, "xterm", status_line),
+        ("none", {"stderr"}, False, "xterm", None),
     ],
 )
 def test_there_is_a_bar_only_on_a_terminal_without_rows(
@@ -134,7 +135,7 @@ def test_there_is_a_bar_only_on_a_terminal_without_rows(
     terminals: set[str],
     rows: bool,  # noqa: FBT001  one of the columns
     term: str,
-    kind: type,
+    kind: object,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("TERM", term)
@@ -143,7 +144,8 @@ def test_there_is_a_bar_only_on_a_terminal_without_rows(
         monkeypatch.setattr(stream_object, "isatty", lambda stream=stream: stream in terminals)
     shown = display(style, stdout_has_rows=rows)
     shown.close()
-    assert type(shown._renderer) is kind
+    renderer = shown._renderer
+    assert (renderer.line if isinstance(renderer, Lines) else type(renderer)) is kind
 
 
 @pytest.mark.parametrize(

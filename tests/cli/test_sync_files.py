@@ -103,7 +103,7 @@ async def test_an_input_or_output_that_cannot_be_is_refused_before_the_first_req
             [statement] = whole.execute("SELECT sql FROM sqlite_master WHERE name = 'groups'").fetchone()
             other.execute(statement.replace("group_id TEXT PRIMARY KEY NOT NULL", of))
     before = {name: (here / name).read_bytes() for name in files_in(here)}
-    emulator.record.clear()
+    emulator.reset()
     ended = await sync(*arguments, env=variables, here=here)
     assert ended.code == 2, ended.stderr
     assert words in ended.stderr
@@ -239,7 +239,7 @@ async def test_another_writer_of_a_database_is_waited_for(
 ) -> None:
     written(here / "ids.txt", *ids(300))
     await sync("ids.txt", "-o", "out.db", env=variables, here=here)
-    emulator.record.clear()
+    emulator.reset()
     with closing(sqlite3.connect(here / "out.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         process = await asyncio.create_subprocess_exec(

@@ -54,7 +54,7 @@ def forked() -> multiprocessing.context.ForkServerContext:
 async def asking_or_ended(process: multiprocessing.context.ForkServerProcess, emulator: Emulator) -> None:
     """Until the process has sent some requests, as many as chance says."""
     requests = random.randint(1, 8)
-    await until(lambda: len(emulator.record.arrivals) >= requests or not process.is_alive())
+    await until(lambda: len(emulator.arrivals) >= requests or not process.is_alive())
 
 
 async def ended(process: multiprocessing.context.ForkServerProcess) -> int | None:
@@ -97,7 +97,7 @@ async def killed_and_compared(
     done: list[int] = []  # after each kill
     while len(done) < KILLS or len(set(done)) <= KILLS // 5:  # they fall all over the work, not only before it
         process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
-        emulator.record.clear()
+        emulator.reset()
         process.start()
         await asking_or_ended(process, emulator)
         await asyncio.sleep(random.uniform(0, 0.05))  # between two requests, or in a commit

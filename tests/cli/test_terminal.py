@@ -161,6 +161,7 @@ def test_lines_are_broken_at_spaces_and_what_is_copied_is_whole() -> None:
             fitted("lines     20  in this file", terminal, indent=14)
             == "lines     20  in\n              this\n              file"
         )
+        assert fitted("found  5  in profiles.jsonl", terminal, indent=10) == "found  5  in\n      profiles.jsonl"
     os.close(ours)
     with Path(os.devnull).open("w") as file:
         assert fitted("a line  " * 50, file) == "a line  " * 50

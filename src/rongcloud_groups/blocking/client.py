@@ -6,7 +6,6 @@ from contextlib import ExitStack
 from datetime import datetime
 from functools import partial, update_wrapper
 from threading import Lock
-from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
 from weakref import WeakSet, finalize
@@ -64,8 +63,8 @@ class BlockingGroupClient:
         self._make: Callable[[], GroupClient] = partial(
             GroupClient, **with_machine_budget({"app_key": app_key, "app_secret": Secret.of(app_secret), **options})
         )
-        self._unopened: GroupClient | None = self._make()  # an option that cannot be used is refused here
-        self._pickled = {"app_key": app_key, **options}
+        self._make()  # an option that cannot be used is refused here
+        self._pickled: dict[str, Any] = {"app_key": app_key, **options}
         self._running: Running | None = None
         self._closed = False
         self._lock = Lock()
@@ -154,24 +153,21 @@ class BlockingGroupClient:
         self._run()
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def __reduce__(self) -> Any:
         for name, value in self._pickled.items():
             if isinstance(value, str) and "@" in value and urlsplit(value).password:
                 raise TypeError(f"{name} holds a password, which is not pickled; set it in the environment instead")
-        return _from_env, (type(self), self._pickled)
+        return partial(type(self).from_env, **self._pickled), ()
 
     def __repr__(self) -> str:
-        if self.closed:
-            return "<BlockingGroupClient, closed>"
-        return f"<BlockingGroupClient, {'not open' if self._running is None else repr(self._running.client)}>"
+        running = self._running
+        state = "closed" if self._closed else "not open" if running is None else repr(running.client)
+        return f"<BlockingGroupClient, {state}>"
 
     def _run(self) -> Running:
-        """The running client, opened now if it is not."""
         with self._lock:
             if self._closed:
                 raise ClientClosed("the client is closed")
@@ -180,8 +176,7 @@ class BlockingGroupClient:
             return self._running
 
     def _opened(self) -> Running:
-        client, self._unopened = self._unopened or self._make(), None
-        stack = ExitStack()
+        client, stack = self._make(), ExitStack()
         portal = stack.enter_context(start_blocking_portal("asyncio"))
         stack.callback(portal.call, portal.stop, True)  # noqa: FBT003  cancel streams that are still iterated
         try:
@@ -193,16 +188,12 @@ class BlockingGroupClient:
 
     def reset_after_fork(self) -> None:
         """Forget the parent's thread and connections, which a fork does not copy. Called in the child automatically."""
-        self._running = self._unopened = None
+        self._running = None
         self._lock = Lock()
 
 
 _CLIENTS: WeakSet[BlockingGroupClient] = WeakSet()
-
-
 _SHARED: dict[tuple[tuple[str, Any], ...], BlockingGroupClient] = {}
-
-
 _SHARED_LOCK = Lock()
 
 
@@ -224,10 +215,6 @@ def shared(**options: Unpack[AllOptions]) -> BlockingGroupClient:
         if key not in _SHARED or _SHARED[key].closed:
             _SHARED[key] = BlockingGroupClient.from_env(**options)
         return _SHARED[key]
-
-
-def _from_env(kind: type[BlockingGroupClient], options: dict[str, Any]) -> BlockingGroupClient:
-    return kind.from_env(**options)
 
 
 def _after_fork() -> None:

@@ -2,10 +2,9 @@
 
 from asyncio import Event
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from itertools import islice
-from types import TracebackType
 from typing import Final, Self
 
 from anyio import CancelScope
@@ -37,9 +36,7 @@ class BlockingStream:
             self._stack.enter_context(entered(self._running, self._parts))
         return self
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -83,38 +80,30 @@ class BlockingStream:
 
     async def _next_part(self) -> Lookup | None:
         """The next part, or None where the stream waits for IDs or has ended."""
-        with CancelScope() as scope, self._feed.hungry_calls(scope.cancel):
+        with CancelScope() as self._feed.reader:
+            if self._feed.hungry:
+                self._feed.reader.cancel()
             return await anext(self._parts, None)
         return None
 
 
 class _Feed:
-    """The asynchronous source of a stream, filled by the thread that consumes the stream."""
+    """The asynchronous source of a stream, filled by the thread that consumes the stream.
+
+    Where it has no more IDs, it is hungry, and ends the wait for the next part, which is `reader`.
+    """
 
     def __init__(self) -> None:
         self._ids: deque[str] = deque()
         self._filled = Event()
-        self._hungry = False
-        self._call: Callable[[], object] | None = None
-        self.ended = False
+        self.reader: CancelScope | None = None
+        self.hungry = self.ended = False
 
-    def put(self, group_ids: list[str]) -> None:
-        """Add IDs; none of them is the end."""
+    def put(self, group_ids: list[str]) -> None:  # an empty list is the end
         self._ids.extend(group_ids)
         self.ended = not group_ids
-        self._hungry = False
+        self.hungry = False
         self._filled.set()
-
-    @contextmanager
-    def hungry_calls(self, call: Callable[[], object]) -> Iterator[None]:
-        """Call once the stream waits for IDs."""
-        self._call = call
-        if self._hungry:
-            call()
-        try:
-            yield
-        finally:
-            self._call = None
 
     def __aiter__(self) -> Self:
         return self
@@ -124,8 +113,8 @@ class _Feed:
             if self.ended:
                 raise StopAsyncIteration
             self._filled.clear()
-            self._hungry = True
-            if self._call is not None:
-                self._call()
+            self.hungry = True
+            if self.reader is not None:
+                self.reader.cancel()
             await self._filled.wait()
         return self._ids.popleft()

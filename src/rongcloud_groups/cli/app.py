@@ -43,11 +43,7 @@ app.register_install_completion_command(sort_key=6)
 
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
-
-    Args:
-        arguments: the command line's, without the program's name; None takes the process's.
-    """
+    """Run the command of these arguments; None takes the process's."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or _HELP & {*arguments}:
         app.console = _help_console()

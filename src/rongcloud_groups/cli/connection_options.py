@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from rongcloud_groups._http import Proxy
-from rongcloud_groups.cli.budget import command_options
+from rongcloud_groups.config import options_from_environment, with_machine_budget
 from rongcloud_groups.errors import ConfigError
 
 
@@ -23,12 +23,8 @@ class ConnectionOptions:
     """Offer HTTP/2, or HTTP/1.1 alone."""
 
     def for_client(self) -> dict[str, Any]:
-        """The client's options: the environment's, and these.
-
-        Raises:
-            ConfigError: a variable is missing or cannot be read; the message names it.
-        """
-        options = command_options()
+        """The client's options: the environment's, and these; all commands of this user and App Key share a budget."""
+        options = with_machine_budget(options_from_environment())
         if not self.http2:
             options["http2"] = False
         if self.proxy == "env":

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from textwrap import fill
+from textwrap import TextWrapper
 from typing import Any, Final, Protocol, TextIO
 
 from rongcloud_groups._tables.output import printable, write_all
@@ -36,13 +36,10 @@ def fitted(text: str, stream: TextIO, *, indent: int = 0) -> str:
         width = 0
     if not width:
         return text
-    lines = [
-        fill(
-            line, max(width, indent + 1), subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False
-        )
-        for line in text.split("\n")
-    ]
-    return "\n".join(lines)
+    longest = max(map(len, text.split()), default=0)
+    wrapper = TextWrapper(width, subsequent_indent=" " * max(0, min(indent, width - longest)))
+    wrapper.break_long_words = wrapper.break_on_hyphens = False
+    return "\n".join(map(wrapper.fill, text.split("\n")))
 
 
 def tell(text: str) -> None:
@@ -50,14 +47,9 @@ def tell(text: str) -> None:
     write_stderr(f"{fitted(text, sys.stderr)}\n")
 
 
-def json_line(message: dict[str, Any]) -> str:
-    """A message as JSON in ASCII, which any stderr takes, with file names that are no Unicode text as well."""
-    return json.dumps(message)
-
-
 def print_json(message: dict[str, Any]) -> None:
-    """Write a line of JSON to stderr."""
-    write_stderr(f"{json_line(message)}\n")
+    """Write a line of JSON to stderr: in ASCII, which any stderr takes, with file names that are no Unicode text."""
+    write_stderr(f"{json.dumps(message)}\n")
 
 
 def prompt_for_ids() -> None:
@@ -78,21 +70,15 @@ class Speaker(Protocol):
 
     def say(self, text: str, fields: dict[str, Any]) -> None:
         """Show a message: its text, or where stderr is JSON lines, its fields."""
-        ...
 
 
 class Messages:
-    """Messages as lines on stderr.
-
-    Args:
-        in_json: whether they are JSON lines.
-    """
+    """Messages as lines on stderr, or as JSON lines."""
 
     def __init__(self, *, in_json: bool) -> None:
         self._in_json = in_json
 
     def say(self, text: str, fields: dict[str, Any]) -> None:
-        """Write a line."""
         if self._in_json:
             print_json(fields)
         else:
@@ -117,8 +103,7 @@ class Warnings(logging.Handler):
         self._held_back: dict[str, tuple[str, int]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Show a warning; the command reports errors itself."""
-        if record.levelno != logging.WARNING:
+        if record.levelno != logging.WARNING:  # the command reports errors itself
             return
         now = time.monotonic()
         kind, message = record.msg, one_line(record.getMessage())

@@ -4,7 +4,6 @@ import random
 import ssl
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +17,7 @@ from rongcloud_groups.cli.progress import display
 from rongcloud_groups.cli.sync_job import watch
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.emulator.program import Address
-from rongcloud_groups.emulator.recorder import Report as Seen
+from rongcloud_groups.emulator.server import Report as Seen
 from rongcloud_groups.errors import ConfigError, InvalidGroupId
 from rongcloud_groups.models import GroupProfile
 
@@ -41,49 +40,32 @@ _EMULATOR: Final = ("--latency=0.02", "--latency-tail=0.005", "--unknown=0.05", 
 
 
 class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of a demo.
-
-    Attributes:
-        ids_file: the file of IDs.
-        distinct: the different IDs in it.
-        profiles_file: the file of profiles.
-        written: how often each group ID is in it.
-        failed: the IDs that failed.
-        report: the job's report.
-        seen: the emulator's report.
-    """
+    """The counts of a demo."""
 
     ids_file: Path
-    distinct: int
+    distinct: int  # the different IDs in it
     profiles_file: Path
-    written: Counter[str]
+    written: Counter[str]  # how often each group ID is in it
     failed: list[Failure]
     report: Report
-    seen: Seen
+    seen: Seen  # the emulator's report
 
 
 def demo_ids() -> list[str]:
     """All the lines, in an order that is the same each time."""
     shuffle = random.Random(20)
-    valid = list(_valid_ids(DISTINCT - len(INVALID)))
+    valid = [_valid_id(number) for number in range(DISTINCT - len(INVALID))]
     lines = [*valid, *INVALID, *shuffle.choices(valid, k=LINES - DISTINCT)]
     shuffle.shuffle(lines)
     return lines
 
 
-def _valid_ids(count: int) -> Iterator[str]:
-    for number in range(count):
-        match number % 10:
-            case 0:
-                yield f"项目组-{number}"
-            case 1:
-                yield f"team_{number:x}"
-            case _:
-                yield f"g{100_000 + number}"
+def _valid_id(number: int) -> str:
+    unusual = {0: f"项目组-{number}", 1: f"team_{number:x}"}
+    return unusual.get(number % 10, f"g{100_000 + number}")
 
 
 def run(directory: Path, context: Context) -> Outcome:
-    """Write the IDs, and look them up."""
     directory.mkdir(parents=True, exist_ok=True)
     ids_file = directory / "group-ids.txt"
     ids = demo_ids()
@@ -143,7 +125,6 @@ def contradictions(outcome: Outcome) -> list[str]:
 
 
 def print_summary(outcome: Outcome) -> None:
-    """Print the counts to stdout."""
     from rich.console import Console
     from rich.text import Text
 

@@ -68,11 +68,7 @@ def _export(address: "Address") -> None:
 
 
 def require_emulator() -> None:
-    """Do nothing where the emulator can run.
-
-    Raises:
-        ConfigError: a package that it needs is not installed.
-    """
+    """Refuse, as an error of configuration, to run where a package of the emulator is not installed."""
     try:
         import trustme  # noqa: F401  to see whether it is there
     except ModuleNotFoundError:

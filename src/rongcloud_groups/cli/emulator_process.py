@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from rongcloud_groups.cli.emulate import require_emulator
 from rongcloud_groups.errors import RongCloudError
 
 if TYPE_CHECKING:  # it imports packages of an extra
@@ -27,40 +26,21 @@ main()
 
 @contextmanager
 def emulator_process(*options: str) -> Iterator["Address"]:
-    """Run ``python -m rongcloud_groups.emulator`` while the context lasts, at most as long as this process.
-
-    Args:
-        options: its options.
-
-    Yields:
-        Its address.
-
-    Raises:
-        ConfigError: a package that the emulator needs is not installed.
-        RongCloudError: it did not start.
-    """
-    require_emulator()
+    """Run ``python -m rongcloud_groups.emulator`` while the context lasts, at most as long as this process."""
     command = [sys.executable, "-P", "-c", _PROGRAM, *options]
     with subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:  # noqa: S603  our own module
         try:
             assert process.stdout is not None  # noqa: S101  it is a pipe
-            yield _address(process.stdout.readline(), process)
+            line = process.stdout.readline()
+            if not line:
+                _, words = process.communicate()
+                raise RongCloudError(f"the emulator did not start: {words.decode(errors='replace')}")
+            from rongcloud_groups.emulator.program import Address
+
+            yield msgspec.json.decode(line, type=Address)
         finally:
-            _end(process)
-
-
-def _address(line: bytes, process: subprocess.Popen[bytes]) -> "Address":
-    from rongcloud_groups.emulator.program import Address
-
-    if not line:
-        _, words = process.communicate()
-        raise RongCloudError(f"the emulator did not start: {words.decode(errors='replace')}")
-    return msgspec.json.decode(line, type=Address)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.communicate(timeout=_TIME_TO_END)
-    except subprocess.TimeoutExpired:
-        process.kill()
+            process.terminate()
+            try:
+                process.communicate(timeout=_TIME_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()

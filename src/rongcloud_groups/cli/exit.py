@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 from cyclopts import Parameter
 
 from rongcloud_groups._tables.output import printable
-from rongcloud_groups.cli.console import Messages, Warnings, discard, one_line, print_json, tell
+from rongcloud_groups.cli.console import Messages, Warnings, discard, one_line
 from rongcloud_groups.cli.signals import Interruption
 from rongcloud_groups.errors import AuthenticationError, ConfigError, RongCloudError, ServiceNotEnabled
 
@@ -37,28 +37,14 @@ class ShowHelp(Exception):  # noqa: N818  a way to end, not an error
 
 
 class Context(NamedTuple):
-    """The context in which a command runs.
-
-    Attributes:
-        interruption: tells it of SIGINT and SIGTERM.
-        warnings: the client's warnings so far.
-    """
+    """The context in which a command runs."""
 
     interruption: Interruption
     warnings: Warnings
 
 
 def run_command(work: Callable[[Context], int], *, debug: bool, in_json: bool = False) -> int:
-    """Do a command's work.
-
-    Args:
-        work: returns the exit code.
-        debug: log what the client does, and show the traceback of an error.
-        in_json: print errors and warnings as JSON.
-
-    Returns:
-        The exit code of the work, or of the error or signal that ended it.
-    """
+    """Do a command's work; return its exit code, or that of the error or signal that ended it."""
     interruption = Interruption()
     with _logged(Warnings(Messages(in_json=in_json)), debug=debug) as warnings, interruption.by_signals():
         try:
@@ -77,12 +63,9 @@ def run_command(work: Callable[[Context], int], *, debug: bool, in_json: bool = 
 
 
 def print_error(message: str, *, exit_code: int = ExitCode.ERROR, in_json: bool = False) -> None:
-    """Print an error to stderr."""
-    if in_json:
-        print_json({"message_type": "error", "message": message, "exit_code": int(exit_code)})
-        return
     lines = "\n".join(map(printable, message.split("\n")))
-    tell(f"rongcloud-groups: error: {lines}")
+    fields = {"message_type": "error", "message": message, "exit_code": int(exit_code)}
+    Messages(in_json=in_json).say(f"error: {lines}", fields)
 
 
 def discard_unwritten() -> None:
@@ -94,7 +77,6 @@ def discard_unwritten() -> None:
 
 
 def exit_code_for(error: Exception) -> ExitCode:
-    """The exit code that an error ends a command with."""
     match error:
         case ConfigError():
             return ExitCode.USAGE

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import Parameter
 
@@ -20,7 +20,15 @@ if TYPE_CHECKING:  # help needs none of it
     from rich.console import Console
 
 _OUTAGE_TIMEOUT: Final = 5.0  # seconds: a person waits
-_COLUMNS: Final = ("group_id", "name", "members", "owner", "created", "introduction")
+_COLUMNS: Final[dict[str, dict[str, Any]]] = {
+    "group_id": {"min_width": 8},
+    "name": {"min_width": 10, "max_width": 24},
+    "members": {"min_width": 7, "no_wrap": True, "justify": "right"},
+    "owner": {"min_width": 8, "max_width": 24},
+    "created": {"min_width": 10, "no_wrap": True},
+    "introduction": {"min_width": 12},
+}
+"""In a narrow terminal, rich takes from the widest column that may wrap; of the cells, only IDs do."""
 _MIN_TABLE: Final = 65
 """Columns of a terminal below which a table would leave out some of its own."""
 
@@ -56,15 +64,14 @@ def get(
 def _get(
     group_ids: Iterable[str], connection: ConnectionOptions, context: Context, *, stdin: bool, json_lines: bool
 ) -> int:
-    client = GroupClient(
-        **connection.for_client(), outage_timeout=_OUTAGE_TIMEOUT
-    )  # an error in the environment comes before anything is read
+    # An error in the environment comes before anything is read.
+    client = GroupClient(**connection.for_client(), outage_timeout=_OUTAGE_TIMEOUT)
     asked = [*group_ids, *(_lines_of_stdin() if stdin else [])]
     if not asked:
         raise ConfigError("stdin has no IDs")
     lookup = context.interruption.run(_look_up(client, asked))
     if json_lines:
-        _print_lines(lookup.found.values())
+        write_rows(b"".join(map(json_row, lookup.found.values())))
     elif lookup.found:
         _print_table(lookup.found.values())
     _print_rest(lookup)
@@ -83,10 +90,6 @@ def _lines_of_stdin() -> Iterator[str]:
             yield text
 
 
-def _print_lines(profiles: Iterable[GroupProfile]) -> None:
-    write_rows(b"".join(map(json_row, profiles)))
-
-
 def _print_table(profiles: Iterable[GroupProfile]) -> None:
     from rich.console import Console
     from rich.table import Table
@@ -96,18 +99,14 @@ def _print_table(profiles: Iterable[GroupProfile]) -> None:
     if console.width < _MIN_TABLE:
         _print_records(console, profiles)
         return
-    # In a narrow terminal, rich takes from the widest column that may wrap; of the cells, only IDs do.
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("group_id", min_width=8)
-    table.add_column("name", min_width=10, max_width=24)
-    table.add_column("members", min_width=7, no_wrap=True, justify="right")
-    table.add_column("owner", min_width=8, max_width=24)
-    table.add_column("created", min_width=10, no_wrap=True)
-    table.add_column("introduction", min_width=12)
+    for name, options in _COLUMNS.items():
+        table.add_column(name, **options)
     for profile in profiles:
+        group_id, *others = _cells(profile)
         table.add_row(
-            Text(one_line(profile.group_id), no_wrap=False, overflow="fold"),  # it is copied from here
-            *(Text(one_line(cell), no_wrap=True, overflow="ellipsis") for cell in _cells(profile)),
+            Text(group_id, no_wrap=False, overflow="fold"),  # it is copied from here
+            *(Text(cell, no_wrap=True, overflow="ellipsis") for cell in others),
         )
     console.print(table)
 
@@ -121,20 +120,16 @@ def _print_records(console: "Console", profiles: Iterable[GroupProfile]) -> None
         record = Table.grid(padding=(0, 2))
         record.add_column(style="bold", no_wrap=True)
         record.add_column(overflow="fold")
-        for name, cell in zip(_COLUMNS, (profile.group_id, *_cells(profile)), strict=True):
+        for name, cell in zip(_COLUMNS, _cells(profile), strict=True):
             if cell:
-                record.add_row(name, Text(one_line(cell), overflow="fold"))
+                record.add_row(name, Text(cell, overflow="fold"))
         console.print(*([""] if number else []), record, sep="\n")
 
 
-def _cells(profile: GroupProfile) -> tuple[str, ...]:
-    return (
-        profile.group_name or "",
-        "" if profile.member_count is None else str(profile.member_count),
-        profile.owner or "",
-        "" if profile.create_time is None else f"{profile.create_time:%Y-%m-%d}",
-        profile.introduction or "",
-    )
+def _cells(profile: GroupProfile) -> list[str]:
+    created = None if profile.create_time is None else f"{profile.create_time:%Y-%m-%d}"
+    cells = (profile.group_id, profile.group_name, profile.member_count, profile.owner, created, profile.introduction)
+    return ["" if cell is None else one_line(str(cell)) for cell in cells]
 
 
 def _print_rest(lookup: Lookup) -> None:
@@ -142,13 +137,10 @@ def _print_rest(lookup: Lookup) -> None:
     for group_id in lookup.missing:
         tell(f"no such group: {printable(group_id)}")
     for group_id, error in lookup.failed.items():
-        tell(f"failed: {one_line(_words_for(group_id, error))}")
+        words = str(error) if isinstance(error, InvalidGroupId) else f"{group_id}: {error}"
+        tell(f"failed: {one_line(words)}")
     if lookup.failed:
         print_error(f"{len(lookup.failed)} of {len(lookup)} IDs failed{_advice(lookup.failed.values())}")
-
-
-def _words_for(group_id: str, error: RongCloudError) -> str:
-    return str(error) if isinstance(error, InvalidGroupId) else f"{group_id}: {error}"
 
 
 def _advice(errors: Iterable[RongCloudError]) -> str:

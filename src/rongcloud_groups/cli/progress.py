@@ -1,12 +1,13 @@
 """The display of a running job on stderr: a bar, a line now and then, JSON lines, or only messages."""
 
+import json
 import os
 import queue
 import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from rongcloud_groups.bulk.report import Progress
-from rongcloud_groups.cli.console import fitted, json_line, print_json, tell, write_stderr
+from rongcloud_groups.cli.console import fitted, write_stderr
 from rongcloud_groups.cli.signals import handled
 from rongcloud_groups.cli.sync_options import ProgressStyle
 
@@ -30,11 +31,9 @@ class Speed:
 
     def __init__(self) -> None:
         self._samples: deque[tuple[float, int, int]] = deque()
-        self.records = 0.0
-        self.requests = 0.0
+        self.records = self.requests = 0.0
 
     def add(self, progress: Progress) -> None:
-        """Take in how far the job is now."""
         if not self._samples:
             self._samples.append((0.0, progress.resumed_from, 0))
         now = (progress.seconds, progress.counts.records, progress.requests)
@@ -54,14 +53,9 @@ class Speed:
 
 
 class Display:
-    """The display of a job, written by its own thread: a terminal that takes nothing does not hold up the job.
+    """The display of a job, written by its own thread: a terminal that takes nothing does not hold up the job."""
 
-    Args:
-        renderer: the style.
-        in_json: whether messages are JSON.
-    """
-
-    def __init__(self, renderer: "MessagesAlone | Bar", *, in_json: bool = False) -> None:
+    def __init__(self, renderer: "Lines | Bar", *, in_json: bool = False) -> None:
         self.interval = renderer.interval
         self._renderer = renderer
         self._in_json = in_json
@@ -82,7 +76,7 @@ class Display:
 
         A thread waits while a thousand messages wait. An event loop must not: there a message is dropped then.
         """
-        line = json_line(fields) if self._in_json else fitted(text, sys.stderr)
+        line = json.dumps(fields) if self._in_json else fitted(text, sys.stderr)
         if threading.current_thread() is threading.main_thread():
             with suppress(queue.Full):
                 self._waiting.put_nowait(line)
@@ -136,108 +130,85 @@ def display(
         debug: whether log lines go to stderr.
         line_interval: seconds between two lines of the plain style.
     """
-    if style == "auto" and in_json:
-        return Display(JsonLines(line_interval), in_json=True)
-    if style == "auto":
+    if style == "auto" and not in_json:
         rows_on_terminal = stdout_has_rows and sys.stdout.isatty()
         able = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"
         style = "bar" if able and not rows_on_terminal and not debug else "plain"
-    if style == "bar":
-        from rongcloud_groups.cli.progress_bar import Bar
+    match style:
+        case "bar":
+            from rongcloud_groups.cli.progress_bar import Bar
 
-        return Display(Bar(), in_json=in_json)
-    if style == "json":
-        return Display(JsonLines(), in_json=True)
-    return Display(PlainLines(line_interval) if style == "plain" else MessagesAlone(), in_json=in_json)
+            return Display(Bar(), in_json=in_json)
+        case "plain":
+            return Display(Lines(line_interval, plain_line), in_json=in_json)
+        case "none":
+            return Display(Lines(), in_json=in_json)
+        case _:
+            return Display(Lines(1.0 if style == "json" else line_interval, status_line), in_json=True)
 
 
-class MessagesAlone:
-    """No progress; the other styles show some.
+class Lines:
+    """Messages, and every so many seconds a line on the progress, if there is a function that makes it."""
 
-    Attributes:
-        interval: seconds between two calls of `show`.
-    """
-
-    interval = 3600.0
+    def __init__(self, interval: float = 3600.0, line: Callable[[Progress, Speed], str] | None = None) -> None:
+        self.interval = interval
+        self.line = line
 
     def show(self, progress: Progress, speed: Speed) -> None:
-        """Write how far the job is."""
+        if self.line is not None:
+            self.write(self.line(progress, speed))
 
     def write(self, line: str) -> None:
-        """Write a line."""
         write_stderr(f"{line}\n")
 
     def close(self) -> None:
         """Leave the terminal as it was; `show` may follow."""
 
 
-class PlainLines(MessagesAlone):
-    """A line now and then.
-
-    Args:
-        interval: seconds from one to the next.
-    """
-
-    def __init__(self, interval: float) -> None:
-        self.interval = interval
-
-    def show(self, progress: Progress, speed: Speed) -> None:
-        counts = progress.counts
-        if progress.scanned is not None:
-            tell(reading(progress.scanned))
-            return
-        parts = [f"{counts.records:,}{of_total(progress)} IDs", f"{speed.records:,.0f}/s"]
-        if (left := speed.seconds_left(progress)) is not None:
-            parts.append(f"{clock(left)} left")
-        parts += [f"found {counts.found:,}", f"missing {counts.missing:,}", f"failed {counts.failed:,}"]
-        parts.append(f"budget {budget(progress, speed)}")
-        tell(", ".join(parts))
+def plain_line(progress: Progress, speed: Speed) -> str:
+    if progress.scanned is not None:
+        return fitted(reading(progress.scanned), sys.stderr)
+    counts, left = progress.counts, speed.seconds_left(progress)
+    parts = [
+        f"{counts.records:,}{of_total(progress)} IDs, {speed.records:,.0f}/s",
+        *([] if left is None else [f"{clock(left)} left"]),
+        f"found {counts.found:,}, missing {counts.missing:,}, failed {counts.failed:,}",
+        f"budget {budget(progress, speed)}",
+    ]
+    return fitted(", ".join(parts), sys.stderr)
 
 
-class JsonLines(MessagesAlone):
-    """JSON objects with ``"message_type": "status"``.
-
-    Args:
-        interval: seconds from one to the next.
-    """
-
-    def __init__(self, interval: float = 1.0) -> None:
-        self.interval = interval
-
-    def show(self, progress: Progress, speed: Speed) -> None:
-        left = speed.seconds_left(progress)
-        status: dict[str, Any] = {
-            "message_type": "status",
-            **msgspec.structs.asdict(progress.counts),
-            "total": progress.total,
-            "scanned": progress.scanned,
-            "seconds": round(progress.seconds, 3),
-            "seconds_left": None if left is None else round(left, 1),
-            "records_per_second": round(speed.records, 1),
-            "requests": progress.requests,
-            "requests_per_second": round(speed.requests, 1),
-            "rate": progress.rate,
-        }
-        print_json(status)
+def status_line(progress: Progress, speed: Speed) -> str:
+    """How far the job is, as a JSON object with ``"message_type": "status"``."""
+    left = speed.seconds_left(progress)
+    status: dict[str, Any] = {
+        "message_type": "status",
+        **msgspec.structs.asdict(progress.counts),
+        "total": progress.total,
+        "scanned": progress.scanned,
+        "seconds": round(progress.seconds, 3),
+        "seconds_left": None if left is None else round(left, 1),
+        "records_per_second": round(speed.records, 1),
+        "requests": progress.requests,
+        "requests_per_second": round(speed.requests, 1),
+        "rate": progress.rate,
+    }
+    return json.dumps(status)
 
 
 def reading(scanned: int) -> str:
-    """How far the scan of the input is."""
     return f"reading the input: {scanned:,} IDs so far"
 
 
 def of_total(progress: Progress) -> str:
-    """How many IDs there are, where that is known."""
     return "" if progress.total is None else f" of {progress.total:,}"
 
 
 def budget(progress: Progress, speed: Speed) -> str:
-    """How much of the rate limit is used."""
     return f"{speed.requests / progress.rate:.0%} of {progress.rate:g}/s"
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}"

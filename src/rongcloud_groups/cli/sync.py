@@ -22,7 +22,7 @@ def sync(
     accepted or service not enabled; 5 stopped by --max-time; 130 and 143 stopped by a signal; 141 the reader of
     stdout has gone.
     """
-    if not options.has_input:
+    if not options.inputs:
         raise ShowHelp("sync")
     return run_command(
         lambda context: _sync(options, connection, context), debug=options.debug, in_json=options.speaks_json

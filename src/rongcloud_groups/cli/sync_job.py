@@ -1,11 +1,9 @@
 """Runs the job of ``sync``, shows how far it is, and stops it when the command is to end."""
 
+import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
 from functools import partial
-
-import anyio
 
 from rongcloud_groups.bulk.estimate import estimate
 from rongcloud_groups.bulk.failed_ids import FailedIdsFile, FailedIdsPrinter, Failures, MissingIdsFile
@@ -85,26 +83,18 @@ async def watch(job: Job, screen: Display, context: Context) -> Report:
     speaker, context.warnings.speaker = context.warnings.speaker, screen
     try:
         with screen.suspendable(), handled({signal.SIGHUP: signal.SIG_IGN}):
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_show, screen, job)
-                outcome = await _outcome_of(job.run)
-                tasks.cancel_scope.cancel()
+            showing = asyncio.create_task(_show(screen, job))
+            try:
+                return await job.run()
+            finally:
+                showing.cancel()
+                await asyncio.wait([showing])
     finally:
         context.warnings.speaker = speaker
         screen.close()
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
 
 
 async def _show(screen: Display, job: Job) -> None:
     while True:
-        await anyio.sleep(screen.interval)
+        await asyncio.sleep(screen.interval)
         screen.show(job.progress())
-
-
-async def _outcome_of(work: Callable[[], Awaitable[Report]]) -> Report | Exception:
-    try:
-        return await work()
-    except Exception as error:  # noqa: BLE001  raised outside of the task group, which would wrap it
-        return error

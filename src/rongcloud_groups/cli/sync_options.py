@@ -96,9 +96,9 @@ class SyncOptions:
     """Log what happens, and show the traceback of an error."""
 
     @property
-    def has_input(self) -> bool:
-        """Whether the command line names any IDs to look up."""
-        return self.ids is not None or self.stdin or self.all_groups or self.retry_failed is not None
+    def inputs(self) -> int:
+        """How many sources of IDs the command line names."""
+        return sum([self.ids is not None, self.stdin, self.all_groups, self.retry_failed is not None])
 
     @property
     def path(self) -> Path | None:
@@ -137,20 +137,13 @@ class SyncOptions:
         return self.report == "json" or self.progress == "json"
 
     def check(self) -> None:
-        """Refuse options that contradict each other.
-
-        Raises:
-            ConfigError: the message names them.
-        """
-        given = [self.ids is not None, self.stdin, self.all_groups, self.retry_failed is not None]
-        if sum(given) > 1:
+        """Refuse options that contradict each other, with a `ConfigError` that names them."""
+        if self.inputs > 1:
             raise ConfigError("give one of: a file of IDs, - for stdin, --all, --retry-failed")
         if self.since is not None and not self.all_groups:
             raise ConfigError("--since goes with --all")
         if self.output is None and not self.dry_run:
             raise ConfigError("give an output: -o FILE, or -o - for stdout")
-        if self.max_time is not None:
-            seconds_of(self.max_time)
         self._check_files()
 
     def _check_files(self) -> None:
@@ -202,11 +195,6 @@ def _is_same(one: Path, other: Path | None) -> bool:
 
 
 def seconds_of(text: str) -> float:
-    """The seconds of ``90``, ``90s``, ``30m`` or ``8h``.
-
-    Raises:
-        ConfigError: it is no time.
-    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text.strip())
     if match is None:
         raise ConfigError(f"--max-time {text!r} is not a time; write 90, 90s, 30m or 8h")

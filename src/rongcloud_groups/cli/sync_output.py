@@ -1,7 +1,5 @@
 """The messages of ``sync`` on stderr when it ends."""
 
-from typing import Any
-
 import msgspec
 
 from rongcloud_groups._tables.output import printable
@@ -20,19 +18,27 @@ def say_failure(speaker: Speaker, failure: Failure) -> None:
 
 
 def tell_report(options: SyncOptions, report: Report, warnings: list[str]) -> None:
-    """Print the report, and what to do next.
-
-    Args:
-        options: the command line's.
-        report: the job's.
-        warnings: the client's warnings on the way.
-    """
-    failed_file = str(options.failures_path) if options.path is not None and report.counts.failed else None
-    missing_file = str(options.missing_path) if options.missing_path is not None and report.counts.missing else None
-    if options.speaks_json:
-        print_json(_summary(options, report, failed_file, missing_file) | {"warnings": warnings})
-        return
+    """Print the report, and what to do next; in JSON, with the client's warnings."""
     counts = report.counts
+    failed_file = str(options.failures_path) if options.path is not None and counts.failed else None
+    missing_file = str(options.missing_path) if options.missing_path is not None and counts.missing else None
+    if options.speaks_json:
+        summary = {
+            "message_type": "summary",
+            "complete": report.complete,
+            **msgspec.structs.asdict(counts),
+            "resumed_from": report.resumed_from,
+            "seconds": round(report.seconds, 3),
+            "requests": report.requests,
+            "unreadable": report.unreadable,
+            "output": options.output,
+            "failed_file": failed_file,
+            "missing_file": missing_file,
+            "row_schema_version": ROW_SCHEMA_VERSION,
+            "warnings": warnings,
+        }
+        print_json(summary)
+        return
     tell(
         f"{_number_of(counts.records, 'ID')}, {counts.duplicates:,} of them duplicates: {counts.found:,} found, "
         f"{counts.missing:,} missing, {counts.failed:,} failed"
@@ -41,9 +47,8 @@ def tell_report(options: SyncOptions, report: Report, warnings: list[str]) -> No
         tell(f"groups in the listing without an ID that can be looked up: {report.unreadable:,}")
     tell(f"{_number_of(report.requests, 'request')} in {report.seconds:.1f} s")
     if report.complete:
-        lists = f"{f'; failed IDs: {failed_file}' if failed_file else ''}"
-        lists += f"{f'; missing IDs: {missing_file}' if missing_file else ''}"
-        tell(one_line(f"done: {options.path or 'stdout'}{lists}"))
+        lists = {"done": options.path or "stdout", "failed IDs": failed_file, "missing IDs": missing_file}
+        tell(one_line("; ".join(f"{name}: {file}" for name, file in lists.items() if file)))
     elif options.path is None:
         tell("stopped before the end")
     else:
@@ -51,24 +56,7 @@ def tell_report(options: SyncOptions, report: Report, warnings: list[str]) -> No
         tell("run the same command again to resume")
 
 
-def _summary(options: SyncOptions, report: Report, failed_file: str | None, missing_file: str | None) -> dict[str, Any]:
-    return {
-        "message_type": "summary",
-        "complete": report.complete,
-        **msgspec.structs.asdict(report.counts),
-        "resumed_from": report.resumed_from,
-        "seconds": round(report.seconds, 3),
-        "requests": report.requests,
-        "unreadable": report.unreadable,
-        "output": options.output,
-        "failed_file": failed_file,
-        "missing_file": missing_file,
-        "row_schema_version": ROW_SCHEMA_VERSION,
-    }
-
-
 def tell_estimate(options: SyncOptions, estimate: Estimate) -> None:
-    """Print the estimate of a job."""
     if options.speaks_json:
         print_json({"message_type": "estimate", **msgspec.structs.asdict(estimate)})
         return
@@ -77,13 +65,10 @@ def tell_estimate(options: SyncOptions, estimate: Estimate) -> None:
     else:
         ids = _number_of(estimate.records, "ID")
         tell(f"{ids}, {estimate.duplicates:,} of them duplicates, {estimate.invalid:,} invalid")
-        tell(f"{_number_of(estimate.requests, 'request')}, {_duration(estimate.seconds)}")
+        duration = "less than a second" if estimate.seconds < 1 else f"at least {estimate.seconds:,.0f} s"
+        tell(f"{_number_of(estimate.requests, 'request')}, {duration}")
     tell(estimate.credentials)
 
 
 def _number_of(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
-def _duration(seconds: float) -> str:
-    return "less than a second" if seconds < 1 else f"at least {seconds:,.0f} s"

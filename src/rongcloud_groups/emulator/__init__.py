@@ -11,8 +11,7 @@ if TYPE_CHECKING:
     from rongcloud_groups.emulator.groups import Universe
     from rongcloud_groups.emulator.program import serve
     from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, worst_second
-    from rongcloud_groups.emulator.recorder import Report
-    from rongcloud_groups.emulator.server import Emulator
+    from rongcloud_groups.emulator.server import Emulator, Report
     from rongcloud_groups.emulator.service import Service
 
 __all__ = [
@@ -29,20 +28,13 @@ __all__ = [
     "worst_second",
 ]
 
-_MODULES: Final = {
-    "faults": ("Faults", "GoAway", "StreamsDrop"),
-    "groups": ("Universe",),
-    "program": ("serve",),
-    "rate_limit": ("OtherConsumer", "RateCheck", "worst_second"),
-    "recorder": ("Report",),
-    "server": ("Emulator",),
-    "service": ("Service",),
-}
+_MODULES: Final = ("faults", "groups", "rate_limit", "service", "server", "program")
 
 
 def __getattr__(name: str) -> Any:
     """Imports a public name at its first use: the command shows the options of the emulator without its extra."""
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
+    for module in _MODULES if name in __all__ else ():
+        found = vars(import_module(f"{__name__}.{module}"))
+        if name in found:
+            return found[name]
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

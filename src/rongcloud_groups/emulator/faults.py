@@ -124,7 +124,8 @@ class Faults:
 
     def choose(self, number: int) -> str | None:
         """The fault of request `number`, from 1, or None; it counts as played."""
-        drawn = self._drawn() if self.share else None
+        without = max(0.0, 1 - sum(self.share.values()))
+        [drawn] = self._random.choices([*self.share, None], [*self.share.values(), without])
         name = self._script.popleft() if self._script else self.at.get(number, drawn)
         if name is not None:
             self.played[name] += 1
@@ -161,14 +162,6 @@ class Faults:
             except (ValueError, KeyError) as error:
                 raise ValueError(f"{description!r} is not a fault. {_syntax()}") from error
         return faults
-
-    def _drawn(self) -> str | None:
-        draw = self._random.random()
-        for name, part in self.share.items():
-            draw -= part
-            if draw < 0:
-                return name
-        return None
 
     def _set(self, name: str, value: str) -> None:
         if name in ON_REQUEST and name.startswith("goaway") and value.isdecimal():

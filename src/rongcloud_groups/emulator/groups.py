@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -73,11 +72,9 @@ class Universe:
     def __init__(
         self, seed: int = 0, *, unknown_share: float = 0.1, listed: int = 0, only_explicit: bool = False
     ) -> None:
-        self.unknown_share = unknown_share
-        self.listed = listed
-        self.only_explicit = only_explicit
+        self.listed = 0 if only_explicit else listed
         self._key = str(seed).encode()
-        self._unknown_below = int(unknown_share * 2**32)
+        self._unknown_below = 2**32 if only_explicit else int(unknown_share * 2**32)
         self._explicit: dict[str, Group] = {}
 
     @classmethod
@@ -113,7 +110,7 @@ class Universe:
 
     def knows(self, group_id: str) -> bool:
         """Tell whether there is a group with this ID."""
-        return group_id in self._explicit or self._generates(group_id, self._digest(group_id))
+        return self.shared(group_id) is not None
 
     def get(self, group_id: str) -> Group | None:
         """The group, or None where there is none."""
@@ -129,31 +126,31 @@ class Universe:
         explicit = self._explicit.get(group_id)
         if explicit is not None:
             return dict(explicit)
-        digest = self._digest(group_id)
-        return self._generated(group_id, digest) if self._generates(group_id, digest) else None
+        name = group_id.encode("utf-8", "surrogatepass")
+        digest = int.from_bytes(blake2b(name, digest_size=16, key=self._key).digest(), "big")
+        place = self._place(group_id)
+        if digest & 0xFFFFFFFF < self._unknown_below and place is None:
+            return None
+        return _generated(group_id, digest >> 32, place)
 
     def __len__(self) -> int:
         """How many groups the listing has."""
-        return self._generated_in_list + sum(1 for _ in self._explicit_in_list())
+        return self.listed + len(self._explicit_in_list())
 
     def listing(self, start: int, size: int, *, newest_first: bool) -> list[Group]:
         """At most `size` listed groups after `start`, as they were created: the generated, then the added ones."""
-        explicit = list(self._explicit_in_list())
-        generated = self._generated_in_list
-        places = range(generated + len(explicit))[:: -1 if newest_first else 1][start : start + size]
-        ids = (f"g{place}" if place < generated else explicit[place - generated] for place in places)
+        explicit = self._explicit_in_list()
+        places = range(self.listed + len(explicit))[:: -1 if newest_first else 1][start : start + size]
+        ids = (f"g{place}" if place < self.listed else explicit[place - self.listed] for place in places)
         return [group for group in map(self.get, ids) if group is not None]
 
-    @property
-    def _generated_in_list(self) -> int:
-        return 0 if self.only_explicit else self.listed
-
-    def _explicit_in_list(self) -> Iterator[str]:
-        return (group_id for group_id in self._explicit if self._place(group_id) is None)
+    def _explicit_in_list(self) -> list[str]:
+        return [group_id for group_id in self._explicit if self._place(group_id) is None]
 
     def _place(self, group_id: str) -> int | None:
-        place = int(group_id[1:]) if _LISTED_ID.fullmatch(group_id) else self._generated_in_list
-        return place if place < self._generated_in_list else None
+        """The place of a generated group in the listing."""
+        place = int(group_id[1:]) if self.listed and _LISTED_ID.fullmatch(group_id) else self.listed
+        return place if place < self.listed else None
 
     def _add_line(self, line: str) -> None:
         fields = json.loads(line)
@@ -169,34 +166,24 @@ class Universe:
                 raise ValueError(f"{name} is not an object")  # noqa: TRY004  the file's value is at fault, not a type
         self.add(group_id, **fields)
 
-    def _digest(self, group_id: str) -> int:
-        name = group_id.encode("utf-8", "surrogatepass")
-        return int.from_bytes(blake2b(name, digest_size=16, key=self._key).digest(), "big")
 
-    def _generates(self, group_id: str, digest: int) -> bool:
-        if self.only_explicit:
-            return False
-        return digest & 0xFFFFFFFF >= self._unknown_below or self._place(group_id) is not None
-
-    def _generated(self, group_id: str, digest: int) -> Group:
-        digest >>= 32
-        profile, ext, permissions = _variant(digest % _VARIANTS)
-        digest >>= 16
-        place = self._place(group_id) if self.listed else None
-        since = digest % _YEARS_OF_CREATION_MS if place is None else place * 1_000
-        group: Group = {
-            "groupId": group_id,
-            "groupName": _NAMES[digest % len(_NAMES)],
-            "owner": f"user{digest % 90_001}",
-            "createTime": _FIRST_CREATED_MS + since,
-            "memberCount": 1 + digest % 3_000,
-            "groupProfile": profile,
-        }
-        if ext:
-            group["groupExtProfile"] = ext
-        if permissions:
-            group["permissions"] = permissions
-        return group
+def _generated(group_id: str, digest: int, place: int | None) -> Group:
+    profile, ext, permissions = _variant(digest % _VARIANTS)
+    digest >>= 16
+    since = digest % _YEARS_OF_CREATION_MS if place is None else place * 1_000
+    group: Group = {
+        "groupId": group_id,
+        "groupName": _NAMES[digest % len(_NAMES)],
+        "owner": f"user{digest % 90_001}",
+        "createTime": _FIRST_CREATED_MS + since,
+        "memberCount": 1 + digest % 3_000,
+        "groupProfile": profile,
+    }
+    if ext:
+        group["groupExtProfile"] = ext
+    if permissions:
+        group["permissions"] = permissions
+    return group
 
 
 @lru_cache(_VARIANTS)

@@ -62,17 +62,13 @@ class EmulatorOptions:
             universe = Universe(self.seed, unknown_share=self.unknown, listed=self.listed)
         else:
             universe = Universe.from_jsonl(self.groups)
+        names = ("window", "count_refused", "retry_after", "latency", "latency_tail", "seed")
         service = Service(
             universe=universe,
             faults=Faults.parse(self.fault or (), seed=self.seed),
             limit=self.rate or None,
-            window=self.window,
-            count_refused=self.count_refused,
-            retry_after=self.retry_after,
             other=OtherConsumer(rate=self.other) if self.other else None,
-            latency=self.latency,
-            latency_tail=self.latency_tail,
-            seed=self.seed,
+            **{name: getattr(self, name) for name in names},
         )
         return Emulator(service, host=self.host, port=self.port, tls=self.tls, http2=self.http2)
 

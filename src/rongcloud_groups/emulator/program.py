@@ -11,8 +11,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
-from rongcloud_groups.emulator.recorder import Report
-from rongcloud_groups.emulator.server import Emulator
+from rongcloud_groups.emulator.server import Emulator, Report
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -32,7 +31,6 @@ class Address(msgspec.Struct, frozen=True):
 
 
 def announce(address: Address) -> None:
-    """Print the address to stdout, as one line of JSON."""
     sys.stdout.write(msgspec.json.encode(address).decode() + "\n")
     sys.stdout.flush()
 
@@ -64,13 +62,8 @@ async def serve(
 
 @contextmanager
 def _certificate(pem: bytes, path: Path | None) -> Iterator[Path | None]:
-    if not pem:
-        yield None
-    elif path is not None:
-        path.write_bytes(pem)
-        yield path
-    else:
-        with tempfile.TemporaryDirectory(prefix="rongcloud-emulator-") as directory:
-            temporary = Path(directory) / "ca.pem"
-            temporary.write_bytes(pem)
-            yield temporary
+    with tempfile.TemporaryDirectory(prefix="rongcloud-emulator-") as directory:
+        path = path or Path(directory) / "ca.pem"
+        if pem:
+            path.write_bytes(pem)
+        yield path if pem else None

@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 from collections.abc import Mapping
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
@@ -36,11 +37,7 @@ class ServiceRefusal(Exception):  # noqa: N818  a code on its way into a respons
 def check_signature(headers: Mapping[str, str], app_key: str, app_secret: str) -> float:
     """Check App Key, nonce, timestamp and signature, under their plain names or those with ``RC-``.
 
-    Returns:
-        The timestamp, in seconds since the epoch.
-
-    Raises:
-        ServiceRefusal: they do not sign the request.
+    Returns the timestamp, in seconds since the epoch.
     """
     names = ("app-key", "nonce", "timestamp", "signature")
     given_key, nonce, timestamp, signature = (_credential(headers, name) for name in names)
@@ -57,11 +54,7 @@ def check_signature(headers: Mapping[str, str], app_key: str, app_secret: str) -
 
 
 def parse_group_ids(version: Version, headers: Mapping[str, str], body: bytes) -> list[str]:
-    """The group IDs of a batch query, as they were given.
-
-    Raises:
-        ServiceRefusal: there are none, or they are no group IDs.
-    """
+    """The group IDs of a batch query, as they were given."""
     name = "groupIds" if version == 1 else "channelIds"
     group_ids = _form_ids(headers, body) if version == 1 else _json_object(headers, body).get(name)
     if not isinstance(group_ids, list) or not group_ids:
@@ -72,33 +65,20 @@ def parse_group_ids(version: Version, headers: Mapping[str, str], body: bytes) -
 
 
 def parse_page(version: Version, headers: Mapping[str, str], body: bytes) -> tuple[int, int, bool]:
-    """The page that a listing asks for: how many groups to skip, its size, and whether the newest come first.
-
-    Raises:
-        ServiceRefusal: a parameter cannot be read.
-    """
+    """The page that a listing asks for: how many groups to skip, its size, and whether the newest come first."""
     asked: dict[str, Any] = dict(_form(headers, body)) if version == 1 else _json_object(headers, body)
     size_name = "size" if version == 1 else "pageSize"
     size = _number(asked, size_name, _PAGE_DEFAULT)
     order = _number(asked, "order", 1)
-    token = asked.get("pageToken") or page_token(0)
+    token = asked.get("pageToken") or "p-0"
     if not 1 <= size <= _PAGE_LIMIT:
         raise ServiceRefusal(1002, f"{size_name} must be 1 to {_PAGE_LIMIT}")
     if order not in (0, 1):
         raise ServiceRefusal(1002, "order must be 0 or 1")
-    number = token[2:] if isinstance(token, str) and token.startswith("p-") else ""
-    if not (number.isascii() and number.isalnum()):
+    match = re.fullmatch("p-([0-9a-fA-F]+)", str(token))
+    if match is None:
         raise ServiceRefusal(1002, "pageToken is invalid")
-    try:
-        start = int(number, 16)
-    except ValueError:
-        raise ServiceRefusal(1002, "pageToken is invalid") from None
-    return start, size, order == 1
-
-
-def page_token(start: int) -> str:
-    """The token of the page that begins after `start` groups."""
-    return f"p-{start:x}"
+    return int(match[1], 16), size, order == 1
 
 
 def _credential(headers: Mapping[str, str], name: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 
 from rongcloud_groups.emulator.groups import NESTED, Group, Part
+from rongcloud_groups.emulator.requests import Version
 
 Nested = Literal["strings", "objects"]
 
@@ -32,56 +33,56 @@ class Response(NamedTuple):
     """A name in `faults.CONNECTION_FAULTS`, or None."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(kw_only=True)
 class ResponseFormat:
-    """The names and types in the responses of one version of the service; its attributes are options of `Service`."""
+    """The names and types in the responses; the attributes are options of `Service`."""
 
-    version: Literal[1, 4]
-    nested: Nested
+    v1_nested: Nested = "strings"
+    v4_nested: Nested = "objects"
     name_key: Literal["groupName", "name"] = "groupName"
     portrait_key: Literal["portraitUrl", "portrait_url"] = "portraitUrl"
     flat_texts: bool = False
     numbers_as_strings: bool = False
     code_as_string: bool = False
 
-    def profile(self, group: Group) -> bytes:
+    def encode_profile(self, version: Version, group: Group) -> bytes:
         """One profile as JSON; `group` is changed, its nested parts are not."""
         if self.flat_texts or self.portrait_key != "portraitUrl":
             self._spell_texts(group)
         self._spell_numbers(group)
-        if self.nested == "strings":
+        if self._nested_as_strings(version):
             for name in NESTED:
                 part = group.get(name)
                 if isinstance(part, Part):
                     group[name] = part.text
                 elif isinstance(part, dict):
                     group[name] = _encode(part).decode()
-        if self.version == 4:  # noqa: PLR2004  the service's own version number
+        if version == 4:  # noqa: PLR2004  the service's own version number
             _rename(group, _V4_NAMES)
         elif self.name_key != "groupName":
             _rename(group, {"groupName": self.name_key})
         return _encode(group)
 
-    def profiles(self, profiles: Iterable[bytes]) -> bytes:
+    def encode_batch(self, version: Version, profiles: Iterable[bytes]) -> bytes:
         """The body of a batch query's response."""
-        return self._success(b'"profiles":[%b]' % b",".join(profiles))
+        return self._success(version, b'"profiles":[%b]' % b",".join(profiles))
 
-    def listing(self, groups: Iterable[Group], page_token: str | None) -> bytes:
+    def encode_listing(self, version: Version, groups: Iterable[Group], page_token: str | None) -> bytes:
         """The body of a listing's response; a `page_token` of None is left out."""
-        members = b'"groups":' + _encode([self._listed(group) for group in groups])
+        members = b'"groups":' + _encode([self._listed(version, group) for group in groups])
         if page_token is not None:
             members += b',"pageToken":' + _encode(page_token)
-        return self._success(members)
+        return self._success(version, members)
 
-    def _listed(self, group: Group) -> dict[str, Any]:
+    def _listed(self, version: Version, group: Group) -> dict[str, Any]:
         self._spell_numbers(group)
         listed = {name: group[key] for key, name in _LISTED.items() if key in group}
         profile = group.get("groupProfile")
         if isinstance(profile, dict):
-            listed["groupProfile"] = _encode(profile).decode() if self.nested == "strings" else profile
-        if self.version == 4:  # noqa: PLR2004  the service's own version number
+            listed["groupProfile"] = _encode(profile).decode() if self._nested_as_strings(version) else profile
+        if version == 4:  # noqa: PLR2004  the service's own version number
             _rename(listed, {"groupId": "channelId", "time": "createdAt"})
-            if self.nested == "strings":  # so the page's example; the SDKs have an object under groupProfile
+            if self._nested_as_strings(version):  # so the page's example; the SDKs have an object under groupProfile
                 _rename(listed, {"groupProfile": "profile"})
         return listed
 
@@ -97,12 +98,14 @@ class ResponseFormat:
         if self.numbers_as_strings:
             group |= {name: str(group[name]) for name in ("createTime", "memberCount") if name in group}
 
-    def _success(self, members: bytes) -> bytes:
-        code = str(200 if self.version == 1 else 0)
-        code = f'"{code}"' if self.code_as_string else code
-        if self.version == 1:
-            return b'{"code":%b,%b}' % (code.encode(), members)
-        return b'{"code":%b,"result":{%b}}' % (code.encode(), members)
+    def _nested_as_strings(self, version: Version) -> bool:
+        return (self.v1_nested if version == 1 else self.v4_nested) == "strings"
+
+    def _success(self, version: Version, members: bytes) -> bytes:
+        quote = b'"' if self.code_as_string else b""
+        if version == 1:
+            return b'{"code":%b200%b,%b}' % (quote, quote, members)
+        return b'{"code":%b0%b,"result":{%b}}' % (quote, quote, members)
 
 
 def _rename(part: dict[str, Any], names: dict[str, str]) -> None:

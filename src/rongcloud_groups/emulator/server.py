@@ -3,8 +3,8 @@
 import asyncio
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any, Self, cast
 
 import msgspec
@@ -13,9 +13,9 @@ from rongcloud_groups.emulator.connection import CONTROL_PREFIX, ServerConnectio
 from rongcloud_groups.emulator.faults import Faults
 from rongcloud_groups.emulator.http1 import Http1ServerConnection
 from rongcloud_groups.emulator.http2 import Http2ServerConnection
-from rongcloud_groups.emulator.recorder import Record, Report
+from rongcloud_groups.emulator.rate_limit import worst_second
 from rongcloud_groups.emulator.responses import Response
-from rongcloud_groups.emulator.service import Service
+from rongcloud_groups.emulator.service import ROUTES, Service
 
 try:
     import trustme
@@ -24,6 +24,42 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(text, name=missing.name) from None
 
 _CLOSING_TIME = 0.5  # seconds that a client gets to close its side before the connection is cut
+
+
+class Report(msgspec.Struct, kw_only=True):
+    """The counters since the emulator started, or since they were cleared.
+
+    Attributes:
+        requests: requests received by path, also the refused.
+        batch_requests: batch queries received, also the refused.
+        refused: requests refused for their rate (code 1008).
+        codes: responses by the service's code; 0 stands for one without a code.
+        worst_second: the most batch queries received in any second [t, t + 1), also the refused.
+        connections: connections accepted.
+        max_requests_on_connection: the most requests that one connection carried.
+        ids_asked: group IDs in all batch queries that were let in.
+        ids_asked_again: distinct IDs among them that were asked for more than once.
+        faults: faults played, by name.
+        http_versions: requests by HTTP version.
+        never_processed: requests that a GOAWAY left out, and which were dropped unanswered.
+        protocol_errors: connections that the client broke the protocol on.
+        tls_failures: connections whose handshake failed or was given up.
+    """
+
+    requests: dict[str, int] = {}
+    batch_requests: int = 0
+    refused: int = 0
+    codes: dict[int, int] = {}
+    worst_second: int = 0
+    connections: int = 0
+    max_requests_on_connection: int = 0
+    ids_asked: int = 0
+    ids_asked_again: int = 0
+    faults: dict[str, int] = {}
+    http_versions: dict[str, int] = {}
+    never_processed: int = 0
+    protocol_errors: int = 0
+    tls_failures: int = 0
 
 
 class Emulator:
@@ -48,6 +84,11 @@ class Emulator:
         record_ids: whether `batches` keeps the IDs of each batch query.
         options: the options of `Service`.
 
+    Attributes:
+        service: the service.
+        arrivals: when each batch query's headers arrived, in seconds on `time.monotonic`.
+        batches: the IDs of each batch query that was let in; empty unless `record_ids`.
+
     Raises:
         TypeError: both `service` and options of one were given.
     """
@@ -66,13 +107,18 @@ class Emulator:
         if service is not None and options:
             raise TypeError(f"options of a Service beside a Service: {', '.join(options)}")
         self.service = service or Service(**options)
-        self.record = Record(keep_ids=record_ids)
         self.connections: set[ServerConnection] = set()
         self._address = (host, port)
-        self._http2 = http2
         self._authority = trustme.CA() if tls else None
-        self._server_context = self._server_side() if tls else None
+        self._server_context: ssl.SSLContext | None = None
+        if self._authority is not None:
+            self._server_context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            self._authority.issue_cert(host, "127.0.0.1", "localhost").configure_cert(context)
+            context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
         self._taking: set[asyncio.Task[None]] = set()
+        self._record_ids = record_ids
+        self._arrival = asyncio.Event()
+        self.reset()
 
     async def __aenter__(self) -> Self:
         self._listener = socket.create_server(self._address, backlog=1024)
@@ -81,9 +127,7 @@ class Emulator:
         asyncio.get_running_loop().add_reader(self._listener, self._accept)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
         for task in self._taking:
@@ -97,12 +141,6 @@ class Emulator:
         return self.service.faults
 
     @property
-    def url(self) -> str:
-        """The base URL, without a path."""
-        scheme = "http" if self._authority is None else "https"
-        return f"{scheme}://{self._address[0]}:{self._address[1]}"
-
-    @property
     def app_key(self) -> str:
         """The App Key to send."""
         return self.service.app_key
@@ -111,6 +149,12 @@ class Emulator:
     def app_secret(self) -> str:
         """The App Secret to sign with."""
         return self.service.app_secret
+
+    @property
+    def url(self) -> str:
+        """The base URL, without a path."""
+        scheme = "http" if self._authority is None else "https"
+        return f"{scheme}://{self._address[0]}:{self._address[1]}"
 
     @property
     def ca_pem(self) -> bytes:
@@ -125,28 +169,32 @@ class Emulator:
             self._authority.configure_trust(context)
         return context
 
-    @property
-    def arrivals(self) -> list[float]:
-        """When each batch query's headers arrived, in seconds on `time.monotonic`."""
-        return list(self.record.arrivals)
-
-    @property
-    def batches(self) -> list[list[str]]:
-        """The IDs of each batch query that was let in; empty unless `record_ids`."""
-        return self.record.batches
-
     def report(self) -> Report:
         """The counters so far."""
-        return self.record.report(self.faults.played)
+        return msgspec.structs.replace(
+            self.counts,
+            requests={**self.counts.requests},
+            batch_requests=len(self.arrivals),
+            refused=self.counts.codes.get(1008, 0),
+            codes={**self.counts.codes},
+            worst_second=worst_second(self.arrivals),
+            ids_asked_again=sum(times > 1 for times in self._asked.values()),
+            faults={**self.faults.played},
+            http_versions={**self.counts.http_versions},
+        )
 
     def reset(self) -> None:
         """Clear the counters."""
-        self.record.clear()
+        self.arrivals: list[float] = []
+        self.batches: list[list[str]] = []
+        self.counts = Report(requests=Counter(), codes=Counter(), http_versions=Counter())
         self.faults.played.clear()
+        self._asked: Counter[int] = Counter()  # by the hashes of the IDs, which take less memory
 
     async def wait_for(self, requests: int) -> None:
         """Return once that many requests, counted since the last `reset`, have been received."""
-        await self.record.wait_for(requests)
+        while sum(self.counts.requests.values()) < requests:
+            await self._arrival.wait()
 
     async def close_connections(self) -> None:
         """Close every connection, as a server does that restarts; keep listening."""
@@ -158,13 +206,27 @@ class Emulator:
             connection.transport.abort()
         await _lost(connections)
 
+    def arrived(self, path: str, http_version: str, at: float, nth: int) -> None:
+        """Note the `nth` request of its connection, whose headers came `at` these seconds of the monotonic clock."""
+        self.counts.requests[path] += 1
+        self.counts.http_versions[http_version] += 1
+        self.counts.max_requests_on_connection = max(self.counts.max_requests_on_connection, nth)
+        if path in ROUTES and ROUTES[path][1] == "batch":
+            self.arrivals.append(at)
+        self._arrival.set()
+        self._arrival = asyncio.Event()
+
     def respond(self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float) -> Response:
         """Respond to a whole request; connections call this."""
         path = target.partition("?")[0]
         if path.startswith(CONTROL_PREFIX):
             return self._control(method, path.removeprefix(CONTROL_PREFIX))
         response = self.service.respond(method, path, headers, body, arrived)
-        self.record.responded(response)
+        self.counts.codes[response.code] += 1
+        self.counts.ids_asked += len(response.group_ids)
+        self._asked.update(map(hash, response.group_ids))
+        if self._record_ids and response.group_ids:
+            self.batches.append(response.group_ids)
         return response
 
     def _control(self, method: str, name: str) -> Response:
@@ -192,7 +254,7 @@ class Emulator:
 
     async def _take(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        self.record.counts.connections += 1
+        self.counts.connections += 1
         try:
             accepted.setblocking(False)  # noqa: FBT003  the socket's own signature
             if self.faults.black_hole:
@@ -206,15 +268,8 @@ class Emulator:
                 await asyncio.sleep(self.faults.handshake)
             await loop.connect_accepted_socket(lambda: _Negotiated(self), accepted, ssl=self._server_context)
         except OSError:
-            self.record.counts.tls_failures += 1
+            self.counts.tls_failures += 1
             accepted.close()
-
-    def _server_side(self) -> ssl.SSLContext:
-        assert self._authority is not None  # noqa: S101  called with TLS only
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self._authority.issue_cert(self._address[0], "127.0.0.1", "localhost").configure_cert(context)
-        context.set_alpn_protocols(["h2", "http/1.1"] if self._http2 else ["http/1.1"])
-        return context
 
 
 async def _lost(connections: set[ServerConnection]) -> None:

@@ -22,11 +22,10 @@ from rongcloud_groups.emulator.requests import (
     ServiceRefusal,
     Version,
     check_signature,
-    page_token,
     parse_group_ids,
     parse_page,
 )
-from rongcloud_groups.emulator.responses import Nested, Response, ResponseFormat
+from rongcloud_groups.emulator.responses import Response, ResponseFormat
 
 _BATCH_LIMIT = 50
 _JSON: Final = ("content-type", "application/json;charset=utf-8")
@@ -50,7 +49,7 @@ ROUTES: Final[dict[str, tuple[Version, Literal["batch", "listing"]]]] = {
 
 
 @dataclass(kw_only=True)
-class Service:
+class Service(ResponseFormat):
     """RongCloud v1 and Nexconn v4: batch query and listing, for one App Key.
 
     Where the service's documents leave open how it behaves, an option plays each way. The plain
@@ -103,13 +102,6 @@ class Service:
     versions: frozenset[int] = frozenset({1, 4})
     answers_in: Version | None = None
     unknown: Literal["omitted", "bare", "null", "refused"] = "omitted"
-    v1_nested: Nested = "strings"
-    v4_nested: Nested = "objects"
-    name_key: Literal["groupName", "name"] = "groupName"
-    portrait_key: Literal["portraitUrl", "portrait_url"] = "portraitUrl"
-    flat_texts: bool = False
-    numbers_as_strings: bool = False
-    code_as_string: bool = False
     compressed: bool = False
     latency: float = 0.0
     latency_tail: float = 0.0
@@ -124,7 +116,6 @@ class Service:
         self.listing_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused)
         self._random = random.Random(self.seed)
         self._number = 0
-        self._shapes = {1: self._shape(self.answers_in or 1), 4: self._shape(self.answers_in or 4)}
 
     def respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
         """Respond to one request.
@@ -141,12 +132,13 @@ class Service:
         except ServiceRefusal as refused:
             response = self._refusal(refused)
         self.codes[response.code] += 1
-        response = response._replace(headers=[*response.headers, ("date", _http_date(int(self.wall_clock())))])
+        response.headers.append(("date", _http_date(int(self.wall_clock()))))
+        body = response.body
         if self.compressed and "gzip" in headers.get("accept-encoding", ""):
-            response = response._replace(
-                body=gzip.compress(response.body, 1), headers=[*response.headers, ("content-encoding", "gzip")]
-            )
-        return response._replace(delay=self._delay())
+            response.headers.append(("content-encoding", "gzip"))
+            body = gzip.compress(body, 1)
+        tail = self._random.expovariate(1 / self.latency_tail) if self.latency_tail else 0.0
+        return response._replace(body=body, delay=self.latency + tail)
 
     def _respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
         route = ROUTES.get(path)
@@ -180,10 +172,10 @@ class Service:
         if any(map(self.faults.poisons, group_ids)):
             raise ServiceRefusal(1002, "groupIds is invalid")
         profiles = self._profiles(version, group_ids, fault)
-        return Response(200, [_JSON], self._shapes[version].profiles(profiles), 200, group_ids)
+        return Response(200, [_JSON], self.encode_batch(self.answers_in or version, profiles), 200, group_ids)
 
     def _profiles(self, version: Version, group_ids: list[str], fault: str | None) -> list[bytes]:
-        shape = self._shapes[version]
+        version = self.answers_in or version
         profiles: list[bytes] = []
         for group_id in dict.fromkeys(group_ids):
             group = self.universe.shared(group_id)
@@ -191,24 +183,27 @@ class Service:
                 if self.unknown == "refused":
                     raise ServiceRefusal(1002, "group does not exist")
                 if self.unknown != "omitted":
-                    profiles.append(b"null" if self.unknown == "null" else shape.profile({"groupId": group_id}))
+                    profiles.append(
+                        b"null" if self.unknown == "null" else self.encode_profile(version, {"groupId": group_id})
+                    )
                 continue
             if fault == "broken":
                 group["groupProfile"] = '{"introduction": "cut off'
                 fault = None
-            profiles.append(shape.profile(group))
+            profiles.append(self.encode_profile(version, group))
         if fault == "duplicate":
             profiles.extend(profiles[:1])
         if fault == "foreign":
-            profiles.insert(0, shape.profile({"groupId": "foreign", "groupName": "A group that was not asked for"}))
+            foreign = {"groupId": "foreign", "groupName": "A group that was not asked for"}
+            profiles.insert(0, self.encode_profile(version, foreign))
         return profiles
 
     def _listing(self, version: Version, headers: Mapping[str, str], body: bytes) -> Response:
         start, size, newest_first = parse_page(version, headers, body)
         groups = self.universe.listing(start, size, newest_first=newest_first)
         end = start + len(groups)
-        token = page_token(end) if end < len(self.universe) else None
-        return Response(200, [_JSON], self._shapes[version].listing(groups, token), 200, [])
+        token = f"p-{end:x}" if end < len(self.universe) else None
+        return Response(200, [_JSON], self.encode_listing(self.answers_in or version, groups, token), 200, [])
 
     def _refusal(self, refused: ServiceRefusal) -> Response:
         status = 200 if refused.code == 1008 and self.refuse_with_200 else STATUS[refused.code]  # noqa: PLR2004  the service's code
@@ -218,21 +213,6 @@ class Service:
         code = str(refused.code) if self.code_as_string else refused.code
         body = msgspec.json.encode({"code": code, "errorMessage": refused.message})
         return Response(status, headers, body, refused.code, [])
-
-    def _shape(self, version: Version) -> ResponseFormat:
-        return ResponseFormat(
-            version,
-            self.v1_nested if version == 1 else self.v4_nested,
-            name_key=self.name_key,
-            portrait_key=self.portrait_key,
-            flat_texts=self.flat_texts,
-            numbers_as_strings=self.numbers_as_strings,
-            code_as_string=self.code_as_string,
-        )
-
-    def _delay(self) -> float:
-        tail = self._random.expovariate(1 / self.latency_tail) if self.latency_tail else 0.0
-        return self.latency + tail
 
 
 @lru_cache(maxsize=1)
