@@ -176,15 +176,12 @@ class BlockingGroupClient:
             return self._running
 
     def _opened(self) -> Running:
-        client, stack = self._make(), ExitStack()
-        portal = stack.enter_context(start_blocking_portal("asyncio"))
-        stack.callback(portal.call, portal.stop, True)  # noqa: FBT003  cancel streams that are still iterated
-        try:
+        client = self._make()
+        with ExitStack() as stack:
+            portal = stack.enter_context(start_blocking_portal("asyncio"))
+            stack.callback(portal.call, portal.stop, True)  # noqa: FBT003  cancel streams that are still iterated
             stack.enter_context(portal.wrap_async_context_manager(client))
-        except BaseException:
-            stack.close()
-            raise
-        return Running(client, portal, finalize(self, close_portal, os.getpid(), stack), os.getpid())
+            return Running(client, portal, finalize(self, close_portal, os.getpid(), stack.pop_all()), os.getpid())
 
     def reset_after_fork(self) -> None:
         """Forget the parent's thread and connections, which a fork does not copy. Called in the child automatically."""

@@ -27,14 +27,10 @@ class Running(NamedTuple):
 
 def wait(running: Running, call: Callable[[], Awaitable[R]]) -> R:
     """The result of a call in the event loop; an exception in this thread, such as Ctrl-C, cancels the call."""
-
-    async def awaited() -> R:
-        return await call()
-
     if running.pid != os.getpid():
         raise ClientClosed("this was begun in the process that forked this one: begin it again here")
     try:
-        future = running.portal.start_task_soon(awaited)
+        future = running.portal.start_task_soon(call)
     except RuntimeError:
         if running.close.alive:
             raise
