@@ -1,5 +1,6 @@
 """The programs of docs/engines.md run; the Django view is in `test_web_pages`."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.command_line import Ended, environment, run
 from support.pages import Block
+from support.shell import readers_environment
 
 from rongcloud_groups.cli.emulator_process import emulator_process
 
@@ -67,3 +69,17 @@ def test_the_dagster_asset_materializes(blocks: list[Block], env: dict[str, str]
     assert ended.code == 0, ended.stderr
     assert ended.stdout.startswith("True")
     assert "contains no failed jobs" in ended.stdout
+
+
+@pytest.mark.runs("engines/An agent, over MCP/json")
+async def test_an_agent_starts_the_server_by_its_configuration(blocks: list[Block], env: dict[str, str]) -> None:
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
+    (server,) = json.loads(blocks[0].text)["mcpServers"].values()
+    path = readers_environment()["PATH"]
+    start = StdioServerParameters(**server, env=env | {"PATH": path})
+    async with stdio_client(start) as (read, write), ClientSession(read, write) as session:
+        await session.initialize()
+        found = await session.call_tool("get_groups", {"group_ids": ["g1"]})
+    assert not found.is_error

@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support.pages import PAGES, ROOT, Block
+from support.pages import CONTRIBUTING, PAGES, ROOT, Block
 
 from rongcloud_groups import REGIONS, Event, ServiceError, Stats, errors
 from rongcloud_groups.emulator import Emulator
@@ -133,6 +133,17 @@ def logged_lines() -> set[str]:
                     texts = [part.value for part in call.args if isinstance(part, ast.Constant)]
                     lines |= {text for text in texts if isinstance(text, str) and text != "%s"}
     return lines
+
+
+@pytest.mark.parametrize("page", [PAGES["architecture"], CONTRIBUTING], ids=lambda path: str(path.name))
+def test_the_modules_and_classes_of_the_code_exist(page: Path) -> None:
+    package = ROOT / "src" / "rongcloud_groups"
+    text = page.read_text(encoding="utf-8")
+    for path, name in re.findall(r"`([a-z_/]+/[a-z_]*(?:\.py)?)`(?:, `([A-Z][\w.]+)`)?", text):
+        there = [root / path for root in (package, package / "bulk", ROOT) if (root / path).exists()]
+        assert there, path
+        for part in filter(None, name.split(".")):
+            assert re.search(rf"\b(?:class|def) {part}\b", there[0].read_text(encoding="utf-8")), (path, part)
 
 
 def test_every_region_is_named() -> None:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from benchmarks.measuring.measured import RESULTS
-from benchmarks.plots.tables import clients, connections
+from benchmarks.plots.tables import clients, connections, paced_cost
 from support.pages import PAGES
 
 
@@ -26,6 +26,7 @@ def test_the_tables_of_the_pages_have_the_figures() -> None:
     for page, rows in (("README", clients()), ("architecture", connections())):
         lines = PAGES[page].read_text(encoding="utf-8").splitlines()
         assert [row for row in rows if row not in lines] == [], "write them again: python -m benchmarks.plots"
+    assert paced_cost() in PAGES["README"].read_text(encoding="utf-8"), "write it again: python -m benchmarks.plots"
 
 
 def test_plots_have_colours_for_light_and_dark_mode(tmp_path: Path) -> None:
