@@ -28,7 +28,10 @@ and the write, that is noted: the time lost is not caught up. A process that sha
 before it sends, whether N others left within W + J after all.
 
 Where several processes share a budget, slots are given out before it is known how late the earlier ones are used. There
-a log of the latest send times is the proof (see `SlotSchedule`), and the gap keeps them even.
+a log of the latest send times is the proof (see `SlotSchedule`), and the gap keeps them even. A slot that was lost, as
+with a process that is killed, leaves room in the window: slots then follow each other at `CATCH_UP` times the gap until
+the room is used. Room for more than `MAX_BEHIND` slots is idle time, which is not caught up. So no request is more than
+(1 - `CATCH_UP`) W + S + L early for a GCRA: 40 ms in a second.
 """
 
 from array import array
@@ -57,6 +60,12 @@ MAX_LATE = 0.1
 
 LATENESS_DECAY = 1.0
 """Seconds in which the lateness that was seen, L, falls by the factor e."""
+
+CATCH_UP = 0.96
+"""Part of the gap that is kept between slots while lost ones are caught up."""
+
+MAX_BEHIND = 3
+"""Gaps by which slots may lie behind what the window allows for that to be a loss; more is idle time."""
 
 MAX_HISTORY = 500
 """Requests whose send times a shared budget remembers."""
@@ -188,10 +197,13 @@ class SlotSchedule(Pacing):
             lead: seconds that the slot takes to get to its process.
         """
         self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MAX_LATE))
-        slot = max(now + lead - self.catch_up(now), self.next_slot, self.paused_until, self._window_opens(now))
+        opens, gap = self._window_opens(now), self.gap(now)
+        slot = max(now + lead - self.catch_up(now), self.next_slot, self.paused_until, opens)
         insort(self.reserved, slot)
         del self.reserved[MAX_RESERVED:]
-        self.next_slot = slot + self.gap(now)
+        behind = slot - opens - WAKE_UP_SLACK
+        lost = MICROSECOND < behind <= MAX_BEHIND * gap and self.rate(now) == self.limit
+        self.next_slot = slot + (CATCH_UP * gap if lost else gap)
         return slot
 
     def use(self, slot: float, now: float) -> bool:

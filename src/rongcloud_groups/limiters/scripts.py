@@ -12,7 +12,16 @@ CLOCK_STEP = 0.5
 HORIZON = 1.0
 """Seconds ahead of now within which a process takes more than one slot."""
 
-_SCHEDULE = ("LATENESS_DECAY", "MAX_HISTORY", "MAX_LATE", "MICROSECOND", "QUIET_PERIOD", "WAKE_UP_SLACK")
+_SCHEDULE = (
+    "CATCH_UP",
+    "LATENESS_DECAY",
+    "MAX_BEHIND",
+    "MAX_HISTORY",
+    "MAX_LATE",
+    "MICROSECOND",
+    "QUIET_PERIOD",
+    "WAKE_UP_SLACK",
+)
 _THROTTLE = ("DECREASE_FACTOR", "MAX_PAUSE", "MIN_SHARE", "PAUSE", "RECOVERY_TIME")
 CONSTANTS = {
     "CLOCK_STEP": CLOCK_STEP,
