@@ -16,8 +16,16 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from support.bulk_jobs import until, written
 
-from rongcloud_groups.bulk import InputFormat, IterableSource, ResumeError, SourceError, file_source, input_format
-from rongcloud_groups.bulk.blocks import InputScan, read_blocks
+from rongcloud_groups.bulk import (
+    Checkpoint,
+    InputFormat,
+    IterableSource,
+    ResumeError,
+    SourceError,
+    file_source,
+    input_format,
+)
+from rongcloud_groups.bulk.input import JobInput, read_blocks
 from rongcloud_groups.bulk.seen_ids import SeenIds
 from rongcloud_groups.bulk.sources.interface import Source
 
@@ -172,17 +180,18 @@ async def test_iterables_of_both_kinds_are_sources() -> None:
 @pytest.mark.parametrize("wrong", [5, b"g1", None, "\ud800"])
 async def test_a_value_that_is_no_text_is_no_id(wrong: object) -> None:
     with pytest.raises(SourceError, match="so it is no group ID"):
-        await InputScan().read(IterableSource(["g1", wrong]))  # type: ignore[list-item]
+        [block async for block in read_blocks(IterableSource(["g1", wrong]), done=0, digest="")]  # type: ignore[list-item]
 
 
 async def test_a_file_that_can_be_read_twice_has_the_same_digest_twice(tmp_path: Path) -> None:
     source = file_source(written(tmp_path / "ids.txt", *map(str, range(1234))))
-    first, second = InputScan(), InputScan(mark=1234)
-    await first.read(source)
-    await second.read(source)
-    assert first.digest == second.digest == second.marked_digest
-    assert first.records == 1234
-    assert first.marked_digest is None
+    first, second = (JobInput(source, allow_empty=False) for _ in range(2))
+    assert await first.scan(None)
+    assert await second.scan(Checkpoint(kind=source.kind, total=1234, fingerprint=first.fingerprint))
+    assert first.fingerprint == second.fingerprint
+    assert first.total == 1234
+    with pytest.raises(ResumeError, match="not the input"):
+        await JobInput(source, allow_empty=False).scan(Checkpoint(kind=source.kind, total=1234, fingerprint="another"))
 
 
 @given(names=st.lists(st.text("abc", max_size=3)), done=st.integers(0, 400))

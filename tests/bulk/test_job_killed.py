@@ -1,4 +1,5 @@
 import asyncio
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def damage(output: Path) -> None:
 async def killed_at_its_end(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a job to its last checkpoint, and no file is put in its place."""
 
-    async def killed(_: JobOutput) -> None:
+    def killed(_: JobOutput) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -149,16 +150,16 @@ async def test_a_second_job_for_an_output_is_refused_until_the_first_has_publish
     name: str, client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / name
-    publish, at_the_end, resume = JobOutput.publish, asyncio.Event(), asyncio.Event()
+    publish, at_the_end, resume = JobOutput.publish, threading.Event(), threading.Event()
 
-    async def held_up(output: JobOutput) -> None:
+    def held_up(output: JobOutput) -> None:
         at_the_end.set()
-        await resume.wait()
-        await publish(output)
+        resume.wait()
+        publish(output)
 
     monkeypatch.setattr(JobOutput, "publish", held_up)
     first = asyncio.create_task(job_of(client, IterableSource(ids(30)), output).run())
-    await at_the_end.wait()
+    await asyncio.to_thread(at_the_end.wait)
     for restart in (False, True):
         with pytest.raises(ConfigError, match=f"another process is writing .*{name}"):
             await job_of(client, IterableSource(ids(30)), output, restart=restart).run()

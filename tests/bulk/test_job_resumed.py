@@ -16,7 +16,7 @@ from rongcloud_groups.bulk import (
     file_source,
     open_sink,
 )
-from rongcloud_groups.bulk.blocks import InputScan
+from rongcloud_groups.bulk.input import JobInput
 from rongcloud_groups.emulator import Emulator
 
 
@@ -137,13 +137,14 @@ async def test_a_file_that_changes_while_it_is_read_is_an_error(
     client: GroupClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = written(tmp_path / "ids.txt", *ids(2000))
-    read = InputScan.read
+    scan = JobInput.scan
 
-    async def and_then_change(scan: InputScan, source: Any) -> None:
-        await read(scan, source)
+    async def and_then_change(job_input: JobInput, saved: Any) -> bool:
+        completed = await scan(job_input, saved)
         written(path, *ids(1999), "changed")
+        return completed
 
-    monkeypatch.setattr(InputScan, "read", and_then_change)
+    monkeypatch.setattr(JobInput, "scan", and_then_change)
     with pytest.raises(SourceError, match="changed while it was read"):
         await job_of(client, file_source(path), tmp_path / "out.jsonl").run()
     assert not (tmp_path / "out.jsonl").exists()

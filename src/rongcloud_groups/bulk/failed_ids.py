@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -40,11 +40,18 @@ def failure(group_id: str, error: RongCloudError, max_attempts: int) -> Failure:
     return Failure(group_id, type(error).__name__, code, str(error), attempts)
 
 
-class IdList(Protocol):
-    """A list of IDs that grows with the job; by default nothing is kept."""
+_T_contra = TypeVar("_T_contra", contravariant=True)
+
+
+class IdList(Protocol[_T_contra]):
+    """A list of IDs that grows with the job. Derive from it: a method that is not defined does nothing."""
 
     def begin(self, size: int | None, *, keep: bool) -> None:
         """Open it: with so many bytes that are good, or empty; ``keep`` begins with the list of a finished run."""
+        return
+
+    def write(self, items: Sequence[_T_contra], /) -> None:
+        """Add to it; the items are durable after `make_durable`."""
         return
 
     def make_durable(self) -> int:
@@ -64,20 +71,12 @@ class IdList(Protocol):
         return
 
 
-class Failures(IdList, Protocol):
+class Failures(IdList[Failure], Protocol):
     """Where failed IDs are noted."""
 
-    def write(self, failures: Sequence[Failure]) -> None:
-        """Note failures."""
-        ...
 
-
-class MissingIds(IdList, Protocol):
+class MissingIds(IdList[str], Protocol):
     """Where the IDs of missing groups are noted."""
-
-    def write(self, group_ids: Sequence[str]) -> None:
-        """Note IDs."""
-        ...
 
 
 _ENCODER: Final = msgspec.json.Encoder()
@@ -127,9 +126,6 @@ class MissingIdsFile(PartialFile, MissingIds):
 
 class UnlistedIds(MissingIds):
     """The IDs of missing groups are counted, and not listed."""
-
-    def write(self, group_ids: Sequence[str]) -> None:
-        return
 
 
 class FailedIdsPrinter(Failures):

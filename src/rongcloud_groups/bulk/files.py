@@ -242,7 +242,8 @@ class OutputLock:
 
     def __init__(self, output: Path | None) -> None:
         self._output = output
-        self._descriptor: int | None = None
+        self._path = Path(f"{output}.lock")
+        self._descriptor = -1
 
     def __enter__(self) -> Self:
         """Lock it.
@@ -250,18 +251,21 @@ class OutputLock:
         Raises:
             ConfigError: another process has the lock, or the file cannot be written.
         """
-        if self._output is not None:
-            self._descriptor = _lock(self._path, self._output)
+        while self._output is not None:
+            self._open_and_lock()
+            try:
+                self.check()
+                break
+            except OutputLost:  # the process that had it has removed it
+                self._close()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._descriptor is None:
-            return
-        with suppress(OutputLost):  # the file there now is another job's
-            self.check()
-            self._path.unlink()
-        os.close(self._descriptor)
-        self._descriptor = None
+        if self._descriptor >= 0:
+            with suppress(OutputLost):  # the file there now is another job's
+                self.check()
+                self._path.unlink()
+            self._close()
 
     def check(self) -> None:
         """Check that other jobs are still kept out.
@@ -269,36 +273,31 @@ class OutputLock:
         Raises:
             OutputLost: the file is no longer there.
         """
-        if self._descriptor is not None:
+        if self._descriptor >= 0:
             check_in_place(self._path, self._descriptor)
 
-    @property
-    def _path(self) -> Path:
-        assert self._output is not None  # noqa: S101  where there is a lock
-        return Path(f"{self._output}.lock")
-
-
-def _lock(path: Path, output: Path) -> int:
-    if fcntl is None:
-        raise ConfigError("a file as output needs a POSIX system (Linux, macOS, WSL); write to stdout (-o -) instead")
-    while True:
+    def _open_and_lock(self) -> None:
+        if fcntl is None:
+            raise ConfigError(
+                "a file as output needs a POSIX system (Linux, macOS, WSL); write to stdout (-o -) instead"
+            )
         try:
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
-            raise ConfigError(f"cannot write {output}: {error.strerror}") from None
+            raise ConfigError(f"cannot write {self._output}: {error.strerror}") from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            os.close(descriptor)
-            raise ConfigError(f"another process is writing {output}") from None
+            self._close()
+            raise ConfigError(f"another process is writing {self._output}") from None
         except OSError as error:
             if error.errno not in _CANNOT:
-                os.close(descriptor)
-                raise ConfigError(f"cannot lock {path}: {error.strerror}") from None
-            _log.warning("%s: no locks on this file system; take care that no other run writes %s", path, output)
-        try:
-            check_in_place(path, descriptor)
-        except OutputLost:  # the process that had it has removed it
-            os.close(descriptor)
-        else:
-            return descriptor
+                self._close()
+                raise ConfigError(f"cannot lock {self._path}: {error.strerror}") from None
+            _log.warning(
+                "%s: no locks on this file system; take care that no other run writes %s", self._path, self._output
+            )
+
+    def _close(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1

@@ -1,25 +1,44 @@
-"""The input of a job: scanned first where that is possible, then read in blocks."""
+"""The input of a job: scanned first where that is possible, then read in blocks of distinct IDs."""
 
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from hashlib import blake2b
+from typing import Any
 
 import anyio
 from anyio.streams.memory import MemoryObjectSendStream
+from msgspec import Struct
 
-from rongcloud_groups.bulk.blocks import Block, InputScan, read_blocks
-from rongcloud_groups.bulk.errors import SourceError
-from rongcloud_groups.bulk.sources.interface import Source
+from rongcloud_groups.bulk.checkpoint import Checkpoint
+from rongcloud_groups.bulk.errors import ResumeError, SourceError
+from rongcloud_groups.bulk.seen_ids import SeenIds
+from rongcloud_groups.bulk.sources.interface import BLOCK, Source
+from rongcloud_groups.errors import RongCloudError
+
+
+class Block(Struct, eq=False):
+    """Some consecutive records of the input.
+
+    Attributes:
+        group_ids: the distinct IDs that occur here for the first time.
+        records: how many records there are.
+        digest: of all records of the input up to the last one here.
+        outcomes: by ID, as far as they have settled: a row, an error, or None for a missing group.
+    """
+
+    group_ids: list[str]
+    records: int
+    digest: str
+    outcomes: dict[str, Any | RongCloudError | None] = {}
 
 
 class JobInput:
     """Reads a source.
 
-    Args:
-        source: where the IDs come from.
-        allow_empty: an input without any ID is no error.
-
     Attributes:
+        scanned: records that the scan under way has read; None where there is none.
         total: records, where a scan has counted them.
-        fingerprint: of these.
+        fingerprint: the digest of these.
         error: that ended the reading.
         ended: whether all was read.
     """
@@ -29,39 +48,46 @@ class JobInput:
         self._allow_empty = allow_empty or source.may_be_empty
         self._scanning = anyio.CancelScope()
         self._reading = anyio.CancelScope()
-        self._scan: InputScan | None = None
+        self.scanned: int | None = None
         self.total: int | None = None
         self.fingerprint: str | None = None
         self.error: Exception | None = None
         self.ended = False
-
-    @property
-    def scanned(self) -> int | None:
-        """Records that the scan under way has read; None where there is none."""
-        return None if self._scan is None or self.total is not None else self._scan.records
 
     def stop(self) -> None:
         """End `scan` and `read`."""
         self._scanning.cancel()
         self._reading.cancel()
 
-    async def scan(self, mark: int | None) -> InputScan | None:
-        """Read all of a source that can be read twice, before the first request; None where that was stopped.
+    async def scan(self, saved: Checkpoint | None) -> bool:
+        """Read all of a source that can be read twice, before the first request: a fault in it is reported at once.
 
         Args:
-            mark: where the digest of a checkpoint was taken.
+            saved: the checkpoint to resume from; the input begins with the records that it had then.
+
+        Returns:
+            False where it was stopped.
 
         Raises:
             SourceError: it cannot be read, or has no IDs.
+            ResumeError: it begins otherwise.
         """
-        scan = InputScan(mark)
         with self._scanning:
             if self._source.rereadable:
-                self._scan = scan
-                await scan.read(self._source)
-                self.total, self.fingerprint = scan.records, scan.digest
-                self.check_not_empty(scan.records)
-        return None if self._scanning.cancel_called else scan
+                await self._scan(saved)
+        return not self._scanning.cancel_called
+
+    async def _scan(self, saved: Checkpoint | None) -> None:
+        self.scanned, digest = 0, blake2b(digest_size=16).hexdigest()
+        first, begins_with = (0, None) if saved is None or saved.complete else (saved.total or 0, saved.fingerprint)
+        begins_alike = begins_with in {None, digest}
+        async for ids, digest in _digested(self._source, first=first):
+            self.scanned += len(ids)
+            begins_alike |= digest == begins_with
+        self.check_not_empty(self.scanned)
+        if not begins_alike:
+            raise _input_changed(self._source.name)
+        self.total, self.fingerprint, self.scanned = self.scanned, digest, None
 
     async def read(self, send: MemoryObjectSendStream[Block], *, done: int, digest: str) -> None:
         """Pass on blocks; an error is kept, so that all before it can be saved first.
@@ -96,3 +122,62 @@ class JobInput:
             raise SourceError(
                 f"{self._source.name} has no IDs; the output is left as it is (--allow-empty if that is right)"
             )
+
+
+async def read_blocks(source: Source, *, done: int, digest: str) -> AsyncGenerator[Block]:
+    """The records in blocks, without the ``done`` ones at the start, whose digest is given.
+
+    Raises:
+        ResumeError: the source begins otherwise.
+        SourceError: it cannot be read.
+    """
+    unsent, so_far = 0, ""
+    with SeenIds() as seen:
+        async for ids, so_far in _digested(source, first=done):
+            new = seen.add(ids)
+            if done:
+                done -= len(ids)
+                if not done and so_far != digest:
+                    raise _input_changed(source.name)
+                continue
+            unsent += len(ids)
+            if new:  # a block of duplicates alone is part of the next one
+                yield Block(new, unsent, so_far)
+                unsent = 0
+        if done:
+            raise _input_changed(source.name)
+        if unsent:
+            yield Block([], unsent, so_far)
+
+
+def _input_changed(name: str) -> ResumeError:
+    return ResumeError(
+        f"{name} is not the input that the unfinished run had; give that one, or use --restart to start over"
+    )
+
+
+async def _digested(source: Source, *, first: int) -> AsyncGenerator[tuple[list[str], str]]:
+    """The records, at most `BLOCK` at a time, and one list that ends after the ``first``; each with the digest so far.
+
+    The digest does not depend on how the records are cut into lists.
+    """
+    digest = blake2b(digest_size=16)
+    async with aclosing(source.records()) as records:
+        async for ids in records:
+            start = 0
+            while start < len(ids):
+                some = ids[start : start + min(BLOCK, first or BLOCK)]
+                start += len(some)
+                first -= min(first, len(some))
+                digest.update(_bytes_of(some))
+                yield some, digest.hexdigest()
+
+
+def _bytes_of(group_ids: list[str]) -> bytes:
+    try:
+        return b"\n".join([group_id.encode() for group_id in group_ids]) + b"\n"
+    except AttributeError:
+        wrong = next(group_id for group_id in group_ids if not isinstance(group_id, str))
+        raise SourceError(f"{wrong!r} is not text, so it is no group ID") from None
+    except UnicodeEncodeError as error:
+        raise SourceError(f"{error.object!r} is not Unicode text, so it is no group ID") from None

@@ -7,19 +7,18 @@ from typing import Final
 
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream
+from anyio.to_thread import run_sync
 
 from rongcloud_groups._tables.output import WriteCancelled
-from rongcloud_groups.bulk.blocks import Block
 from rongcloud_groups.bulk.checkpoint import Checkpoint
-from rongcloud_groups.bulk.errors import OutputError, SourceError
+from rongcloud_groups.bulk.errors import OutputError, ResumeError, SourceError
 from rongcloud_groups.bulk.failed_ids import Failures, MissingIds, UnlistedIds
 from rongcloud_groups.bulk.files import OutputLock
-from rongcloud_groups.bulk.input import JobInput
+from rongcloud_groups.bulk.input import Block, JobInput
 from rongcloud_groups.bulk.lookups import OrderedLookups
 from rongcloud_groups.bulk.outage import OutageDetector
 from rongcloud_groups.bulk.output import JobOutput
 from rongcloud_groups.bulk.report import Progress, Report
-from rongcloud_groups.bulk.resume import ResumeCheck
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.client import GroupClient
@@ -31,6 +30,7 @@ IDS_IN_A_WRITE: Final = 1000
 
 STOP_GRACE: Final = 0.5
 """Seconds that a stopped job leaves to the requests in flight, and to an output that keeps it waiting."""
+_NOTHING: Final = Checkpoint(kind="")
 
 
 class Job:
@@ -121,31 +121,53 @@ class Job:
     async def _run(self) -> Report:
         if self._stopping:
             return self._report(None)
-        saved = None if self._restart else await anyio.to_thread.run_sync(self._sink.load)
-        check = None if saved is None else ResumeCheck(saved, self._source, self._sink.name, self._client.app_key)
+        saved = None if self._restart else await run_sync(self._sink.load)
         if saved is not None and saved.complete:  # killed before its files were in place
-            await self._output.publish()
-        elif check is not None:
-            check.check_source()
-        scan = await self._input.scan(None if saved is None else saved.total)
-        if scan is None:
+            await run_sync(self._output.publish)
+        elif saved is not None:
+            self._check_same_job(saved)
+        if not await self._input.scan(saved):
             return self._report(saved)
-        if saved is not None and check is not None and saved.complete:
-            if check.is_same_input(scan):
+        if saved is not None and saved.complete:
+            before = (saved.kind, saved.app_key, saved.total, saved.fingerprint)
+            now = (self._source.kind, self._client.app_key, self._input.total, self._input.fingerprint)
+            if self._source.rereadable and now == before:
                 self._output.saved = saved
                 return self._report(saved, complete=True)
             saved = None
-        elif check is not None and self._source.rereadable:
-            check.check_scan(scan)
         await self._check_app_key()
         try:
-            await self._begin(saved)
+            await run_sync(self._output.begin, saved, self._keep)
+            self._requests_before = self._client.stats().requests
+            self._started = self._written_at = get_running_loop().time()
+            await self._commit(complete=False)
             checkpoint = await self._work()
             if checkpoint.complete:
-                await self._output.publish()
+                await run_sync(self._output.publish)
         finally:
             self._output.close()
         return self._report(checkpoint, complete=checkpoint.complete)
+
+    def _check_same_job(self, saved: Checkpoint) -> None:
+        """Check the kind of input and the App Key of an unfinished run, without reading the input."""
+        if saved.kind != self._source.kind:
+            raise ResumeError(
+                f"an unfinished run of {self._sink.name} has another input ({saved.kind}, not {self._source.kind}); "
+                "give the same one, or --restart"
+            )
+        if saved.app_key != self._client.app_key:
+            raise ResumeError(
+                f"an unfinished run of {self._sink.name} has the groups of another App Key ({saved.app_key}, not "
+                f"{self._client.app_key}); use that one, or --restart"
+            )
+
+    async def _check_app_key(self) -> None:
+        other = await run_sync(self._sink.app_key_of_rows)
+        if other not in {None, self._client.app_key}:
+            raise ConfigError(
+                f"{self._sink.name} has the groups of another App Key ({other}, not {self._client.app_key}); give "
+                "another output, or --force to add to it"
+            )
 
     def stop(self) -> None:
         """Take no more IDs; `run` returns within a second, once the requests in flight have ended and are saved.
@@ -166,30 +188,15 @@ class Job:
 
     def progress(self) -> Progress:
         """How far it is."""
-        stats = self._client.stats()
         return Progress(
             self._output.counts,
             self._input.total,
-            self._resumed_from(),
+            self._before.counts.records,
             self._seconds(),
-            stats.requests - self._requests_before,
-            stats.rate,
+            self._requests(),
+            self._client.stats().rate,
             self._input.scanned,
         )
-
-    async def _check_app_key(self) -> None:
-        other = await anyio.to_thread.run_sync(self._sink.app_key_of_rows)
-        if other not in {None, self._client.app_key}:
-            raise ConfigError(
-                f"{self._sink.name} has the groups of another App Key ({other}, not {self._client.app_key}); give "
-                "another output, or --force to add to it"
-            )
-
-    async def _begin(self, saved: Checkpoint | None) -> None:
-        await self._output.begin(saved, keep=self._keep)
-        self._requests_before = self._client.stats().requests
-        self._started = self._written_at = get_running_loop().time()
-        await self._commit(complete=False)
 
     async def _work(self) -> Checkpoint:
         send, receive = anyio.create_memory_object_stream[Block](BLOCKS_READ_AHEAD)
@@ -214,18 +221,15 @@ class Job:
             self._output.add(self._outage.finish(any_answered=self._output.any_answered))
         await self._write()
         if complete:
-            await self._check_not_empty()
+            try:
+                self._input.check_not_empty(self._output.counts.records)
+            except SourceError:
+                await run_sync(self._output.discard)
+                raise
         checkpoint = await self._commit(complete=complete)
         if error is not None:
             raise error
         return checkpoint
-
-    async def _check_not_empty(self) -> None:
-        try:
-            self._input.check_not_empty(self._output.counts.records)
-        except SourceError:
-            await anyio.to_thread.run_sync(self._output.discard)
-            raise
 
     async def _look_up(self, blocks: MemoryObjectReceiveStream[Block]) -> None:
         async with aclosing(self._lookups.settled(blocks)) as lists:
@@ -242,35 +246,39 @@ class Job:
 
     async def _write(self) -> None:
         self._written_at = get_running_loop().time()
-        await self._output.write()
+        await run_sync(self._output.write)
 
     async def _commit(self, *, complete: bool) -> Checkpoint:
         self._committed_at = get_running_loop().time()
-        saved = self._output.saved or Checkpoint(kind="")
-        return await self._output.commit(
+        return await run_sync(
+            self._output.commit,
             Checkpoint(
                 kind=self._source.kind,
                 total=self._input.total,
                 fingerprint=self._input.fingerprint,
-                seconds=self._seconds() + saved.seconds,
-                requests=self._client.stats().requests - self._requests_before + saved.requests,
+                seconds=self._seconds() + self._before.seconds,
+                requests=self._requests() + self._before.requests,
                 complete=complete,
                 app_key=self._client.app_key,
-            )
+            ),
         )
+
+    @property
+    def _before(self) -> Checkpoint:
+        return self._output.saved or _NOTHING
+
+    def _requests(self) -> int:
+        return self._client.stats().requests - self._requests_before
 
     def _seconds(self) -> float:
         return 0.0 if self._started is None else get_running_loop().time() - self._started
 
-    def _resumed_from(self) -> int:
-        return 0 if self._output.saved is None else self._output.saved.counts.records
-
     def _report(self, checkpoint: Checkpoint | None, *, complete: bool = False) -> Report:
-        checkpoint = checkpoint or Checkpoint(kind="")
+        checkpoint = checkpoint or _NOTHING
         return Report(
             complete=complete,
             counts=checkpoint.counts,
-            resumed_from=self._resumed_from(),
+            resumed_from=self._before.counts.records,
             seconds=checkpoint.seconds,
             requests=checkpoint.requests,
             unreadable=0 if checkpoint.listing is None else checkpoint.listing.unreadable,

@@ -1,14 +1,15 @@
 """The lookups of a job: out of blocks of IDs, and back into their order."""
 
 from asyncio import Event
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 from anyio.streams.memory import MemoryObjectReceiveStream
 
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
-from rongcloud_groups.bulk.blocks import Block, ReorderBuffer
+from rongcloud_groups.bulk.input import Block
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
@@ -31,7 +32,11 @@ class OrderedLookups:
     def __init__(self, client: GroupClient, encode: Callable[[GroupProfile], Any]) -> None:
         self._client = client
         self._encode = encode
-        self._order = ReorderBuffer()
+        self._blocks: deque[Block] = deque()
+        self._block_of: dict[str, Block] = {}
+        """By ID without an outcome."""
+        self._held = 0
+        """IDs in the blocks."""
         self._settled_something = Event()
         self._stream: Stream | None = None
         self._taken_all = False
@@ -42,12 +47,12 @@ class OrderedLookups:
     @property
     def open(self) -> int:
         """IDs without an outcome."""
-        return self._order.open
+        return len(self._block_of)
 
     @property
     def complete(self) -> bool:
         """Whether all blocks were taken, and have been given back."""
-        return self._taken_all and not self._order.held
+        return self._taken_all and not self._blocks
 
     async def settled(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncGenerator[list[Block]]:
         """Look up blocks; give them back in their order, as they settle.
@@ -59,32 +64,41 @@ class OrderedLookups:
             self._stream = parts
             async for part in parts:
                 self._settle(part)
-                yield list(self._order.settled_blocks())
-        yield list(self._order.settled_blocks())  # of blocks without any new ID
+                yield list(self._settled_blocks())
+        yield list(self._settled_blocks())  # of blocks without any new ID
 
     def stop(self) -> None:
         """Take no more blocks, and drop those not requested yet; the others settle."""
-        if (stream := self._stream) is None:
+        if self._stream is None:
             return
-        stream.stop()
-        if self._order.drop_last(lambda block: stream.withdraw(block.group_ids)):
+        self._stream.stop()
+        while self._blocks and not self._blocks[-1].outcomes and self._stream.withdraw(self._blocks[-1].group_ids):
+            for group_id in self._blocks.pop().group_ids:
+                del self._block_of[group_id]
             self._taken_all = False
 
     async def _feed(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncIterator[str]:
         async for block in blocks:
-            while self._order.open >= self._read_ahead or self._order.held >= MAX_HELD:
+            while self.open >= self._read_ahead or self._held >= MAX_HELD:
                 self._settled_something.clear()
                 await self._settled_something.wait()
-            self._order.add(block)
+            self._blocks.append(block)
+            self._block_of.update(dict.fromkeys(block.group_ids, block))
+            self._held += len(block.group_ids)
             for group_id in block.group_ids:
                 yield group_id
         self._taken_all = True
 
     def _settle(self, part: Lookup) -> None:
-        for group_id, profile in part.found.items():
-            self._order.settle(group_id, self._encode(profile))
-        for group_id in part.missing:
-            self._order.settle(group_id, None)
-        for group_id, error in part.failed.items():
-            self._order.settle(group_id, error)
+        rows = {group_id: self._encode(profile) for group_id, profile in part.found.items()}
+        for group_id, outcome in (rows | dict.fromkeys(part.missing) | part.failed).items():
+            if (block := self._block_of.pop(group_id, None)) is not None:  # otherwise it was dropped
+                block.outcomes[group_id] = outcome
         self._settled_something.set()
+
+    def _settled_blocks(self) -> Iterator[Block]:
+        """Take out the first blocks, as far as they are settled."""
+        while self._blocks and len(self._blocks[0].outcomes) == len(self._blocks[0].group_ids):
+            block = self._blocks.popleft()
+            self._held -= len(block.group_ids)
+            yield block

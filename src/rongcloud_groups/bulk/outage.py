@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from rongcloud_groups._protocol.error_codes import RETRIED, action_for
-from rongcloud_groups.bulk.blocks import Block
 from rongcloud_groups.bulk.errors import ServiceUnavailable
+from rongcloud_groups.bulk.input import Block
 from rongcloud_groups.errors import RongCloudError
 
 OUTAGE_THRESHOLD: Final = 1000

@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import anyio
 import msgspec
 
-from rongcloud_groups.bulk.blocks import Block
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
 from rongcloud_groups.bulk.failed_ids import Failure, Failures, MissingIds, failure
 from rongcloud_groups.bulk.files import OutputLock
+from rongcloud_groups.bulk.input import Block
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.errors import RongCloudError
@@ -16,6 +15,8 @@ from rongcloud_groups.errors import RongCloudError
 
 class JobOutput:
     """Takes settled blocks in their order; all parts are committed together, and resumed together.
+
+    All methods but `add` are called in a worker thread, one at a time.
 
     Args:
         sink: where the rows go.
@@ -64,15 +65,12 @@ class JobOutput:
         """Whether the service had an outcome for one of the IDs."""
         return bool(self._unwritten or self.counts.found or self.counts.missing)
 
-    async def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:
+    def begin(self, saved: Checkpoint | None, keep: bool) -> None:  # noqa: FBT001  called through a thread
         """Open all parts at a checkpoint, or empty; ``keep`` adds to the parts of a finished run."""
         self.saved = self.committed = saved
         if saved is not None:
             self.counts = saved.counts
             self.digest = saved.digest
-        await anyio.to_thread.run_sync(self._begin, saved, keep)
-
-    def _begin(self, saved: Checkpoint | None, keep: bool) -> None:  # noqa: FBT001  called in a thread
         self._sink.begin(saved, keep=keep)
         self._failures.begin(None if saved is None else saved.failed_size, keep=keep)
         self._missing.begin(None if saved is None else saved.missing_size, keep=keep)
@@ -82,28 +80,21 @@ class JobOutput:
         """Take settled blocks, for the next `write`."""
         self._unwritten += blocks
 
-    async def write(self) -> None:
+    def write(self) -> None:
         """Write the blocks that were added."""
         blocks, self._unwritten = self._unwritten, []
-        if not blocks:
-            return
         rows: list[Any] = []
         missing: list[str] = []
         failures: list[Failure] = []
         for block in blocks:
-            for group_id, outcome in block.in_order():
+            for group_id in block.group_ids:
+                outcome = block.outcomes[group_id]
                 if outcome is None:
                     missing.append(group_id)
                 elif isinstance(outcome, RongCloudError):
                     failures.append(failure(group_id, outcome, self._max_attempts))
                 else:
                     rows.append(outcome)
-        await anyio.to_thread.run_sync(self._write, rows, missing, failures)
-        records = sum(block.records for block in blocks)
-        self.counts = self.counts.plus(records, found=len(rows), missing=len(missing), failed=len(failures))
-        self.digest = blocks[-1].digest
-
-    def _write(self, rows: list[Any], missing: list[str], failures: list[Failure]) -> None:
         if rows:
             self._sink.write(rows)
         if missing:
@@ -111,35 +102,39 @@ class JobOutput:
             self._missing.write(missing)
         if failures:
             self._failures.write(failures)
+        records = sum(block.records for block in blocks)
+        self.counts = self.counts.plus(records, found=len(rows), missing=len(missing), failed=len(failures))
+        self.digest = blocks[-1].digest if blocks else self.digest
 
-    async def commit(self, checkpoint: Checkpoint) -> Checkpoint:
+    def commit(self, checkpoint: Checkpoint) -> Checkpoint:
         """Make everything written durable, then the checkpoint."""
-        checkpoint = msgspec.structs.replace(
-            checkpoint, digest=self.digest, counts=self.counts, listing=self._source.place
-        )
-        self.committed = await anyio.to_thread.run_sync(self._commit, checkpoint)
-        return self.committed
-
-    def _commit(self, checkpoint: Checkpoint) -> Checkpoint:
         self._lock.check()
+        place = self._source.place  # before it, as more may be read in the meantime
         self._source.make_durable()
-        failed_size, missing_size = self._failures.make_durable(), self._missing.make_durable()
-        checkpoint = msgspec.structs.replace(checkpoint, failed_size=failed_size, missing_size=missing_size)
+        checkpoint = msgspec.structs.replace(
+            checkpoint,
+            digest=self.digest,
+            counts=self.counts,
+            failed_size=self._failures.make_durable(),
+            missing_size=self._missing.make_durable(),
+            listing=place,
+        )
         self._sink.commit(checkpoint)
+        self.committed = checkpoint
         return checkpoint
 
-    async def publish(self) -> None:
+    def publish(self) -> None:
         """Put everything in its place; killed in between, the next run does it again."""
-        for step in (self._sink.publish, self._failures.publish, self._missing.publish):
-            await anyio.to_thread.run_sync(step)
+        self._sink.publish()
+        self._failures.publish()
+        self._missing.publish()
         self._source.forget()
-        await anyio.to_thread.run_sync(self._sink.forget)
+        self._sink.forget()
 
     def discard(self) -> None:
         """Undo `begin`."""
-        self._sink.discard()
-        self._failures.discard()
-        self._missing.discard()
+        for part in (self._sink, self._failures, self._missing):
+            part.discard()
         self._source.forget()
 
     def close(self) -> None:

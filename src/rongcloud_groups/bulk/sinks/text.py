@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from threading import Event
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 
@@ -23,28 +23,8 @@ ROWS_IN_A_TEXT: Final = 100
 """So few that their text needs no large piece of memory, which the allocator would keep."""
 
 
-class _RowFormat(Protocol):
-    header: bytes
-
-    def encode(self, profile: GroupProfile) -> Any: ...
-
-    def text(self, rows: Sequence[Any]) -> bytes: ...
-
-    def is_output(self, path: Path) -> bool:
-        """Whether a job wrote a file."""
-        ...
-
-    def can_add_to(self, path: Path) -> bool:
-        """Whether rows of this format can follow where a file ends."""
-        ...
-
-    def kept(self, path: Path) -> Iterator[bytes]:
-        """The content of a finished output, with a line end, and with times as they are written now."""
-        ...
-
-
 class _RowsAsText(Sink, ABC):
-    _rows: _RowFormat
+    _rows: "_RowFormat"
 
     def encode(self, profile: GroupProfile) -> Any:
         return self._rows.encode(profile)
@@ -110,11 +90,9 @@ _OLD_TIME: Final = re.compile(rb'("create_time":")([^".]{19})(?:\.(\d{3})\d*)?Z"
 """In a row of JSON its first match is the group's: texts before it have their quotes escaped."""
 
 
-class _JsonLines(_RowFormat):
+class _JsonLines:
     header = b""
-
-    def encode(self, profile: GroupProfile) -> bytes:
-        return json_row(profile)
+    encode = staticmethod(json_row)
 
     def text(self, rows: Sequence[bytes]) -> bytes:
         return b"".join(rows)
@@ -132,7 +110,7 @@ class _JsonLines(_RowFormat):
     def kept(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             for line in file:
-                yield _OLD_TIME.sub(_with_milliseconds, line.removesuffix(b"\n"), count=1) + b"\n"
+                yield _with_line_end(_OLD_TIME.sub(_with_milliseconds, line, count=1))
 
 
 def _with_milliseconds(match: re.Match[bytes]) -> bytes:
@@ -145,15 +123,14 @@ _BOM: Final = "\N{BYTE ORDER MARK}".encode()
 _CREATE_TIME: Final = COLUMNS.index("create_time")
 
 
-class _Csv(_RowFormat):
+class _Csv:
     """CSV as PostgreSQL has it: an absent value is an empty cell, an empty text is ``""``."""
+
+    encode = staticmethod(flat_row)
 
     def __init__(self, *, for_excel: bool) -> None:
         self._for_excel = for_excel
         self.header = _BOM * for_excel + self.text([COLUMNS])
-
-    def encode(self, profile: GroupProfile) -> Any:
-        return flat_row(profile)
 
     def text(self, rows: Sequence[Iterable[object]]) -> bytes:
         return "".join(f"{','.join(map(self._cell, row))}\n" for row in rows).encode()
@@ -169,24 +146,27 @@ class _Csv(_RowFormat):
         return '"' + value.replace('"', '""') + '"' if _QUOTED.search(value) else value
 
     def is_output(self, path: Path) -> bool:
+        """Whether a job wrote a file."""
         return _start_of(path).removeprefix(_BOM).startswith(self.header.removeprefix(_BOM))
 
     def can_add_to(self, path: Path) -> bool:
+        """Whether rows of this format can follow where a file ends."""
         return _start_of(path).startswith(self.header)
 
     def kept(self, path: Path) -> Iterator[bytes]:
+        """The content of a finished output, with a line end, and with times as they are written now."""
         if any(row[_CREATE_TIME] != _new_time(row[_CREATE_TIME]) for row in _rows_of(path)):
             yield self.header
             for row in _rows_of(path):  # of version 0.1.0, where an empty cell is an absent value or an empty text
                 row[_CREATE_TIME] = _new_time(row[_CREATE_TIME])
                 yield self.text([[cell or None for cell in row]])
             return
-        line = b"\n"
         with path.open("rb") as file:
-            for line in file:
-                yield line
-        if not line.endswith(b"\n"):  # an editor may have left it so
-            yield b"\n"
+            yield from map(_with_line_end, file)
+
+
+def _with_line_end(line: bytes) -> bytes:
+    return line if line.endswith(b"\n") else line + b"\n"  # an editor may have left it so
 
 
 def _start_of(path: Path) -> bytes:
@@ -203,6 +183,9 @@ def _rows_of(path: Path) -> Iterator[list[str]]:
 
 def _new_time(text: str) -> str:
     return time_text(datetime.fromisoformat(text)) if text else text
+
+
+_RowFormat = _JsonLines | _Csv
 
 
 def _row_format(name: Format) -> _RowFormat:
