@@ -89,6 +89,21 @@ def test_a_long_cell_of_another_column_is_no_error() -> None:
     assert all_of(b"n\tid\n%s\tg1\n" % long, InputFormat("tsv", "id"), 65536) == ["g1"]
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "group_id;n\ng1;1,5\ng2;2\n",
+        "\ufeffn;group_id\r\n1,5;g1\r\n;\r\n2;g2\r\n;\r\n",  # of a spreadsheet
+        '"group_id";"a ""b"""\n"g1";"1;2"\n"g2";"more\nlines"\n',
+        '"n;m",group_id\n"1;2",g1\n3,g2\n',
+        "group_id\ng1\ng2\n",
+    ],
+)
+@given(piece=st.integers(1, 50))
+def test_a_csv_without_a_comma_in_its_header_has_semicolons_between_its_cells(content: str, piece: int) -> None:
+    assert all_of(content.encode(), InputFormat("csv", "group_id"), piece) == ["g1", "g2"]
+
+
 @pytest.mark.parametrize("kind", ["csv", "tsv"])
 def test_rows_of_separators_at_the_end_are_no_ids(kind: Any) -> None:
     between = b"," if kind == "csv" else b"\t"
@@ -154,6 +169,17 @@ def test_a_whole_number_in_json_is_an_id() -> None:
         (b'{"group_id":"g1"}\n', TEXT, "line 1: this is JSON"),
         (b'["g1"]\n', TEXT, "line 1: this is JSON"),
         (b"a,b\n1,2\n", InputFormat("csv", "id"), "ids has no column 'id'; it has 'a', 'b'; choose one with --column"),
+        (b"a;b\n1;2\n", InputFormat("csv", "id"), "ids has no column 'id'; it has 'a', 'b'; choose one with --column"),
+        (
+            b"id\ta\ng1\t1\n",
+            InputFormat("csv", "id"),
+            "it has 'id\\ta'; '\\t' is between them; put commas there, and name it .csv",
+        ),
+        (
+            b"id|a\ng1|1\n",
+            InputFormat("tsv", "id"),
+            "it has 'id|a'; '|' is between them; put commas there, and name it .csv",
+        ),
         (b"", InputFormat("csv", "id"), "ids is empty; it needs a header line"),
         (b"", InputFormat("tsv", "id"), "ids is empty; it needs a header line"),
         (b"a\tb\n1\t2\n", InputFormat("tsv", "id"), "ids has no column 'id'; it has 'a', 'b'"),

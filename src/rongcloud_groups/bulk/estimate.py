@@ -4,11 +4,11 @@ from math import ceil
 
 from msgspec import Struct
 
-from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
+from rongcloud_groups._dispatch.waiters import checked
+from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups.bulk.seen_ids import SeenIds
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.client import GroupClient
-from rongcloud_groups.errors import InvalidGroupId
 
 
 class Estimate(Struct, frozen=True):
@@ -49,7 +49,7 @@ async def estimate(client: GroupClient, source: Source) -> Estimate:
             records += len(ids)
             new = seen.add(ids)
             distinct += len(new)
-            valid = [group_id for group_id in new if _is_valid(group_id)]
+            valid = [group_id for group_id, error in checked(list(new), None).items() if error is None]
             invalid += len(new) - len(valid)
             sample = sample or next(iter(valid), None)
     requests = ceil((distinct - invalid) / BATCH_LIMIT)
@@ -58,11 +58,3 @@ async def estimate(client: GroupClient, source: Source) -> Estimate:
         await client.get(sample)
         credentials = "credentials accepted"
     return Estimate(records, records - distinct, invalid, requests, requests / client.stats().rate, credentials)
-
-
-def _is_valid(group_id: str) -> bool:
-    try:
-        validated_group_id(group_id)
-    except InvalidGroupId:
-        return False
-    return True

@@ -62,15 +62,12 @@ class JobInput:
     async def scan(self, saved: Checkpoint | None) -> bool:
         """Read all of a source that can be read twice, before the first request: a fault in it is reported at once.
 
-        Args:
-            saved: the checkpoint to resume from; the input begins with the records that it had then.
-
         Returns:
             False where it was stopped.
 
         Raises:
             SourceError: it cannot be read, or has no IDs.
-            ResumeError: it begins otherwise.
+            ResumeError: it does not begin with the records that an unfinished run had.
         """
         with self._scanning:
             if self._source.rereadable:
@@ -90,13 +87,7 @@ class JobInput:
         self.total, self.fingerprint, self.scanned = self.scanned, digest, None
 
     async def read(self, send: MemoryObjectSendStream[Block], *, done: int, digest: str) -> None:
-        """Pass on blocks; an error is kept, so that all before it can be saved first.
-
-        Args:
-            send: takes the blocks.
-            done: records at the start that an earlier run did.
-            digest: of those.
-        """
+        """Pass on `read_blocks`; an error is kept, so that all before it can be saved first."""
         with self._reading, send:
             try:
                 async with aclosing(read_blocks(self._source, done=done, digest=digest)) as blocks:

@@ -66,9 +66,7 @@ class Job:
         self._source = source
         self._sink = sink
         self._lock = OutputLock(sink.path)
-        self._output = JobOutput(
-            sink, failures, missing or UnlistedIds(), source, self._lock, max_attempts=client.max_attempts
-        )
+        self._output = JobOutput(sink, failures, missing or UnlistedIds(), source, self._lock, client.max_attempts)
         self._restart = restart
         self._keep = keep
         self._input = JobInput(source, allow_empty=allow_empty)

@@ -22,12 +22,7 @@ MAX_HELD: Final = 16_000
 
 
 class OrderedLookups:
-    """Looks up the IDs of blocks, as many at a time as the budget has use for.
-
-    Args:
-        client: an open client.
-        encode: makes a row of a profile.
-    """
+    """Looks up the IDs of blocks, as many at a time as the budget has use for."""
 
     def __init__(self, client: GroupClient, encode: Callable[[GroupProfile], Any]) -> None:
         self._client = client

@@ -1,6 +1,5 @@
 """Tells a service that is down from single IDs that fail."""
 
-from collections.abc import Iterator
 from typing import Any, Final
 
 from rongcloud_groups._protocol.error_codes import RETRIED, action_for
@@ -26,7 +25,7 @@ class OutageDetector:
         """Take the next settled block; return those that can be written.
 
         Raises:
-            ServiceUnavailable: as many IDs in a row as `OUTAGE_THRESHOLD` are unanswered.
+            ServiceUnavailable: `OUTAGE_THRESHOLD` IDs in a row are unanswered.
         """
         unanswered = sum(map(_is_unanswered, block.outcomes.values()))
         if not unanswered:
@@ -46,14 +45,12 @@ class OutageDetector:
     def finish(self, *, any_answered: bool) -> list[Block]:
         """The input has ended: return the blocks that are held back.
 
-        Args:
-            any_answered: whether an ID outside of these blocks was answered.
-
         Raises:
-            ServiceUnavailable: none was, and none of these.
+            ServiceUnavailable: none of their IDs was answered, nor ``any_answered`` of the others.
         """
         blocks = self._take_all()
-        if blocks and not any_answered and all(map(_is_unanswered, _outcomes_of(blocks))):
+        outcomes = (outcome for block in blocks for outcome in block.outcomes.values())
+        if blocks and not any_answered and all(map(_is_unanswered, outcomes)):
             raise ServiceUnavailable(f"the service does not respond: {_reason(blocks[0])}")
         return blocks
 
@@ -64,10 +61,6 @@ class OutageDetector:
 
 def _is_unanswered(outcome: Any) -> bool:
     return isinstance(outcome, RongCloudError) and action_for(outcome) in RETRIED
-
-
-def _outcomes_of(blocks: list[Block]) -> Iterator[Any]:
-    return (outcome for block in blocks for outcome in block.outcomes.values())
 
 
 def _reason(block: Block) -> Any:

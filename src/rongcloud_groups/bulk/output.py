@@ -18,14 +18,6 @@ class JobOutput:
 
     All methods but `add` are called in a worker thread, one at a time.
 
-    Args:
-        sink: where the rows go.
-        failures: where the failed IDs go.
-        missing: where the IDs of missing groups go.
-        source: its notes are committed too.
-        lock: keeps other jobs out; it is checked before each checkpoint.
-        max_attempts: the client's.
-
     Attributes:
         counts: of the blocks that are written.
         digest: of their records.
@@ -34,14 +26,7 @@ class JobOutput:
     """
 
     def __init__(
-        self,
-        sink: Sink,
-        failures: Failures,
-        missing: MissingIds,
-        source: Source,
-        lock: OutputLock,
-        *,
-        max_attempts: int,
+        self, sink: Sink, failures: Failures, missing: MissingIds, source: Source, lock: OutputLock, max_attempts: int
     ) -> None:
         self._sink = sink
         self._failures = failures

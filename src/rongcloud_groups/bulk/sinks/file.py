@@ -14,13 +14,7 @@ from rongcloud_groups.errors import ConfigError
 
 
 class FileSink(Sink):
-    """Rows that are appended to ``PATH.partial``, with the checkpoint beside it.
-
-    Args:
-        path: the output.
-        file_format: its format.
-        force: replace a file that no job wrote.
-    """
+    """Rows that are appended to ``PATH.partial``, with the checkpoint beside it; ``force`` replaces any file."""
 
     _header = b""
 
@@ -92,11 +86,7 @@ class FileSink(Sink):
 
     @abstractmethod
     def _finished_rows(self) -> Iterable[bytes]:
-        """The rows of the file that is there, as this job writes them.
-
-        Raises:
-            ConfigError: rows cannot be added to it.
-        """
+        """The rows of the file that is there, as this job writes them; a `ConfigError` if none can be added."""
 
     def _forget_checkpoint(self) -> None:
         self._checkpoint.unlink(missing_ok=True)

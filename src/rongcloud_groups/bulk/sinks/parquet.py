@@ -31,10 +31,6 @@ class ParquetSink(FileSink):
 
     While the job runs, its rows are appended to ``PATH.partial`` in the format of Arrow. At the end they are written in
     row groups, so that the file does not depend on where a run was killed.
-
-    Args:
-        path: the output.
-        force: replace a file that no job wrote.
     """
 
     def __init__(self, path: Path, *, force: bool = False) -> None:

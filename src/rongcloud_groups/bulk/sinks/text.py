@@ -38,13 +38,7 @@ class _RowsAsText(Sink, ABC):
 
 
 class TextSink(FileSink, _RowsAsText):
-    """JSON lines or CSV, as a file.
-
-    Args:
-        path: the output; until it is complete, its rows are in ``PATH.partial``.
-        file_format: ``jsonl``, ``csv`` or ``excel-csv``.
-        force: replace a file that no job wrote.
-    """
+    """JSON lines or CSV, as a file."""
 
     def __init__(self, path: Path, file_format: Format, *, force: bool = False) -> None:
         super().__init__(path, file_format, force=force)
@@ -64,11 +58,7 @@ class TextSink(FileSink, _RowsAsText):
 
 
 class StdoutSink(_RowsAsText):
-    """JSON lines or CSV on stdout; nothing is left to resume from.
-
-    Args:
-        file_format: ``jsonl``, ``csv`` or ``excel-csv``.
-    """
+    """JSON lines or CSV on stdout; nothing is left to resume from."""
 
     name = "stdout"
 

@@ -4,8 +4,8 @@ import gzip
 import os
 import sys
 import zlib
+from abc import abstractmethod
 from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +27,32 @@ _REFUSED: Final = {
 }
 
 
-class FileSource(Source):
+class _ParsedSource(Source):
+    """IDs that a parser finds in a thread."""
+
+    def __init__(self, name: str, kind: str, input_format: InputFormat) -> None:
+        self.name = name
+        self.kind = f"{kind}, {input_format.description}"
+        self._format = input_format
+
+    def records(self) -> AsyncGenerator[list[str]]:
+        return ThreadedReader(self._parse).lists()
+
+    def _parse(self, reader: ThreadedReader) -> Iterator[str]:
+        try:
+            yield from self._ids(reader)
+        except (OSError, EOFError, zlib.error) as error:
+            raise SourceError(f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}") from None
+
+    @abstractmethod
+    def _ids(self, reader: ThreadedReader) -> Iterator[str]: ...
+
+    def _ids_of(self, descriptor: int, reader: ThreadedReader) -> Iterator[str]:
+        content: Any = BufferedReader(PolledInput(descriptor, reader.waiting), 64 * 1024)
+        return ids_in(_unpacked(content, self._format.compression, self.name), self._format, self.name)
+
+
+class FileSource(_ParsedSource):
     """A file of IDs, or a pipe that has a name, which can be read only once.
 
     Args:
@@ -36,62 +61,34 @@ class FileSource(Source):
     """
 
     def __init__(self, path: Path | str, input_format: InputFormat) -> None:
-        path = Path(path)
-        self.rereadable = not (path.is_fifo() or path.is_char_device() or path.is_socket())
-        self.name = str(path)
-        self.kind = f"file, {input_format.description}"
-        self._path = path
-        self._format = input_format
+        self._path = Path(path)
+        super().__init__(str(self._path), "file", input_format)
+        self.rereadable = not (self._path.is_fifo() or self._path.is_char_device() or self._path.is_socket())
 
-    def records(self) -> AsyncGenerator[list[str]]:
-        return ThreadedReader(self._parse).lists()
-
-    def _parse(self, reader: ThreadedReader) -> Iterator[str]:
-        with _naming(self.name):
-            if self._format.kind == "parquet":
-                yield from _ids_of_parquet(self._path, self._format.key)
-                return
-            # A pipe is opened at once this way, and its writer is waited for as its content is.
-            descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-            try:
-                yield from _ids_of(descriptor, reader, self._format, self.name)
-            finally:
-                os.close(descriptor)
+    def _ids(self, reader: ThreadedReader) -> Iterator[str]:
+        if self._format.kind == "parquet":
+            yield from _ids_of_parquet(self._path, self._format.key)
+            return
+        # A pipe is opened at once this way, and its writer is waited for as its content is.
+        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
+        try:
+            yield from self._ids_of(descriptor, reader)
+        finally:
+            os.close(descriptor)
 
 
-class StdinSource(Source):
+class StdinSource(_ParsedSource):
     """Standard input; a quiet pipe holds up nothing.
 
     Args:
         input_format: how it is read.
     """
 
-    name = "stdin"
-
     def __init__(self, input_format: InputFormat) -> None:
-        self.kind = f"stdin, {input_format.description}"
-        self._format = input_format
+        super().__init__("stdin", "stdin", input_format)
 
-    def records(self) -> AsyncGenerator[list[str]]:
-        return ThreadedReader(self._parse).lists()
-
-    def _parse(self, reader: ThreadedReader) -> Iterator[str]:
-        with _naming(self.name):
-            yield from _ids_of(sys.stdin.fileno(), reader, self._format, self.name)
-
-
-@contextmanager
-def _naming(name: str) -> Iterator[None]:
-    """Turn an error of reading into a `SourceError` that names the input."""
-    try:
-        yield
-    except (OSError, EOFError, zlib.error) as error:
-        raise SourceError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from None
-
-
-def _ids_of(descriptor: int, reader: ThreadedReader, input_format: InputFormat, name: str) -> Iterator[str]:
-    content: Any = BufferedReader(PolledInput(descriptor, reader.waiting), 64 * 1024)
-    return ids_in(_unpacked(content, input_format.compression, name), input_format, name)
+    def _ids(self, reader: ThreadedReader) -> Iterator[str]:
+        return self._ids_of(sys.stdin.fileno(), reader)
 
 
 def _unpacked(content: Any, compression: str, name: str) -> Any:

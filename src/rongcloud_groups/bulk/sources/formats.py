@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from io import BufferedIOBase, TextIOWrapper
+from itertools import chain
 from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
@@ -53,9 +54,10 @@ def ids_in(content: BufferedIOBase, input_format: InputFormat, name: str) -> Ite
         case "text":
             return _in_text(lines)
         case "csv":
-            return _in_csv(lines, input_format.key)
+            return (cell.strip() for cell in _in_column(_csv_rows(lines), input_format.key, lines))
         case "tsv":
-            return _in_tsv(lines, input_format.key)
+            rows = (line.rstrip("\r\n").split("\t") for line in lines)
+            return (_unescaped(cell).strip() for cell in _in_column(rows, input_format.key, lines))
         case _:
             return _in_json(lines, input_format.key)
 
@@ -121,67 +123,60 @@ def _in_text(lines: _Lines) -> Iterator[str]:
             yield group_id
 
 
-def _in_csv(lines: _Lines, column: str) -> Iterator[str]:
-    """Rows with a header; a cell in quotes may hold line ends, and a quote inside of one without is text."""
+def _csv_rows(lines: _Lines) -> Iterator[list[str]]:
+    """Rows; a cell in quotes may hold line ends, and a quote inside of one without is text.
+
+    Between the cells are commas or, if the first line has none, semicolons: spreadsheets write them where the comma is
+    the decimal sign.
+    """
     csv.field_size_limit(max(csv.field_size_limit(), MAX_LINE))  # the default refuses cells that databases export
-    rows = csv.reader(lines, strict=True)
-    place: int | None = None
+    header = next(iter(lines), "")
+    delimiter = ";" if ";" in header and "," not in header else ","
+    rows = csv.reader(chain([header], lines), strict=True, delimiter=delimiter)
     while True:
         first_line = rows.line_num + 1
         try:
-            row = next(rows)
+            yield next(rows)
         except StopIteration:
-            break
+            return
         except csv.Error as error:
-            hint = (
-                "; is a quote opened and not closed?"
-                if rows.line_num > first_line or "end of data" in str(error)
-                else ""
-            )
+            opened = rows.line_num > first_line or "end of data" in str(error)
+            hint = "; is a quote opened and not closed?" if opened else ""
             raise lines.error(f"{error}{hint}", first_line) from None
-        if not any(row):  # Excel ends a file with rows of separators
-            continue
-        if place is None:
-            place = _place_of(column, row, lines)
-        else:
-            yield row[place].strip() if place < len(row) else ""
-    if place is None:
-        raise _no_header(column, lines)
 
 
 _ESCAPES: Final = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v", "0": "\0", "N": ""}
 """As PostgreSQL's COPY and MySQL's batch mode write them, ``\\N`` for null; any other character stands for itself."""
 
 
-def _in_tsv(lines: _Lines, column: str) -> Iterator[str]:
-    """Lines of cells between tabs, after a header, as databases export them: without quotes, with backslashes."""
+def _unescaped(cell: str) -> str:
+    return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), cell) if "\\" in cell else cell
+
+
+def _in_column(rows: Iterable[list[str]], column: str, lines: _Lines) -> Iterator[str]:
+    """The cells of a column, whose name is in the first row."""
     place: int | None = None
-    for line in lines:
-        cells = line.rstrip("\r\n").split("\t")
-        if not any(cells):
+    for row in rows:
+        if not any(row):  # Excel ends a file with rows of separators
             continue
         if place is None:
-            place = _place_of(column, cells, lines)
+            place = _place_of(column, row, lines)
         else:
-            cell = cells[place] if place < len(cells) else ""
-            if "\\" in cell:
-                cell = re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), cell)
-            yield cell.strip()
+            yield row[place] if place < len(row) else ""
     if place is None:
-        raise _no_header(column, lines)
+        raise SourceError(f"{lines.name} is empty; it needs a header line with the column {column!r}")
 
 
 def _place_of(column: str, header: list[str], lines: _Lines) -> int:
     names = [cell.strip() for cell in header]
     if column not in names:
-        raise SourceError(f"{lines.name} has no column {column!r}{_there(names)}; choose one with --column")
+        cure = "choose one with --column"
+        if between := next((each for each in "\t|;," if len(names) == 1 and each in names[0]), ""):
+            cure = f"{between!r} is between them; put commas there, and name it .csv"
+        raise SourceError(f"{lines.name} has no column {column!r}{_there(names)}; {cure}")
     if names.count(column) > 1:
         raise SourceError(f"{lines.name} has {names.count(column)} columns {column!r}; rename all but one")
     return names.index(column)
-
-
-def _no_header(column: str, lines: _Lines) -> SourceError:
-    return SourceError(f"{lines.name} is empty; it needs a header line with the column {column!r}")
 
 
 def _in_json(lines: _Lines, field: str) -> Iterator[str]:

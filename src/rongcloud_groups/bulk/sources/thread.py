@@ -4,8 +4,8 @@ import os
 import select
 from collections.abc import AsyncGenerator, Callable, Iterator
 from io import RawIOBase
-from queue import SimpleQueue
-from threading import Event, Semaphore, Thread
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
 
 RECORDS_AT_A_TIME: Final = 1000
-_LISTS_READ_AHEAD: Final = 4
+_LISTS_READ_AHEAD: Final = 3
 _POLL_SECONDS: Final = 0.1
 
 
@@ -32,8 +32,7 @@ class ThreadedReader:
     def __init__(self, parse: "Callable[[ThreadedReader], Iterator[str]]") -> None:
         self._parse = parse
         self._ids: list[str] = []
-        self._queue: SimpleQueue[list[str] | BaseException | None] = SimpleQueue()
-        self._room = Semaphore(_LISTS_READ_AHEAD)
+        self._queue: Queue[list[str] | BaseException | None] = Queue(_LISTS_READ_AHEAD)
         self._stopped = Event()
 
     async def lists(self) -> AsyncGenerator[list[str]]:
@@ -44,7 +43,6 @@ class ThreadedReader:
                 if isinstance(item, BaseException):
                     raise item
                 yield item
-                self._room.release()
         finally:
             self._stopped.set()
 
@@ -55,15 +53,19 @@ class ThreadedReader:
             ReadingStopped: nothing more is wanted.
         """
         if self._ids:
-            while not self._room.acquire(timeout=_POLL_SECONDS):
-                self._check_wanted()
-            ids, self._ids = self._ids, []
-            self._queue.put(ids)
-        self._check_wanted()
-
-    def _check_wanted(self) -> None:
+            self._hand_over(self._ids)
+            self._ids = []
         if self._stopped.is_set():
             raise ReadingStopped
+
+    def _hand_over(self, item: list[str] | BaseException | None) -> None:
+        while True:
+            try:
+                self._queue.put(item, timeout=_POLL_SECONDS)
+            except Full:
+                if not self._stopped.is_set():
+                    continue
+            return
 
     def _run(self) -> None:
         end: BaseException | None = None
@@ -74,12 +76,9 @@ class ThreadedReader:
                     self.waiting()
         except BaseException as error:  # noqa: BLE001  raised where the IDs are read
             end = error
-        try:
-            self.waiting()
-        except ReadingStopped:
-            pass
-        finally:
-            self._queue.put(end)
+        if self._ids:
+            self._hand_over(self._ids)
+        self._hand_over(end)
 
 
 class PolledInput(RawIOBase):
