@@ -95,6 +95,9 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
     app_key: str | None = None
 
 
+NOTHING_DONE: Final = Checkpoint(kind="")
+
+
 class _Versions(Struct):
     version: int
     row_schema_version: int

@@ -32,12 +32,7 @@ class Estimate(Struct, frozen=True):
 
 
 async def estimate(client: GroupClient, source: Source) -> Estimate:
-    """Read the whole source, and try the credentials with one request.
-
-    Raises:
-        SourceError: the source cannot be read.
-        RongCloudError: the request failed.
-    """
+    """Read the whole source, and try the credentials with one request."""
     if source.asks_service:
         async for _ in source.records():
             break

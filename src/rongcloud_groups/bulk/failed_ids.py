@@ -125,7 +125,9 @@ class MissingIdsFile(PartialFile, MissingIds):
 
 
 class UnlistedIds(MissingIds):
-    """The IDs of missing groups are counted, and not listed."""
+    """IDs are counted, and not listed."""
+
+    size = 0
 
 
 class FailedIdsPrinter(Failures):

@@ -34,11 +34,7 @@ _CANNOT: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, e
 class PartialFile:
     """Appended to as ``NAME.partial``, cut back to a known size on resume, renamed to ``NAME`` or removed at the end.
 
-    It has the mode and the owner of the file that it replaces.
-
-    Args:
-        path: the final name.
-        like: the file whose mode and owner it has where there is no file of the final name yet.
+    It has the mode and the owner of the file that it replaces, or of the file ``like`` where there is none yet.
     """
 
     even_empty = True
@@ -52,11 +48,7 @@ class PartialFile:
         self._descriptor = -1
 
     def begin(self, size: int | None, *, keep: bool = False) -> None:
-        """Open it.
-
-        Args:
-            size: bytes that are good; None to begin an empty file.
-            keep: where it would be empty, begin with the content of the file of the final name.
+        """Open it with so many bytes that are good, or empty, or to ``keep`` the content of the file it replaces.
 
         Raises:
             ConfigError: it cannot be written.
@@ -75,11 +67,7 @@ class PartialFile:
             self.append(self.path.read_bytes())
 
     def check_complete(self, size: int) -> None:
-        """Check that the rows of a complete run are all there, ``size`` bytes, before they are published.
-
-        Raises:
-            ResumeError: they are not.
-        """
+        """Raise a `ResumeError` unless all bytes of a complete run are there, or were put in their place."""
         if self.partial.exists():
             self._check_size(size)
         elif not self.path.exists():
@@ -92,11 +80,7 @@ class PartialFile:
         self.size += len(content)
 
     def make_durable(self) -> int:
-        """Make it durable; return its size.
-
-        Raises:
-            OutputLost: it was removed.
-        """
+        """Make it durable, unless it was removed; return its size."""
         check_in_place(self.partial, self._descriptor)
         with naming_file(self.partial):
             _fsync(self._descriptor)
@@ -155,11 +139,7 @@ def naming_file(path: Path) -> Iterator[None]:
 
 
 def check_in_place(path: Path, descriptor: int) -> None:
-    """Check that an open file still has its name.
-
-    Raises:
-        OutputLost: it was removed or replaced.
-    """
+    """Raise `OutputLost` if an open file was removed or replaced."""
     opened = os.fstat(descriptor)
     try:
         named = path.stat()
@@ -176,11 +156,7 @@ def files_beside(output: Path) -> list[Path]:
 
 
 def check_writable(output: Path) -> None:
-    """Check that an output can be written or replaced, before anything is asked.
-
-    Raises:
-        ConfigError: it cannot, and why.
-    """
+    """Raise a `ConfigError` that says why, if an output cannot be written or replaced."""
     if len(os.fsencode(output.name)) > _MAX_NAME:
         raise ConfigError(
             f"the name {output.name!r} is too long for the files beside it; give one of at most {_MAX_NAME} bytes"
@@ -234,10 +210,8 @@ def _fsync(descriptor: int) -> None:
 class OutputLock:
     """Keeps out other jobs with the same output, from before its checkpoint is read until all is in its place.
 
-    Use it in ``with``. The lock is the file ``OUT.lock``. One that a killed process left behind is taken over.
-
-    Args:
-        output: the job's output; None where there is nothing to keep others from.
+    Use it in ``with``. The lock is the file ``OUT.lock``; one that a killed process left behind is taken over. Without
+    an output there is nothing to lock.
     """
 
     def __init__(self, output: Path | None) -> None:
@@ -246,11 +220,7 @@ class OutputLock:
         self._descriptor = -1
 
     def __enter__(self) -> Self:
-        """Lock it.
-
-        Raises:
-            ConfigError: another process has the lock, or the file cannot be written.
-        """
+        """Lock it; raise a `ConfigError` if another process has the lock, or the file cannot be written."""
         while self._output is not None:
             self._open_and_lock()
             try:
@@ -268,11 +238,7 @@ class OutputLock:
             self._close()
 
     def check(self) -> None:
-        """Check that other jobs are still kept out.
-
-        Raises:
-            OutputLost: the file is no longer there.
-        """
+        """Raise `OutputLost` if other jobs are no longer kept out."""
         if self._descriptor >= 0:
             check_in_place(self._path, self._descriptor)
 

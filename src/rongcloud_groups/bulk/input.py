@@ -104,11 +104,7 @@ class JobInput:
                 self.error = error
 
     def check_not_empty(self, records: int) -> None:
-        """Refuse an input without any ID: more often than not, the command before the pipe failed.
-
-        Raises:
-            SourceError: it has none.
-        """
+        """Raise a `SourceError` for an input without any ID: most often, the command before the pipe has failed."""
         if not records and not self._allow_empty:
             raise SourceError(
                 f"{self._source.name} has no IDs; the output is left as it is (--allow-empty if that is right)"

@@ -10,7 +10,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream
 from anyio.to_thread import run_sync
 
 from rongcloud_groups._tables.output import WriteCancelled
-from rongcloud_groups.bulk.checkpoint import Checkpoint
+from rongcloud_groups.bulk.checkpoint import NOTHING_DONE, Checkpoint
 from rongcloud_groups.bulk.errors import OutputError, ResumeError, SourceError
 from rongcloud_groups.bulk.failed_ids import Failures, MissingIds, UnlistedIds
 from rongcloud_groups.bulk.files import OutputLock
@@ -30,7 +30,6 @@ IDS_IN_A_WRITE: Final = 1000
 
 STOP_GRACE: Final = 0.5
 """Seconds that a stopped job leaves to the requests in flight, and to an output that keeps it waiting."""
-_NOTHING: Final = Checkpoint(kind="")
 
 
 class Job:
@@ -118,19 +117,19 @@ class Job:
 
     async def _run(self) -> Report:
         if self._stopping:
-            return self._report(None)
+            return self._report(NOTHING_DONE)
         saved = None if self._restart else await run_sync(self._sink.load)
         if saved is not None and saved.complete:  # killed before its files were in place
             await run_sync(self._output.publish)
         elif saved is not None:
             self._check_same_job(saved)
         if not await self._input.scan(saved):
-            return self._report(saved)
+            return self._report(saved or NOTHING_DONE)
         if saved is not None and saved.complete:
             before = (saved.kind, saved.app_key, saved.total, saved.fingerprint)
             now = (self._source.kind, self._client.app_key, self._input.total, self._input.fingerprint)
             if self._source.rereadable and now == before:
-                self._output.saved = saved
+                self._output.before = saved
                 return self._report(saved, complete=True)
             saved = None
         await self._check_app_key()
@@ -189,7 +188,7 @@ class Job:
         return Progress(
             self._output.counts,
             self._input.total,
-            self._before.counts.records,
+            self._output.before.counts.records,
             self._seconds(),
             self._requests(),
             self._client.stats().rate,
@@ -216,7 +215,7 @@ class Job:
         error = error or self._input.error
         complete = error is None and self._input.ended and self._lookups.complete
         if complete:
-            self._output.add(self._outage.finish(any_answered=self._output.any_answered))
+            self._output.added += self._outage.finish(any_answered=self._output.any_answered)
         await self._write()
         if complete:
             try:
@@ -233,7 +232,7 @@ class Job:
         async with aclosing(self._lookups.settled(blocks)) as lists:
             async for settled in lists:
                 for block in settled:
-                    self._output.add(self._outage.feed(block))
+                    self._output.added += self._outage.feed(block)
                 now = get_running_loop().time()
                 commit_is_due = now - self._committed_at >= self._sink.seconds_between_commits
                 write_is_due = now - self._written_at >= SECONDS_BETWEEN_WRITES
@@ -254,16 +253,12 @@ class Job:
                 kind=self._source.kind,
                 total=self._input.total,
                 fingerprint=self._input.fingerprint,
-                seconds=self._seconds() + self._before.seconds,
-                requests=self._requests() + self._before.requests,
+                seconds=self._seconds() + self._output.before.seconds,
+                requests=self._requests() + self._output.before.requests,
                 complete=complete,
                 app_key=self._client.app_key,
             ),
         )
-
-    @property
-    def _before(self) -> Checkpoint:
-        return self._output.saved or _NOTHING
 
     def _requests(self) -> int:
         return self._client.stats().requests - self._requests_before
@@ -271,12 +266,11 @@ class Job:
     def _seconds(self) -> float:
         return 0.0 if self._started is None else get_running_loop().time() - self._started
 
-    def _report(self, checkpoint: Checkpoint | None, *, complete: bool = False) -> Report:
-        checkpoint = checkpoint or _NOTHING
+    def _report(self, checkpoint: Checkpoint, *, complete: bool = False) -> Report:
         return Report(
             complete=complete,
             counts=checkpoint.counts,
-            resumed_from=self._before.counts.records,
+            resumed_from=self._output.before.counts.records,
             seconds=checkpoint.seconds,
             requests=checkpoint.requests,
             unreadable=0 if checkpoint.listing is None else checkpoint.listing.unreadable,

@@ -50,11 +50,7 @@ class OrderedLookups:
         return self._taken_all and not self._blocks
 
     async def settled(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncGenerator[list[Block]]:
-        """Look up blocks; give them back in their order, as they settle.
-
-        Raises:
-            RongCloudError: an error that is not retryable.
-        """
+        """Look up blocks; give them back in their order, as they settle."""
         async with self._client.stream(self._feed(blocks)) as parts:
             self._stream = parts
             async for part in parts:

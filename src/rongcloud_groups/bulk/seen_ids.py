@@ -31,16 +31,13 @@ class SeenIds:
             UnicodeEncodeError: one of them is no Unicode text.
             OSError: the directory for temporary files is full.
         """
+        as_json = msgspec.json.encode(group_ids).decode()
         try:
-            return self._new(group_ids)
+            if "\\u0000" in as_json:  # SQLite's JSON ends a text there
+                return [group_id for group_id in group_ids if self._database.execute(_INSERT_ONE, (group_id,)).rowcount]
+            new = {row[0] for row in self._database.execute(_INSERT, (as_json,))}
         except sqlite3.OperationalError as error:
             raise OSError(f"cannot keep the IDs that were read in a temporary file (see TMPDIR): {error}") from None
-
-    def _new(self, group_ids: list[str]) -> list[str]:
-        as_json = msgspec.json.encode(group_ids).decode()
-        if "\\u0000" in as_json:  # SQLite's JSON ends a text there
-            return [group_id for group_id in group_ids if self._database.execute(_INSERT_ONE, (group_id,)).rowcount]
-        new = {row[0] for row in self._database.execute(_INSERT, (as_json,))}
         return [group_id for group_id in dict.fromkeys(group_ids) if group_id in new]
 
     def __enter__(self) -> Self:

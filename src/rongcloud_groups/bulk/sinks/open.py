@@ -23,11 +23,7 @@ _URL: Final = re.compile(r"[A-Za-z][\w+.-]+:/")  # a drive has one letter
 
 
 def check_output_name(output: str) -> None:
-    """Refuse a text that names no file.
-
-    Raises:
-        ConfigError: it is empty, a URL, or SQLite's name for a database in memory.
-    """
+    """Raise a `ConfigError` for a text that names no file."""
     if not output.strip():
         raise ConfigError("the output's name is empty; give a file")
     if not Path(output).name:
@@ -39,24 +35,6 @@ def check_output_name(output: str) -> None:
             f"{output} is a URL, and only files can be written; write to stdout (-o -) and pipe it into a program that "
             "takes it, or copy the file when it is done"
         )
-
-
-def format_of(path: Path | None, given: Format | None = None) -> Format:
-    """The format given, or the one of the file's name.
-
-    Raises:
-        ConfigError: the name does not tell.
-    """
-    if given is not None:
-        return given
-    if path is None:
-        return "jsonl"
-    try:
-        return _FORMATS[path.suffix.lower()]
-    except KeyError:
-        raise ConfigError(
-            f"the name {path.name!r} does not tell a format; give --format {'|'.join(get_args(Format))}"
-        ) from None
 
 
 def open_sink(
@@ -77,11 +55,14 @@ def open_sink(
     if path is not None:
         check_output_name(str(path))
         path = Path(path)
-    chosen = format_of(path, file_format)
     if path is None:
-        if chosen in {"sqlite", "parquet"}:
-            raise ConfigError(f"{chosen} cannot go to stdout; give a file with -o")
-        return StdoutSink(chosen)
+        if file_format in {"sqlite", "parquet"}:
+            raise ConfigError(f"{file_format} cannot go to stdout; give a file with -o")
+        return StdoutSink(file_format or "jsonl")
+    chosen = file_format or _FORMATS.get(path.suffix.lower())
+    if chosen is None:
+        names = "|".join(get_args(Format))
+        raise ConfigError(f"the name {path.name!r} does not tell a format; give --format {names}")
     check_writable(path)
     if chosen == "sqlite":
         from rongcloud_groups.bulk.sinks.sqlite import SqliteSink

@@ -68,16 +68,18 @@ class _Lines:
     Attributes:
         name: the input's name in messages.
         number: of the last line, from 1.
-        text: the content.
     """
 
     def __init__(self, content: BufferedIOBase, name: str) -> None:
         self.name = name
         self.number = 0
-        self.text = TextIOWrapper(content, encoding="utf-8-sig", newline="")  # type: ignore[type-var]
+        self._text = TextIOWrapper(content, encoding="utf-8-sig", newline="")  # type: ignore[type-var]
 
     def __iter__(self) -> Iterator[str]:
-        while line := self._next():
+        while line := self._decoded(self._text.readline, MAX_LINE + 1):
+            self.number += 1
+            if len(line) > MAX_LINE:
+                raise self.error(f"longer than {MAX_LINE:,} characters; is it a text file?")
             yield line
 
     def error(self, message: object, number: int | None = None) -> SourceError:
@@ -85,10 +87,7 @@ class _Lines:
 
     def read(self, size: int) -> str:
         """More of the content, regardless of lines; "" at its end."""
-        try:
-            return self.text.read(size)
-        except UnicodeDecodeError as error:
-            raise self._not_utf8(error) from None
+        return self._decoded(self._text.read, size)
 
     def first_character(self) -> str:
         """The first character that is not blank; "" where there is none."""
@@ -96,20 +95,13 @@ class _Lines:
             self.number += character == "\n"
         return character
 
-    def _next(self) -> str:
+    def _decoded(self, read: Callable[[int], str], size: int) -> str:
         try:
-            line = self.text.readline(MAX_LINE + 1)
+            return read(size)
         except UnicodeDecodeError as error:
-            raise self._not_utf8(error) from None
-        self.number += 1
-        if len(line) > MAX_LINE:
-            raise self.error(f"longer than {MAX_LINE:,} characters; is it a text file?")
-        return line
-
-    def _not_utf8(self, error: UnicodeDecodeError) -> SourceError:
-        number = self.number + 1 + error.object.count(b"\n", 0, error.start)  # all lines before this piece were read
-        wrong = error.object[error.start]
-        return self.error(f"not UTF-8 (byte 0x{wrong:02x}); convert the file to UTF-8", number)
+            number = self.number + 1 + error.object.count(b"\n", 0, error.start)  # all lines before it were read
+            wrong = error.object[error.start]
+            raise self.error(f"not UTF-8 (byte 0x{wrong:02x}); convert the file to UTF-8", number) from None
 
 
 def _in_text(lines: _Lines) -> Iterator[str]:

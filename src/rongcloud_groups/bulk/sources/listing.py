@@ -7,7 +7,7 @@ from typing import Final
 
 from rongcloud_groups._dispatch.listing import Listing
 from rongcloud_groups.bulk.checkpoint import ListingPlace
-from rongcloud_groups.bulk.files import PartialFile
+from rongcloud_groups.bulk.failed_ids import MissingIdsFile, UnlistedIds
 from rongcloud_groups.bulk.sources.interface import Source
 
 _CHUNK: Final = 64 * 1024
@@ -31,7 +31,7 @@ class ListingSource(Source):
         self.kind = "listing" if since is None else f"listing since {since.isoformat()}"
         self._listing = listing
         self._since = since
-        self._noted = None if output is None else PartialFile(Path(f"{output}.listed"), like=output)
+        self._noted = UnlistedIds() if output is None else MissingIdsFile(f"{output}.listed", output)
         self._place = ListingPlace()
         self.may_be_empty = since is not None
 
@@ -41,24 +41,20 @@ class ListingSource(Source):
 
     def begin(self, place: ListingPlace | None) -> None:
         self._place = place or ListingPlace()
-        if self._noted is not None:
-            self._noted.begin(None if place is None else place.size)
+        self._noted.begin(None if place is None else place.size, keep=False)
 
     def make_durable(self) -> None:
-        if self._noted is not None:
-            self._noted.make_durable()
+        self._noted.make_durable()
 
     def close(self) -> None:
-        if self._noted is not None:
-            self._noted.close()
+        self._noted.close()
 
     def forget(self) -> None:
-        if self._noted is not None:
-            self._noted.discard()
+        self._noted.discard()
 
     async def records(self) -> AsyncGenerator[list[str]]:
         """The IDs noted by an earlier run, then those of the pages to come."""
-        if self._noted is not None and self.place.size:
+        if isinstance(self._noted, MissingIdsFile) and self.place.size:
             with self._noted.partial.open("rb") as noted:
                 while lines := noted.readlines(_CHUNK):
                     yield [line.decode().removesuffix("\n") for line in lines]
@@ -68,11 +64,9 @@ class ListingSource(Source):
             wanted = [group.group_id for group in page.groups if self._is_wanted(group.create_time)]
             ids = [group_id for group_id in wanted if "\n" not in group_id]  # the list has a line for each
             unreadable = self.place.unreadable + page.unreadable + len(wanted) - len(ids)
-            if self._noted is not None:
-                self._noted.append("".join(f"{group_id}\n" for group_id in ids).encode())
-            size = 0 if self._noted is None else self._noted.size
+            self._noted.write(ids)
             token = page.next_page_token
-            self._place = ListingPlace(size, token, ended=token is None, unreadable=unreadable)
+            self._place = ListingPlace(self._noted.size, token, ended=token is None, unreadable=unreadable)
             yield ids
 
     def _is_wanted(self, created: datetime | None) -> bool:
