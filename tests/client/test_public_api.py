@@ -118,7 +118,7 @@ def test_the_client_takes_what_is_documented() -> None:
             GroupClient.get_many,
             f"(self, group_ids: Iterable[str], *, {DEADLINE}, bulk: bool = False, fresh: bool = False)",
         ),
-        (GroupClient.stream, "(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool = True)"),
+        (GroupClient.stream, "(self, group_ids: Iterable[str] | AsyncIterable[str | list[str]], *, bulk: bool = True)"),
         (GroupClient.list_profiles, "(self, *, after: str | None = None, since: datetime.datetime | None = None)"),
         (GroupClient.stats, "(self)"),
         (GroupClient.aclose, "(self)"),

@@ -134,3 +134,17 @@ async def consumed(client: GroupClient, source: Iterator[str]) -> Lookup:
             whole.found.update(part.found)
             whole.missing.extend(part.missing)
     return whole
+
+
+async def test_an_asynchronous_source_gives_ids_one_by_one_and_in_lists(client: GroupClient) -> None:
+    async def ids() -> AsyncIterator[str | list[str]]:
+        yield [f"g{number}" for number in range(120)]
+        yield "last"
+        yield []
+        yield ["no good", "g120"]
+
+    async with client.stream(ids()) as parts:
+        lookups = [part async for part in parts]
+    settled = [group_id for part in lookups for group_id in (*part.found, *part.missing, *part.failed)]
+    assert sorted(settled) == sorted([*(f"g{number}" for number in range(121)), "last", "no good"])
+    assert [each for part in lookups for each in part.failed] == ["no good"]

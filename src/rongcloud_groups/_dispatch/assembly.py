@@ -94,7 +94,7 @@ class Assembly:
             self.failover, api, policy, self.lifetime.start, attempt_timeout=transport.attempt_timeout
         )
 
-    def stream(self, group_ids: Iterable[str] | AsyncIterable[str], *, bulk: bool) -> Stream:
+    def stream(self, group_ids: Iterable[object] | AsyncIterable[object], *, bulk: bool) -> Stream:
         """See `GroupClient.stream`."""
         return Stream(
             group_ids,

@@ -161,9 +161,9 @@ class Stream:
 
     async def _read_async(self, source: AsyncIterator[object]) -> None:
         try:
-            async for group_id in source:
+            async for item in source:
                 await self._wait_for_room()
-                self._admit([group_id])
+                self._admit(item if isinstance(item, list) else [item])
                 if self._left:
                     return
         finally:

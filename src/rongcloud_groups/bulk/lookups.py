@@ -68,7 +68,7 @@ class OrderedLookups:
                 del self._block_of[group_id]
             self._taken_all = False
 
-    async def _feed(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncIterator[str]:
+    async def _feed(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncIterator[list[str]]:
         async for block in blocks:
             while self.open >= self._read_ahead or self._held >= MAX_HELD:
                 self._settled_something.clear()
@@ -76,8 +76,7 @@ class OrderedLookups:
             self._blocks.append(block)
             self._block_of.update(dict.fromkeys(block.group_ids, block))
             self._held += len(block.group_ids)
-            for group_id in block.group_ids:
-                yield group_id
+            yield block.group_ids
         self._taken_all = True
 
     def _settle(self, part: Lookup) -> None:
