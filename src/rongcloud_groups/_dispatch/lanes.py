@@ -1,7 +1,7 @@
 """An open ID, its waiters, the lane in which it waits, and the batch in which it is in flight."""
 
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from itertools import repeat, starmap
 from typing import Final, Protocol, final
 
@@ -93,22 +93,18 @@ class Lane(Struct, eq=False):
 
     Attributes:
         group_ids: those that wait here, and some that no longer do. One that comes back takes its old place.
-        waiting: how many wait, apart from the isolated ones.
+        gone: how many of them no longer wait here.
     """
 
     group_ids: deque[str] = field(default_factory=deque)
-    waiting: int = 0
+    gone: int = 0
     isolated: deque[list[PendingId]] = field(default_factory=deque)
 
     def __bool__(self) -> bool:
-        return bool(self.waiting or self.isolated)
+        return len(self.group_ids) > self.gone or bool(self.isolated)
 
     def __len__(self) -> int:
-        return self.waiting + sum(map(len, self.isolated))
-
-    def append(self, group_id: str) -> None:
-        self.group_ids.append(group_id)
-        self.waiting += 1
+        return len(self.group_ids) - self.gone + sum(map(len, self.isolated))
 
     def take(self, most: int, place: Callable[[str], object]) -> list[str]:
         """Take out the first IDs, apart from the isolated ones.
@@ -118,24 +114,21 @@ class Lane(Struct, eq=False):
             place: says where an ID is.
         """
         pop = self.group_ids.popleft
-        if self.waiting == len(self.group_ids):
-            taken = list(starmap(pop, repeat((), min(most, self.waiting))))
-        else:
-            waiting: dict[str, None] = {}
-            while self.group_ids and len(waiting) < most:
-                if place(group_id := pop()) is self:
-                    waiting[group_id] = None
-            taken = list(waiting)
-        self.waiting -= len(taken)
-        return taken
+        if not self.gone:
+            return list(starmap(pop, repeat((), min(most, len(self.group_ids)))))
+        taken: dict[str, None] = {}
+        while self.group_ids and len(taken) < most:
+            group_id = pop()
+            if group_id not in taken and place(group_id) is self:
+                taken[group_id] = None
+            else:
+                self.gone -= 1
+        return list(taken)
 
     def left(self, place: Callable[[str], object]) -> None:
         """An ID no longer waits here; those that left are taken out many at a time."""
-        self.waiting -= 1
-        if len(self.group_ids) > 2 * self.waiting + _SWEEP_AT:
+        self.gone += 1
+        if 2 * self.gone > len(self.group_ids) + _SWEEP_AT:
             distinct = dict.fromkeys(self.group_ids)
             self.group_ids = deque(group_id for group_id in distinct if place(group_id) is self)
-
-    def extend(self, group_ids: Collection[str]) -> None:
-        self.group_ids.extend(group_ids)
-        self.waiting += len(group_ids)
+            self.gone = 0

@@ -1,15 +1,16 @@
 """Look up one ID or many, over the cache, the queue and a deadline."""
 
 from asyncio import TimerHandle, get_running_loop
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from math import inf
+from types import coroutine
 from typing import TypeVar
 
 from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.steps import Steps
-from rongcloud_groups._dispatch.waiters import GetManyWaiter, GetWaiter, reject_single_str
+from rongcloud_groups._dispatch.waiters import OPEN, GetManyWaiter, GetWaiter, WakeUps, reject_single_str
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups._validation import number
 from rongcloud_groups.errors import DeadlineExceeded
@@ -44,6 +45,7 @@ class Lookups:
         self._dispatcher = dispatcher
         self._emit = emit
         self._observes = bool(emit)
+        self._wake_ups = WakeUps()
         self._deadline = inf if deadline is None else deadline
 
     def get(self, group_id: str, deadline: float | None, *, fresh: bool) -> Awaitable[GroupProfile | None]:
@@ -76,24 +78,28 @@ class Lookups:
         self._emit(CallEnded(name, *_counts(result), clock() - began, None, request_ids))
         return result
 
-    async def _get(
+    @coroutine
+    def _get(
         self, group_id: str, deadline: float, request_ids: list[str] | None, *, fresh: bool
-    ) -> GroupProfile | None:
+    ) -> Generator[GetWaiter, None, GroupProfile | None]:
         group_id = validated_group_id(group_id)
         if deadline <= 0:
             raise self._exceeded(group_id, deadline)
-        loop = get_running_loop()
-        waiter = GetWaiter(loop.create_future(), request_ids)
-        timer = None if deadline == inf else loop.call_later(deadline, self._expire, waiter, group_id, deadline)
+        waiter = GetWaiter(self._wake_ups, request_ids)
+        timer = None
+        if deadline != inf:
+            timer = get_running_loop().call_later(deadline, self._expire, waiter, group_id, deadline)
         try:
             if self._cached is None:
                 self._pending.add(group_id, waiter)
             else:
                 self._cached.add_all([group_id], waiter, fresh=fresh)
             self._dispatcher.wake()
-            return await waiter.future
+            if waiter.outcome is OPEN:
+                yield waiter
+            return waiter.result()
         except BaseException:
-            self._leave(waiter, [group_id])
+            (self._cached or self._pending).leave(waiter, [group_id])
             raise
         finally:
             if timer is not None:
@@ -138,7 +144,7 @@ class Lookups:
         self._dispatcher.wake()
         waiter.admitted()
 
-    def _leave(self, waiter: GetWaiter | GetManyWaiter, group_ids: Iterable[str]) -> None:
+    def _leave(self, waiter: GetManyWaiter, group_ids: Iterable[str]) -> None:
         if waiter.future.done() and not waiter.future.cancelled():
             waiter.future.exception()  # a caller that was cancelled in the same step does not retrieve it
         (self._cached or self._pending).leave(waiter, group_ids)

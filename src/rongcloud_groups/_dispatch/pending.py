@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
 from rongcloud_groups._dispatch.lanes import Batch, Lane, PendingId, Waiter
+from rongcloud_groups._dispatch.waiters import are_get_waiters, settle_gets
 from rongcloud_groups.errors import RongCloudError
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.models import GroupProfile
@@ -57,7 +58,7 @@ class PendingQueue:
         """Let ``waiter`` wait for an ID; an open one is requested again only if the request in flight is stale."""
         if group_id not in self._ids:
             self._ids[group_id] = waiter
-            self._lane(bulk=waiter.bulk).append(group_id)
+            (self._bulk if waiter.bulk else self._interactive).group_ids.append(group_id)
             return
         entry = self._entry(group_id)
         if isinstance(entry.place, Batch) and not entry.wanted:
@@ -71,7 +72,7 @@ class PendingQueue:
         if self._ids.keys().isdisjoint(group_ids):
             for group_id in group_ids:
                 self._ids[group_id] = waiter
-            self._lane(bulk=waiter.bulk).extend(group_ids)
+            self._lane(bulk=waiter.bulk).group_ids.extend(group_ids)
             return
         for group_id in group_ids:
             self.add(group_id, waiter)
@@ -121,11 +122,12 @@ class PendingQueue:
     def _batch(self, group_ids: list[str], cancel: Callable[[Batch], object]) -> Batch:
         waiters: list[Waiter | PendingId] = list(map(self._ids.__getitem__, group_ids))  # type: ignore[arg-type]  # those that wait are in no batch
         batch = Batch(group_ids, waiters, cancel, len(group_ids))
-        for group_id, waiter in zip(group_ids, waiters, strict=True):
-            if type(waiter) is PendingId:
-                waiter.place = batch
-            else:
-                self._ids[group_id] = batch
+        self._ids.update(dict.fromkeys(group_ids, batch))
+        if PendingId in set(map(type, waiters)):
+            for waiter in waiters:
+                if isinstance(waiter, PendingId):
+                    waiter.place = batch
+                    self._ids[waiter.group_id] = waiter
         return batch
 
     def settle_batch(self, batch: Batch, found: dict[str, GroupProfile]) -> None:
@@ -136,23 +138,21 @@ class PendingQueue:
         group_ids, waiters = batch.group_ids, batch.waiters
         settled: dict[Waiter, dict[str, Outcome]] = {}
         waiter = waiters[0]
-        if not isinstance(waiter, PendingId) and waiters.count(waiter) == len(waiters):
-            deque(map(self._ids.pop, group_ids), maxlen=0)
-            self.found += len(found)
-            self.missing += len(group_ids) - len(found)
+        if are_get_waiters(waiters):
+            self._close_all(group_ids, found)
+            settle_gets(waiters, map(found.get, group_ids), batch.request_id)
+        elif not isinstance(waiter, PendingId) and waiters.count(waiter) == len(waiters):
+            self._close_all(group_ids, found)
             settled[waiter] = dict.fromkeys(group_ids) | found if len(found) < len(group_ids) else {**found}
         else:
             for group_id, waiter in zip(group_ids, waiters, strict=True):
                 profile = found.get(group_id)
-                if type(waiter) is PendingId:
+                if isinstance(waiter, PendingId):
                     self._close(waiter, profile, settled)
-                    continue
-                del self._ids[group_id]
-                if profile is None:
-                    self.missing += 1
                 else:
-                    self.found += 1
-                settled.setdefault(waiter, {})[group_id] = profile
+                    del self._ids[group_id]
+                    self._count(profile)
+                    settled.setdefault(waiter, {})[group_id] = profile
         for waiter, outcomes in settled.items():
             waiter.settle(outcomes, batch.request_id)
 
@@ -169,16 +169,24 @@ class PendingQueue:
         if self._ids.get(group_id) is not entry:
             return
         self._forget(entry)
+        self._count(outcome)
+        for waiter in entry.waiters:
+            settled.setdefault(waiter, {})[group_id] = outcome
+        for waiter in entry.next_waiters:
+            self.add(group_id, waiter)
+
+    def _close_all(self, group_ids: list[str], found: dict[str, GroupProfile]) -> None:
+        deque(map(self._ids.pop, group_ids), maxlen=0)
+        self.found += len(found)
+        self.missing += len(group_ids) - len(found)
+
+    def _count(self, outcome: Outcome) -> None:
         if outcome is None:
             self.missing += 1
         elif isinstance(outcome, RongCloudError):
             self.failed += 1
         else:
             self.found += 1
-        for waiter in entry.waiters:
-            settled.setdefault(waiter, {})[group_id] = outcome
-        for waiter in entry.next_waiters:
-            self.add(group_id, waiter)
 
     def entries(self, batch: Batch) -> list[PendingId]:
         """The IDs of a batch in flight that are still open."""
@@ -206,7 +214,6 @@ class PendingQueue:
         for entry in reversed([entry for entry in entries if self._ids.get(entry.group_id) is entry]):
             entry.place = lane = self._lane(bulk=entry.bulk)
             lane.group_ids.appendleft(entry.group_id)
-            lane.waiting += 1
 
     def requeue_halves(self, entries: list[PendingId]) -> None:
         """Let resting entries wait again as two halves, each sent alone and before the rest of its lane."""
@@ -300,7 +307,7 @@ class PendingQueue:
             self._interactive.isolated.append(place)
         elif place is self._bulk:
             entry.place = self._interactive
-            self._interactive.append(entry.group_id)
+            self._interactive.group_ids.append(entry.group_id)
             self._bulk.left(self._place)
 
     def _drop(self, entry: PendingId) -> None:

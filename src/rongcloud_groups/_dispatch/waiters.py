@@ -1,10 +1,12 @@
 """Waiters of a call: of `get` for one ID, of `get_many` for many."""
 
-from asyncio import Future
-from collections.abc import Callable, Iterable
+from asyncio import CancelledError, Future, get_running_loop
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextvars import Context
 from copy import copy
 from operator import countOf
-from typing import Final, TypeVar, cast
+from typing import Final, TypeGuard, TypeVar, cast
 
 from msgspec import Struct, field
 
@@ -16,38 +18,126 @@ from rongcloud_groups.models import GroupProfile
 T = TypeVar("T")
 
 
-class GetWaiter(Struct, eq=False):
-    """Waits for one ID; its future ends in the profile, in None, or in the error.
+class Open:
+    """Marks an ID that has no outcome yet."""
 
-    Attributes:
-        request_ids: gets the request that served it, if not None.
+
+OPEN: Final = Open()
+
+
+class WakeUps:
+    """Resumes the tasks whose `get` has its outcome: all of a batch in one call of the event loop.
+
+    With a future each they take a call each, which costs more than the rest of a `get`.
     """
 
-    future: Future[GroupProfile | None]
+    def __init__(self) -> None:
+        self._tasks: deque[SuspendedTask] = deque()
+
+    def extend(self, tasks: "Iterable[SuspendedTask]") -> None:
+        """Resume these tasks soon."""
+        if not self._tasks:
+            get_running_loop().call_soon(self._resume)
+        self._tasks.extend(tasks)
+
+    def _resume(self) -> None:
+        tasks, self._tasks = self._tasks, deque()
+        done: Future[None] = get_running_loop().create_future()
+        done.set_result(None)
+        try:
+            while tasks:
+                wake_up, context = tasks.popleft()
+                context.run(wake_up, done)
+        finally:
+            if tasks:  # one ended in KeyboardInterrupt or SystemExit
+                self.extend(tasks)
+
+
+SuspendedTask = tuple[Callable[[Future[None]], object], Context]
+"""Runs a step of a task that waits, and the context to run it in."""
+
+
+class GetWaiter(Struct, eq=False):
+    """Waits for one ID. To the task that yields it, it looks like a future (see `asyncio.isfuture`).
+
+    Attributes:
+        wake_ups: the client's.
+        request_ids: gets the request that served it, if not None.
+        outcome: `OPEN` until there is one.
+        task: is resumed then.
+    """
+
+    wake_ups: WakeUps
     request_ids: list[str] | None = None
     bulk: bool = False
+    outcome: Outcome | CancelledError | Open = OPEN
+    task: SuspendedTask | None = None
+    _asyncio_future_blocking: bool = True
+
+    get_loop = staticmethod(get_running_loop)
+
+    def add_done_callback(self, wake_up: Callable[[Future[None]], object], *, context: Context) -> None:
+        """The task waits."""
+        self.task = wake_up, context
+
+    def cancel(self, msg: object = None) -> bool:
+        """The task is cancelled."""
+        if self.outcome is not OPEN:
+            return False
+        self._end(CancelledError() if msg is None else CancelledError(msg))
+        return True
+
+    def result(self) -> GroupProfile | None:
+        """The profile, or None.
+
+        Raises:
+            RongCloudError, CancelledError: the wait ended in it.
+        """
+        outcome = self.outcome
+        if not isinstance(outcome, BaseException):
+            return outcome  # type: ignore[return-value]  # it is not open
+        self.outcome = self.task = None  # the error's traceback refers to this waiter: this leaves no cycle
+        try:
+            raise outcome
+        finally:
+            del outcome
 
     def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
         """The ID has its outcome."""
         if self.request_ids is not None and request_id is not None:
             self.request_ids.append(request_id)
         _, outcome = outcomes.popitem()
-        if isinstance(outcome, RongCloudError):
-            self.abort(outcome)
-        elif not self.future.done():
-            self.future.set_result(outcome)
+        self._end(copy(outcome) if isinstance(outcome, RongCloudError) else outcome)
 
     def abort(self, error: RongCloudError) -> None:
         """There will be no outcome."""
-        if not self.future.done():
-            self.future.set_exception(copy(error))
+        self._end(copy(error))
+
+    def _end(self, outcome: Outcome | CancelledError) -> None:
+        if self.outcome is OPEN:
+            self.outcome = outcome
+            if self.task is not None:
+                self.wake_ups.extend([self.task])
+
+    def __repr__(self) -> str:
+        return f"<GetWaiter, {'waiting' if self.outcome is OPEN else 'done'}>"
 
 
-class _Open:
-    """Marks an ID that has no outcome yet."""
+def are_get_waiters(waiters: Sequence[object]) -> TypeGuard[Sequence[GetWaiter]]:
+    """Whether each of them is a `GetWaiter`."""
+    return set(map(type, waiters)) == {GetWaiter}
 
 
-_OPEN: Final = _Open()
+def settle_gets(waiters: Sequence[GetWaiter], outcomes: Iterable[GroupProfile | None], request_id: str) -> None:
+    """The waiters of a batch have their outcomes."""
+    tasks = []
+    for waiter, outcome in zip(waiters, outcomes, strict=True):
+        if waiter.request_ids is not None:
+            waiter.request_ids.append(request_id)
+        if waiter.outcome is OPEN:
+            waiter.outcome = outcome
+            tasks.append(waiter.task)
+    waiters[0].wake_ups.extend(filter(None, tasks))
 
 
 class GetManyWaiter(Struct, eq=False):
@@ -61,20 +151,20 @@ class GetManyWaiter(Struct, eq=False):
     future: Future[None]
     request_ids: list[str]
     bulk: bool
-    _outcomes: dict[str, Outcome | _Open] = field(default_factory=dict)
+    _outcomes: dict[str, Outcome | Open] = field(default_factory=dict)
     _open: int = 0
     _all_admitted: bool = False
     _expired: Callable[[str], RongCloudError] | None = None
 
     def admit(self, group_ids: list[object]) -> list[str]:
         """Take up some more IDs; return those to look up: valid, new, and before the deadline."""
-        outcomes: dict[str, Outcome | _Open] = checked(group_ids, _OPEN)
+        outcomes: dict[str, Outcome | Open] = checked(group_ids, OPEN)
         if not self._outcomes.keys().isdisjoint(outcomes):
             outcomes = {each: outcomes[each] for each in outcomes if each not in self._outcomes}
-        if countOf(outcomes.values(), _OPEN) == len(outcomes):
+        if countOf(outcomes.values(), OPEN) == len(outcomes):
             opened = list(outcomes)
         else:
-            opened = [group_id for group_id, outcome in outcomes.items() if outcome is _OPEN]
+            opened = [group_id for group_id, outcome in outcomes.items() if outcome is OPEN]
         if self._expired is not None:
             outcomes |= {group_id: self._expired(group_id) for group_id in opened}
             opened = []
@@ -110,7 +200,7 @@ class GetManyWaiter(Struct, eq=False):
         """The IDs that have no outcome yet."""
         if not self._open:
             return []
-        return [group_id for group_id, outcome in self._outcomes.items() if outcome is _OPEN]
+        return [group_id for group_id, outcome in self._outcomes.items() if outcome is OPEN]
 
     def lookup(self) -> Lookup:
         """The outcomes, once no ID is open."""

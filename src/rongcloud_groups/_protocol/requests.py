@@ -19,9 +19,7 @@ BATCH_LIMIT: Final = 50
 GROUP_ID_LIMIT: Final = 64
 """The most characters in a group ID, as the service documents it."""
 
-_PLAIN_GROUP_ID: Final = re.compile(rf"[!-+\--~]{{1,{GROUP_ID_LIMIT}}}")  # visible ASCII without the comma
 _LENGTHS: Final = frozenset(range(1, GROUP_ID_LIMIT + 1))
-_VISIBLE: Final = bytes(range(ord("!"), ord("~") + 1))
 _NEEDS_NO_QUOTING: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 _INVISIBLE: Final = {
     "Cc": "a control character",
@@ -45,7 +43,7 @@ def validated_group_id(value: object) -> str:
         InvalidGroupId: not a str, empty, over 64 characters, or with a comma, whitespace, a control
             character, an invisible format character or a lone surrogate in it.
     """
-    if type(value) is str and _PLAIN_GROUP_ID.fullmatch(value):
+    if type(value) is str and 0 < len(value) <= GROUP_ID_LIMIT and _is_plain(value) and "," not in value:
         return value
     if not isinstance(value, str):
         raise InvalidGroupId(value, f"it must be a str, not {type(value).__name__}")
@@ -60,8 +58,11 @@ def are_plain_group_ids(values: Sequence[object]) -> TypeGuard[Sequence[str]]:
     if set(map(type, values)) != {str} or not _LENGTHS.issuperset(map(len, values)):  # type: ignore[arg-type]  # each is a str
         return False
     joined = ",".join(values)  # type: ignore[arg-type]  # each is a str
-    commas = len(values) - 1
-    return joined.isascii() and not joined.encode().translate(None, _VISIBLE) and joined.count(",") == commas
+    return _is_plain(joined) and joined.count(",") == len(values) - 1
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _fault_of(text: str) -> str | None:
