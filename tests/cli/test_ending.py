@@ -88,6 +88,8 @@ WAITS = {
     "stdin of get": ["get", "-"],
     "a request of get": ["get", "g1"],
     "a request of check": ["check"],
+    "a refused request": ["sync", "ids.txt", "-o", "out.jsonl"],
+    "a refused request of get": ["get", "g1"],
     "a dry run": ["sync", "ids.txt", "--dry-run"],
     "a dry run of stdin": ["sync", "-", "--dry-run"],
     "a connection": ["sync", "ids.txt", "-o", "out.jsonl"],
@@ -106,7 +108,7 @@ WAITS = {
 
 @pytest.fixture
 def waiting_for(
-    request: pytest.FixtureRequest, variables: dict[str, str], tmp_path: Path
+    request: pytest.FixtureRequest, emulator: Emulator, variables: dict[str, str], tmp_path: Path
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """The name of a wait, and an environment in which the command comes to it."""
     wait: str = request.param
@@ -114,6 +116,8 @@ def waiting_for(
         silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         match wait.partition(" of ")[0]:
+            case "a refused request":
+                emulator.faults.share = {"429": 1.0}
             case "a connection":
                 for _ in range(3):  # the kernel takes no more of them
                     other = stack.enter_context(socket.socket())

@@ -1,6 +1,7 @@
 """What ends at last, and what is waited for: outages, refusals, responses that cannot be decoded."""
 
 import asyncio
+import gc
 import gzip
 import json
 import logging
@@ -262,6 +263,26 @@ async def test_a_response_over_its_bound_is_repeated_once() -> None:
         assert list(lookup.failed) == ["g7"]
         assert len(lookup.found) == 49
         assert client.stats().requests <= 2 + 2 + 2 * 6
+
+
+@pytest.mark.parametrize("status", [200, 502])
+def test_the_errors_of_a_lookup_hold_no_response(status: int) -> None:
+    @virtual_time
+    async def main() -> None:
+        def large(_: list[str]) -> httpx.Response:
+            return httpx.Response(status, content=bytes(4 << 20))
+
+        async with client_of(large, base_urls="https://one.test", max_attempts=1) as client:
+            tracemalloc.start()
+            try:
+                lookup = await client.get_many(IDS[:1_000])
+                gc.collect()
+                assert tracemalloc.get_traced_memory()[0] < 10 << 20  # of 80 MiB in 20 responses
+            finally:
+                tracemalloc.stop()
+        assert len(lookup.failed) == 1_000
+
+    main()
 
 
 @virtual_time

@@ -259,6 +259,8 @@ class Dispatcher:
             with contained(DecodeError, "reading the response"):
                 result = self._api.read_batch(response, flight.batch.group_ids, flight.batch.request_id)
         except RongCloudError as error:
+            logger.debug("a request failed", exc_info=error)
+            drop_frames(error)
             self._failed(flight, error)
         else:
             self._answered(flight, result)
@@ -307,6 +309,14 @@ class Dispatcher:
         logger.error("not retryable: %s", error)
         self._pending.abort(error)
         self._cancel_all()
+
+
+def drop_frames(error: BaseException) -> None:
+    """Drop the frames of an error and of its causes: they would hold the response for as long as a caller has it."""
+    each: BaseException | None = error
+    while each is not None:
+        each.__traceback__ = None
+        each = each.__cause__ or each.__context__
 
 
 async def _raise(fault: BaseException) -> None:
