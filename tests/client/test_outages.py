@@ -9,6 +9,7 @@ import socket
 import tracemalloc
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -50,6 +51,19 @@ def client_of(answer: Callable[[list[str]], httpx.Response], **options: Any) -> 
     return GroupClient(
         "key", "secret", transport=httpx.MockTransport(lambda request: answer(requested(request))), **options
     )
+
+
+# Waits for a token that are longer than a connection may be idle
+
+
+@virtual_time
+async def test_a_rate_of_one_request_in_hours_sends() -> None:
+    async with client_of(found, rate=1 / 7200, max_attempts=1) as client:
+        times = []
+        for group_id in ("a", "b", "c"):
+            assert await client.get(group_id) is not None
+            times.append(now())
+        assert [round((later - earlier) / 60) for earlier, later in pairwise(times)] == [120, 120]
 
 
 # Outages

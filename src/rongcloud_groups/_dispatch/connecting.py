@@ -2,12 +2,17 @@
 
 import logging
 from asyncio import get_running_loop, sleep, timeout
+from contextlib import suppress
+from typing import Final, NoReturn
 
 from rongcloud_groups._dispatch.containment import contained
 from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.events import logger
+
+KEEP_CHECK: Final = 0.5
+"""Seconds between looks at a connection that is kept ready."""
 
 
 class ConnectionWait:
@@ -69,6 +74,13 @@ class ConnectionWait:
             await self._set_back(error, outage=self._policy.is_outage(error))
             return False
         return True
+
+    async def keep(self) -> NoReturn:
+        """Open another connection wherever the last one closes, until cancelled."""
+        while True:
+            with suppress(TransportError), contained(TransportError, "connecting"):
+                await self._failover.ready()
+            await sleep(KEEP_CHECK)
 
     async def wasted(self) -> None:
         """The connection closed while its request waited for a token.

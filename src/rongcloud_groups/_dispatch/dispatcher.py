@@ -1,6 +1,6 @@
 """The dispatcher: a ready connection, a token, up to 50 IDs, sent in one step; then the response is handled."""
 
-from asyncio import Event, Future, get_running_loop
+from asyncio import Event, Future, get_running_loop, wait
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -180,7 +180,7 @@ class Dispatcher:
         self._phase = "waiting for budget"
         try:
             with contained(RongCloudError, "the rate limiter"):
-                waited = await self._gate.wait()
+                waited = await (self._gate.wait() if self._gate.rate >= 1 else self._slow_token())
         except RongCloudError as error:
             await self._no_token(error)
             return
@@ -201,6 +201,15 @@ class Dispatcher:
                 await self._connecting.wasted()
             except TransportError as error:
                 self._fail_waiting(error)
+
+    async def _slow_token(self) -> float:
+        """The wait may be longer than a connection may be idle: another one is opened where it closes."""
+        keeping = get_running_loop().create_task(self._connecting.keep())
+        try:
+            return await self._gate.wait()
+        finally:
+            keeping.cancel()
+            await wait([keeping])
 
     async def _no_token(self, error: RongCloudError) -> None:
         """The rate limiter failed: the next batch lost an attempt."""
