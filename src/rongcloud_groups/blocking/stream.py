@@ -1,8 +1,7 @@
 """A stream whose source is read in the thread that consumes it."""
 
 from asyncio import Event
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import ExitStack
 from itertools import islice
 from typing import Final, Self
@@ -22,13 +21,16 @@ class BlockingStream:
     def __init__(self, running: Running, group_ids: Iterable[str], *, bulk: bool) -> None:
         self._running = running
         self._group_ids = iter(group_ids)
-        self._feed = _Feed()
         # A str is refused by the client's own stream, in its own words.
-        source = group_ids if isinstance(group_ids, str) else self._feed
+        source = group_ids if isinstance(group_ids, str) else self._source()
         self._parts = running.portal.call(lambda: running.client.stream(source, bulk=bulk))
         self._stack = ExitStack()
-        self._source_error: Exception | None = None
         self._opened = self._ended = False
+        self._taken: list[str] = []  # from the source
+        self._hungry = self._source_ended = False
+        self._source_error: Exception | None = None
+        self._fed = Event()
+        self._reader: CancelScope | None = None
 
     def __enter__(self) -> Self:
         if not self._opened:
@@ -57,7 +59,7 @@ class BlockingStream:
             raise StopIteration
         try:
             self.__enter__()
-            while (part := wait(self._running, self._next_part)) is None and not self._feed.ended:
+            while (part := wait(self._running, self._next_part)) is None and not self._source_ended:
                 self._feed_some()
         except BaseException:
             self.close()
@@ -70,51 +72,35 @@ class BlockingStream:
         raise StopIteration
 
     def _feed_some(self) -> None:
-        some: list[str] = []
+        taken: list[str] = []
         try:
-            some.extend(islice(self._group_ids, IDS_AT_A_TIME))  # keeps the IDs before one that fails
+            taken.extend(islice(self._group_ids, IDS_AT_A_TIME))  # keeps the IDs before one that fails
         except Exception as error:  # noqa: BLE001  raised once the IDs before it have their outcomes
             self._source_error = error
             self._group_ids = iter(())
-        self._running.portal.call(self._feed.put, some)
+        self._running.portal.call(self._feed, taken)
+
+    def _feed(self, taken: list[str]) -> None:
+        self._taken = taken
+        self._source_ended = not taken
+        self._hungry = False
+        self._fed.set()
+
+    async def _source(self) -> AsyncIterator[str]:
+        """The IDs that the thread has taken from its source; where they are used up, its wait for a part ends."""
+        while not self._source_ended:
+            self._fed.clear()
+            self._hungry = True
+            if self._reader is not None:
+                self._reader.cancel()
+            await self._fed.wait()
+            for group_id in self._taken:
+                yield group_id
 
     async def _next_part(self) -> Lookup | None:
         """The next part, or None where the stream waits for IDs or has ended."""
-        with CancelScope() as self._feed.reader:
-            if self._feed.hungry:
-                self._feed.reader.cancel()
+        with CancelScope() as self._reader:
+            if self._hungry:
+                self._reader.cancel()
             return await anext(self._parts, None)
         return None
-
-
-class _Feed:
-    """The asynchronous source of a stream, filled by the thread that consumes the stream.
-
-    Where it has no more IDs, it is hungry, and ends the wait for the next part, which is `reader`.
-    """
-
-    def __init__(self) -> None:
-        self._ids: deque[str] = deque()
-        self._filled = Event()
-        self.reader: CancelScope | None = None
-        self.hungry = self.ended = False
-
-    def put(self, group_ids: list[str]) -> None:  # an empty list is the end
-        self._ids.extend(group_ids)
-        self.ended = not group_ids
-        self.hungry = False
-        self._filled.set()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> str:
-        while not self._ids:
-            if self.ended:
-                raise StopAsyncIteration
-            self._filled.clear()
-            self.hungry = True
-            if self.reader is not None:
-                self.reader.cancel()
-            await self._filled.wait()
-        return self._ids.popleft()

@@ -77,13 +77,9 @@ def discard_unwritten() -> None:
 
 
 def exit_code_for(error: Exception) -> ExitCode:
-    match error:
-        case ConfigError():
-            return ExitCode.USAGE
-        case AuthenticationError() | ServiceNotEnabled():
-            return ExitCode.NOT_ACCEPTED
-        case _:
-            return ExitCode.ERROR
+    if isinstance(error, AuthenticationError | ServiceNotEnabled):
+        return ExitCode.NOT_ACCEPTED
+    return ExitCode.USAGE if isinstance(error, ConfigError) else ExitCode.ERROR
 
 
 def error_message(error: Exception, *, debug: bool = False) -> str:

@@ -72,10 +72,7 @@ class Display:
             self._waiting.put(progress)
 
     def say(self, text: str, fields: dict[str, Any]) -> None:
-        """Show a message above the progress: its text, or where messages are JSON, its fields.
-
-        A thread waits while a thousand messages wait. An event loop must not: there a message is dropped then.
-        """
+        """Show a message above the progress; where a thousand wait, a thread waits, and an event loop drops it."""
         line = json.dumps(fields) if self._in_json else fitted(text, sys.stderr)
         if threading.current_thread() is threading.main_thread():
             with suppress(queue.Full):
@@ -121,15 +118,7 @@ def display(
     debug: bool = False,
     line_interval: float = 30.0,
 ) -> Display:
-    """The display of that style.
-
-    Args:
-        style: ``auto`` is a bar on a terminal that shows nothing else, otherwise plain; with ``in_json``, JSON.
-        stdout_has_rows: whether rows go to stdout.
-        in_json: whether stderr is to be JSON lines.
-        debug: whether log lines go to stderr.
-        line_interval: seconds between two lines of the plain style.
-    """
+    """The display of that style; ``auto`` is a bar on a terminal that shows nothing else, otherwise lines."""
     if style == "auto" and not in_json:
         rows_on_terminal = stdout_has_rows and sys.stdout.isatty()
         able = sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb"

@@ -110,16 +110,14 @@ class SyncOptions:
     @property
     def failures_path(self) -> Path | None:
         """The list of failed IDs beside the output."""
-        return None if self.path is None else self.path.with_name(f"{self.path.name}.failed.jsonl")
+        return None if self.path is None else Path(f"{self.path}.failed.jsonl")
 
     @property
     def missing_path(self) -> Path | None:
         """The list of the IDs of missing groups."""
         if self.missing is not None:
             return _followed(self.missing)
-        if self.path is None:
-            return None
-        return self.path.with_name(f"{self.path.name}.missing.txt")
+        return None if self.path is None else Path(f"{self.path}.missing.txt")
 
     @property
     def adds_to_output(self) -> bool:
