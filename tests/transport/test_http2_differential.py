@@ -29,6 +29,7 @@ from support.http2_frames import hostile, sound
 from rongcloud_groups._http import Request, Response
 from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
 from rongcloud_groups._transport.http2.session import PING_DATA, Session
+from rongcloud_groups._transport.http2.stream import Stream
 from rongcloud_groups.errors import TransportError
 
 # In conversation
@@ -189,15 +190,14 @@ def test_requests_to_h2_and_responses_from_it_arrive_as_they_were_sent(
 async def converse(
     planned: list[Exchange], first: dict[SettingCodes, int], second: dict[SettingCodes, int], chosen: random.Random
 ) -> None:
-    conversation = Conversation(Oracle(planned), Session("groups.test"), chosen)
+    conversation = Conversation(Oracle(planned), Session("groups.test", lambda _stream: None), chosen)
     oracle, session = conversation.oracle, conversation.session
     oracle.h2.local_settings = Settings(client=False, initial_values=first)
     oracle.h2.initiate_connection()
     conversation.run()
-    futures = []
+    futures: list[Stream] = []
     for number, exchange in enumerate(planned):
-        futures.append(asyncio.get_running_loop().create_future())
-        session.send(exchange.request(number), futures[-1])
+        futures.append(session.send(exchange.request(number), 30))
         if number == 1:
             later: dict[SettingCodes | int, int] = dict(second.items())
             oracle.h2.update_settings(later)
@@ -282,13 +282,14 @@ def test_frames_that_h2_takes_from_a_server_are_taken_alike(parts: list[bytes], 
 
 
 async def read_both(parts: list[bytes], *, settings_first: bool) -> None:
-    session, witness = Session("groups.test"), Witness()
+    session, witness = Session("groups.test", lambda _stream: None), Witness()
     witness.h2.local_settings = Settings(client=True, initial_values={SettingCodes.ENABLE_PUSH: 0})
     witness.h2.initiate_connection()
-    futures = {stream_id: asyncio.get_running_loop().create_future() for stream_id in OPEN}
+    futures: dict[int, asyncio.Future[Response]] = {}
     for stream_id in OPEN:
         request = Request("/q", [], b"body")
-        assert session.send(request, futures[stream_id]) == stream_id
+        stream = futures[stream_id] = session.send(request, 30)
+        assert stream.stream_id == stream_id
         pseudo = [(":method", "POST"), (":scheme", "https"), (":authority", "x"), (":path", "/q")]
         witness.h2.send_headers(stream_id, pseudo)
         witness.h2.send_data(stream_id, request.body, end_stream=True)

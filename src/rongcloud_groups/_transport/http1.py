@@ -9,7 +9,7 @@ import h11
 
 from rongcloud_groups._http import Origin, Proxy, Request, Response
 from rongcloud_groups._transport.http2.headers import MAX_HEADER_LIST_SIZE
-from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE
+from rongcloud_groups._transport.http2.stream import MAX_BODY_SIZE
 from rongcloud_groups._transport.interface import SocketConnection
 from rongcloud_groups.errors import TransportError
 

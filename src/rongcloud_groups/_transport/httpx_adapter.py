@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 import httpx
 
 from rongcloud_groups._http import Origin, Request, Response
-from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE
+from rongcloud_groups._transport.http2.stream import MAX_BODY_SIZE
 from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups.errors import ConfigError, TransportError
 

@@ -2,17 +2,17 @@
 
 Everything that arrives is read by this one protocol and settles the future of its stream at once, so a slow response
 holds up no other. Sending is a single synchronous step. The session reads and writes frames and keeps the streams; here
-are the socket, the timers, the count of slots, and the care for a server that fails or means harm.
+are the socket, the timer, the count of slots, and the care for a server that fails or means harm.
 """
 
 import asyncio
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from rongcloud_groups._http import Request, Response
 from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
 from rongcloud_groups._transport.http2.session import LAST_STREAM_ID, PING_DATA, Session
+from rongcloud_groups._transport.http2.stream import Stream
 from rongcloud_groups._transport.interface import SocketConnection
 from rongcloud_groups.errors import TransportError
 
@@ -39,6 +39,7 @@ class HTTP2Connection(SocketConnection):
     """
 
     http_version = "HTTP/2"
+    open_slots = 0
     ping_after, ping_timeout = PING_AFTER, PING_TIMEOUT
 
     def __init__(
@@ -48,37 +49,18 @@ class HTTP2Connection(SocketConnection):
         self._max_in_flight = max_in_flight
         self.slot_timeout = slot_timeout
         self._settled = asyncio.Event()
-        self._session = Session(host)
-        self._heard_at = 0.0
+        self._session = Session(host, self._on_cancelled)
+        self._timer: asyncio.TimerHandle | None = None
+        self._silent_from = 0.0  # when the silence is too long
+        self._blocked_from: float | None = None  # and when the server has let no request in for too long
         self._pinged = False
-        self._silence_timer: asyncio.TimerHandle | None = None
         self._delivering: list[asyncio.Future[bool]] = []  # they wait for the ACK of a PING
         self._undelivered: list[asyncio.Future[bool]] = []  # and these for the next one
-        self._writing_paused = False
-        self._changed = self._closed_by_server = False
+        self._writing_paused = self._changed = self._closed_by_server = False
         self._next_step: asyncio.Handle | None = None
-        self._slot_timer: asyncio.TimerHandle | None = None
-
-    # For the dispatcher
-
-    @property
-    def open_slots(self) -> int:
-        """See `Connection.open_slots`."""
-        if self.closed_reason or self._blocked:
-            return 0
-        return max(0, min(self._session.max_streams, self._max_in_flight) - self.in_flight)
-
-    @property
-    def _blocked(self) -> bool:
-        """Whether the server lets no request in, however few are open."""
-        return self._writing_paused or not self._session.max_streams or self._session.send_window < _MIN_SEND_WINDOW
 
     async def wait_ready(self) -> None:
-        """Waits for SETTINGS of the server that let a request in.
-
-        Raises:
-            TransportError: when the connection closes before they have come.
-        """
+        """See `SocketConnection.wait_ready`; the server's SETTINGS let a request in."""
         await self._settled.wait()
         if self.closed:
             raise TransportError(f"{self.host}: {self.closed_reason}", never_processed=True)
@@ -87,17 +69,15 @@ class HTTP2Connection(SocketConnection):
         """See `Connection.send`; cancelling the future resets the stream."""
         if not self.open_slots:
             return self._refused("no free stream")
-        future: asyncio.Future[Response] = self._loop.create_future()
         if not self.in_flight:
-            self._watch_silence()
-        stream_id = self._session.send(request, future)
+            self._on_heard()  # from now on, silence counts
+        stream = self._session.send(request, timeout)
+        self._wake_at(min(stream.deadline, self._silent_from))
         self.sent += 1
-        timer = self._loop.call_later(timeout, self._on_timeout, stream_id, timeout, self._session.responses)
-        future.add_done_callback(partial(self._on_done, stream_id, timer))
-        if stream_id >= LAST_STREAM_ID:
+        if stream.stream_id >= LAST_STREAM_ID:
             self._retire("stream IDs used up")
         self._end_step()
-        return future
+        return stream
 
     def delivered(self) -> asyncio.Future[bool]:
         """See `Connection.delivered`; one PING at a time is unanswered, however many ask."""
@@ -131,8 +111,7 @@ class HTTP2Connection(SocketConnection):
 
     def eof_received(self) -> None:
         self._finish_reading()
-        self._end(_CLOSED_BY_SERVER, ErrorCode.NO_ERROR)
-        self._end_step()
+        self._close(_CLOSED_BY_SERVER)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish_reading()
@@ -142,16 +121,12 @@ class HTTP2Connection(SocketConnection):
 
     def pause_writing(self) -> None:
         self._writing_paused = True
-        self._watch_slots()
+        self._end_step()
 
     def resume_writing(self) -> None:
         self._writing_paused = False
         self._changed = True
         self._end_step()
-
-    def _flush(self) -> None:
-        if data := self._session.data_to_send():
-            self._transport.write(data)
 
     # Receiving
 
@@ -192,60 +167,67 @@ class HTTP2Connection(SocketConnection):
             _settle(self._delivering, outcome=True)
             self._ask_delivery()
 
-    # Requests
+    # Time
 
-    def _on_done(self, stream_id: int, timer: asyncio.TimerHandle, future: asyncio.Future[Response]) -> None:
-        timer.cancel()
-        if future.cancelled() and self._session.cancel(stream_id):
-            self._end_step()
+    def _wake_at(self, due: float) -> None:
+        """Look at the deadlines then, or before: one timer serves them all, and most requests set none."""
+        if self._timer is None or due < self._timer.when():
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self._loop.call_at(due, self._on_timer)
 
-    def _on_timeout(self, stream_id: int, timeout: float, responses_before: int) -> None:
-        error = TransportError(f"no response within {timeout:g} s from {self.host}")
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for stream in list(self._session.streams.values()):
+            if stream.deadline <= now:
+                self._time_out(stream)
+            else:
+                self._wake_at(stream.deadline)
+        if self._blocked_from is not None:
+            if self._blocked_from <= now:
+                self._retire(f"the server let no request in for {self.slot_timeout:g} s")
+            else:
+                self._wake_at(self._blocked_from)
+        if self._session.streams:
+            self._watch_silence(now)
+        self._end_step()
+
+    def _time_out(self, stream: Stream) -> None:
+        error = TransportError(f"no response within {stream.timeout:g} s from {self.host}")
         error.__cause__ = TimeoutError()
-        if self._session.fail(stream_id, error, reset=ErrorCode.CANCEL):
-            if responses_before == self._session.responses:  # to no request at all: another connection may do better
-                self._retire(str(error))
-            self._end_step()
-
-    # PINGs
+        self._session.end(stream, ErrorCode.CANCEL)
+        stream.set_exception(error)
+        if stream.stream_id >= self._session.unanswered_from:  # no request had one: another connection may do better
+            self._retire(str(error))
 
     def _on_heard(self) -> None:
-        self._heard_at = self._loop.time()
+        self._silent_from = self._loop.time() + self.ping_after
         self._pinged = False
 
-    def _watch_silence(self) -> None:
-        """A request is open: from now on, silence counts. A timer that runs since an earlier one is kept."""
-        self._on_heard()
-        if self._silence_timer is None:
-            self._silence_timer = self._loop.call_later(self.ping_after, self._on_silence)
-
-    def _on_silence(self) -> None:
+    def _watch_silence(self, now: float) -> None:
         """Sends a PING after some silence, and gives the connection up when that brings nothing either."""
-        self._silence_timer = None
-        if not self.in_flight:
-            return
-        due = self._heard_at + self.ping_after
-        if self._loop.time() < due:
-            self._silence_timer = self._loop.call_at(due, self._on_silence)
-        elif not self._pinged:
+        if self._silent_from <= now:
+            if self._pinged:
+                self._end("nothing received, not even the ACK of a PING", None)
+                self._transport.abort()
+                return
             self._pinged = True
-            self._silence_timer = self._loop.call_later(self.ping_timeout, self._on_silence)
-            self._ping(bytes(8))
-        else:
-            self._end("nothing received, not even the ACK of a PING", None)
-            self._transport.abort()
-            self._end_step()
+            self._silent_from = now + self.ping_timeout
+            self._session.ping(bytes(8))
+        self._wake_at(self._silent_from)
 
     def _ask_delivery(self) -> None:
         if self._undelivered and not self._delivering:
             self._delivering, self._undelivered = self._undelivered, []
-            self._ping(PING_DATA)
-
-    def _ping(self, data: bytes) -> None:
-        self._session.ping(data)
-        self._flush()
+            self._session.ping(PING_DATA)
+            self._flush()
 
     # The end
+
+    def _on_cancelled(self, stream: Stream) -> None:
+        self._session.end(stream, ErrorCode.CANCEL)
+        self._end_step()
 
     def _retire(self, reason: str) -> None:
         if not self.closed_reason:
@@ -263,9 +245,9 @@ class HTTP2Connection(SocketConnection):
         self._retire(reason)
         self.closed = self._changed = True
         for stream_id in list(self._session.streams):
-            self._session.fail(stream_id, TransportError(f"{self.host}: {reason}"))
-        if self._silence_timer is not None:
-            self._silence_timer.cancel()
+            self._session.fail(stream_id, reason)
+        if self._timer is not None:
+            self._timer.cancel()
         self._closed_by_server = reason == _CLOSED_BY_SERVER
         _settle(self._delivering + self._undelivered, outcome=self._closed_by_server)
         self._settled.set()
@@ -276,29 +258,30 @@ class HTTP2Connection(SocketConnection):
             self._flush()
             self._close_transport()
 
-    def _watch_slots(self) -> None:
-        """Runs a timer while the server lets no request in."""
-        waiting = self._blocked and not self.closed_reason
-        if waiting and self._slot_timer is None:
-            self._slot_timer = self._loop.call_later(self.slot_timeout, self._on_no_slots)
-        elif not waiting and self._slot_timer is not None:
-            self._slot_timer.cancel()
-            self._slot_timer = None
-
-    def _on_no_slots(self) -> None:
-        self._retire(f"the server let no request in for {self.slot_timeout:g} s")
-        self._end_step()
+    def _flush(self) -> None:
+        if data := self._session.data_to_send():
+            self._transport.write(data)
 
     def _end_step(self) -> None:
-        """Writes the step's frames, closes if it was the last one, and reports the change."""
-        self.in_flight = len(self._session.streams)
+        """Writes the step's frames, closes if it was the last one, counts the slots and reports the change."""
+        session = self._session
+        self.in_flight = len(session.streams)
         if self.closed_reason and not self.in_flight:
             self._end(self.closed_reason, ErrorCode.NO_ERROR)
         if not self.closed:
             self._flush()
-        self._watch_slots()
-        if self._changed or self._session.changed:
-            self._changed = self._session.changed = False
+        blocked = self._writing_paused or not session.max_streams or session.send_window < _MIN_SEND_WINDOW
+        if self.closed_reason or blocked:
+            self.open_slots = 0
+        else:
+            self.open_slots = max(0, min(session.max_streams, self._max_in_flight) - self.in_flight)
+        if not blocked or self.closed_reason:
+            self._blocked_from = None
+        elif self._blocked_from is None:
+            self._blocked_from = self._loop.time() + self.slot_timeout
+            self._wake_at(self._blocked_from)
+        if self._changed or session.changed:
+            self._changed = session.changed = False
             self._on_change()
 
 

@@ -72,10 +72,14 @@ class ProtocolError(_BreachError):
     """The server broke the protocol, so that nothing more can be read from the connection."""
 
 
-def serialize(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes | memoryview = b"") -> bytes:
+def header(kind: int, flags: int, stream_id: int, size: int) -> bytes:
+    """The bytes before a payload of this size."""
+    return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream_id)
+
+
+def serialize(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"") -> bytes:
     """A frame as bytes."""
-    size = len(payload)
-    return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream_id) + payload
+    return header(kind, flags, stream_id, len(payload)) + payload
 
 
 def without_padding(payload: bytes) -> bytes:

@@ -1,22 +1,20 @@
 """One connection's state without its socket: requests become frames, and frames become responses; RFC 9113."""
 
-from asyncio import Future
-from collections.abc import Iterable
+from collections.abc import Callable
 from struct import error as LayoutError  # noqa: N812  the name of an exception
 from typing import Final
 
-from msgspec import Struct, field
-
-from rongcloud_groups._http import Request, Response
+from rongcloud_groups._http import Request
 from rongcloud_groups._transport.http2 import frames
 from rongcloud_groups._transport.http2.frames import ErrorCode, FrameReader, ProtocolError, StreamError
 from rongcloud_groups._transport.http2.headers import MAX_HEADER_LIST_SIZE, HeaderDecoder, HeaderEncoder
-from rongcloud_groups._transport.http2.response import MAX_BODY_SIZE, ResponseBuilder
-from rongcloud_groups._transport.http2.windows import STREAM_WINDOW, StreamWindows
+from rongcloud_groups._transport.http2.stream import STREAM_WINDOW, Stream
 from rongcloud_groups.errors import TransportError
 
 LAST_STREAM_ID: Final = 2**31 - 1  # and the largest window
 PING_DATA: Final = b"received"
+SHARED_WINDOW: Final = 32 * 1024 * 1024
+"""Bytes beyond `STREAM_WINDOW` that the larger responses of a connection share; more than the largest one."""
 _RECEIVE_WINDOW: Final = 16 * 1024 * 1024
 _DEFAULT_WINDOW: Final = 65_535
 _UNLIMITED: Final = 2**32
@@ -34,68 +32,60 @@ _PREFACE: Final = (
 )
 
 
-class _Stream(Struct, eq=False):
-    future: Future[Response]
-    unsent: memoryview
-    send_window: int
-    receive_window: int = STREAM_WINDOW
-    ended: bool = False  # by the server
-    response: ResponseBuilder = field(default_factory=ResponseBuilder)
-
-
 class Session:
     """Turns requests into bytes to send, and received bytes into their responses.
 
     Args:
-        authority: the host, with the port where it isn't 443.
+        host: the host, with the port where it isn't 443.
+        on_cancelled: called with a stream that is cancelled; it is for the owner to `end` it.
 
     Attributes:
         reader: takes the bytes that were read.
         streams: the open streams by their IDs.
         next_stream_id: the ID of the next request's stream.
+        unanswered_from: the streams from this ID on were opened after the last response.
         max_streams: how many the server allows at once; 0 until its SETTINGS have come.
         send_window: how many bytes of bodies the server takes on all streams together.
-        responses: how many requests got their response.
         goaway: why the server takes no more requests; empty while it does.
         acknowledged: True after the ACK of a PING with `PING_DATA`, until the owner takes note.
         changed: True after a stream ended or a limit changed, until the owner takes note.
     """
 
-    def __init__(self, authority: str) -> None:
+    def __init__(self, host: str, on_cancelled: Callable[[Stream], None]) -> None:
         self.reader = FrameReader()
-        self.streams: dict[int, _Stream] = {}
-        self.next_stream_id = 1
+        self.streams: dict[int, Stream] = {}
+        self.next_stream_id = self.unanswered_from = 1
         self.max_streams = 0
-        self.send_window = _DEFAULT_WINDOW
-        self.responses = 0
+        self.send_window = self._initial_send_window = _DEFAULT_WINDOW
         self.goaway = ""
         self.acknowledged = self.changed = False
-        self._authority = authority
-        self._initial_send_window = _DEFAULT_WINDOW
-        self._encoder = HeaderEncoder(authority)
+        self._host = host
+        self._on_cancelled = on_cancelled
+        self._encoder = HeaderEncoder(host)
         self._decoder = HeaderDecoder()
-        self._windows = StreamWindows()
-        self._output = bytearray(_PREFACE)
+        self._output: list[bytes | memoryview] = [_PREFACE]
         self._received = 0  # bytes of DATA since the connection's window was last widened
+        self._shared_window = SHARED_WINDOW
         self._expected: int | None = frames.SETTINGS  # the only type of frame that may come now
         self._block = (0, 0, b"")  # stream ID, flags and bytes of a header block that is to be continued
 
     # Sending
 
-    def send(self, request: Request, future: Future[Response]) -> int:
-        """Sends a request, as much of its body as the server's windows take; returns its stream ID."""
+    def send(self, request: Request, timeout: float) -> Stream:
+        """Sends a request, as much of its body as the server's windows take."""
         self.reader.allow(_REQUEST_ALLOWANCE)
         stream_id = self.next_stream_id
         self.next_stream_id += 2
-        stream = self.streams[stream_id] = _Stream(future, memoryview(request.body), self._initial_send_window)
+        stream = Stream(stream_id, request, timeout, self._initial_send_window, self._on_cancelled)
+        self.streams[stream_id] = stream
         kind, flags = frames.HEADERS, 0 if request.body else frames.END_STREAM
         block = self._encoder.encode(request)
         while len(block) > frames.MAX_FRAME_SIZE:
             self._write(kind, flags, stream_id, block[: frames.MAX_FRAME_SIZE])
             kind, flags, block = frames.CONTINUATION, 0, block[frames.MAX_FRAME_SIZE :]
         self._write(kind, flags | frames.END_HEADERS, stream_id, block)
-        self._write_body(stream_id, stream)
-        return stream_id
+        self._write_body(stream)
+        return stream
 
     def ping(self, data: bytes) -> None:
         """Sends a PING of eight bytes."""
@@ -107,14 +97,14 @@ class Session:
 
     def data_to_send(self) -> bytes:
         """The bytes for the socket since the last call."""
-        data = bytes(self._output)
+        data = b"".join(self._output)
         self._output.clear()
         return data
 
     def _write(self, kind: int, flags: int = 0, stream_id: int = 0, payload: bytes | memoryview = b"") -> None:
-        self._output += frames.serialize(kind, flags, stream_id, payload)
+        self._output += frames.header(kind, flags, stream_id, len(payload)), payload
 
-    def _write_body(self, stream_id: int, stream: _Stream) -> None:
+    def _write_body(self, stream: Stream) -> None:
         while unsent := stream.unsent:
             size = min(len(unsent), stream.send_window, self.send_window, frames.MAX_FRAME_SIZE)
             if size <= 0:
@@ -122,11 +112,11 @@ class Session:
             stream.unsent = unsent[size:]
             stream.send_window -= size
             self.send_window -= size
-            self._write(frames.DATA, 0 if stream.unsent else frames.END_STREAM, stream_id, unsent[:size])
+            self._write(frames.DATA, 0 if stream.unsent else frames.END_STREAM, stream.stream_id, unsent[:size])
 
     def _write_bodies(self) -> None:
-        for stream_id, stream in self.streams.items():
-            self._write_body(stream_id, stream)
+        for stream in self.streams.values():
+            self._write_body(stream)
 
     # Receiving
 
@@ -144,7 +134,7 @@ class Session:
             try:
                 self._HANDLERS[kind](self, flags, stream_id, payload)
             except StreamError as error:
-                self.fail(stream_id, self._error(str(error)), reset=error.code)
+                self.fail(stream_id, str(error), reset=error.code)
             except LayoutError:
                 text = f"a frame of type {kind} with {len(payload)} bytes"
                 raise ProtocolError(text, ErrorCode.FRAME_SIZE_ERROR) from None
@@ -161,11 +151,10 @@ class Session:
             raise ProtocolError("more DATA than a stream's window takes", ErrorCode.FLOW_CONTROL_ERROR)
         if flags & frames.PADDED:
             padded, payload = payload, frames.without_padding(payload)
-            self._widen([(stream_id, len(padded) - len(payload))])
+            self._widen(stream, len(padded) - len(payload))
         self.reader.allow(len(payload))
-        stream.ended = bool(flags & frames.END_STREAM)
-        stream.response.add_body(payload)
-        self._on_progress(stream_id, stream)
+        stream.add_body(payload, final=bool(flags & frames.END_STREAM))
+        self._on_progress(stream)
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
         if flags & frames.PADDED:
@@ -189,23 +178,18 @@ class Session:
         self._expected, self._block = None, (0, 0, b"")
         fields = self._decoder.decode(block)  # also for a stream that has ended: the table has to follow
         if (stream := self._stream(stream_id)) is not None:
-            stream.ended = bool(first_flags & frames.END_STREAM)
-            stream.response.add_headers(fields, final=stream.ended)
-            self._on_progress(stream_id, stream)
+            stream.add_headers(fields, final=bool(first_flags & frames.END_STREAM))
+            self._on_progress(stream)
 
-    def _on_progress(self, stream_id: int, stream: _Stream) -> None:
+    def _on_progress(self, stream: Stream) -> None:
         """Completes the response, or widens the stream's window in time for one that is larger than usual."""
-        response = stream.response
         if stream.ended:
-            whole = response.build()
-            self._end(stream_id, ErrorCode.NO_ERROR)
-            self.responses += 1
-            if not stream.future.done():
-                stream.future.set_result(whole)
-        elif response.content_length is not None and response.content_length > STREAM_WINDOW:
-            self._widen(self._windows.reserve(stream_id, response.content_length - STREAM_WINDOW))
-        elif response.content_length is None and response.size > STREAM_WINDOW // 2:
-            self._widen(self._windows.reserve(stream_id, MAX_BODY_SIZE))
+            response = stream.response()
+            self.end(stream, ErrorCode.NO_ERROR)
+            self.unanswered_from = self.next_stream_id
+            stream.set_result(response)
+        elif stream.excess and not stream.shared:
+            self._share_window()
 
     def _on_priority(self, _flags: int, _stream_id: int, payload: bytes) -> None:
         frames.PRIORITY_LAYOUT.unpack(payload)
@@ -213,8 +197,8 @@ class Session:
     def _on_rst_stream(self, _flags: int, stream_id: int, payload: bytes) -> None:
         (code,) = frames.WORD.unpack(payload)
         self._stream(stream_id)
-        refused = code == ErrorCode.REFUSED_STREAM
-        self.fail(stream_id, self._error(f"stream reset: {frames.error_name(code)}", never_processed=refused))
+        text = f"stream reset: {frames.error_name(code)}"
+        self.fail(stream_id, text, never_processed=code == ErrorCode.REFUSED_STREAM)
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         acknowledges, first = flags & frames.ACK, self._expected is not None
@@ -262,7 +246,7 @@ class Session:
             raise ProtocolError("GOAWAY on a stream")
         self.goaway = "GOAWAY by the server" + (f": {frames.error_name(code)}" if code else "")
         for later in [open_id for open_id in self.streams if open_id > last_stream_id & LAST_STREAM_ID]:
-            self.fail(later, self._error("GOAWAY by the server", never_processed=True))
+            self.fail(later, "GOAWAY by the server", never_processed=True)
 
     def _on_window_update(self, _flags: int, stream_id: int, payload: bytes) -> None:
         size = frames.WORD.unpack(payload)[0] & LAST_STREAM_ID
@@ -277,7 +261,7 @@ class Session:
             stream.send_window += size
             if not size or stream.send_window > LAST_STREAM_ID:
                 raise StreamError(f"a window of {stream.send_window} bytes", code)
-            self._write_body(stream_id, stream)
+            self._write_body(stream)
 
     _HANDLERS: Final = (
         *(_on_data, _on_headers, _on_priority, _on_rst_stream, _on_settings),
@@ -287,22 +271,24 @@ class Session:
 
     # Streams
 
-    def fail(self, stream_id: int, error: TransportError, *, reset: ErrorCode | None = None) -> bool:
-        """Ends a request in an error; False where it has ended."""
-        if (stream := self._end(stream_id, reset)) is None:
-            return False
-        if not stream.future.done():
-            stream.future.set_exception(error)
-        return True
+    def fail(self, stream_id: int, text: str, *, reset: ErrorCode | None = None, never_processed: bool = False) -> None:
+        """Ends a request in an error, unless it has ended."""
+        if (stream := self.streams.get(stream_id)) is not None:
+            self.end(stream, reset)
+            stream.set_exception(TransportError(f"{self._host}: {text}", never_processed=never_processed))
 
-    def cancel(self, stream_id: int) -> bool:
-        """Abandons a request; False where it has ended."""
-        return self._end(stream_id, ErrorCode.CANCEL) is not None
+    def end(self, stream: Stream, code: ErrorCode | None) -> None:
+        """Forgets an open stream, and resets it with `code` unless both sides had ended it, or the code is None."""
+        del self.streams[stream.stream_id]
+        self.changed = True
+        if code is not None and (stream.unsent or not stream.ended):
+            self.reader.allow(_REQUEST_ALLOWANCE)  # the server may have sent much already
+            self._write(frames.RST_STREAM, 0, stream.stream_id, frames.WORD.pack(code))
+        if stream.excess:
+            self._shared_window += stream.shared
+            self._share_window()
 
-    def _error(self, text: str, *, never_processed: bool = False) -> TransportError:
-        return TransportError(f"{self._authority}: {text}", never_processed=never_processed)
-
-    def _stream(self, stream_id: int) -> _Stream | None:
+    def _stream(self, stream_id: int) -> Stream | None:
         """The stream, or None where it has ended: frames that were under way then are ignored.
 
         Raises:
@@ -313,18 +299,16 @@ class Session:
             raise ProtocolError(f"a frame on stream {stream_id}, which was never opened")
         return stream
 
-    def _end(self, stream_id: int, code: ErrorCode | None) -> _Stream | None:
-        """Forgets a stream, and resets it with `code` unless both sides had ended it, or the code is None."""
-        if (stream := self.streams.pop(stream_id, None)) is None:
-            return None
-        self.changed = True
-        if code is not None and (stream.unsent or not stream.ended):
-            self.reader.allow(_REQUEST_ALLOWANCE)  # the server may have sent much already
-            self._write(frames.RST_STREAM, 0, stream_id, frames.WORD.pack(code))
-        self._widen(self._windows.release(stream_id))
-        return stream
+    def _share_window(self) -> None:
+        """Widens the windows of large responses in turn, each by all that it may need: so it can always end."""
+        for stream in self.streams.values():
+            if stream.excess and not stream.shared:
+                if stream.excess > self._shared_window:
+                    return
+                stream.shared = stream.excess
+                self._shared_window -= stream.shared
+                self._widen(stream, stream.shared)
 
-    def _widen(self, grants: Iterable[tuple[int, int]]) -> None:
-        for stream_id, size in grants:
-            self.streams[stream_id].receive_window += size
-            self._write(frames.WINDOW_UPDATE, 0, stream_id, frames.WORD.pack(size))
+    def _widen(self, stream: Stream, size: int) -> None:
+        stream.receive_window += size
+        self._write(frames.WINDOW_UPDATE, 0, stream.stream_id, frames.WORD.pack(size))

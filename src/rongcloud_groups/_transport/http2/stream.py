@@ -1,14 +1,17 @@
-"""Builds responses out of header fields and DATA, and checks each for itself."""
+"""One request and its response, which is put together from header fields and DATA, and checked."""
 
+import asyncio
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
-from rongcloud_groups._http import Response
+from rongcloud_groups._http import Request, Response
 from rongcloud_groups._transport.http2.frames import StreamError
 
 MAX_BODY_SIZE: Final = 16 * 1024 * 1024
 """Bytes of one response body on the wire: a full batch is about 1 MB, a full page of the listing up to 11 MB."""
+STREAM_WINDOW: Final = 256 * 1024
+"""Bytes of a response that every stream may receive at once."""
 _CONNECTION_FIELDS: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 _SINGLE_FIELDS: Final = frozenset({":status", "content-length"})
 _STATUS: Final = re.compile(r"[0-9]{3}")
@@ -16,22 +19,60 @@ _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _LINE_END: Final = re.compile(r"[\0\r\n]")
 
 
-class ResponseBuilder:
-    """One response as it arrives, piece by piece.
+class Stream(asyncio.Future[Response]):
+    """The future of a response, and all that is known of it so far.
+
+    Args:
+        stream_id: its ID.
+        request: the request.
+        timeout: seconds that the response may take.
+        send_window: bytes of the body that the server takes.
+        on_cancelled: called with the stream when it is cancelled.
 
     Attributes:
-        content_length: the length that the header fields announce, or None.
-        size: how many bytes of the body have come.
+        deadline: when the response is due, by the loop's clock.
+        unsent: the rest of the body.
+        ended: whether the server has sent the whole response.
+        receive_window: bytes of DATA that the server may send.
+        shared: bytes of `receive_window` beyond `STREAM_WINDOW`; see `Session`.
     """
 
-    __slots__ = ("_headers", "_parts", "_status", "content_length", "size")
-
-    def __init__(self) -> None:
-        self.content_length: int | None = None
-        self.size = 0
-        self._status = 0
+    def __init__(
+        self,
+        stream_id: int,
+        request: Request,
+        timeout: float,
+        send_window: int,
+        on_cancelled: Callable[["Stream"], None],
+    ) -> None:
+        super().__init__()
+        self.stream_id = stream_id
+        self.timeout = timeout
+        self.deadline = self.get_loop().time() + timeout
+        self.unsent = memoryview(request.body)
+        self.send_window = send_window
+        self.receive_window = STREAM_WINDOW
+        self.shared = 0
+        self.ended = False
+        self._on_cancelled = on_cancelled
+        self._status = self._size = 0
+        self._length: int | None = None
         self._headers: dict[str, str] = {}
         self._parts: list[bytes] = []
+
+    def cancel(self, msg: object = None) -> bool:
+        """Abandon the request."""
+        cancelled = super().cancel(msg)
+        if cancelled:
+            self._on_cancelled(self)
+        return cancelled
+
+    @property
+    def excess(self) -> int:
+        """Bytes that the response may need beyond `STREAM_WINDOW`, as far as it is known."""
+        if self._length is None:
+            return MAX_BODY_SIZE if self._size > STREAM_WINDOW // 2 else 0
+        return max(0, self._length - STREAM_WINDOW)
 
     def add_headers(self, fields: Iterable[tuple[bytes, bytes]], *, final: bool) -> None:
         """Takes a header block: of an informational response, of the response, or trailers.
@@ -47,6 +88,7 @@ class ResponseBuilder:
             StreamError: on a status that is not one number of three digits (RFC 9110, section 15), a content-length
                 that is not one number, a field that no response may have, or a block that may not stand here.
         """
+        self.ended = final
         if self._status:
             if not final:
                 raise StreamError("a second response to one request")
@@ -62,22 +104,23 @@ class ResponseBuilder:
         elif final:
             raise StreamError("an informational response, and no other")
 
-    def add_body(self, data: bytes) -> None:
+    def add_body(self, data: bytes, *, final: bool) -> None:
         """Takes the next piece of the body.
 
         Raises:
             StreamError: when there is no header yet, or the body is longer than announced, or than `MAX_BODY_SIZE`.
         """
+        self.ended = final
         if not self._status:
             raise StreamError("a body before its header")
         self._parts.append(data)
-        self.size += len(data)
-        if self.size > MAX_BODY_SIZE:
+        self._size += len(data)
+        if self._size > MAX_BODY_SIZE:
             raise StreamError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
-        if self.content_length is not None and self.size > self.content_length:
+        if self._length is not None and self._size > self._length:
             self._check_length()
 
-    def build(self) -> Response:
+    def response(self) -> Response:
         """The response, once all of it has come.
 
         Raises:
@@ -87,14 +130,14 @@ class ResponseBuilder:
         return Response(self._status, self._headers, b"".join(self._parts))
 
     def _check_length(self) -> None:
-        if self.content_length not in (None, self.size):
-            raise StreamError(f"a body of {self.size} bytes where content-length says {self.content_length}")
+        if self._length not in (None, self._size):
+            raise StreamError(f"a body of {self._size} bytes where content-length says {self._length}")
 
     def _announce(self, length: str) -> None:
         if not _LENGTH.fullmatch(length):
             raise StreamError(f"content-length {length[:40]!r} is not one number")
-        self.content_length = int(length)
-        if self.content_length > MAX_BODY_SIZE:
+        self._length = int(length)
+        if self._length > MAX_BODY_SIZE:
             raise StreamError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
 
 
