@@ -24,6 +24,9 @@ from rongcloud_groups.errors import TransportError
 _ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not responded; RFC 8305, section 8."""
 
+_READY_STEP: Final = "HTTP/2 SETTINGS"
+"""Where a host was reached, and then allows no request."""
+
 _PROXY_VARIABLES: Final = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 _OWNERS_OF_DESCRIPTORS: Final = {"uvloop", "winloop"}
@@ -56,7 +59,7 @@ class Dialler:
     ) -> None:
         self._verify = verify
         self._proxy = proxy
-        self._http2 = http2
+        self._protocols = ["h2", "http/1.1"] if http2 else ["http/1.1"]
         self._timeout = timeout
         self._max_in_flight = max_in_flight
         if proxy is None and (ignored := [name for name in _PROXY_VARIABLES if os.environ.get(name)]):
@@ -67,7 +70,7 @@ class Dialler:
     @cached_property
     def tls(self) -> ssl.SSLContext:
         """The TLS context, which offers the protocols by ALPN."""
-        return tls_context(self._verify, ["h2", "http/1.1"] if self._http2 else ["http/1.1"])
+        return tls_context(self._verify, self._protocols)
 
     async def connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
         """See `Connector.connect`."""
@@ -79,22 +82,26 @@ class Dialler:
         except (OSError, RuntimeError, UnicodeError, TransportError) as error:
             cause = f"timed out after {self._timeout:g} s" if limit.expired() else f"failed: {_describe(error)}"
             failure = TransportError(f"{origin.host}:{origin.port}: {attempt.step} {cause}", never_processed=True)
-            raise failure from (None if attempt.step == READY_STEP else error)
+            raise failure from (None if attempt.step == _READY_STEP else error)
         finally:
-            if not attempt.succeeded:
+            if attempt.step:
                 attempt.abort()
 
     async def _open(self, origin: Origin, attempt: "_Attempt") -> Connection:
         connected = await self._reach(origin, attempt)
+        loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
         if origin.scheme == "https":
             attempt.step = "TLS handshake"
             tls = {"ssl": self.tls, "server_hostname": origin.host, "ssl_shutdown_timeout": CLOSE_TIMEOUT}
-        else:
-            tls = {}
-        await _hand_over(connected, attempt, tls)
-        attempt.step = READY_STEP
+        try:
+            await loop.create_connection(lambda: attempt, sock=connected, **tls)
+        finally:
+            if type(loop).__module__.partition(".")[0] in _OWNERS_OF_DESCRIPTORS:
+                connected.detach()
+        attempt.step = _READY_STEP
         await attempt.connection.wait_ready()
-        attempt.succeeded = True
+        attempt.step = ""
         return attempt.connection
 
     async def _reach(self, origin: Origin, attempt: "_Attempt") -> socket.socket:
@@ -114,7 +121,9 @@ class Dialler:
     def _proxy_to(self, origin: Origin) -> Proxy | None:
         return self._proxy if self._proxy is not None and self._proxy.serves(origin) else None
 
-    def _connection(self, origin: Origin, on_change: Callable[[], None], tls: ssl.SSLObject | None) -> SocketConnection:
+    def _connection(
+        self, origin: Origin, on_change: Callable[[], None], tls: ssl.SSLObject | None
+    ) -> HTTP2Connection | HTTP1Connection:
         if tls is None:
             return HTTP1Connection(origin, on_change, self._proxy_to(origin))
         if tls.selected_alpn_protocol() != "h2":
@@ -129,29 +138,28 @@ class Dialler:
         if (resolving := self._resolving.get((host, port))) is None:
             resolving = asyncio.get_running_loop().run_in_executor(None, _look_up, host, port)
             self._resolving[host, port] = resolving
-            resolving.add_done_callback(lambda done: self._resolved(host, port, done))
+            resolving.add_done_callback(partial(self._on_resolved, (host, port)))
         return await asyncio.shield(resolving)
 
-    def _resolved(self, host: str, port: int, done: Future[list[AddrInfoType]]) -> None:
-        del self._resolving[host, port]
+    def _on_resolved(self, name: tuple[str, int], done: Future[list[AddrInfoType]]) -> None:
+        del self._resolving[name]
         if not done.cancelled():
             done.exception()  # every waiter may have left
 
 
-READY_STEP: Final = "HTTP/2 SETTINGS"
-"""Where a host was reached, and then allows no request."""
-
-
 class _Attempt(asyncio.Protocol):
-    """One attempt to connect, and the protocol of its transport until ALPN has chosen another."""
+    """One attempt to connect, and the protocol of its transport until ALPN has chosen another.
 
+    Attributes:
+        step: what is being done; empty once the connection is open.
+    """
+
+    step = "connecting"
     connection: SocketConnection
+    _transport: asyncio.Transport | None = None
 
     def __init__(self, make: Callable[[ssl.SSLObject | None], SocketConnection]) -> None:
-        self.step = "connecting"
-        self.succeeded = False
         self._make = make
-        self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
@@ -163,16 +171,6 @@ class _Attempt(asyncio.Protocol):
         """Close the transport, where there is one."""
         if self._transport is not None:
             self._transport.abort()
-
-
-async def _hand_over(connected: socket.socket, attempt: _Attempt, tls: dict[str, Any]) -> None:
-    """Let the event loop have the socket, as the transport of an attempt."""
-    loop = asyncio.get_running_loop()
-    try:
-        await loop.create_connection(lambda: attempt, sock=connected, **tls)
-    finally:
-        if type(loop).__module__.partition(".")[0] in _OWNERS_OF_DESCRIPTORS:
-            connected.detach()
 
 
 def _look_up(host: str, port: int, flags: int = 0) -> list[AddrInfoType]:

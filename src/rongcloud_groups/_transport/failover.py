@@ -29,11 +29,7 @@ class Failover:
     `PROBE_AFTER` seconds.
 
     Args:
-        origins: the primary, then its backups.
-        connector: opens one connection.
-        emit: where events go.
-        requests_per_connection: requests that a connection must not reach; None for no limit.
-        max_in_flight: requests in flight at most.
+        origins: the primary, then its backups; the other arguments are those of `ConnectionPool`.
     """
 
     def __init__(
@@ -128,12 +124,7 @@ class Failover:
                 self._pool.wanted = False
 
     def failed(self, connection: Connection, error: RongCloudError) -> None:
-        """Report a request that failed; fail over to the next origin if the error suggests that the host is down.
-
-        Args:
-            connection: the connection that the request was sent on.
-            error: the outcome of the request.
-        """
+        """Report a request that failed; fail over to the next origin if the error suggests that the host is down."""
         if isinstance(error, ServerError) or (isinstance(error, TransportError) and not error.never_processed):
             self._leave(connection, str(error))
         elif isinstance(error, ServiceError):

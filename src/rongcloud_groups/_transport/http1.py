@@ -46,25 +46,20 @@ class HTTP1Connection(SocketConnection):
 
     @property
     def open_slots(self) -> int:
-        """How many requests may be sent right now, 0 or 1."""
         return 0 if self.closed_reason or self.in_flight else 1
 
     def send(self, request: Request, timeout: float) -> asyncio.Future[Response]:
-        """Send at once; see `Connection.send`.
-
-        Cancelling the future closes the connection, as does a time-out: HTTP/1.1 has no other way to abandon a
-        request.
-        """
+        """Cancelling the future closes the connection, as a time-out does: HTTP/1.1 cannot abandon a request."""
         if self.sent and self.open_slots and self._has_unread():
             self._close("the server spoke unasked")
         if not self.open_slots:
             return self._refused("a request is open")
-        future: asyncio.Future[Response] = self._loop.create_future()
         self.sent += 1
         self.in_flight = 1
-        self._future = future
         self._builder = _ResponseBuilder()
-        self._timer = self._loop.call_later(timeout, self._on_timeout, timeout)
+        self._future = future = self._loop.create_future()
+        text = f"no response within {timeout:g} s from {self.host}"
+        self._timer = self._loop.call_later(timeout, self._close, text, TimeoutError())
         future.add_done_callback(self._on_done)
         try:
             data = self._encode(request)
@@ -75,7 +70,6 @@ class HTTP1Connection(SocketConnection):
         return future
 
     def retire(self, reason: str) -> None:
-        """See `Connection.retire`."""
         if not self.closed_reason:
             self.closed_reason = reason
             if self.in_flight:
@@ -122,16 +116,14 @@ class HTTP1Connection(SocketConnection):
         except h11.RemoteProtocolError as error:
             unanswered = not data and self._h11.their_state is h11.ERROR and not self._builder.status
             text = "server disconnected without sending a response" if unanswered else str(error)
-            self._close(text, cause=error)
+            self._close(text, error)
         except TransportError as error:
             self._close(str(error))
         else:
             self._finish(self._builder.response())
 
     def _finish(self, response: Response) -> None:
-        future, self._future = self._future, None
-        self._end_request()
-        if future is not None and not future.done():
+        if future := self._end_request():
             future.set_result(response)
         if self.closed_reason or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             self._close("closed by the server after its response")
@@ -150,38 +142,34 @@ class HTTP1Connection(SocketConnection):
         poll.register(handle, select.POLLIN)
         return bool(poll.poll(0))
 
-    def _end_request(self) -> None:
+    def _end_request(self) -> asyncio.Future[Response] | None:
+        """The future of the open request, which has ended, if it waits for its outcome."""
+        future, self._future = self._future, None
         self.in_flight = 0
         if self._timer is not None:
             self._timer.cancel()
+        return None if future is None or future.done() else future
 
     def _on_done(self, future: asyncio.Future[Response]) -> None:
         if future.cancelled() and self._future is future:
             self._close("request cancelled")
 
-    def _on_timeout(self, timeout: float) -> None:
-        self._close(f"no response within {timeout:g} s from {self.host}", cause=TimeoutError())
-
-    def _close(self, reason: str, *, cause: Exception | None = None) -> None:
+    def _close(self, reason: str, cause: Exception | None = None) -> None:
         if self.closed:
             return
         self.closed = True
         self.closed_reason = self.closed_reason or reason
-        if self._future is not None:
-            future, self._future = self._future, None
-            self._end_request()
-            if not future.done():
-                text = reason if self.host in reason else f"{self.host}: {reason}"
-                error = TransportError(text)
-                error.__cause__ = cause
-                future.set_exception(error)
+        if future := self._end_request():
+            error = TransportError(reason if self.host in reason else f"{self.host}: {reason}")
+            error.__cause__ = cause
+            future.set_exception(error)
         if not self._transport.is_closing():
             self._close_transport()
         self._on_change()
 
 
 class _ResponseBuilder:
-    """Puts a response together, within the limits of a response."""
+    """Puts a response together, within its limits."""
 
     def __init__(self) -> None:
         self.status = 0
@@ -192,11 +180,7 @@ class _ResponseBuilder:
         self._chunks = 0
 
     def take(self, event: h11.Event | type) -> None:
-        """Take the next event of the response.
-
-        Raises:
-            TransportError: the response is not acceptable.
-        """
+        """Take the next event; raises a `TransportError` where the response is not acceptable."""
         match event:
             case h11.InformationalResponse():
                 self._informational += 1

@@ -30,44 +30,37 @@ class HttpxTransports:
 
     Raises:
         ConfigError: it is none of these.
+
+    Attributes:
+        shared: whether all connections are one transport, which retires its own connections.
     """
 
     def __init__(self, source: TransportSource, slots: int, verify: ssl.SSLContext | None = None) -> None:
-        self._shared: httpx.AsyncBaseTransport | None = None
-        self._make: Callable[[], httpx.AsyncBaseTransport]
-        self._first: httpx.AsyncBaseTransport | None = None
         self._slots = slots
-        if isinstance(source, str):
-            source = _transports_of(source, verify)
-        if library_of(source) is not None:
-            shared: Any = source
-            self._shared, self._make = shared, lambda: shared
-        elif callable(source):
-            self._make = source
-            self._first = self._made_first()
+        self._first: Any = None
+        made: Any = _transports_of(source, verify) if isinstance(source, str) else source
+        self.shared = library_of(made) is not None
+        if self.shared:
+            self._first = made
+        elif not callable(made):
+            text = f"transport is {made!r}; give a transport of httpx or httpx2, or a function that makes one"
+            raise ConfigError(text)
         else:
-            raise ConfigError(
-                f"transport is {source!r}; give a transport of httpx or httpx2, or a function that makes one"
-            )
-
-    def _made_first(self) -> httpx.AsyncBaseTransport | None:
-        try:
-            first = self._make()
-        except Exception:  # noqa: BLE001  it may be made later; a connection reports why it was not
-            return None
-        if library_of(first) is None:
-            raise ConfigError(f"transport makes {first!r}; it must make transports of httpx or httpx2")
-        return first
-
-    @property
-    def shared(self) -> bool:
-        """Whether all connections are one transport, which retires its own connections."""
-        return self._shared is not None
+            self._make = made
+            try:
+                self._first = made()
+            except Exception:  # noqa: BLE001  it may be made later; a connection reports why it was not
+                return
+            if library_of(self._first) is None:
+                raise ConfigError(f"transport makes {self._first!r}; it must make transports of httpx or httpx2")
 
     async def connect(self, origin: Origin, on_change: Callable[[], None]) -> "HttpxConnection":
         """See `Connector.connect`."""
+        transport = self._first
+        if not self.shared:
+            self._first = None
         try:
-            transport, self._first = self._first or self._make(), None
+            transport = transport or self._make()
         except Exception as error:
             text = f"{origin.authority}: making the transport failed: {type(error).__name__}: {error}"
             raise TransportError(text, never_processed=True) from error
@@ -75,8 +68,8 @@ class HttpxTransports:
 
     async def aclose(self) -> None:
         """Close a shared transport; any other is closed with its connection."""
-        if self._shared is not None:
-            await self._shared.aclose()
+        if self.shared:
+            await self._first.aclose()
 
 
 def library_of(transport: object) -> Any:
@@ -105,10 +98,6 @@ class HttpxConnection(Connection):
     raises counts as a transport error.
 
     Args:
-        transport: the transport.
-        origin: where requests go.
-        slots: requests in flight at most.
-        on_change: see `Connector.connect`.
         owned: close the transport with the connection.
     """
 
@@ -137,27 +126,23 @@ class HttpxConnection(Connection):
 
     @property
     def open_slots(self) -> int:
-        """How many more calls may be made right now."""
         return 0 if self.closed_reason else max(0, self._slots - self.in_flight)
 
     def send(self, request: Request, timeout: float) -> Future[Response]:
-        """Call the transport; see `Connection.send`."""
-        self.sent += 1
-        self.in_flight += 1
         call = self._loop.create_task(self._call(request, timeout))
         self._calls.add(call)
+        self.in_flight = len(self._calls)
+        self.sent += 1
         call.add_done_callback(self._on_returned)
         return call
 
     def retire(self, reason: str) -> None:
-        """Make no more calls; close when the last one has returned."""
         self.closed_reason = self.closed_reason or reason
         if not self._calls:
             self._start_closing()
             self._on_change()
 
     async def aclose(self) -> None:
-        """Cancel the calls under way and close."""
         self.retire("closed here")
         for call in list(self._calls):
             call.cancel()
@@ -167,7 +152,7 @@ class HttpxConnection(Connection):
 
     def _on_returned(self, call: Task[Response]) -> None:
         self._calls.discard(call)
-        self.in_flight -= 1
+        self.in_flight = len(self._calls)
         if self.closed_reason and not self._calls:
             self._start_closing()
         self._on_change()
@@ -178,20 +163,16 @@ class HttpxConnection(Connection):
         self.closed = True
 
     async def _call(self, request: Request, timeout: float) -> Response:
-        url = self._url.copy_with(path=request.path)
-        timeouts = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
+        extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout)}
         try:
+            url = self._url.copy_with(path=request.path)
+            fields, body = request.headers, request.body
+            carried = self._library.Request("POST", url, headers=fields, content=body, extensions=extensions)
             async with asyncio.timeout(timeout):
-                response = await self._client.send(
-                    self._library.Request(
-                        "POST", url, headers=request.headers, content=request.body, extensions={"timeout": timeouts}
-                    ),
-                    stream=True,
-                )
-                return await _read(response)
+                return await _read(await self._client.send(carried, stream=True))
         except asyncio.CancelledError:
-            call = asyncio.current_task()
-            if call is None or call.cancelling():
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
                 raise
             raise TransportError(f"the request to {self.host} failed: the transport cancelled it") from None
         except TimeoutError:

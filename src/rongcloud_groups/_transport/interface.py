@@ -68,9 +68,8 @@ class Connection(ABC):
     def delivered(self) -> Future[bool]:
         """Wait until no request that was sent can arrive at the server any more.
 
-        Returns:
-            A future: True where the server has read all of them, or closed the connection; False, at once or when the
-            connection ends, where that is not known.
+        The future is True where the server has read all of them, or closed the connection; and False, at once or when
+        the connection ends, where that is not known.
         """
         future: Future[bool] = self._loop.create_future()
         future.set_result(False)
@@ -120,14 +119,9 @@ class SocketConnection(Connection, asyncio.Protocol):
         self._abort_timer: asyncio.TimerHandle | None = None
 
     async def wait_ready(self) -> None:
-        """Wait until requests may be sent.
-
-        Raises:
-            TransportError: the connection closed before that.
-        """
+        """Wait until requests may be sent; raises a `TransportError` where it closed before that."""
 
     async def aclose(self) -> None:
-        """See `Connection.aclose`."""
         self._close("closed here")
         await self._lost.wait()
 

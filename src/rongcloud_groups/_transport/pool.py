@@ -4,7 +4,7 @@ import logging
 import sys
 from asyncio import get_running_loop
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 import anyio
@@ -45,8 +45,7 @@ class ConnectionPool:
         max_in_flight: requests in flight at most.
 
     Attributes:
-        active: requests go here.
-        wanted: a caller waits for a connection.
+        wanted: whether a caller waits for a connection.
         opened: connections opened so far.
     """
 
@@ -93,9 +92,7 @@ class ConnectionPool:
                 await self._retire_idle()
         finally:
             self._tasks = None
-            with anyio.CancelScope(shield=True):
-                for connection in list(self._connections):
-                    await connection.aclose()
+            await _close(list(self._connections))
 
     def pick(self) -> Connection | None:
         """A connection that can take a request in this very step."""
@@ -105,7 +102,7 @@ class ConnectionPool:
         return None
 
     def activate(self, *, wanted: bool) -> None:
-        """Requests go here from now on; ``wanted`` says whether a caller is waiting for a connection."""
+        """Requests go here from now on."""
         self.active = True
         self.wanted = wanted
         self._maintain()
@@ -117,11 +114,7 @@ class ConnectionPool:
             connection.detach(reason)
 
     async def connect(self) -> Connection:
-        """Open a connection.
-
-        Raises:
-            TransportError: it cannot be opened.
-        """
+        """Open a connection; raises a `TransportError` where that fails."""
         started = _now()
         try:
             connection = await self._connector.connect(self._origin, self._maintain)
@@ -181,7 +174,7 @@ class ConnectionPool:
     def _forget(self, connection: Connection) -> None:
         del self._connections[connection]
         if self._tasks is not None:
-            self._tasks.start_soon(_close, connection)
+            self._tasks.start_soon(_close, [connection])
         reason = connection.closed_reason
         _logger.debug("connection to %s closed after %d requests: %s", self.host, connection.sent, reason)
         if self._emit:
@@ -250,10 +243,11 @@ class ConnectionPool:
                 connection.detach(f"idle for {IDLE_TIMEOUT:g} s")
 
 
-async def _close(connection: Connection) -> None:
-    """Wait until it is closed; the end of `run` waits for that too."""
+async def _close(connections: Iterable[Connection]) -> None:
+    """Close them, whatever ends meanwhile: the end of `run` waits for that."""
     with anyio.CancelScope(shield=True):
-        await connection.aclose()
+        for connection in connections:
+            await connection.aclose()
 
 
 def _now() -> float:

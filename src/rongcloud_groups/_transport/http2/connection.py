@@ -56,17 +56,16 @@ class HTTP2Connection(SocketConnection):
         self._pinged = False
         self._delivering: list[asyncio.Future[bool]] = []  # they wait for the ACK of a PING
         self._undelivered: list[asyncio.Future[bool]] = []  # and these for the next one
-        self._writing_paused = self._changed = self._closed_by_server = False
-        self._next_step: asyncio.Handle | None = None
+        self._reading_paused = self._writing_paused = False
+        self._changed = self._closed_by_server = False
 
     async def wait_ready(self) -> None:
-        """See `SocketConnection.wait_ready`; the server's SETTINGS let a request in."""
+        """Waits for SETTINGS of the server that let a request in."""
         await self._settled.wait()
         if self.closed:
             raise TransportError(f"{self.host}: {self.closed_reason}", never_processed=True)
 
     def send(self, request: Request, timeout: float) -> asyncio.Future[Response]:
-        """See `Connection.send`; cancelling the future resets the stream."""
         if not self.open_slots:
             return self._refused("no free stream")
         if not self.in_flight:
@@ -80,7 +79,7 @@ class HTTP2Connection(SocketConnection):
         return stream
 
     def delivered(self) -> asyncio.Future[bool]:
-        """See `Connection.delivered`; one PING at a time is unanswered, however many ask."""
+        """Asks by a PING; one at a time is unanswered, however many callers wait."""
         future: asyncio.Future[bool] = self._loop.create_future()
         if self.closed:
             future.set_result(self._closed_by_server)
@@ -90,7 +89,6 @@ class HTTP2Connection(SocketConnection):
         return future
 
     def retire(self, reason: str) -> None:
-        """See `Connection.retire`; it closes with a GOAWAY."""
         self._retire(reason)
         self._end_step()
 
@@ -103,11 +101,10 @@ class HTTP2Connection(SocketConnection):
         self._flush()
 
     def data_received(self, data: bytes) -> None:
-        if self.closed:
-            return
-        self._session.reader.feed(data)
-        if self._next_step is None:
-            self._step()
+        if not self.closed:
+            self._session.reader.feed(data)
+            if not self._reading_paused:
+                self._step()
 
     def eof_received(self) -> None:
         self._finish_reading()
@@ -116,6 +113,7 @@ class HTTP2Connection(SocketConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish_reading()
         self._end(f"connection lost: {exc}" if exc else _CLOSED_BY_SERVER, None)
+        self._reading_paused = False
         self._on_transport_lost()
         self._end_step()
 
@@ -132,21 +130,16 @@ class HTTP2Connection(SocketConnection):
 
     def _step(self) -> None:
         """Handles some frames; the rest follows after everything else that the event loop has to do."""
-        self._on_heard()
-        self._read_frames()
-        if self._session.reader.unread and not self.closed:
-            if self._next_step is None:
-                self._transport.pause_reading()
-            self._next_step = self._loop.call_soon(self._step)
-        else:
-            self._resume_reading()
+        if not self.closed:
+            self._on_heard()
+            self._read_frames()
+        unread = self._session.reader.unread and not self.closed
+        if unread:
+            self._loop.call_soon(self._step)
+        if unread != self._reading_paused:
+            self._reading_paused = unread
+            (self._transport.pause_reading if unread else self._transport.resume_reading)()
         self._end_step()
-
-    def _resume_reading(self) -> None:
-        if self._next_step is not None:
-            self._next_step.cancel()
-            self._next_step = None
-            self._transport.resume_reading()
 
     def _finish_reading(self) -> None:
         """Handles the frames that came before the end: there may be whole responses in them."""
@@ -251,7 +244,6 @@ class HTTP2Connection(SocketConnection):
         self._closed_by_server = reason == _CLOSED_BY_SERVER
         _settle(self._delivering + self._undelivered, outcome=self._closed_by_server)
         self._settled.set()
-        self._resume_reading()
         if not self._transport.is_closing():
             if code is not None:
                 self._session.close(code)

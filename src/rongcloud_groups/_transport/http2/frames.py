@@ -58,18 +58,16 @@ def error_name(code: int) -> str:
         return f"error {code}"
 
 
-class _BreachError(Exception):
+class ProtocolError(Exception):
+    """The server broke the protocol, so that nothing more can be read from the connection."""
+
     def __init__(self, text: str, code: ErrorCode = ErrorCode.PROTOCOL_ERROR) -> None:
         super().__init__(text)
         self.code = code
 
 
-class StreamError(_BreachError):
+class StreamError(ProtocolError):
     """The server broke the protocol on one stream."""
-
-
-class ProtocolError(_BreachError):
-    """The server broke the protocol, so that nothing more can be read from the connection."""
 
 
 def header(kind: int, flags: int, stream_id: int, size: int) -> bytes:
@@ -83,11 +81,7 @@ def serialize(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"
 
 
 def without_padding(payload: bytes) -> bytes:
-    """The payload of a frame with the flag PADDED.
-
-    Raises:
-        ProtocolError: there is more padding than payload.
-    """
+    """The payload of a frame with the flag PADDED."""
     if not payload or payload[0] >= len(payload):
         raise ProtocolError("more padding than payload")
     return payload[1 : len(payload) - payload[0]]

@@ -45,9 +45,11 @@ class HeaderEncoder:
     def encode(self, request: Request) -> bytes:
         """The header block of a request; the blocks have to be sent in the order of their encoding."""
         first, self._first = self._first, b""
-        fields = [_never_indexed(name) + _string(value) for name, value in request.headers]
-        length = _CONTENT_LENGTH + _string(str(len(request.body)))
-        return b"".join((first, self._common, _PATH, _string(request.path), *fields, length))
+        parts = [first, self._common, _PATH, _string(request.path)]
+        for name, value in request.headers:
+            parts += _never_indexed(name), _string(value)
+        parts += _CONTENT_LENGTH, _string(str(len(request.body)))
+        return b"".join(parts)
 
 
 class HeaderDecoder:

@@ -42,7 +42,6 @@ class Session:
     Attributes:
         reader: takes the bytes that were read.
         streams: the open streams by their IDs.
-        next_stream_id: the ID of the next request's stream.
         unanswered_from: the streams from this ID on were opened after the last response.
         max_streams: how many the server allows at once; 0 until its SETTINGS have come.
         send_window: how many bytes of bodies the server takes on all streams together.

@@ -22,19 +22,13 @@ _LINE_END: Final = re.compile(r"[\0\r\n]")
 class Stream(asyncio.Future[Response]):
     """The future of a response, and all that is known of it so far.
 
-    Args:
-        stream_id: its ID.
-        request: the request.
-        timeout: seconds that the response may take.
-        send_window: bytes of the body that the server takes.
-        on_cancelled: called with the stream when it is cancelled.
-
     Attributes:
-        deadline: when the response is due, by the loop's clock.
-        unsent: the rest of the body.
-        ended: whether the server has sent the whole response.
-        receive_window: bytes of DATA that the server may send.
-        shared: bytes of `receive_window` beyond `STREAM_WINDOW`; see `Session`.
+        deadline: when it is due, by the loop's clock.
+        unsent: the rest of the request's body.
+        send_window: how many bytes of it the server takes.
+        receive_window: how many bytes of the response the server may send.
+        shared: how many of these are beyond `STREAM_WINDOW`.
+        ended: whether the server has sent all of it.
     """
 
     def __init__(
@@ -77,16 +71,8 @@ class Stream(asyncio.Future[Response]):
     def add_headers(self, fields: Iterable[tuple[bytes, bytes]], *, final: bool) -> None:
         """Takes a header block: of an informational response, of the response, or trailers.
 
-        Fields that HTTP/2 forbids and that change nothing for the reader (``connection: keep-alive``, a name in
-        upper case) are tolerated: gateways that translate from HTTP/1.1 send them.
-
-        Args:
-            fields: names and values.
-            final: whether it ends the stream.
-
         Raises:
-            StreamError: on a status that is not one number of three digits (RFC 9110, section 15), a content-length
-                that is not one number, a field that no response may have, or a block that may not stand here.
+            StreamError: the block may not be there, or has a field that no response may have.
         """
         self.ended = final
         if self._status:
@@ -99,8 +85,7 @@ class Stream(asyncio.Future[Response]):
             raise StreamError(f"status {status!r} is no number of three digits")
         if status[0] != "1":
             self._status, self._headers = int(status), headers
-            if length is not None:
-                self._announce(length)
+            self._length = None if length is None else _body_size(length)
         elif final:
             raise StreamError("an informational response, and no other")
 
@@ -108,7 +93,7 @@ class Stream(asyncio.Future[Response]):
         """Takes the next piece of the body.
 
         Raises:
-            StreamError: when there is no header yet, or the body is longer than announced, or than `MAX_BODY_SIZE`.
+            StreamError: it may not be there, or the body is longer than announced, or than `MAX_BODY_SIZE`.
         """
         self.ended = final
         if not self._status:
@@ -124,7 +109,7 @@ class Stream(asyncio.Future[Response]):
         """The response, once all of it has come.
 
         Raises:
-            StreamError: when the content-length says otherwise.
+            StreamError: its length is not the one that was announced.
         """
         self._check_length()
         return Response(self._status, self._headers, b"".join(self._parts))
@@ -133,16 +118,21 @@ class Stream(asyncio.Future[Response]):
         if self._length not in (None, self._size):
             raise StreamError(f"a body of {self._size} bytes where content-length says {self._length}")
 
-    def _announce(self, length: str) -> None:
-        if not _LENGTH.fullmatch(length):
-            raise StreamError(f"content-length {length[:40]!r} is not one number")
-        self._length = int(length)
-        if self._length > MAX_BODY_SIZE:
-            raise StreamError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
+
+def _body_size(length: str) -> int:
+    if not _LENGTH.fullmatch(length):
+        raise StreamError(f"content-length {length[:40]!r} is not one number")
+    if int(length) > MAX_BODY_SIZE:
+        raise StreamError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
+    return int(length)
 
 
 def _parse(fields: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The fields; of a repeated one the last value, and every value where only one may be."""
+    """The fields; of a repeated one the last value, and every value where only one may be.
+
+    Fields that HTTP/2 forbids and that change nothing for the reader (``connection: keep-alive``, a name in upper case)
+    are tolerated: gateways that translate from HTTP/1.1 send them.
+    """
     headers: dict[str, str] = {}
     for raw_name, raw_value in fields:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1").strip()
