@@ -78,13 +78,26 @@ def _check_names(app: Sphinx, error: Exception | None) -> None:
                     warn("%s.%s.%s has no docstring", module_name, name, method)
 
 
+MADE_BY_THE_CLIENT = {"BlockingStream", "Listing", "ProfilePages", "Stream"}
+"""Classes whose arguments are no business of a user."""
+
+
 def _shorten(*arguments: Any) -> tuple[str | None, str | None]:
-    """A signature in which no default is a whole object, which Sphinx could not parse."""
-    *_, signature, returned = arguments
-    return signature and re.sub(r"= (?:<factory>|\w+\([^()]*<[^()]*\))", "= ...", signature), returned
+    """A signature in which no default is a whole object, which Sphinx could not parse; none where it says nothing."""
+    _, _, name, _, _, signature, returned = arguments
+    if signature == "(*args, **kwargs)" or name.rpartition(".")[2] in MADE_BY_THE_CLIENT:
+        return "", returned
+    return signature and re.sub(r"= ?(?:<[^<>]*>|\w+\([^()]*<[^()]*\))", "= ...", signature), returned
+
+
+def _skip(*arguments: Any) -> bool | None:
+    """Whether a member has no text but Python's own."""
+    _, _, _, member, _, _ = arguments
+    return True if str(getdoc(member)).startswith("Alias for field number") else None
 
 
 def setup(app: Sphinx) -> None:
     """Have public names checked once all pages are written."""
     app.connect("autodoc-process-signature", _shorten)
+    app.connect("autodoc-skip-member", _skip)
     app.connect("build-finished", _check_names)

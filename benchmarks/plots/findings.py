@@ -100,8 +100,8 @@ def engine_cost(path: Path, rows: Rows) -> None:
         bars(
             path,
             took,
-            title=f"The whole client takes {took[OURS]:.2f} ms a batch, the best HTTP engine alone {min(others):.2f}",
-            note="Engines with this library's signing and decoding; the floor is asyncio's TLS. Lower is better.",
+            title=f"The client takes {took[OURS]:.2f} ms a batch; the best bare engine {min(others):.2f}",
+            note="Bare engines sign and decode alike; the floor is asyncio's TLS alone. Lower is better.",
             unit="processor time of a batch, ms",
             decimals=2,
         )

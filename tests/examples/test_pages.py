@@ -83,10 +83,11 @@ def test_the_tree_of_errors_is_that_of_the_classes(blocks: list[Block]) -> None:
     assert drawn == {each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Exception)}
 
 
-@pytest.mark.runs("limits/The law/indented")
+@pytest.mark.runs("limits/The law/indented", "schedule.py/indented")
 def test_the_gap_of_the_law_is_the_one_that_is_kept(blocks: list[Block]) -> None:
-    left, formula = blocks[0].text.split("=")
-    assert left.strip() == "gap"
+    page, module = (block.text.strip() for block in blocks)
+    assert page == module
+    formula = page.removeprefix("gap = ")
     gap = eval(formula.replace("2 L", "2 * L"), {"W": 1.0, "N": 100, "J": 0.007, "S": 0.002, "L": 0.0})  # noqa: S307  ours
     assert gap == pytest.approx(Pacing(Window.of(100), jitter=PATH_JITTER).gap(0))
     assert f"the gap is {gap * 1000:.2f} ms: {1 / gap:.1f} requests per second" in " ".join(

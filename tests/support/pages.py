@@ -84,7 +84,8 @@ def _in_docstrings(path: Path) -> Iterator[Block]:
         return
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            name = path.name if isinstance(node, ast.Module) else f"{path.name}/{node.name}"
+            place = path.parent.name if path.stem == "__init__" else path.name
+            name = place if isinstance(node, ast.Module) else f"{place}/{node.name}"
             text = inspect.cleandoc(ast.get_docstring(node) or "")
             if path.parent.name == "examples" or "::\n\n    " in text:
                 yield from _in_markdown(name, text)

@@ -51,13 +51,17 @@ class BatchResult(NamedTuple):
 
 
 class ListingPage(NamedTuple):
-    """One page of the listing of an app's groups."""
+    """One page of the listing of an app's groups.
+
+    Attributes:
+        groups: the groups of the page.
+        next_page_token: the token of the next page; None on the last.
+        unreadable: how many entries have a group ID that cannot be read.
+    """
 
     groups: list[ListedGroup]
     next_page_token: str | None
-    """The token of the next page; None on the last."""
     unreadable: int
-    """How many entries have a group ID that cannot be read."""
 
 
 class _Envelope(Struct, rename="camel", gc=False):

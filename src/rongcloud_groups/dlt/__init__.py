@@ -1,5 +1,7 @@
 """Group profiles as a dlt source, for any of dlt's destinations; needs the extra ``dlt``.
 
+::
+
     import dlt
     from rongcloud_groups.dlt import all_groups
 

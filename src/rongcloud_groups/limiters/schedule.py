@@ -6,7 +6,7 @@ at least W + J after the first one, where J is the jitter of the path: on their 
 Slots. Each request has a slot, and leaves at its slot or, where its process is late, a moment after it. An event loop
 that is busy is late again and again; it may catch up its lateness, as it was seen to be: L, which starts at 0,
 rises to the lateness beyond S of each request that is later than S + L, and falls by the factor e in `LATENESS_DECAY`
-seconds. S is the slack of every timer. From one slot to the next it is at least
+seconds. S is the slack of every timer. From one slot to the next it is at least::
 
     gap = (W + J + S + 2 L) / N
 

@@ -34,7 +34,7 @@ class InputFormat(NamedTuple):
 
     @property
     def description(self) -> str:
-        """The kind and the key: an unfinished job resumes only with the same ones."""
+        """The kind and the key; an unfinished job resumes only with the same ones."""
         return self.kind if self.kind == "text" else f"{self.kind}, {self.key!r}"
 
 
