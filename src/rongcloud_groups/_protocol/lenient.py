@@ -27,7 +27,7 @@ _NOTHING: Final = {b"", b"null"}
 _MAX_UNKNOWN: Final = 1000
 _DECIMAL: Final = re.compile(rb"[+-]?[0-9]{1,19}")
 _INTEGERS: Final = range(-(2**63), 2**63)  # the range of databases and columns
-_ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
+ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
 _PERMISSIONS: Final = get_type_hints(Permissions)
 
 
@@ -210,7 +210,7 @@ class FieldReader:
 
     def _enum_number(self, path: str, raw: bytes) -> int:
         number = self._integer(path, raw) or 0
-        if number in _ENUM_NUMBERS:
+        if number in ENUM_NUMBERS:
             return number
         self._note(path, "expected a small integer", raw)
         return 0

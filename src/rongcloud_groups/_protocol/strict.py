@@ -1,11 +1,11 @@
 """Reads profiles and listed groups of exactly the documented shape, all of a response at once.
 
-msgspec decodes the response into types that are made from the model and the dialect's table. Then each field is read
-in one go for all profiles, as a column. If one profile has another shape, each is read by itself, and that one
-leniently. All ways give equal results.
+msgspec decodes the response into types that are made from the model and the dialect's table, and a function made from
+the same two turns them into models. If one profile has another shape, each is read by itself, and that one leniently.
+All ways give equal results.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 from operator import attrgetter
@@ -15,14 +15,12 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from rongcloud_groups._protocol.dialects import Dialect, Paths
-from rongcloud_groups._protocol.lenient import UNREADABLE, lenient_reader
+from rongcloud_groups._protocol.lenient import ENUM_NUMBERS, UNREADABLE, lenient_reader
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups.models import DEFAULT_PERMISSIONS, EMPTY, GroupProfile, ListedGroup, Permissions
 
 _Model = TypeVar("_Model", bound=Struct)
 
-_ID_OF: Final = attrgetter("group_id")
-_ROW: Final = "row"
 _MAX_CACHED_TEXT: Final = 256
 _MAX_EXACT: Final = 2**42
 """Milliseconds since 1970, in 2109, from which on a float of seconds is not exact to the microsecond."""
@@ -63,8 +61,9 @@ def batch_reader(dialect: Dialect) -> Callable[[bytes, Sequence[str]], tuple[lis
     def read(body: bytes, requested: Sequence[str]) -> tuple[list[GroupProfile], bool] | None:
         try:
             rows = entries_of(profiles_of(strict.decode(body)))
-            complete = list(map(_ID_OF, rows)) == requested
-            return documented.entries(rows, requested if complete else None), complete
+            group_ids = [row.group_id for row in rows]
+            complete = group_ids == requested
+            return documented.models(rows, requested if complete else group_ids), complete
         except UNREADABLE:
             return None
 
@@ -91,7 +90,8 @@ def listed_groups_reader(dialect: Dialect, limit: int) -> Callable[[Raw], list[L
 
     def read(groups: Raw) -> list[ListedGroup] | None:
         try:
-            return documented.entries(entries_of(strict.decode(groups)))
+            rows = entries_of(strict.decode(groups))
+            return documented.models(rows, [row.group_id for row in rows])
         except UNREADABLE:
             return None
 
@@ -105,7 +105,8 @@ def _entry_reader(model: type[_Model], table: Mapping[str, Paths]) -> Callable[[
 
     def read(entry: Raw) -> _Model | None:
         try:
-            return documented.entries([strict.decode(entry)])[0]
+            row = strict.decode(entry)
+            return documented.models([row], [row.group_id])[0]
         except UNREADABLE:
             return lenient(entry)
 
@@ -121,36 +122,20 @@ class _Documented(Generic[_Model]):
 
     Attributes:
         shape: one entry, as a type of msgspec.
+        models: makes the models of decoded entries, with the given objects as their IDs.
     """
 
     def __init__(self, model: type[_Model], table: Mapping[str, Paths]) -> None:
         hints = get_type_hints(model)
-        keys: dict[str, dict[str, str]] = {_ROW: {}}  # by field, of the profile itself and of each nested object
+        keys: dict[str, dict[str, str]] = {"row": {}}  # by field, of the entry itself and of each nested object
         for name, (path, *_) in table.items():
             outer, _, key = path.rpartition(".")
-            keys.setdefault(outer or _ROW, {})[name] = key
-        names = [(outer, name) for outer, fields in keys.items() for name in fields]
-        flat = keys.pop(_ROW)
-        nested = {outer: _shape(hints, fields) for outer, fields in keys.items()}
-        self.shape = _shape(hints, flat, [(outer, str | shape | None, None) for outer, shape in nested.items()])
-        self._objects = [(attrgetter(key), msgspec.json.Decoder(kind).decode, kind) for key, kind in nested.items()]
-        self._converted = [
-            (list(keys).index(outer) + 1 if outer in keys else 0, attrgetter(name), _CONVERSIONS[hints[name]])
-            for outer, name in names
-            if hints[name] in _CONVERSIONS
-        ]
-        values = {name: name if hints[name] in _CONVERSIONS else f"{outer}.{name}" for outer, name in names}
-        values["group_id"] = "group_id"
-        columns = ", ".join(["group_id", _ROW, *keys, *[name for outer, name in names if hints[name] in _CONVERSIONS]])
-        self._make: Callable[..., list[_Model]] = _compiled(
-            f"lambda *columns: [MODEL for {columns}, in zip(*columns, strict=True)]", model, values
-        )
-
-    def entries(self, rows: Sequence[Any], ids: Iterable[str] | None = None) -> list[_Model]:
-        """The models of decoded entries, with these objects as their IDs, if given."""
-        objects = [rows, *[_objects(map(get, rows), decode, empty) for get, decode, empty in self._objects]]
-        converted = [convert(map(get, objects[source])) for source, get, convert in self._converted]
-        return self._make(map(_ID_OF, rows) if ids is None else ids, *objects, *converted)
+            keys.setdefault(outer or "row", {})[name] = key
+        nested = {outer: _shape(hints, fields) for outer, fields in keys.items() if outer != "row"}
+        objects = [(outer, str | shape | None, None) for outer, shape in nested.items()]
+        self.shape = _shape(hints, keys["row"], objects)
+        values = {name: f"{outer}.{name}" for outer, fields in keys.items() for name in fields}
+        self.models: Callable[[Sequence[Any], Sequence[str]], list[_Model]] = _compiled(model, hints, values, nested)
 
 
 def _shape(hints: Mapping[str, Any], keys: dict[str, str], nested: Sequence[tuple[str, Any, None]] = ()) -> Any:
@@ -167,18 +152,28 @@ def _shape(hints: Mapping[str, Any], keys: dict[str, str], nested: Sequence[tupl
     )
 
 
-def _compiled(source: str, model: type[Struct], values: Mapping[str, str], **names: object) -> Any:
-    """The function in a source, where ``MODEL`` makes the model of an expression for each field.
+def _compiled(model: type[_Model], hints: Mapping[str, Any], values: dict[str, str], nested: Mapping[str, Any]) -> Any:
+    """The function that makes models of entries. Written out it takes half the time of making each from a dict."""
+    names: dict[str, object] = {"model": model, "EMPTY": EMPTY, "DEFAULT": DEFAULT_PERMISSIONS}
+    names |= {"times": _times, "attributes": _ATTRIBUTES.decode, "permissions": _permissions}
+    objects = {"row": ""}
+    for outer, shape in nested.items():
+        names |= {f"read_{outer}": msgspec.json.Decoder(shape).decode, f"no_{outer}": shape()}
+        objects[outer] = f" for {outer} in [{_object(f'row.{outer}', f'read_{outer}')} or no_{outer}]"
+    times = [name for name in values if hints[name] == datetime | None]
+    columns = "".join(
+        f", times([{values[name]} for row in rows{objects[values[name].partition('.')[0]]}])" for name in times
+    )
+    values |= {"group_id": "group_id"} | {name: name for name in times}
+    fields = ", ".join(f"{name}={_VALUES.get(hints[name], str)(value)}" for name, value in values.items())
+    row = ", ".join(["row", "group_id", *times])
+    source = f"[model({fields}) for {row} in zip(rows, group_ids{columns}){''.join(objects.values())}]"
+    return eval(f"lambda rows, group_ids: {source}", names)  # noqa: S307  our own names
 
-    Written out like this it takes half the time of making each from a dict.
-    """
-    keywords = ", ".join(f"{name}={value}" for name, value in values.items())
-    return eval(source.replace("MODEL", f"model({keywords})"), names | {"model": model})  # noqa: S307  our own names
 
-
-def _objects(values: Iterable[Any], decode: Callable[[str], Any], empty: Callable[[], Any]) -> list[Any]:
-    """Objects, of which some may be in a text, some empty."""
-    return [(decode(value) if value.__class__ is str and value else value) or empty() for value in values]
+def _object(value: str, read: str) -> str:
+    """The expression for an object that may be in a text."""
+    return f"({read}({value}) if type({value}) is str and {value} else {value})"
 
 
 class _Times(Struct, array_like=True, gc=False):
@@ -187,37 +182,29 @@ class _Times(Struct, array_like=True, gc=False):
     times: list[datetime | None]
 
 
-def _times(values: Iterable[int | None]) -> list[datetime | None]:
+def _times(values: Sequence[int | None]) -> list[datetime | None]:
     seconds = [None if milliseconds is None else milliseconds / 1000 for milliseconds in values]
     return msgspec.convert((seconds,), _Times, strict=False).times
 
 
-def _attributes(values: Iterable[Any]) -> list[dict[str, str]]:
-    return _objects(values, _attributes_in, lambda: EMPTY)
-
-
 @lru_cache(maxsize=1024)  # many groups have the same few
-def _permissions_in(text: str) -> Permissions:
-    return _permissions([_PERMISSIONS.decode(text)])[0]
+def _permissions(documented: Any) -> Permissions:
+    numbers = _PERMISSIONS.decode(documented) if isinstance(documented, str) else documented
+    if not all(number in ENUM_NUMBERS for number in msgspec.structs.astuple(numbers)):
+        raise ValueError("no enum has such a number")
+    return msgspec.convert(numbers, Permissions, from_attributes=True)
 
 
-_PERMISSION_HINTS: Final = get_type_hints(Permissions)
-_permissions: Callable[[Iterable[Any]], list[Permissions]] = _compiled(
-    "lambda values: [decode(v) if v.__class__ is str and v else MODEL if v else default for v in values]",
-    Permissions,
-    {name: f"v.{name}" for name in _PERMISSION_HINTS},
-    decode=_permissions_in,
-    default=DEFAULT_PERMISSIONS,
-)
+_ATTRIBUTES: Final = msgspec.json.Decoder(dict[str, str])
 _DocumentedPermissions: Any = msgspec.defstruct(
     "_DocumentedPermissions",
-    [(name, kind, kind(0)) for name, kind in _PERMISSION_HINTS.items()],
+    [(name, int, 0) for name in Permissions.__struct_fields__],
     rename="camel",
     forbid_unknown_fields=True,
+    frozen=True,
     gc=False,
 )
 _PERMISSIONS: Final = msgspec.json.Decoder(_DocumentedPermissions)
-_attributes_in: Final = msgspec.json.Decoder(dict[str, str]).decode
 _DOCUMENTED: Final[dict[Any, Any]] = {
     str: Annotated[str, Meta(min_length=1)],
     str | None: str | None,
@@ -227,9 +214,8 @@ _DOCUMENTED: Final[dict[Any, Any]] = {
     Permissions: Annotated[str, Meta(max_length=_MAX_CACHED_TEXT)] | _DocumentedPermissions | None,
 }
 """The documented type of a value, by the type of its field in the model."""
-_CONVERSIONS: Final[dict[Any, Callable[[Iterable[Any]], Iterable[Any]]]] = {
-    datetime | None: _times,
-    dict[str, str]: _attributes,
-    Permissions: _permissions,
+_VALUES: Final[dict[Any, Callable[[str], str]]] = {
+    dict[str, str]: lambda value: f"({_object(value, 'attributes')} or EMPTY)",
+    Permissions: lambda value: f"(permissions({value}) if {value} else DEFAULT)",
 }
-"""The conversion from documented values to the model's, where they differ."""
+"""The expression of the model's value in terms of the documented one, where they differ."""
