@@ -55,27 +55,22 @@ def get(
     """
     if not group_ids and not stdin:
         raise ShowHelp("get")
-    json_lines = json or not sys.stdout.isatty()
-    return run_command(
-        lambda context: _get(group_ids, connection, context, stdin=stdin, json_lines=json_lines), debug=debug
-    )
 
+    def work(context: Context) -> int:
+        # An error in the environment comes before anything is read.
+        client = GroupClient(**connection.for_client(), outage_timeout=_OUTAGE_TIMEOUT)
+        asked = [*group_ids, *(_lines_of_stdin() if stdin else [])]
+        if not asked:
+            raise ConfigError("stdin has no IDs")
+        lookup = context.interruption.run(_look_up(client, asked))
+        if json or not sys.stdout.isatty():
+            write_rows(b"".join(map(json_row, lookup.found.values())))
+        elif lookup.found:
+            _print_table(lookup.found.values())
+        _print_rest(lookup)
+        return ExitCode.SOME_FAILED if lookup.failed else ExitCode.DONE
 
-def _get(
-    group_ids: Iterable[str], connection: ConnectionOptions, context: Context, *, stdin: bool, json_lines: bool
-) -> int:
-    # An error in the environment comes before anything is read.
-    client = GroupClient(**connection.for_client(), outage_timeout=_OUTAGE_TIMEOUT)
-    asked = [*group_ids, *(_lines_of_stdin() if stdin else [])]
-    if not asked:
-        raise ConfigError("stdin has no IDs")
-    lookup = context.interruption.run(_look_up(client, asked))
-    if json_lines:
-        write_rows(b"".join(map(json_row, lookup.found.values())))
-    elif lookup.found:
-        _print_table(lookup.found.values())
-    _print_rest(lookup)
-    return ExitCode.SOME_FAILED if lookup.failed else ExitCode.DONE
+    return run_command(work, debug=debug)
 
 
 async def _look_up(client: GroupClient, group_ids: list[str]) -> Lookup:

@@ -24,24 +24,22 @@ def sync(
     """
     if not options.inputs:
         raise ShowHelp("sync")
-    return run_command(
-        lambda context: _sync(options, connection, context), debug=options.debug, in_json=options.speaks_json
-    )
 
+    def work(context: Context) -> int:
+        from rongcloud_groups.bulk.errors import OutputLost
+        from rongcloud_groups.cli.sync_job import run_job
 
-def _sync(options: SyncOptions, connection: ConnectionOptions, context: Context) -> int:
-    from rongcloud_groups.bulk.errors import OutputLost
-    from rongcloud_groups.cli.sync_job import run_job
+        options.check()
+        try:
+            with context.interruption.after(options.max_seconds, ExitCode.STOPPED):
+                return context.interruption.run(run_job(options, connection, context))
+        except KeyboardInterrupt:  # before there was a job to stop
+            message = "stopped before anything was asked"
+            Messages(in_json=options.speaks_json).say(message, {"message_type": "note", "message": message})
+            raise
+        except (RongCloudError, OSError) as error:
+            if not isinstance(error, ConfigError | BrokenPipeError | OutputLost) and options.path is not None:
+                error.add_note("what was done is saved, the same command resumes there")
+            raise
 
-    options.check()
-    try:
-        with context.interruption.after(options.max_seconds, ExitCode.STOPPED):
-            return context.interruption.run(run_job(options, connection, context))
-    except KeyboardInterrupt:  # before there was a job to stop
-        message = "stopped before anything was asked"
-        Messages(in_json=options.speaks_json).say(message, {"message_type": "note", "message": message})
-        raise
-    except (RongCloudError, OSError) as error:
-        if not isinstance(error, ConfigError | BrokenPipeError | OutputLost) and options.path is not None:
-            error.add_note("what was done is saved, the same command resumes there")
-        raise
+    return run_command(work, debug=options.debug, in_json=options.speaks_json)

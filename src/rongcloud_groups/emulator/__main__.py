@@ -16,11 +16,7 @@ except ModuleNotFoundError as missing:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run an emulator; print one line of JSON with its address to stdout, and the report to stderr.
-
-    Args:
-        arguments: the command line's; None takes the process's.
-    """
+    """Run an emulator; print one line of JSON with its address to stdout, and the report to stderr."""
     parser = argparse.ArgumentParser(prog="python -m rongcloud_groups.emulator", description=__doc__)
     types = get_type_hints(EmulatorOptions)
     for option in fields(EmulatorOptions):

@@ -4,18 +4,10 @@ import asyncio
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from h2 import events
 from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
-from h2.events import (
-    ConnectionTerminated,
-    DataReceived,
-    Event,
-    RequestReceived,
-    StreamEnded,
-    StreamReset,
-    WindowUpdated,
-)
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes, Settings
 from hyperframe.frame import GoAwayFrame
@@ -70,25 +62,25 @@ class Http2ServerConnection(ServerConnection):
         self.flush()
         self.transport.close()
 
-    def _take(self, event: Event, arrived: float) -> None:
+    def _take(self, event: events.Event, arrived: float) -> None:
         match event:
-            case RequestReceived():
+            case events.RequestReceived():
                 headers = {str(name): str(value) for name, value in event.headers}
                 method, target = headers.get(":method", ""), headers.get(":path", "")
                 self.begin(Exchange(event.stream_id, method, target, headers, arrived))
-            case DataReceived():
+            case events.DataReceived():
                 self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 self.take_body(event.stream_id, event.data)
-            case StreamEnded():
+            case events.StreamEnded():
                 self.end_body(event.stream_id)
-            case StreamReset():
+            case events.StreamReset():
                 self.exchanges.pop(event.stream_id, None)
                 self._close_if_done()
-            case WindowUpdated():
+            case events.WindowUpdated():
                 for exchange in list(self.exchanges.values()):
                     if event.stream_id in (0, exchange.id):
                         self.pump(exchange)
-            case ConnectionTerminated():
+            case events.ConnectionTerminated():
                 self.exchanges.clear()
                 self.transport.close()
 

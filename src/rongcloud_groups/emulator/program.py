@@ -15,19 +15,12 @@ from rongcloud_groups.emulator.server import Emulator, Report
 
 
 class Address(msgspec.Struct, frozen=True):
-    """The address of a running emulator, and the credentials it takes.
-
-    Attributes:
-        url: the base URL.
-        app_key: the App Key.
-        app_secret: the App Secret.
-        ca_file: the certificate of the authority to trust; None without TLS.
-    """
+    """The address of a running emulator, and the credentials it takes."""
 
     url: str
     app_key: str
     app_secret: str
-    ca_file: str | None
+    ca_file: str | None  # the certificate of the authority to trust; None without TLS
 
 
 def announce(address: Address) -> None:

@@ -48,7 +48,7 @@ class RateCheck:
     _began: float | None = field(default=None, init=False)
     _other_sent: int = field(default=0, init=False)
     _counted: deque[float] = field(default_factory=deque, init=False)  # sliding, fixed
-    _tokens: float | None = field(default=None, init=False)  # bucket
+    _tokens: float = field(default=math.inf, init=False)  # bucket
     _filled_at: float = field(default=0.0, init=False)
 
     def admit(self, now: float) -> bool:
@@ -87,7 +87,7 @@ class RateCheck:
 
     def _admit_from_bucket(self, now: float) -> bool:
         size = float(self.limit or 0)
-        tokens = size if self._tokens is None else min(size, self._tokens + (now - self._filled_at) * size)
+        tokens = min(size, self._tokens + (now - self._filled_at) * size)
         admitted = tokens >= 1
         if admitted or self.count_refused:
             tokens = max(-size, tokens - 1)
