@@ -217,7 +217,8 @@ def test_a_record_from_the_future_is_no_schedule(state: dict[str, Any]) -> None:
 
 def test_a_record_of_another_boot_is_no_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
     record = encode(schedule(), 100)
-    monkeypatch.setattr("rongcloud_groups.limiters.budget_file._known_boot_id", os.urandom(16))
+    boot_id = os.urandom(16)
+    monkeypatch.setattr("rongcloud_groups.limiters.budget_file._boot_id", lambda: boot_id)
     assert decode(record, 100, 10.0) is None
 
 

@@ -40,7 +40,7 @@ local function lateness(at) return late * math.exp(math.min(0, late_at - at) / L
 local function catch_up(at) return WAKE_UP_SLACK + lateness(at) end
 
 local function gap()
-  return math.max((seconds + JITTER + WAKE_UP_SLACK + 2 * lateness(now)) / requests, 1 / rate())
+  return math.max((seconds + SHARED_JITTER + WAKE_UP_SLACK + 2 * lateness(now)) / requests, 1 / rate())
 end
 
 local function note_lateness(seconds_late, at)

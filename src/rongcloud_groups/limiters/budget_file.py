@@ -6,6 +6,7 @@ import os
 from array import array
 from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -38,8 +39,7 @@ HEADER = Struct("<7sc16s8s2q7d")
 STATE = ("next_slot", "late", "late_at", "paused_until", "cut_at", "cut_from")
 """The numbers of a schedule that a record has, in this order, after the limit."""
 MAX_RECORD = HEADER.size + 8 * (MAX_HISTORY + MAX_RESERVED)
-RECENT = 10.0
-"""Seconds; a limit that was written longer ago than this may have been changed since."""
+RECENT = 10.0  # seconds; a limit that was written longer ago than this may have been changed since
 
 _Result = TypeVar("_Result")
 
@@ -201,20 +201,14 @@ def _is_possible(schedule: SlotSchedule, now: float) -> bool:
     )
 
 
+@cache
 def _boot_id() -> bytes:
     """Sixteen bytes that change when the machine is started, where the system tells them."""
-    global _known_boot_id  # noqa: PLW0603  it cannot change while this process lives
-    if _known_boot_id is None:
-        try:
-            _known_boot_id = bytes.fromhex(
-                Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").replace("-", "")
-            )
-        except (OSError, ValueError):
-            _known_boot_id = bytes(16)
-    return _known_boot_id
-
-
-_known_boot_id: bytes | None = None
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return bytes.fromhex(text.replace("-", ""))
+    except (OSError, ValueError):
+        return bytes(16)
 
 
 def _explained(error: OSError) -> str:

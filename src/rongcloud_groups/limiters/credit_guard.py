@@ -4,9 +4,7 @@ from asyncio import Event, Future, get_running_loop
 
 from rongcloud_groups.limiters.schedule import Window
 
-MARGIN = 0.003
-"""Seconds by which a credit comes back later than it must, for clocks and timers."""
-
+MARGIN = 0.003  # seconds by which a credit comes back later than it must, for clocks and timers
 UNKNOWN_HELD_FOR = 30.0
 """Seconds from the end of a connection until a request that was lost on it counts as never to arrive."""
 

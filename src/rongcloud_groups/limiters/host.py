@@ -18,11 +18,8 @@ logger = logging.getLogger(__name__)
 LOCK_RETRY = 0.0005
 """Seconds until a lock that another process holds is tried again; it is held for microseconds, or for long."""
 
-MAX_RETRY = 0.1
-"""Upper bound of that wait, in seconds."""
-
-WARN_AFTER = 1.0
-"""Seconds without the file until that is logged."""
+MAX_RETRY = 0.1  # upper bound of that wait, in seconds
+WARN_AFTER = 1.0  # seconds without the file until that is logged
 
 _Result = TypeVar("_Result")
 

@@ -18,14 +18,10 @@ from rongcloud_groups.limiters.redis_connection import RedisConnection
 from rongcloud_groups.limiters.redis_slots import RedisSlots
 from rongcloud_groups.limiters.schedule import QUIET_PERIOD, Window
 
-DEFAULT_SHARE = 0.05
-"""Of the limit, for each process while Redis is away: right for twenty processes or fewer."""
-FALLBACK_MARGIN = 0.9
-"""Part of that share that is used."""
-ROUNDING = 1e-9
-"""Part of a request by which the product of a share and the number of processes may be off."""
-PROBE_INTERVAL = 1.0
-"""Seconds between two attempts to reach a Redis that was away."""
+DEFAULT_SHARE = 0.05  # of the limit, for each process while Redis is away: right for twenty processes or fewer
+FALLBACK_MARGIN = 0.9  # part of that share that is used
+ROUNDING = 1e-9  # part of a request by which the product of a share and the number of processes may be off
+PROBE_INTERVAL = 1.0  # seconds between two attempts to reach a Redis that was away
 
 logger = getLogger(__name__)
 

@@ -3,16 +3,14 @@
 from collections import deque
 from time import monotonic
 
-CLOCK_ERROR = 0.001
-"""Seconds by which a clock may be read wrongly, besides half the time of a call."""
+CLOCK_ERROR = 0.001  # seconds by which a clock may be read wrongly, besides half the time of a call
 
 
 class RedisClock:
     """Redis's clock, judged by the quickest of the latest calls: Redis read it halfway, give or take half the call."""
 
     MAX_CALLS = 16
-    MAX_AGE = 60.0
-    """Seconds, after which two clocks may have drifted apart."""
+    MAX_AGE = 60.0  # seconds, after which two clocks may have drifted apart
 
     def __init__(self) -> None:
         self._calls: deque[tuple[float, float, float]] = deque(maxlen=self.MAX_CALLS)

@@ -10,50 +10,36 @@ from concurrent.futures import ThreadPoolExecutor
 from ssl import SSLCertVerificationError
 from time import monotonic
 from typing import Any, Final, NamedTuple
-from urllib.parse import SplitResult, parse_qs, urlsplit
+from urllib.parse import parse_qs, urlsplit
 
-from redis import Redis
+from redis import Redis, exceptions
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AskError,
-    AuthenticationError,
-    AuthenticationWrongNumberOfArgsError,
-    AuthorizationError,
-    ClusterDownError,
-    NoPermissionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TryAgainError,
-)
-from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from rongcloud_groups.errors import ConfigError
 
-TIMEOUT: Final = 0.5
-"""Seconds that Redis has for one call."""
-CONNECT_TIMEOUT: Final = 1.0
-"""Seconds that a connection to Redis may take to open."""
-
+TIMEOUT: Final = 0.5  # seconds that Redis has for one call
+CONNECT_TIMEOUT: Final = 1.0  # seconds that a connection to Redis may take to open
 SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
 """URL schemes that can be used, with their names in redis-py."""
 _OWN_OPTIONS: Final = ("socket_timeout", "socket_connect_timeout", "retry", "retry_on_timeout", "retry_on_error")
 """Of redis-py; a URL may set the others."""
+_REFUSED: Final = "refuses the URL's user or password"
 _REASONS: Final = {
-    (
-        AuthenticationError,
-        AuthorizationError,
-        AuthenticationWrongNumberOfArgsError,
-    ): "refuses the URL's user or password",
-    (NoPermissionError,): "denies a permission that the budget needs (EVALSHA, SCRIPT LOAD, its keys)",
-    (ReadOnlyError,): "is a read-only replica, give the URL of its primary",
-    (AskError,): "is a node of a Redis Cluster, give the URL of a single Redis",
-    (SSLCertVerificationError,): "has a certificate that is not trusted",
-    (ResponseError,): "cannot keep a budget, give the URL of Redis 6.2 or later or Valkey, and of no Sentinel",
+    exceptions.AuthenticationError: _REFUSED,
+    exceptions.AuthorizationError: _REFUSED,
+    exceptions.AuthenticationWrongNumberOfArgsError: _REFUSED,
+    exceptions.NoPermissionError: "denies a permission that the budget needs (EVALSHA, SCRIPT LOAD, its keys)",
+    exceptions.ReadOnlyError: "is a read-only replica, give the URL of its primary",
+    exceptions.AskError: "is a node of a Redis Cluster, give the URL of a single Redis",
+    SSLCertVerificationError: "has a certificate that is not trusted",
+    exceptions.ResponseError: "cannot keep a budget, give the URL of Redis 6.2 or later or Valkey, and of no Sentinel",
 }
-_TRANSIENT: Final = (ClusterDownError, OutOfMemoryError, TryAgainError)
+_TRANSIENT: Final = (exceptions.ClusterDownError, exceptions.OutOfMemoryError, exceptions.TryAgainError)
+_UNREADABLE: Final = (
+    "the Redis URL cannot be read: write redis://USER:PASSWORD@HOST:PORT/DATABASE, and in USER and PASSWORD "
+    "%2F for /, %40 for @, %3A for :, %3F for ?, %23 for #, %5B for ["
+)
 _TRANSIENT_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 
 
@@ -87,7 +73,7 @@ class RedisConnection:
                 protocol=2,
                 socket_timeout=TIMEOUT,
                 socket_connect_timeout=CONNECT_TIMEOUT,
-                retry=Retry(NoBackoff(), 1, (RedisConnectionError,)),
+                retry=Retry(NoBackoff(), 1, (exceptions.ConnectionError,)),
             )
         except ValueError as error:
             raise ConfigError(f"the Redis URL cannot be read: {error}") from None
@@ -95,7 +81,7 @@ class RedisConnection:
         self._secrets = [str(value) for name, value in pool.connection_kwargs.items() if "password" in name and value]
         try:
             pool.connection_class(**pool.connection_kwargs)  # redis-py checks the options when it makes a connection
-        except (TypeError, AttributeError, ValueError, RedisError) as error:
+        except (TypeError, AttributeError, ValueError, exceptions.RedisError) as error:
             raise ConfigError(f"an option of the Redis URL cannot be used: {self.describe(error)}") from None
         self.restart_thread()
 
@@ -144,8 +130,8 @@ class RedisConnection:
         if isinstance(error.__context__, SSLCertVerificationError):
             kind = SSLCertVerificationError
         elif "unauthenticated" in text:  # Redis takes no long command of a client without a password
-            kind = AuthenticationError
-        return next((f"{why}: {text}" for kinds, why in _REASONS.items() if issubclass(kind, kinds)), None)
+            kind = exceptions.AuthenticationError
+        return next((f"{why}: {text}" for known, why in _REASONS.items() if issubclass(kind, known)), None)
 
 
 def _validated(url: str) -> tuple[str, str]:
@@ -160,30 +146,19 @@ def _validated(url: str) -> tuple[str, str]:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:  # its text may quote the password
-        raise ConfigError(_unreadable()) from None
+        raise ConfigError(_UNREADABLE) from None
     if parts.fragment or "@" in parts.path + parts.query:
-        raise ConfigError(_unreadable())
+        raise ConfigError(_UNREADABLE)
     for name in _OWN_OPTIONS:
         if name in parse_qs(parts.query, keep_blank_values=True):
             raise ConfigError(f"leave {name} out of the Redis URL: the limiter sets it")
     if parts.scheme == "unix":
-        return url, _socket_path(parts)
+        if host or not parts.path.strip("/"):
+            raise ConfigError("the Redis URL names no socket: write unix:///PATH?db=DATABASE")
+        return url, parts.path
     if not host:
         raise ConfigError(f"the Redis URL names no host: write {scheme}://HOST:PORT/DATABASE")
     if not (parts.path.strip("/").isdecimal() or parts.path in {"", "/"}):
         raise ConfigError(f"the database of the Redis URL is not a number: write {scheme}://HOST:PORT/DATABASE")
     shown = f"[{host}]" if ":" in host else host
     return url, shown if port is None else f"{shown}:{port}"
-
-
-def _socket_path(parts: SplitResult) -> str:
-    if parts.hostname or not parts.path.strip("/"):
-        raise ConfigError("the Redis URL names no socket: write unix:///PATH?db=DATABASE")
-    return parts.path
-
-
-def _unreadable() -> str:
-    return (
-        "the Redis URL cannot be read: write redis://USER:PASSWORD@HOST:PORT/DATABASE, and in USER and PASSWORD "
-        "%2F for /, %40 for @, %3A for :, %3F for ?, %23 for #, %5B for ["
-    )

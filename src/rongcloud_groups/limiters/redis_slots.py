@@ -19,20 +19,15 @@ from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD, WAKE_UP_S
 from rongcloud_groups.limiters.scripts import CLOCK_STEP, REFUSED, RESERVE
 from rongcloud_groups.limiters.throttle import MAX_PAUSE, PAUSE_JITTER
 
-MAX_CALL_TIME = 3.0
-"""Seconds after which a call counts as lost, whatever holds it up: a name server, the thread."""
+MAX_CALL_TIME = 3.0  # seconds after which a call counts as lost, whatever holds it up: a name server, the thread
 IDLE_AFTER = 0.01
 """Seconds after a request, beyond the loop's lateness, after which a process gives up the slots that it has."""
 MARGIN = 0.01
 """Seconds by which slots are wanted to be reserved further ahead than a reply takes, besides 15 % of these."""
-WAY_BACK = 0.75
-"""Part of a call's time that its reply may take to the event loop."""
-MAX_SLOTS = 250
-"""Slots that a process reserves with one call."""
-LATENESS_KEPT = 0.98
-"""Part of the event loop's greatest lateness that is remembered from one slot to the next."""
-MAX_LATENESS = 10.0
-"""Seconds; an event loop that comes round less often gets no slot."""
+WAY_BACK = 0.75  # part of a call's time that its reply may take to the event loop
+MAX_SLOTS = 250  # slots that a process reserves with one call
+LATENESS_KEPT = 0.98  # part of the event loop's greatest lateness that is remembered from one slot to the next
+MAX_LATENESS = 10.0  # seconds; an event loop that comes round less often gets no slot
 logger = getLogger(__name__)
 
 
@@ -74,21 +69,26 @@ class RedisSlots:
         self.rate = self._limit = limit
         self._connection = connection
         self._keys = [key, f"{key}:sent", f"{key}:free"]
-        self._clock = RedisClock()
         self._reply: Future[Reply] | None = None  # of the call that is under way
         self._lead = 0.0  # seconds that its reply was expected to take
-        self._call_time = 0.0  # seconds until the event loop has the reply
-        self._slots: deque[Slot] = deque()
-        self._reports: list[_Report] = []
-        self._wanted = 1.0  # slots in hand and asked for
-        self._active = False  # whether it sends one request after the other
-        self._waited = False  # whether it was active and had to wait for a slot, since the last reply with some
         self._pause = 0.0  # seconds from one request until the next one wants a slot, lately
         self._idle: TimerHandle | None = None
         self._late = 0.0  # seconds by which the event loop was late lately
-        self._paused_until = 0.0  # on Redis's clock
-        self._quiet_until = self._acquired_at = -inf
+        self._quiet_until = -inf
         self._limits_seen = {limit}
+        self.forget()
+
+    def forget(self) -> None:
+        """Start over, with no slot and a clock not yet known. Redis takes unreported slots for used."""
+        self._slots: deque[Slot] = deque()
+        self._reports: list[_Report] = []
+        self._paused_until = 0.0  # on Redis's clock
+        self._clock = RedisClock()
+        self._call_time = 0.0  # seconds until the event loop has the reply of a call
+        self._wanted = 1.0  # slots in hand and asked for
+        self._active = False  # whether it sends one request after the other
+        self._waited = False  # whether it was active and had to wait for a slot, since the last reply with some
+        self._acquired_at = -inf
 
     async def connect(self) -> None:
         """Open the connection with one call, whose time tells nothing, and read Redis's clock with a second one.
@@ -98,10 +98,7 @@ class RedisSlots:
         """
         for _ in range(2):
             self.forget()
-            self._reports += [
-                _Report(0, 0.0, 0.0),
-                _Report(0, -1.0, 0.0),
-            ]  # no slot has this name: it checks the permissions
+            self._reports += [_Report(0, 0.0, 0.0), _Report(0, -1.0, 0.0)]  # of no slot: they check the permissions
             self.start_call(0)
             await self._finish_call()
 
@@ -160,16 +157,6 @@ class RedisSlots:
     def pause(self, seconds: float) -> None:
         """Use no slot of so many seconds from now."""
         self._paused_until = max(self._paused_until, self._clock.now() + seconds)
-
-    def forget(self) -> None:
-        """Start over, with no slot and a clock not yet known. Redis takes unreported slots for used."""
-        self._slots.clear()
-        self._reports.clear()
-        self._paused_until = 0.0
-        self._clock = RedisClock()
-        self._call_time = 0.0
-        self._wanted, self._active = 1.0, False
-        self._acquired_at = -inf
 
     def abandon_call(self) -> None:
         """Do not wait for the call that is under way: its event loop has ended."""
@@ -251,18 +238,18 @@ class RedisSlots:
         return self._take_in_reply()
 
     def _take_in_reply(self) -> float:
-        future, self._reply = self._reply, None
-        assert future is not None  # noqa: S101
-        reply = future.result()
-        now, paused_until, self.rate, limit_before, is_new, set_back, queue, *slots = reply.values
-        step = self._clock.note(reply.sent_at, reply.received_at, now)
+        assert self._reply is not None  # noqa: S101
+        reply, self._reply = self._reply, None
+        sent_at, received_at, values = reply.result()
+        now, paused_until, self.rate, limit_before, is_new, set_back, queue, *slots = values
+        step = self._clock.note(sent_at, received_at, now)
         self._check_budget(limit_before, is_new=bool(is_new), clock_step=step if abs(step) > CLOCK_STEP else -set_back)
         self._paused_until = max(self._paused_until, paused_until)
         reserved = (Slot(int(name), *times) for name, *times in zip(slots[::3], slots[1::3], slots[2::3], strict=True))
         self._slots = deque(sorted([*self._slots, *reserved], key=attrgetter("time")))
         if slots:
             self._wanted = self._next_wanted(queue, self._lead)
-        return reply.received_at
+        return received_at
 
     def _next_wanted(self, reserved: float, lead: float) -> float:
         """Slots wanted, where others are reserved for so many seconds ahead and a reply takes so many."""

@@ -35,7 +35,7 @@ for _ = 1, wanted do
     hand_out(name, slot, usable_until)
   else
     local oldest = redis.call('ZREVRANGE', sent, requests - 1, requests - 1, 'WITHSCORES')[2]
-    local opens = oldest and oldest + seconds + JITTER + lateness(now) or 0
+    local opens = (oldest or -math.huge) + seconds + SHARED_JITTER + lateness(now)
     slot = math.max(earliest, next_slot, opens)
     if #slots > 0 and slot > now + HORIZON then break end
     name = string.format('%.0f', number)

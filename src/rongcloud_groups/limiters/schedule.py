@@ -43,39 +43,17 @@ from typing import NamedTuple, Self
 from rongcloud_groups._validation import positive
 from rongcloud_groups.limiters.throttle import Throttle
 
-PATH_JITTER = 0.007
-"""Seconds by which two requests may come closer together on their way than they left."""
-
-SHARED_JITTER = 0.007
-"""The same between machines that share a clock."""
-
-HOST_JITTER = 0.008
-"""The same between processes that compete for the same processors."""
-
-WAKE_UP_SLACK = 0.002
-"""Seconds by which a timer of the event loop may wake late without costing throughput: S."""
-
-MAX_LATE = 0.1
-"""Seconds after its slot at which a request may still leave; more is never caught up."""
-
-LATENESS_DECAY = 1.0
-"""Seconds in which the lateness that was seen, L, falls by the factor e."""
-
-CATCH_UP = 0.96
-"""Part of the gap that is kept between slots while lost ones are caught up."""
-
-MAX_BEHIND = 3
-"""Gaps by which slots may lie behind what the window allows for that to be a loss; more is idle time."""
-
-MAX_HISTORY = 500
-"""Requests whose send times a shared budget remembers."""
-
-MAX_RESERVED = 500
-"""Slots that are given out and not used yet; more processes than that wait without one."""
-
-QUIET_PERIOD = 1.6
-"""Seconds without a request where it is not known what other processes sent in the last second."""
-
+PATH_JITTER = 0.007  #: seconds by which two requests may come closer together on their way than they left
+SHARED_JITTER = 0.007  #: the same between machines that share a clock
+HOST_JITTER = 0.008  #: the same between processes that compete for the same processors
+WAKE_UP_SLACK = 0.002  #: seconds by which a timer of the event loop may wake late without costing throughput: S
+MAX_LATE = 0.1  #: seconds after its slot at which a request may still leave; more is never caught up
+LATENESS_DECAY = 1.0  #: seconds in which the lateness that was seen, L, falls by the factor e
+CATCH_UP = 0.96  #: part of the gap that is kept between slots while lost ones are caught up
+MAX_BEHIND = 3  #: gaps by which slots may lie behind what the window allows for that to be a loss; more is idle time
+MAX_HISTORY = 500  #: requests whose send times a shared budget remembers
+MAX_RESERVED = 500  #: slots that are given out and not used yet; more processes than that wait without one
+QUIET_PERIOD = 1.6  #: seconds without a request where it is not known what other processes sent in the last second
 MICROSECOND = 1e-6
 
 

@@ -7,36 +7,15 @@ from importlib.resources import files
 
 from rongcloud_groups.limiters import schedule, throttle
 
-CLOCK_STEP = 0.5
-"""Seconds; clocks that move apart by more at once were set."""
-HORIZON = 1.0
-"""Seconds ahead of now within which a process takes more than one slot."""
-
-_SCHEDULE = (
-    "CATCH_UP",
-    "LATENESS_DECAY",
-    "MAX_BEHIND",
-    "MAX_HISTORY",
-    "MAX_LATE",
-    "MICROSECOND",
-    "QUIET_PERIOD",
-    "WAKE_UP_SLACK",
-)
-_THROTTLE = ("DECREASE_FACTOR", "MAX_PAUSE", "MIN_SHARE", "PAUSE", "RECOVERY_TIME")
-CONSTANTS = {
-    "CLOCK_STEP": CLOCK_STEP,
-    "HORIZON": HORIZON,
-    "JITTER": schedule.SHARED_JITTER,
-    **{name: getattr(schedule, name) for name in _SCHEDULE},
-    **{name: getattr(throttle, name) for name in _THROTTLE},
-}
+CLOCK_STEP = 0.5  # seconds; clocks that move apart by more at once were set
+HORIZON = 1.0  # seconds ahead of now within which a process takes more than one slot
+_VALUES = {**vars(schedule), **vars(throttle), "CLOCK_STEP": CLOCK_STEP, "HORIZON": HORIZON}
+_CONSTANTS = "".join(f"local {name} = {value}\n" for name, value in _VALUES.items() if name.isupper())
 
 
 def _script(name: str) -> str:
-    constants = "".join(f"local {constant} = {value}\n" for constant, value in CONSTANTS.items())
-    return constants + "".join(
-        files(__package__).joinpath(part).read_text(encoding="utf-8") for part in ("budget.lua", name)
-    )
+    directory = files(__package__)
+    return _CONSTANTS + "".join((directory / part).read_text(encoding="utf-8") for part in ("budget.lua", name))
 
 
 RESERVE = _script("reserve.lua")

@@ -3,23 +3,12 @@
 from math import cbrt
 from random import random
 
-PAUSE = 0.2
-"""Seconds without a request after a refusal that does not say how long to wait."""
-
-PAUSE_JITTER = 0.05
-"""Upper bound, in seconds, of the time added to a pause so that processes do not come back together."""
-
-MAX_PAUSE = 60.0
-"""Upper bound for ``Retry-After``, in seconds."""
-
-DECREASE_FACTOR = 0.85
-"""The part of the rate that remains after a refusal."""
-
-MIN_SHARE = 0.05
-"""The part of the limit that remains, however many refusals there are."""
-
-RECOVERY_TIME = 4.0
-"""Seconds that the climb back from a cut at the full limit takes."""
+PAUSE = 0.2  # seconds without a request after a refusal that does not say how long to wait
+PAUSE_JITTER = 0.05  # upper bound, in seconds, of the time added to a pause so that processes do not come back together
+MAX_PAUSE = 60.0  # upper bound for ``Retry-After``, in seconds
+DECREASE_FACTOR = 0.85  # the part of the rate that remains after a refusal
+MIN_SHARE = 0.05  # the part of the limit that remains, however many refusals there are
+RECOVERY_TIME = 4.0  # seconds that the climb back from a cut at the full limit takes
 
 
 class Throttle:
