@@ -3,15 +3,15 @@
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from textwrap import fill
+from textwrap import fill, wrap
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-WIDTH = 6.8
+WIDTH = 6.0
 """Inches, at 72 points each."""
 LINE = 0.36
 """Inches that a bar takes."""
@@ -45,7 +45,7 @@ def draw(path: Path, height: float, title: str, note: str, paint: Callable[[Axes
         paint: draws into the axes.
     """
     with rc_context(SETTINGS):
-        title, note = fill(title, 66), fill(note, 92)
+        title, note = _in_lines(title, 58), _in_lines(note, 81)
         head = 0.28 * len(title.splitlines()) + 0.2 * len(note.splitlines()) + 0.32
         total = head + height + 0.55
         figure = Figure(figsize=(WIDTH, total), facecolor=PAPER)
@@ -104,6 +104,7 @@ def bars(
         axes.set_xlim(0, 1.08 * max([limit or 0, *values.values()]))
         axes.set_ylim(-0.6, len(names) - 0.4)
         axes.xaxis.set_major_formatter(THOUSANDS)
+        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
         if limit is not None:
             axes.axvline(limit, color=LIMIT, linewidth=1.2, linestyle=(0, (4, 3)))
             axes.text(limit, len(names) - 0.35, f"limit: {limit:g}", color=LIMIT, ha="center", va="bottom", size=9)
@@ -142,6 +143,12 @@ def lines(path: Path, values: Mapping[str, Line], *, title: str, note: str, unit
             axis.set_major_formatter(THOUSANDS)
 
     draw(path, 3.2, title, note, paint)
+
+
+def _in_lines(text: str, width: int) -> str:
+    """The text in as few lines as fit, of about the same length: no last line has one word."""
+    count = len(wrap(text, width))
+    return next(fill(text, each) for each in range(len(text) // count, width + 1) if len(wrap(text, each)) == count)
 
 
 def _label_share(axes: Axes) -> float:

@@ -145,7 +145,7 @@ def memory(path: Path, rows: Rows) -> None:
     lines(
         path,
         {"stream": stream, "get_many, which keeps all profiles": get_many},
-        title=f"A stream of {most_ids:,} IDs takes {most:.0f} MiB, and one of {least_ids:,} takes {least:.0f}",
+        title=f"A stream of {most_ids:,} IDs takes {most:.0f}\N{NO-BREAK SPACE}MiB; one of {least_ids:,}, {least:.0f}",
         note="The most memory that the process had. Lower is better. Both axes are logarithmic.",
         units=("IDs", "MiB"),
     )
