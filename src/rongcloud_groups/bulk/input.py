@@ -6,7 +6,6 @@ from hashlib import blake2b
 from typing import Any
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
 from msgspec import Struct
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint
@@ -47,7 +46,6 @@ class JobInput:
         self._source = source
         self._allow_empty = allow_empty or source.may_be_empty
         self._scanning = anyio.CancelScope()
-        self._reading = anyio.CancelScope()
         self.scanned: int | None = None
         self.total: int | None = None
         self.fingerprint: str | None = None
@@ -55,9 +53,8 @@ class JobInput:
         self.ended = False
 
     def stop(self) -> None:
-        """End `scan` and `read`."""
+        """End `scan`."""
         self._scanning.cancel()
-        self._reading.cancel()
 
     async def scan(self, saved: Checkpoint | None) -> bool:
         """Read all of a source that can be read twice, before the first request: a fault in it is reported at once.
@@ -86,22 +83,21 @@ class JobInput:
             raise _input_changed(self._source.name)
         self.total, self.fingerprint, self.scanned = self.scanned, digest, None
 
-    async def read(self, send: MemoryObjectSendStream[Block], *, done: int, digest: str) -> None:
-        """Pass on `read_blocks`; an error is kept, so that all before it can be saved first."""
-        with self._reading, send:
-            try:
-                async with aclosing(read_blocks(self._source, done=done, digest=digest)) as blocks:
-                    async for block in blocks:
-                        digest = block.digest
-                        await send.send(block)
-                if self.total and digest != self.fingerprint:
-                    raise SourceError(  # noqa: TRY301  kept as any other
-                        f"{self._source.name} changed while it was read; run the same command again, or use --restart "
-                        "to start over"
-                    )
-                self.ended = True
-            except Exception as error:  # noqa: BLE001  kept
-                self.error = error
+    async def blocks(self, *, done: int, digest: str) -> AsyncGenerator[Block]:
+        """`read_blocks`; an error ends them and is kept, so that all before it can be saved first."""
+        try:
+            async with aclosing(read_blocks(self._source, done=done, digest=digest)) as blocks:
+                async for block in blocks:
+                    digest = block.digest
+                    yield block
+            if self.total and digest != self.fingerprint:
+                raise SourceError(  # noqa: TRY301  kept as any other
+                    f"{self._source.name} changed while it was read; run the same command again, or use --restart to "
+                    "start over"
+                )
+            self.ended = True
+        except Exception as error:  # noqa: BLE001  kept
+            self.error = error
 
     def check_not_empty(self, records: int) -> None:
         """Raise a `SourceError` for an input without any ID: most often, the command before the pipe has failed."""

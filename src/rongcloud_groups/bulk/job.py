@@ -2,11 +2,9 @@
 
 from asyncio import TimerHandle, get_running_loop
 from contextlib import aclosing
-from functools import partial
 from typing import Final
 
 import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream
 from anyio.to_thread import run_sync
 
 from rongcloud_groups._tables.output import WriteCancelled
@@ -14,7 +12,7 @@ from rongcloud_groups.bulk.checkpoint import NOTHING_DONE, Checkpoint
 from rongcloud_groups.bulk.errors import OutputError, ResumeError, SourceError
 from rongcloud_groups.bulk.failed_ids import Failures, MissingIds, UnlistedIds
 from rongcloud_groups.bulk.files import OutputLock
-from rongcloud_groups.bulk.input import Block, JobInput
+from rongcloud_groups.bulk.input import JobInput
 from rongcloud_groups.bulk.lookups import OrderedLookups
 from rongcloud_groups.bulk.outage import OutageDetector
 from rongcloud_groups.bulk.output import JobOutput
@@ -24,7 +22,6 @@ from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import ConfigError, RongCloudError
 
-BLOCKS_READ_AHEAD: Final = 20
 SECONDS_BETWEEN_WRITES: Final = 0.25
 IDS_IN_A_WRITE: Final = 1000
 
@@ -196,22 +193,15 @@ class Job:
         )
 
     async def _work(self) -> Checkpoint:
-        send, receive = anyio.create_memory_object_stream[Block](BLOCKS_READ_AHEAD)
         error: Exception | None = None
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(
-                partial(self._input.read, send, done=self._output.counts.records, digest=self._output.digest)
-            )
-            try:
-                with self._asking:
-                    await self._look_up(receive)
-            except Exception as stopped_by:  # noqa: BLE001  raised below: a task group would wrap it
-                error = stopped_by
-            finally:
-                receive.close()
-                tasks.cancel_scope.cancel()
-        if error is not None and (isinstance(error, OutputError) or not isinstance(error, RongCloudError)):
-            raise error  # rows written since the last commit are in doubt
+        try:
+            with self._asking:
+                if not self._stopping:
+                    await self._look_up()
+        except OutputError:
+            raise  # rows written since the last commit are in doubt
+        except RongCloudError as stopped_by:
+            error = stopped_by
         error = error or self._input.error
         complete = error is None and self._input.ended and self._lookups.complete
         if complete:
@@ -228,7 +218,8 @@ class Job:
             raise error
         return checkpoint
 
-    async def _look_up(self, blocks: MemoryObjectReceiveStream[Block]) -> None:
+    async def _look_up(self) -> None:
+        blocks = self._input.blocks(done=self._output.counts.records, digest=self._output.digest)
         async with aclosing(self._lookups.settled(blocks)) as lists:
             async for settled in lists:
                 for block in settled:

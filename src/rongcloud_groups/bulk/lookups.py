@@ -3,9 +3,8 @@
 from asyncio import Event
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from typing import Any, Final
-
-from anyio.streams.memory import MemoryObjectReceiveStream
 
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
@@ -49,7 +48,7 @@ class OrderedLookups:
         """Whether all blocks were taken, and have been given back."""
         return self._taken_all and not self._blocks
 
-    async def settled(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncGenerator[list[Block]]:
+    async def settled(self, blocks: AsyncGenerator[Block]) -> AsyncGenerator[list[Block]]:
         """Look up blocks; give them back in their order, as they settle."""
         async with self._client.stream(self._feed(blocks)) as parts:
             self._stream = parts
@@ -68,15 +67,16 @@ class OrderedLookups:
                 del self._block_of[group_id]
             self._taken_all = False
 
-    async def _feed(self, blocks: MemoryObjectReceiveStream[Block]) -> AsyncIterator[list[str]]:
-        async for block in blocks:
-            while self.open >= self._read_ahead or self._held >= MAX_HELD:
-                self._settled_something.clear()
-                await self._settled_something.wait()
-            self._blocks.append(block)
-            self._block_of.update(dict.fromkeys(block.group_ids, block))
-            self._held += len(block.group_ids)
-            yield block.group_ids
+    async def _feed(self, blocks: AsyncGenerator[Block]) -> AsyncIterator[list[str]]:
+        async with aclosing(blocks):
+            async for block in blocks:
+                self._blocks.append(block)
+                self._block_of.update(dict.fromkeys(block.group_ids, block))
+                self._held += len(block.group_ids)
+                yield block.group_ids
+                while self.open >= self._read_ahead or self._held >= MAX_HELD:
+                    self._settled_something.clear()
+                    await self._settled_something.wait()
         self._taken_all = True
 
     def _settle(self, part: Lookup) -> None:
