@@ -1,9 +1,9 @@
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.bulk_jobs import OUTPUTS, client_of, failures_in, ids, job_of, names_in, rows_in, stop_when, written
+from support.bulk_jobs import OUTPUTS, client_of, failures_in, ids, job_of, names_in, rows_in, stop_when, until, written
 
 from rongcloud_groups import GroupClient
 from rongcloud_groups.bulk import (
@@ -20,24 +20,17 @@ from rongcloud_groups.bulk.input import JobInput
 from rongcloud_groups.emulator import Emulator
 
 
-class Interrupted:
-    """Gives IDs, and stops its job after some of them."""
+async def run_until(client: GroupClient, output: Path, names: list[str], stop_after: int) -> Job:
+    """Run a job that its source stops after some IDs, once the first of them are written."""
 
-    def __init__(self, names: list[str], stop_after: int) -> None:
-        self.names = names
-        self.stop_after = stop_after
-        self.job: Job | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        for number, group_id in enumerate(self.names):
-            if number == self.stop_after and self.job is not None:
-                self.job.stop()
+    async def interrupted() -> AsyncIterator[str]:
+        for number, group_id in enumerate(names):
+            if number == stop_after:
+                await until(lambda: job.progress().counts.records)
+                job.stop()
             yield group_id
 
-
-async def run_until(client: GroupClient, output: Path, names: list[str], stop_after: int) -> Job:
-    source = Interrupted(names, stop_after)
-    job = source.job = job_of(client, IterableSource(source), output)
+    job = job_of(client, IterableSource(interrupted()), output)
     report = await job.run()
     assert not report.complete
     return job

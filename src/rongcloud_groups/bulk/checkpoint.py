@@ -109,11 +109,7 @@ def encoded(checkpoint: Checkpoint) -> bytes:
 
 
 def decoded(text: bytes, where: str) -> Checkpoint:
-    """The stored checkpoint.
-
-    Raises:
-        ResumeError: it cannot be read, or is another version's.
-    """
+    """The stored checkpoint; a `ResumeError` if it cannot be read, or is another version's."""
     try:
         versions = msgspec.json.decode(text, type=_Versions)
         if (versions.version, versions.row_schema_version) != (CHECKPOINT_VERSION, ROW_SCHEMA_VERSION):

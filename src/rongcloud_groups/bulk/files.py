@@ -48,12 +48,7 @@ class PartialFile:
         self._descriptor = -1
 
     def begin(self, size: int | None, *, keep: bool = False) -> None:
-        """Open it with so many bytes that are good, or empty, or to ``keep`` the content of the file it replaces.
-
-        Raises:
-            ConfigError: it cannot be written.
-            ResumeError: it is shorter than ``size``.
-        """
+        """Open it with so many bytes that are good, or empty, or to ``keep`` the content of the file it replaces."""
         try:
             self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:

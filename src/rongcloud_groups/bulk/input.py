@@ -35,6 +35,7 @@ class JobInput:
     """Reads a source.
 
     Attributes:
+        scanning: ends `scan` when it is cancelled.
         scanned: records that the scan under way has read; None where there is none.
         total: records, where a scan has counted them.
         fingerprint: the digest of these.
@@ -45,31 +46,22 @@ class JobInput:
     def __init__(self, source: Source, *, allow_empty: bool) -> None:
         self._source = source
         self._allow_empty = allow_empty or source.may_be_empty
-        self._scanning = anyio.CancelScope()
+        self.scanning = anyio.CancelScope()
         self.scanned: int | None = None
         self.total: int | None = None
         self.fingerprint: str | None = None
         self.error: Exception | None = None
         self.ended = False
 
-    def stop(self) -> None:
-        """End `scan`."""
-        self._scanning.cancel()
-
     async def scan(self, saved: Checkpoint | None) -> bool:
         """Read all of a source that can be read twice, before the first request: a fault in it is reported at once.
 
-        Returns:
-            False where it was stopped.
-
-        Raises:
-            SourceError: it cannot be read, or has no IDs.
-            ResumeError: it does not begin with the records that an unfinished run had.
+        Returns False where it was stopped.
         """
-        with self._scanning:
+        with self.scanning:
             if self._source.rereadable:
                 await self._scan(saved)
-        return not self._scanning.cancel_called
+        return not self.scanning.cancel_called
 
     async def _scan(self, saved: Checkpoint | None) -> None:
         self.scanned, digest = 0, blake2b(digest_size=16).hexdigest()
@@ -108,12 +100,7 @@ class JobInput:
 
 
 async def read_blocks(source: Source, *, done: int, digest: str) -> AsyncGenerator[Block]:
-    """The records in blocks, without the ``done`` ones at the start, whose digest is given.
-
-    Raises:
-        ResumeError: the source begins otherwise.
-        SourceError: it cannot be read.
-    """
+    """The records in blocks, without the ``done`` ones at the start, whose digest is given."""
     unsent, so_far = 0, ""
     with SeenIds() as seen:
         async for ids, so_far in _digested(source, first=done):

@@ -171,7 +171,7 @@ class Job:
         if self._stopping:
             return
         self._stopping = True
-        self._input.stop()
+        self._input.scanning.cancel()
         self._lookups.stop()
         if self._state == "running":
             self._give_up = get_running_loop().call_later(STOP_GRACE, self._abandon)
@@ -196,8 +196,7 @@ class Job:
         error: Exception | None = None
         try:
             with self._asking:
-                if not self._stopping:
-                    await self._look_up()
+                await self._look_up()
         except OutputError:
             raise  # rows written since the last commit are in doubt
         except RongCloudError as stopped_by:

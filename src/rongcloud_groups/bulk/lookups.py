@@ -33,7 +33,7 @@ class OrderedLookups:
         """IDs in the blocks."""
         self._settled_something = Event()
         self._stream: Stream | None = None
-        self._taken_all = False
+        self._stopped = self._taken_all = False
         in_time = int(READ_AHEAD_SECONDS * client.stats().rate)
         # No more than can be in flight, however much the budget lets through: outcomes wait while rows are written.
         self._read_ahead = max(1, min(in_time, client.max_in_flight)) * BATCH_LIMIT
@@ -50,6 +50,8 @@ class OrderedLookups:
 
     async def settled(self, blocks: AsyncGenerator[Block]) -> AsyncGenerator[list[Block]]:
         """Look up blocks; give them back in their order, as they settle."""
+        if self._stopped:
+            return
         async with self._client.stream(self._feed(blocks)) as parts:
             self._stream = parts
             async for part in parts:
@@ -59,6 +61,7 @@ class OrderedLookups:
 
     def stop(self) -> None:
         """Take no more blocks, and drop those not requested yet; the others settle."""
+        self._stopped = True
         if self._stream is None:
             return
         self._stream.stop()
@@ -70,6 +73,8 @@ class OrderedLookups:
     async def _feed(self, blocks: AsyncGenerator[Block]) -> AsyncIterator[list[str]]:
         async with aclosing(blocks):
             async for block in blocks:
+                if self._stopped:  # by the source itself: the blocks before this one may have been dropped
+                    return
                 self._blocks.append(block)
                 self._block_of.update(dict.fromkeys(block.group_ids, block))
                 self._held += len(block.group_ids)

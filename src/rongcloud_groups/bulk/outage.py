@@ -22,19 +22,14 @@ class OutageDetector:
         self._unanswered_in_a_row = 0
 
     def feed(self, block: Block) -> list[Block]:
-        """Take the next settled block; return those that can be written.
-
-        Raises:
-            ServiceUnavailable: `OUTAGE_THRESHOLD` IDs in a row are unanswered.
-        """
+        """Take the next settled block; return those that can be written, or raise `ServiceUnavailable`."""
         unanswered = sum(map(_is_unanswered, block.outcomes.values()))
         if not unanswered:
             self._unanswered_in_a_row = 0
             return [*self._take_all(), block]
         self._held_back.append(block)
-        self._unanswered_in_a_row += unanswered
-        if unanswered < len(block.group_ids):
-            self._unanswered_in_a_row = 0
+        some_answered = unanswered < len(block.group_ids)
+        self._unanswered_in_a_row = 0 if some_answered else self._unanswered_in_a_row + unanswered
         if self._unanswered_in_a_row >= OUTAGE_THRESHOLD:
             raise ServiceUnavailable(f"the service no longer responds: {_reason(block)}")
         released = []
@@ -43,11 +38,7 @@ class OutageDetector:
         return released
 
     def finish(self, *, any_answered: bool) -> list[Block]:
-        """The input has ended: return the blocks that are held back.
-
-        Raises:
-            ServiceUnavailable: none of their IDs was answered, nor ``any_answered`` of the others.
-        """
+        """Return the blocks that are held back, or raise `ServiceUnavailable` if no ID of the input was answered."""
         blocks = self._take_all()
         outcomes = (outcome for block in blocks for outcome in block.outcomes.values())
         if blocks and not any_answered and all(map(_is_unanswered, outcomes)):

@@ -25,12 +25,7 @@ class SeenIds:
         self._database.execute("BEGIN")
 
     def add(self, group_ids: list[str]) -> list[str]:
-        """Add IDs; return those that were not there before, each once, in the order given.
-
-        Raises:
-            UnicodeEncodeError: one of them is no Unicode text.
-            OSError: the directory for temporary files is full.
-        """
+        """Add IDs; return those that were not there before, each once, in the order given."""
         as_json = msgspec.json.encode(group_ids).decode()
         try:
             if "\\u0000" in as_json:  # SQLite's JSON ends a text there

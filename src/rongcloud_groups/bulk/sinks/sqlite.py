@@ -45,12 +45,8 @@ class SqliteSink(Sink):
 
     Rows can be read while the job runs, and other programs can write in between. The table ``_sync`` holds the version
     of the row schema, the App Key and, while a job is unfinished, its checkpoint. Rows of groups that are not among the
-    IDs stay as they are; those of missing groups are deleted.
-
-    Args:
-        path: the database; it is made where it does not exist.
-        force: add to a database that has the groups of another App Key.
-        keep_missing: leave the rows of missing groups.
+    IDs stay as they are; those of missing groups are deleted, unless ``keep_missing``. ``force`` adds to a database
+    that has the groups of another App Key.
     """
 
     seconds_between_commits = 0.25
@@ -90,10 +86,10 @@ class SqliteSink(Sink):
                 self._execute("CREATE TABLE IF NOT EXISTS _sync (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")
                 _check_table(database)
                 self._execute(_RENEW_TIMES)
-                self._note("row_schema_version", str(ROW_SCHEMA_VERSION))
+                self._execute(_NOTE, ("row_schema_version", str(ROW_SCHEMA_VERSION)))
                 if saved is None:
                     self._execute(_FORGET_CHECKPOINT)
-                    self._note("journal_mode", journal_mode)
+                    self._execute(_NOTE, ("journal_mode", journal_mode))
         except (sqlite3.Error, ConfigError) as error:
             self.close()
             raise ConfigError(f"cannot write {self.name}: {error}") from None
@@ -114,9 +110,9 @@ class SqliteSink(Sink):
         with self._naming_database(), self._transaction() as database:
             database.executemany(_UPSERT, self._rows)
             database.executemany("DELETE FROM groups WHERE group_id = ?", self._removed)
-            self._note("checkpoint", encoded(checkpoint).decode())
+            self._execute(_NOTE, ("checkpoint", encoded(checkpoint).decode()))
             if checkpoint.app_key is not None:
-                self._note("app_key", checkpoint.app_key)
+                self._execute(_NOTE, ("app_key", checkpoint.app_key))
         self._rows.clear()
         self._removed.clear()
 
@@ -131,8 +127,7 @@ class SqliteSink(Sink):
             database.execute(f"PRAGMA journal_mode = {noted[0][0] if noted else 'delete'}")
         self.close()
 
-    def discard(self) -> None:
-        self.forget()
+    discard = forget
 
     def close(self) -> None:
         """Close the database; uncommitted changes are undone."""
@@ -161,9 +156,6 @@ class SqliteSink(Sink):
         finally:
             self.close()
         return str(rows[0][0]) if rows else None
-
-    def _note(self, name: str, value: str) -> None:
-        self._execute(_NOTE, (name, value))
 
     def _connect(self) -> None:
         self._database = sqlite3.connect(self.name, timeout=_POLL, isolation_level=None, check_same_thread=False)

@@ -2,7 +2,6 @@
 
 import csv
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -23,21 +22,7 @@ ROWS_IN_A_TEXT: Final = 100
 """So few that their text needs no large piece of memory, which the allocator would keep."""
 
 
-class _RowsAsText(Sink, ABC):
-    _rows: "_RowFormat"
-
-    def encode(self, profile: GroupProfile) -> Any:
-        return self._rows.encode(profile)
-
-    def write(self, rows: Sequence[Any]) -> None:
-        for first in range(0, len(rows), ROWS_IN_A_TEXT):
-            self._write(self._rows.text(rows[first : first + ROWS_IN_A_TEXT]))
-
-    @abstractmethod
-    def _write(self, text: bytes) -> None: ...
-
-
-class TextSink(FileSink, _RowsAsText):
+class TextSink(FileSink):
     """JSON lines or CSV, as a file."""
 
     def __init__(self, path: Path, file_format: Format, *, force: bool = False) -> None:
@@ -45,19 +30,23 @@ class TextSink(FileSink, _RowsAsText):
         self._rows = _row_format(file_format)
         self._header = self._rows.header
 
-    def _write(self, text: bytes) -> None:
-        self._file.append(text)
+    def encode(self, profile: GroupProfile) -> Any:
+        return self._rows.encode(profile)
+
+    def write(self, rows: Sequence[Any]) -> None:
+        for text in map(self._rows.text, _parts(rows)):
+            self._file.append(text)
 
     def _is_output(self) -> bool:
         return self._rows.is_output(self._output)
 
     def _finished_rows(self) -> Iterator[bytes]:
-        if not self._rows.can_add_to(self._output):
+        if not self._is_output() or not _start_of(self._output).startswith(self._header):
             raise ConfigError(f"cannot add to {self.name}: it is not in the same format")
         return self._rows.kept(self._output)
 
 
-class StdoutSink(_RowsAsText):
+class StdoutSink(Sink):
     """JSON lines or CSV on stdout; nothing is left to resume from."""
 
     name = "stdout"
@@ -67,16 +56,24 @@ class StdoutSink(_RowsAsText):
         self._cancelled = Event()
 
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  nothing was written before
-        self._write(self._rows.header)
+        write_rows(self._rows.header, self._cancelled)
+
+    def encode(self, profile: GroupProfile) -> Any:
+        return self._rows.encode(profile)
+
+    def write(self, rows: Sequence[Any]) -> None:
+        for text in map(self._rows.text, _parts(rows)):
+            write_rows(text, self._cancelled)
 
     def cancel(self) -> None:
         self._cancelled.set()
 
-    def _write(self, text: bytes) -> None:
-        write_rows(text, self._cancelled)
+
+def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (rows[first : first + ROWS_IN_A_TEXT] for first in range(0, len(rows), ROWS_IN_A_TEXT))
 
 
-_OLD_TIME: Final = re.compile(rb'("create_time":")([^".]{19})(?:\.(\d{3})\d*)?Z"')
+_OLD_TIME: Final = re.compile(rb'("create_time":"[^".]{19})(?:\.(\d{3})\d*)?(?=Z")')
 """In a row of JSON its first match is the group's: texts before it have their quotes escaped."""
 
 
@@ -95,16 +92,10 @@ class _JsonLines:
         except (msgspec.DecodeError, UnicodeDecodeError):
             return False
 
-    can_add_to = is_output
-
     def kept(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             for line in file:
-                yield _with_line_end(_OLD_TIME.sub(_with_milliseconds, line, count=1))
-
-
-def _with_milliseconds(match: re.Match[bytes]) -> bytes:
-    return b'%s%s.%sZ"' % (match[1], match[2], match[3] or b"000")
+                yield _with_line_end(_OLD_TIME.sub(lambda old: b"%s.%s" % (old[1], old[2] or b"000"), line, count=1))
 
 
 _QUOTED: Final = re.compile(r'[",\r\n]|^$')
@@ -138,10 +129,6 @@ class _Csv:
     def is_output(self, path: Path) -> bool:
         """Whether a job wrote a file."""
         return _start_of(path).removeprefix(_BOM).startswith(self.header.removeprefix(_BOM))
-
-    def can_add_to(self, path: Path) -> bool:
-        """Whether rows of this format can follow where a file ends."""
-        return _start_of(path).startswith(self.header)
 
     def kept(self, path: Path) -> Iterator[bytes]:
         """The content of a finished output, with a line end, and with times as they are written now."""

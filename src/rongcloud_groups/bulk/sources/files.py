@@ -136,7 +136,7 @@ def file_source(path: Path | str, *, column: str | None = None, field: str | Non
         SourceError: files of this kind cannot be read.
     """
     path = Path(path)
-    *_, suffix = ["", *(each.lower() for each in path.suffixes)]
+    suffix = path.suffix.lower()
     if suffix in _REFUSED:
         raise SourceError(f"cannot read {path}: {suffix} files are not read; {_REFUSED[suffix]}")
     if suffix in _COMPRESSIONS:

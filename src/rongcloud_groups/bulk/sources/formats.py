@@ -39,16 +39,7 @@ class InputFormat(NamedTuple):
 
 
 def ids_in(content: BufferedIOBase, input_format: InputFormat, name: str) -> Iterator[str]:
-    """The IDs.
-
-    Args:
-        content: the bytes.
-        input_format: how they are written.
-        name: the name in messages.
-
-    Raises:
-        SourceError: it cannot be read; the message names the line.
-    """
+    """The IDs in the content; the message of a `SourceError` has the name and the line."""
     lines = _Lines(content, name)
     match input_format.kind:
         case "text":
@@ -63,12 +54,7 @@ def ids_in(content: BufferedIOBase, input_format: InputFormat, name: str) -> Ite
 
 
 class _Lines:
-    """Lines with their ends: a line feed, a carriage return, or both.
-
-    Attributes:
-        name: the input's name in messages.
-        number: of the last line, from 1.
-    """
+    """Lines with their ends: a line feed, a carriage return, or both; ``number`` is that of the last one, from 1."""
 
     def __init__(self, content: BufferedIOBase, name: str) -> None:
         self.name = name

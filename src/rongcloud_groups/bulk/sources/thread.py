@@ -23,11 +23,7 @@ class ReadingStopped(Exception):  # noqa: N818  a way to end, not an error
 
 
 class ThreadedReader:
-    """Runs a parser in a thread, and hands its IDs over in lists.
-
-    Args:
-        parse: yields IDs; called in the thread, with this reader, whose `waiting` it has called before it waits.
-    """
+    """Runs a parser in a thread, and hands its IDs over in lists; the parser has `waiting` called before it waits."""
 
     def __init__(self, parse: "Callable[[ThreadedReader], Iterator[str]]") -> None:
         self._parse = parse
@@ -47,11 +43,7 @@ class ThreadedReader:
             self._stopped.set()
 
     def waiting(self) -> None:
-        """Hand over the IDs read so far.
-
-        Raises:
-            ReadingStopped: nothing more is wanted.
-        """
+        """Hand over the IDs read so far; raise `ReadingStopped` if nothing more is wanted."""
         if self._ids:
             self._hand_over(self._ids)
             self._ids = []
@@ -82,12 +74,7 @@ class ThreadedReader:
 
 
 class PolledInput(RawIOBase):
-    """A file descriptor that calls ``waiting`` before each wait for its content, and often while it waits.
-
-    Args:
-        descriptor: of a file, a pipe or a terminal, blocking or not.
-        waiting: may raise, to end the wait.
-    """
+    """A file descriptor that calls ``waiting``, which may raise, before each wait and often while it waits."""
 
     def __init__(self, descriptor: int, waiting: Callable[[], None]) -> None:
         self._descriptor = descriptor
