@@ -17,7 +17,7 @@ from support.bulk_jobs import client_of
 from support.clients import trusting
 
 from rongcloud_groups import ClientClosed, GroupClient, LocalLimiter
-from rongcloud_groups._dispatch import open_clients
+from rongcloud_groups._dispatch import lifetime
 from rongcloud_groups.emulator import Emulator
 
 
@@ -127,7 +127,7 @@ def test_a_client_that_was_opened_before_a_fork_says_so_and_still_serves_the_par
 async def test_several_clients_of_one_app_key_without_a_common_limiter_are_logged_once(
     emulator: Emulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_clients, "_WARNED", set())
+    monkeypatch.setattr(lifetime, "_WARNED", set())
     async with client_of(emulator), client_of(emulator), client_of(emulator):
         pass
     async with client_of(emulator), client_of(emulator):
@@ -142,7 +142,7 @@ async def test_several_clients_of_one_app_key_without_a_common_limiter_are_logge
 async def test_clients_that_share_a_limiter_or_follow_each_other_are_not_logged(
     emulator: Emulator, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(open_clients, "_WARNED", set())
+    monkeypatch.setattr(lifetime, "_WARNED", set())
     limiter = LocalLimiter(100)
     async with client_of(emulator, limiter=limiter), client_of(emulator, limiter=limiter):
         pass

@@ -8,10 +8,9 @@ from types import NoneType
 from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.gate import SendGate
-from rongcloud_groups._dispatch.lifetime import Lifetime
+from rongcloud_groups._dispatch.lifetime import Lifetime, registered
 from rongcloud_groups._dispatch.listing import Listing, ListingRequests
 from rongcloud_groups._dispatch.lookups import Lookups
-from rongcloud_groups._dispatch.open_clients import registered
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.profile_pages import ProfilePages
 from rongcloud_groups._dispatch.retry import RetryPolicy
@@ -30,15 +29,6 @@ from rongcloud_groups.lookup import Lookup
 
 class Assembly:
     """The parts of one client.
-
-    Args:
-        api: builds requests and reads responses.
-        origins: where requests go, primary first.
-        transport: how requests are carried.
-        budget: the rate limit.
-        lookup: when a lookup gives up.
-        cache: the cache, or None.
-        emit: reports events.
 
     Raises:
         ConfigError: the limiter, the transport or the cache cannot be used.

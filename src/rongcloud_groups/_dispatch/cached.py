@@ -16,14 +16,6 @@ class CacheFront:
 
     It is itself a waiter for each ID that it opened. Only the caller that caused a request stores its outcome; a caller
     that joined it may have arrived after an invalidation.
-
-    Args:
-        cache: is asked first.
-        pending: the queue.
-        app_key: the App Key whose groups these are.
-
-    Raises:
-        ConfigError: the cache has the groups of another App Key.
     """
 
     bulk = False

@@ -5,8 +5,7 @@ from asyncio import get_running_loop, sleep, timeout
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from rongcloud_groups._dispatch.containment import contained
-from rongcloud_groups._dispatch.retry import RetryPolicy
+from rongcloud_groups._dispatch.retry import RetryPolicy, contained
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.events import logger
@@ -20,11 +19,6 @@ class ConnectionWait:
 
     An outage, in which no connection can be opened, is bounded by `RetryPolicy.outage_timeout`. Connections that open
     and then take no request are bounded by `RetryPolicy.max_attempts`.
-
-    Args:
-        failover: the connections.
-        policy: the bounds.
-        attempt_timeout: seconds that one connection may take to open.
     """
 
     def __init__(self, failover: Failover, policy: RetryPolicy, attempt_timeout: float) -> None:

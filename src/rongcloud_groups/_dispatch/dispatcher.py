@@ -10,12 +10,11 @@ from anyio.abc import TaskGroup
 from msgspec import Struct
 
 from rongcloud_groups._dispatch.connecting import ConnectionWait
-from rongcloud_groups._dispatch.containment import contained
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.lanes import Batch
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.recovery import Recovery
-from rongcloud_groups._dispatch.retry import RetryPolicy
+from rongcloud_groups._dispatch.retry import RetryPolicy, contained
 from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.responses import BatchResult
@@ -43,24 +42,17 @@ class InFlight(Struct, eq=False):
     sent_at: float
     cancelled: bool = False
 
+    @property
+    def age(self) -> float:
+        return get_running_loop().time() - self.sent_at
+
     def cancel(self) -> None:
-        """Abandon the request."""
         self.cancelled = True
         self.future.cancel()
 
 
 class Dispatcher:
     """Sends the waiting IDs as fast as the budget allows, and settles every ID that it took.
-
-    Args:
-        pending: where IDs wait.
-        failover: the connections.
-        gate: when a request may leave.
-        api: builds requests and reads responses.
-        retry: the policy for lost requests.
-        emit: where events go.
-        max_in_flight: the most requests in flight.
-        attempt_timeout: seconds that one request may take.
 
     Attributes:
         wake: call it when an ID may wait to be sent.
@@ -72,7 +64,7 @@ class Dispatcher:
         failover: Failover,
         gate: SendGate,
         api: ServiceApi,
-        retry: RetryPolicy,
+        policy: RetryPolicy,
         emit: Emitter,
         *,
         max_in_flight: int,
@@ -82,7 +74,7 @@ class Dispatcher:
         self._failover = failover
         self._gate = gate
         self._api = api
-        self._policy = retry
+        self._policy = policy
         self._emit = emit
         self._max_in_flight = max_in_flight
         self._attempt_timeout = attempt_timeout
@@ -90,9 +82,9 @@ class Dispatcher:
         self._changed = Event()
         self.wake = self._changed.set
         self._tasks: TaskGroup | None = None
-        self._connecting = ConnectionWait(failover, retry, attempt_timeout)
+        self._connecting = ConnectionWait(failover, policy, attempt_timeout)
         self._without_token = 0
-        self._recovery = Recovery(pending, gate, retry, emit, api.credentials.app_key, self._start, self.wake)
+        self._recovery = Recovery(pending, gate, policy, emit, api.credentials.app_key, self._start, self.wake)
         self._closed = False
         self._phase: Phase = "waiting for budget"
         self._requests = self._group_ids_sent = 0
@@ -276,8 +268,7 @@ class Dispatcher:
 
     def _abandoned(self, flight: InFlight) -> None:
         if self._emit:
-            seconds = get_running_loop().time() - flight.sent_at
-            self._emit(BatchAbandoned(flight.batch.request_id, flight.connection.host, len(flight.batch), seconds))
+            self._emit(BatchAbandoned(flight.batch.request_id, flight.connection.host, len(flight.batch), flight.age))
 
     def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         assert self._tasks is not None  # noqa: S101  responses come only inside run()
@@ -286,18 +277,16 @@ class Dispatcher:
     def _answered(self, flight: InFlight, result: BatchResult) -> None:
         self._failover.succeeded(flight.connection)
         if self._emit:
-            seconds = get_running_loop().time() - flight.sent_at
             found, missing = len(result.found), len(result.missing)
-            self._emit(BatchAnswered(flight.batch.request_id, flight.connection.host, found, missing, seconds))
+            self._emit(BatchAnswered(flight.batch.request_id, flight.connection.host, found, missing, flight.age))
         if result.found or result.missing:
             self._recovery.undecodable_in_a_row = 0
         if not result.unreadable:
             self._pending.settle_batch(flight.batch, result.found)
             return
-        entries = self._pending.entries(flight.batch)
-        unreadable = [entry for entry in entries if entry.group_id in result.unreadable]
-        readable = [entry for entry in entries if entry.group_id not in result.unreadable]
-        outcomes = [(entry, result.found.get(entry.group_id)) for entry in readable]
+        entries = {entry.group_id: entry for entry in self._pending.entries(flight.batch)}
+        unreadable = [entries.pop(group_id) for group_id in result.unreadable if group_id in entries]
+        outcomes = [(entry, result.found.get(group_id)) for group_id, entry in entries.items()]
         self._pending.settle(outcomes, flight.batch.request_id)
         error = DecodeError("the response has a profile whose group ID cannot be read")
         error.request_id = flight.batch.request_id
@@ -305,7 +294,7 @@ class Dispatcher:
 
     def _failed(self, flight: InFlight, error: RongCloudError) -> None:
         error.request_id = error.request_id or flight.batch.request_id
-        age = get_running_loop().time() - flight.sent_at
+        age = flight.age
         if self._emit:
             self._emit(BatchFailed(flight.batch.request_id, flight.connection.host, len(flight.batch), error, age))
         self._failover.failed(flight.connection, error)

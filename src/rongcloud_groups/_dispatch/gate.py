@@ -7,6 +7,7 @@ from typing import Final
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.limiters.credit_guard import CreditGuard
 from rongcloud_groups.limiters.interface import Limiter, SendObserver, SharedLimiter
+from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.limiters.throttle import MAX_PAUSE
 
 MAX_SHARING: Final = 100
@@ -28,6 +29,7 @@ class SendGate:
     def __init__(self, limiter: Limiter, guard: CreditGuard | None = None, *, attempt_timeout: float) -> None:
         self._limiter = limiter
         self._observer = limiter if isinstance(limiter, SendObserver) else None
+        self._bounded = type(limiter) is not LocalLimiter  # which cannot hang, and a time-out has its price
         self._guard = guard
         self._attempt_timeout = attempt_timeout
         self._limits: set[Timeout] = set()
@@ -50,7 +52,7 @@ class SendGate:
         if self._guard is not None:
             await self._guard.acquire()
         try:
-            await self._acquire()
+            await (self._acquire() if self._bounded else self._limiter.acquire())
         except BaseException:
             self.unused()
             raise

@@ -1,25 +1,36 @@
-"""The task in which the parts of an open client run."""
+"""The task in which the parts of an open client run, and the open clients of this process.
+
+A client that is opened after another one was closed resumes the rate limit where that one ended. The log warns of
+clients of one App Key that are open at the same time and do not share a limiter.
+"""
 
 import os
 from asyncio import AbstractEventLoop, CancelledError, Event, Future, Task, TaskGroup, get_running_loop, wait
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from threading import Lock
+from time import monotonic
+from typing import Any, Final, Protocol
+from weakref import WeakSet
 
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.pending import PendingQueue
+from rongcloud_groups._http import Origin
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups.errors import ClientClosed
 from rongcloud_groups.events import logger
 from rongcloud_groups.limiters.interface import Limiter, SharedLimiter
+from rongcloud_groups.limiters.local import LocalLimiter
+from rongcloud_groups.limiters.schedule import Pacing
+
+_LOCK: Final = Lock()
+_LIMITERS: Final[dict[tuple[int, str, str], WeakSet[LocalLimiter]]] = {}
+_CLOSED: Final[dict[tuple[int, str, str], tuple[Pacing, float]]] = {}
+_WARNED: Final[set[tuple[int, str, str]]] = set()
 
 
 class Closeable(Protocol):
-    """Owned by the client, and closed with it."""
-
-    async def aclose(self) -> None:
-        """Close it."""
-        ...
+    async def aclose(self) -> None: ...
 
 
 class Lifetime:
@@ -28,10 +39,6 @@ class Lifetime:
     The parts run in their own task, since a client may be opened in one task and closed in another.
 
     Args:
-        failover: the connections.
-        dispatcher: sends the IDs.
-        pending: the IDs that end in `ClientClosed` when the client ends.
-        limiter: opened with the client.
         owned: closed with the client, in reverse order.
         registered: entered while the client is open.
     """
@@ -61,7 +68,6 @@ class Lifetime:
 
     @property
     def is_open(self) -> bool:
-        """Whether the parts run."""
         return self._tasks is not None
 
     async def open(self) -> None:
@@ -175,3 +181,39 @@ def _innermost(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+@contextmanager
+def registered(app_key: str, origins: Sequence[Origin], limiter: Limiter) -> Iterator[None]:
+    """A client is open; warn once if another one has a separate limiter for the same App Key."""
+    if not isinstance(limiter, LocalLimiter):
+        yield
+        return
+    key = os.getpid(), app_key, str(origins[0])
+    with _LOCK:
+        limiters = _LIMITERS.setdefault(key, WeakSet())
+        if (history := _CLOSED.pop(key, None)) is not None and _is_real_time():
+            limiter.resume(history)
+        limiters.add(limiter)
+        warn = len(limiters) > 1 and key not in _WARNED
+        if warn:
+            _WARNED.add(key)
+    if warn:
+        logger.warning(
+            "several clients of App Key %s are open in this process, each with its own rate limit: together they "
+            "can exceed it. Share one client (rongcloud_groups.blocking.shared() in code that does not await), or "
+            "give each of them the same limiter=, such as one LocalLimiter() or 'file:PATH'",
+            app_key,
+        )
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _LIMITERS[key].discard(limiter)
+            if _is_real_time():
+                _CLOSED[key] = limiter.history
+
+
+def _is_real_time() -> bool:
+    """Whether the event loop uses the process's clock, so that times of one loop mean something in another."""
+    return abs(get_running_loop().time() - monotonic()) < 1.0

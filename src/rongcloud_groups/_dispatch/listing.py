@@ -7,9 +7,8 @@ from typing import Final
 import anyio
 
 from rongcloud_groups._dispatch.connecting import ConnectionWait
-from rongcloud_groups._dispatch.containment import contained
 from rongcloud_groups._dispatch.gate import SendGate
-from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
+from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy, contained
 from rongcloud_groups._dispatch.stream import Start
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.error_codes import RETRIED
@@ -25,35 +24,20 @@ LISTING_RATE: Final = 100.0
 
 
 class ListingRequests:
-    """Asks for pages beside the batches: on the same connections, with the same retries and failover.
-
-    Args:
-        failover: the connections.
-        api: builds requests and reads responses.
-        retry: the policy for lost requests.
-        start: runs a task until the client closes.
-        attempt_timeout: seconds that one request may take.
-    """
+    """Asks for pages beside the batches: on the same connections, with the same retries and failover."""
 
     def __init__(
-        self, failover: Failover, api: ServiceApi, retry: RetryPolicy, start: Start, *, attempt_timeout: float
+        self, failover: Failover, api: ServiceApi, policy: RetryPolicy, start: Start, *, attempt_timeout: float
     ) -> None:
         self._failover = failover
         self._api = api
-        self._policy = retry
+        self._policy = policy
         self._start = start
         self._attempt_timeout = attempt_timeout
         self._gate = SendGate(LocalLimiter(LISTING_RATE), attempt_timeout=attempt_timeout)
 
     async def page(self, token: str | None) -> ListingPage:
-        """One page, oldest groups first.
-
-        Args:
-            token: `ListingPage.next_page_token` of the page before; None for the first.
-
-        Raises:
-            RongCloudError: the page could not be had, or the client was closed.
-        """
+        """The page with this token, or the first."""
         outcome: list[ListingPage | RongCloudError] = []
         task = self._start(self._record(outcome, token))
         try:

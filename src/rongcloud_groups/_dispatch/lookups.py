@@ -1,7 +1,7 @@
 """Look up one ID or many, over the cache, the queue and a deadline."""
 
-from asyncio import TimerHandle, get_running_loop
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from asyncio import get_running_loop
+from collections.abc import Awaitable, Generator, Iterable
 from math import inf
 from types import coroutine
 from typing import TypeVar
@@ -22,15 +22,7 @@ T = TypeVar("T", bound=Lookup | GroupProfile | None)
 
 
 class Lookups:
-    """The calls that wait for outcomes.
-
-    Args:
-        pending: where IDs wait.
-        cached: the cache before it, or None.
-        dispatcher: sends the IDs.
-        emit: where the ends of calls are reported.
-        deadline: of the calls that give none, in seconds; None for no limit.
-    """
+    """The calls that wait for outcomes; ``deadline`` is that of the calls that give none."""
 
     def __init__(
         self,
@@ -116,7 +108,11 @@ class Lookups:
             waiter.expire(lambda group_id: self._exceeded(group_id, deadline))
             self._leave(waiter, open_ids)
 
-        timer = _timer(deadline, expire)
+        timer = None
+        if deadline <= 0:
+            expire()
+        elif deadline != inf:
+            timer = get_running_loop().call_later(deadline, expire)
         try:
             await self._add_all(Steps(reject_single_str(group_ids)), waiter, fresh=fresh)
             await waiter.future
@@ -157,10 +153,3 @@ def _counts(result: Lookup | GroupProfile | None) -> tuple[int, int, int]:
     if isinstance(result, Lookup):
         return len(result.found), len(result.missing), len(result.failed)
     return (0, 1, 0) if result is None else (1, 0, 0)
-
-
-def _timer(seconds: float, expire: Callable[[], None]) -> TimerHandle | None:
-    """Call ``expire`` after so many seconds; at once where none are left."""
-    if seconds <= 0:
-        expire()
-    return get_running_loop().call_later(seconds, expire) if 0 < seconds < inf else None

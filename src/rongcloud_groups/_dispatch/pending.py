@@ -86,11 +86,11 @@ class PendingQueue:
                 self._lane(bulk=waiter.bulk).left(self._place)
             elif known is not None:
                 entry = self._entry(group_id)
-                joined = entry.waiters if waiter in entry.waiters else entry.next_waiters
-                if waiter in joined:
-                    del joined[waiter]
-                    if not entry.wanted:
-                        self._drop(entry)
+                for joined in (entry.waiters, entry.next_waiters):
+                    if waiter in joined:
+                        del joined[waiter]
+                        if not entry.wanted:
+                            self._drop(entry)
 
     def mark_stale(self, group_ids: Iterable[str] | None = None) -> None:
         """No new waiter joins the requests in flight for these IDs, or for all."""

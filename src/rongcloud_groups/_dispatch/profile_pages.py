@@ -1,16 +1,15 @@
 """The profiles of all groups, in the listing's order, page by page."""
 
-from asyncio import Event, Future, Task, get_running_loop, wait
+from asyncio import Event, Task, TaskGroup, wait
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-import anyio
-
 from rongcloud_groups._dispatch.listing import Listing
 from rongcloud_groups._dispatch.stream import Start
+from rongcloud_groups._protocol.responses import ListingPage
 from rongcloud_groups.errors import ClientClosed, RongCloudError
 from rongcloud_groups.lookup import Lookup
 
@@ -48,7 +47,7 @@ class ProfilePages:
         self._look_up = look_up
         self._start = start
         self._since = since
-        self._open: deque[Future[ProfilePage]] = deque()
+        self._open: deque[Task[ProfilePage | RongCloudError]] = deque()
         self._fetching: Task[None] | None = None
         self._left = False
         self._changed = Event()
@@ -88,7 +87,12 @@ class ProfilePages:
                 raise StopAsyncIteration
             self._changed.clear()
             await self._changed.wait()
-        page = await self._open[0]
+        lookup = self._open[0]
+        await wait([lookup])
+        if lookup.cancelled():
+            raise ClientClosed("the client was closed")
+        if isinstance(page := lookup.result(), RongCloudError):
+            raise page
         self._open.popleft()
         self._room.set()
         return page
@@ -101,40 +105,27 @@ class ProfilePages:
 
     async def _fetch(self) -> None:
         self._error = ClientClosed("the client was closed")
-        try:
-            async with anyio.create_task_group() as lookups:
-                self._error = await self._look_up_pages(lookups.start_soon)
-        finally:
-            for page in self._open:
-                page.cancel()
+        async with TaskGroup() as lookups:
+            self._error = await self._look_up_pages(lookups)
 
-    async def _look_up_pages(self, start_soon: Callable[..., object]) -> RongCloudError | None:
+    async def _look_up_pages(self, lookups: TaskGroup) -> RongCloudError | None:
         try:
             async for page in self._pages:
                 while len(self._open) >= PAGES_AHEAD:
                     self._room.clear()
                     await self._room.wait()
-                wanted = [group.group_id for group in page.groups if self._is_wanted(group.create_time)]
-                outcome: Future[ProfilePage] = get_running_loop().create_future()
-                self._open.append(outcome)
+                self._open.append(lookups.create_task(self._look_up_page(page)))
                 self._changed.set()
-                start_soon(self._look_up_page, wanted, page.next_page_token, page.unreadable, outcome)
         except RongCloudError as error:
             return error
         return None
 
-    async def _look_up_page(
-        self, group_ids: list[str], token: str | None, unreadable: int, outcome: Future[ProfilePage]
-    ) -> None:
+    async def _look_up_page(self, page: ListingPage) -> ProfilePage | RongCloudError:
+        wanted = [group.group_id for group in page.groups if self._is_wanted(group.create_time)]
         try:
-            lookup = await self._look_up(group_ids)
+            return ProfilePage(await self._look_up(wanted), page.next_page_token, page.unreadable)
         except RongCloudError as error:
-            if not outcome.done():
-                outcome.set_exception(error)
-                outcome.exception()  # retrieved: the consumer may have left
-        else:
-            if not outcome.done():
-                outcome.set_result(ProfilePage(lookup, token, unreadable))
+            return error
 
     def _is_wanted(self, created: datetime | None) -> bool:
         return self._since is None or created is None or created >= self._since

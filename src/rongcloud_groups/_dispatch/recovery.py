@@ -2,16 +2,15 @@
 
 import logging
 from asyncio import get_running_loop
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final
 
 import anyio
 
-from rongcloud_groups._dispatch.containment import contained
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.lanes import PendingId
 from rongcloud_groups._dispatch.pending import PendingQueue
-from rongcloud_groups._dispatch.retry import MAX_BACK_OFF, MAX_UNDECODABLE, Attempts, RetryPolicy
+from rongcloud_groups._dispatch.retry import MAX_BACK_OFF, MAX_UNDECODABLE, Attempts, RetryPolicy, contained
 from rongcloud_groups._protocol.content import TooLargeError
 from rongcloud_groups.errors import RateLimited, RongCloudError, ServiceError
 from rongcloud_groups.events import BatchSplit, Emitter, Retried, Throttled, logger
@@ -20,22 +19,8 @@ REPEAT_WARNING_AFTER: Final = 60.0
 """Seconds until a warning that still holds is logged again."""
 
 
-class _Start(Protocol):
-    def __call__(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None: ...
-
-
 class Recovery:
-    """Returns the IDs of lost requests to the queue, or settles them, as the `RetryPolicy` decides.
-
-    Args:
-        pending: the queue.
-        gate: is held back after a refusal.
-        policy: decides.
-        emit: where events go.
-        app_key: for the log.
-        start: runs a task until the client closes.
-        wake: called when IDs wait again.
-    """
+    """Returns the IDs of lost requests to the queue, or settles them, as the `RetryPolicy` decides."""
 
     def __init__(
         self,
@@ -44,7 +29,7 @@ class Recovery:
         policy: RetryPolicy,
         emit: Emitter,
         app_key: str,
-        start: _Start,
+        start: Callable[..., None],
         wake: Callable[[], None],
     ) -> None:
         self._pending = pending
@@ -142,7 +127,7 @@ class Recovery:
         """Count a lost attempt; settle the IDs that have none left, and send the others again."""
         for entry in entries:
             self._policy.count(_attempts(entry), error)
-        self._fail_exhausted(entries, error)
+        self._pending.settle([(entry, error) for entry in entries if self._policy.exhausted(_attempts(entry))])
         resting = self._pending.rest(entries)
         if not resting:
             return
@@ -156,10 +141,6 @@ class Recovery:
             self._start(self._requeue_later, resting, delay)
         else:
             self._requeue(resting)
-
-    def _fail_exhausted(self, entries: list[PendingId], error: RongCloudError) -> None:
-        """Settle the entries that have no attempt left with the error that ended the last one."""
-        self._pending.settle([(entry, error) for entry in entries if self._policy.exhausted(_attempts(entry))])
 
     async def _requeue_later(self, entries: list[PendingId], delay: float) -> None:
         await anyio.sleep(delay)

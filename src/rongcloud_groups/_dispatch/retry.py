@@ -1,5 +1,8 @@
-"""Whether a lost request is retried, and after which pause."""
+"""Whether a lost request is retried and after which pause, and which exceptions are those of one request."""
 
+from asyncio import CancelledError, current_task
+from collections.abc import Iterator
+from contextlib import contextmanager
 from math import inf
 from random import random
 from ssl import SSLCertVerificationError
@@ -8,7 +11,7 @@ from typing import Final
 from msgspec import Struct
 
 from rongcloud_groups._protocol.error_codes import ErrorAction, action_for
-from rongcloud_groups.errors import RateLimited, ServerError, ServiceError, TransportError
+from rongcloud_groups.errors import RateLimited, RongCloudError, ServerError, ServiceError, TransportError
 
 FIRST_BACK_OFF: Final = 0.1
 MAX_BACK_OFF: Final = 5.0
@@ -40,13 +43,7 @@ class Attempts(Struct):
 
 
 class RetryPolicy:
-    """The one place that decides between retry and failure.
-
-    Args:
-        max_attempts: requests that may be lost on one ID, or one page of the listing.
-        outage_timeout: seconds for which an outage, or a service that refuses every request, is waited for.
-        origins: how many base URLs there are.
-    """
+    """The one place that decides between retry and failure."""
 
     def __init__(self, max_attempts: int, outage_timeout: float, origins: int = 1) -> None:
         self.max_attempts = max_attempts
@@ -60,14 +57,12 @@ class RetryPolicy:
         return action_for(error)
 
     def count(self, attempts: Attempts, error: Exception) -> None:
-        """Count a lost request."""
         if isinstance(error, TransportError) and error.never_processed and attempts.unprocessed < MAX_UNPROCESSED:
             attempts.unprocessed += 1
         else:
             attempts.lost += 1
 
     def exhausted(self, attempts: Attempts) -> bool:
-        """Whether no attempt is left."""
         return attempts.lost >= self.max_attempts
 
     def count_refusal(self, attempts: Attempts, error: ServiceError, now: float) -> bool:
@@ -93,3 +88,34 @@ class RetryPolicy:
     def back_off(self, lost: int) -> float:
         """Seconds; twice as long for each lost attempt, with full jitter."""
         return random() * min(MAX_BACK_OFF, FIRST_BACK_OFF * 2.0 ** min(lost, 10))
+
+
+@contextmanager
+def contained(kind: type[RongCloudError], failed: str) -> Iterator[None]:
+    """Turn any exception of a limiter, transport, dialect or decoder into an error of the request at hand.
+
+    The cancellation of the running task passes, and so does an exception that ends the process.
+
+    Args:
+        kind: of the error that is raised instead; errors of this library pass as they are.
+        failed: the part that failed, for the message.
+    """
+    try:
+        yield
+    except (RongCloudError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        if is_cancellation(error):
+            raise
+        raise kind(f"{failed} failed: {type(error).__name__}: {error}") from error
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Whether this is the cancellation of the running task, and not a `CancelledError` that was raised by itself."""
+    if not isinstance(error, CancelledError):
+        return False
+    try:
+        task = current_task()
+    except RuntimeError:
+        return False
+    return task is not None and task.cancelling() > 0
