@@ -96,8 +96,17 @@ def _skip(*arguments: Any) -> bool | None:
     return True if str(getdoc(member)).startswith("Alias for field number") else None
 
 
+def _without_type(*arguments: Any) -> None:
+    """Napoleon takes the words before a colon in an attribute's first line for its type; they go back there."""
+    lines = arguments[-1]
+    for line in [line for line in lines if line.startswith(":type: ")]:
+        lines.remove(line)
+        lines[0] = f"{line.removeprefix(':type: ')}: {lines[0]}"
+
+
 def setup(app: Sphinx) -> None:
     """Have public names checked once all pages are written."""
+    app.connect("autodoc-process-docstring", _without_type, priority=600)
     app.connect("autodoc-process-signature", _shorten)
     app.connect("autodoc-skip-member", _skip)
     app.connect("build-finished", _check_names)
