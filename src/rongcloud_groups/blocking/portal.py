@@ -13,7 +13,6 @@ from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import ClientClosed
 
 R = TypeVar("R")
-T = TypeVar("T")
 
 
 class Running(NamedTuple):
@@ -44,7 +43,7 @@ def wait(running: Running, call: Callable[[], Awaitable[R]]) -> R:
 
 
 @contextmanager
-def entered(running: Running, context: AbstractAsyncContextManager[T]) -> Iterator[T]:
+def entered(running: Running, context: AbstractAsyncContextManager[R]) -> Iterator[R]:
     """Enter an asynchronous context in the event loop, and leave it there, unless the loop has ended before."""
     with ExitStack() as stack:
         value = stack.enter_context(running.portal.wrap_async_context_manager(context))

@@ -78,12 +78,10 @@ class Interruption:
     @contextmanager
     def after(self, seconds: float | None, exit_code: int) -> Iterator[None]:
         """End the command when so many seconds have passed; None is never."""
-        if seconds is None:
-            yield
-            return
-        timer = threading.Timer(seconds, self.end, [exit_code])
+        timer = threading.Timer(seconds or 0, self.end, [exit_code])
         timer.daemon = True
-        timer.start()
+        if seconds is not None:
+            timer.start()
         try:
             yield
         finally:
