@@ -1,6 +1,6 @@
 """How far a job is: written after its rows are durable, so that a killed job resumes without losing or doubling one."""
 
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -98,11 +98,6 @@ class Checkpoint(Struct, frozen=True, kw_only=True):
 NOTHING_DONE: Final = Checkpoint(kind="")
 
 
-class _Versions(Struct):
-    version: int
-    row_schema_version: int
-
-
 def encoded(checkpoint: Checkpoint) -> bytes:
     """The checkpoint as it is stored."""
     return msgspec.json.format(msgspec.json.encode(checkpoint)) + b"\n"
@@ -111,12 +106,12 @@ def encoded(checkpoint: Checkpoint) -> bytes:
 def decoded(text: bytes, where: str) -> Checkpoint:
     """The stored checkpoint; a `ResumeError` if it cannot be read, or is another version's."""
     try:
-        versions = msgspec.json.decode(text, type=_Versions)
-        if (versions.version, versions.row_schema_version) != (CHECKPOINT_VERSION, ROW_SCHEMA_VERSION):
+        stored = msgspec.json.decode(text, type=dict[str, Any])
+        if (stored.get("version"), stored.get("row_schema_version")) != (CHECKPOINT_VERSION, ROW_SCHEMA_VERSION):
             raise ResumeError(
                 f"the checkpoint in {where} is another version's; finish the run with that one, or use --restart to "
                 "start over"
             )
-        return msgspec.json.decode(text, type=Checkpoint)
+        return msgspec.convert(stored, Checkpoint)
     except msgspec.DecodeError:
         raise ResumeError(f"the checkpoint in {where} cannot be read; use --restart to start over") from None

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -79,9 +79,6 @@ class MissingIds(IdList[str], Protocol):
     """Where the IDs of missing groups are noted."""
 
 
-_ENCODER: Final = msgspec.json.Encoder()
-
-
 class FailedIdsFile(PartialFile, Failures):
     """``OUT.failed.jsonl`` beside the output, JSON lines; it is there only if an ID failed.
 
@@ -99,7 +96,7 @@ class FailedIdsFile(PartialFile, Failures):
         super().begin(size)
 
     def write(self, failures: Sequence[Failure]) -> None:
-        self.append(_ENCODER.encode_lines(failures))
+        self.append(msgspec.json.Encoder().encode_lines(failures))
 
 
 class MissingIdsFile(PartialFile, MissingIds):

@@ -18,7 +18,7 @@ from rongcloud_groups.errors import RongCloudError
 class JobOutput:
     """Takes settled blocks in their order; all parts are committed together, and resumed together.
 
-    All methods are called in a worker thread, one at a time.
+    All methods but `close` are called in a worker thread, one at a time.
     """
 
     sink: Sink
