@@ -20,6 +20,7 @@ from support.hostile_server import (
 )
 
 from rongcloud_groups import RongCloudError, TransportError
+from rongcloud_groups._transport.pool import MAX_CONNECTIONS
 from rongcloud_groups.events import ConnectionRetired, Event
 
 IDS = [f"group-{number:058}" for number in range(2_500)]
@@ -43,9 +44,10 @@ async def test_streams_taken_away_after_each_response_cost_no_id() -> None:
 async def test_a_window_that_is_never_widened_costs_no_id() -> None:
     async with hostile(respond, rate=1000, attempt_timeout=1) as (server, client):
         server.replenish = False
-        lookup = await client.get_many(IDS)
-        assert len(lookup.found) == len(IDS)
-        assert sum(len(peer.requests) for peer in server.peers) == len(IDS) / 50
+        group_ids = [f"group-{number:058}" for number in range(7_500)]
+        assert len((await client.get_many(group_ids)).found) == len(group_ids)
+        assert len(server.peers) > MAX_CONNECTIONS
+        assert sum(len(peer.requests) for peer in server.peers) == len(group_ids) / 50
 
 
 @pytest.mark.parametrize("behave", [ignore, stop_reading], ids=["answers only PINGs", "stops reading"])
