@@ -18,7 +18,7 @@ from rongcloud_groups._protocol.requests import are_plain_group_ids, batch_reque
 from rongcloud_groups._protocol.responses import BatchResult, read_batch, read_listing
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups._protocol.signing import Credentials, RequestNonce
-from rongcloud_groups._protocol.strict import batch_reader, listed_group_reader, listed_groups_reader, profile_reader
+from rongcloud_groups._protocol.strict import batch_reader, listed_group_reader, profile_reader
 from rongcloud_groups.emulator import Service, Universe
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.models import (
@@ -153,7 +153,7 @@ def test_both_ways_to_read_a_profile_agree(
     sent = as_sent(profile, dialect, nested_as_text=data.draw(st.booleans()))
     entry = Raw(json.dumps({key: value for key, value in sent.items() if key not in left_out}).encode())
 
-    assert profile_reader(dialect)(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
+    assert profile_reader(dialect).read(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), anything), dialects)
@@ -163,7 +163,7 @@ def test_both_ways_agree_on_any_entry(members: dict[str, Any], dialect: Dialect)
     members.setdefault(dialect.profile["group_id"][0], "g1")
     entry = Raw(json.dumps(members, allow_nan=True).encode())
 
-    assert profile_reader(dialect)(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
+    assert profile_reader(dialect).read(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
 
 
 @given(profiles)
@@ -173,11 +173,10 @@ def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
     entry = Raw(json.dumps(sent).encode())
     body = json.dumps(response_of([sent], RONGCLOUD)).encode()
 
-    assert batch_reader(RONGCLOUD)(body, [profile.group_id]) == ([profile], True)
-    assert batch_reader(RONGCLOUD)(body, []) == ([profile], False)
+    assert batch_reader(RONGCLOUD)(body, [profile.group_id]) == batch_reader(RONGCLOUD)(body, []) == [profile]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rongcloud_groups._protocol.lenient.FieldReader", None)
-        assert profile_reader(RONGCLOUD)(entry) == profile
+        assert profile_reader(RONGCLOUD).read(entry) == profile
 
 
 @given(st.dictionaries(st.sampled_from((*KEYS, "creator", "time", "profile")), anything), dialects)
@@ -187,8 +186,8 @@ def test_both_ways_agree_on_any_entry_of_a_listing(members: dict[str, Any], dial
     entry = Raw(json.dumps(members, allow_nan=True).encode())
     lenient = lenient_reader(ListedGroup, dialect.listed_group)(entry)
 
-    assert listed_group_reader(dialect)(entry) == lenient
-    at_once = listed_groups_reader(dialect, 1000)(Raw(b"[" + bytes(entry) + b"]"))
+    assert listed_group_reader(dialect).read(entry) == lenient
+    at_once = listed_group_reader(dialect).read_array(Raw(b"[" + bytes(entry) + b"]"), 1000)
     assert at_once in (None, [lenient])
 
 

@@ -1,7 +1,7 @@
 """Reads profiles and listed groups of any shape, field by field: a value that cannot be read costs only itself."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, get_type_hints
 
@@ -10,7 +10,7 @@ from msgspec import Raw, Struct
 
 from rongcloud_groups._protocol.dialects import Paths
 from rongcloud_groups._protocol.repair import MAX_DEPTH, is_deeper, repaired
-from rongcloud_groups.models import EMPTY, Permissions, Problem
+from rongcloud_groups.models import DEFAULT_PERMISSIONS, EMPTY, Permissions, Problem
 
 UNREADABLE: Final = (ValueError, RecursionError)
 """The errors that msgspec raises on a text that is not the JSON it expects."""
@@ -23,12 +23,10 @@ _MILLISECOND: Final = timedelta(milliseconds=1)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _ANYTHING: Final = msgspec.json.Decoder()
-_NOTHING: Final = {b"", b"null"}
 _MAX_UNKNOWN: Final = 1000
 _DECIMAL: Final = re.compile(rb"[+-]?[0-9]{1,19}")
 _INTEGERS: Final = range(-(2**63), 2**63)  # the range of databases and columns
 ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
-_PERMISSIONS: Final = get_type_hints(Permissions)
 
 
 def datetime_from_ms(milliseconds: int) -> datetime:
@@ -49,6 +47,11 @@ def camel_case(field: str) -> str:
     """The service's key for a field whose name differs only in style."""
     first, *rest = field.split("_")
     return first + "".join(map(str.capitalize, rest))
+
+
+_PERMISSION_KEYS: Final = {name: camel_case(name) for name in Permissions.__struct_fields__}
+_Paths = Sequence[tuple[str, str, str]]
+"""Paths of a field, each with the key of the nested object, if there is one, and the key in it."""
 
 
 def decode_repaired(decoder: "msgspec.json.Decoder[_T]", text: bytes | Raw) -> _T:
@@ -86,7 +89,7 @@ class FieldReader:
         except UNREADABLE:
             self._objects = {"": {}}
 
-    def group_id(self, paths: Paths) -> str | None:
+    def group_id(self, paths: _Paths) -> str | None:
         """The ID; None if it is absent, empty, or neither text nor an integer."""
         _, raw = self._take(paths)
         try:
@@ -94,17 +97,17 @@ class FieldReader:
         except UNREADABLE:
             return raw.decode() if _DECIMAL.fullmatch(raw) else None
 
-    def text(self, paths: Paths) -> str | None:
+    def text(self, paths: _Paths) -> str | None:
         """The text at the first of the paths that exists; a number gives its digits."""
         return self._text(*self._take(paths))
 
-    def texts(self, paths: Paths) -> dict[str, str]:
+    def texts(self, paths: _Paths) -> dict[str, str]:
         """Every member of the object at the first of the paths that exists, as text."""
         path, members = self._first_object(paths)
-        texts = ((key, self._text(f"{path}.{key}", _pop(members, key))) for key in list(members))
-        return {key: text for key, text in texts if text is not None} or EMPTY
+        texts = {key: self._text(f"{path}.{key}", _pop(members, key)) for key in list(members)}
+        return {key: text for key, text in texts.items() if text is not None} or EMPTY
 
-    def integer(self, paths: Paths) -> int | None:
+    def integer(self, paths: _Paths) -> int | None:
         """The integer of at most 64 bits at the first of the paths that exists; text may hold it."""
         path, raw = self._take(paths)
         value = self._integer(path, raw)
@@ -113,7 +116,7 @@ class FieldReader:
         self._note(path, "over 64 bits", raw)
         return None
 
-    def time(self, paths: Paths) -> datetime | None:
+    def time(self, paths: _Paths) -> datetime | None:
         """The time at the first of the paths that exists, given in milliseconds since 1970."""
         path, raw = self._take(paths)
         milliseconds = self._integer(path, raw)
@@ -123,17 +126,20 @@ class FieldReader:
             self._note(path, "outside the range of dates", raw)
             return None
 
-    def permissions(self, paths: Paths) -> Permissions:
+    def permissions(self, paths: _Paths) -> Permissions:
         """The permissions in the object at the first of the paths that exists, 0 where they are absent."""
         path, members = self._first_object(paths)
-        keys = {name: camel_case(name) for name in _PERMISSIONS}
-        numbers = {name: self._enum_number(f"{path}.{key}", _pop(members, key)) for name, key in keys.items()}
-        return Permissions(**{name: kind(numbers[name]) for name, kind in _PERMISSIONS.items()})
+        numbers = {
+            name: self._enum_number(f"{path}.{key}", _pop(members, key))
+            for name, key in _PERMISSION_KEYS.items()
+            if key in members
+        }
+        return msgspec.convert(numbers, Permissions) if numbers else DEFAULT_PERMISSIONS
 
     def rest(self) -> dict[str, Any]:
         """The members that were not taken, decoded; those of a nested object under its key."""
-        values = self._decoded("", self._objects[""])
-        nested = {path: self._decoded(f"{path}.", members) for path, members in self._objects.items() if path}
+        values = self._decoded("", self._objects.pop(""))
+        nested = {path: self._decoded(f"{path}.", members) for path, members in self._objects.items() if members}
         return values | {path: members for path, members in nested.items() if members}
 
     def _decoded(self, prefix: str, members: dict[str, Raw]) -> dict[str, Any]:
@@ -153,31 +159,30 @@ class FieldReader:
                 values[key] = value
         return values
 
-    def _take(self, paths: Paths) -> tuple[str, bytes]:
+    def _take(self, paths: _Paths) -> tuple[str, bytes]:
         """Take the value at the first of the paths that exists; b"" where there is none."""
-        for path in paths:
-            outer, _, key = path.rpartition(".")
+        for path, outer, key in paths:
             if raw := _pop(self._object(outer), key):
                 return path, raw
-        return paths[0], b""
+        return paths[0][0], b""
 
-    def _first_object(self, paths: Paths) -> tuple[str, dict[str, Raw]]:
-        return next(((path, members) for path in paths if (members := self._object(path))), (paths[0], {}))
+    def _first_object(self, paths: _Paths) -> tuple[str, dict[str, Raw]]:
+        return next(((path, members) for path, _, _ in paths if (members := self._object(path))), (paths[0][0], {}))
 
-    def _object(self, path: str) -> dict[str, Raw]:
-        """The members of the object at a path, or in the text there; none if there is no object."""
-        if path in self._objects:
-            return self._objects[path]
-        _, text = self._take((path,))
+    def _object(self, key: str) -> dict[str, Raw]:
+        """The members of the object under a key of the entry, or in the text there; none if there is no object."""
+        if key in self._objects:
+            return self._objects[key]
+        text = _pop(self._objects[""], key)
         if text[:1] == b'"':
-            text = self._string(path, text).strip().encode()
+            text = self._string(key, text).strip().encode()
         members: dict[str, Raw] = {}
-        if text not in _NOTHING:
+        if text and text != b"null":
             try:
                 members = decode_repaired(_MEMBERS, text)
             except UNREADABLE:
-                self._note(path, "not a JSON object", text)
-        self._objects[path] = members
+                self._note(key, "not a JSON object", text)
+        self._objects[key] = members
         return members
 
     def _text(self, path: str, raw: bytes) -> str | None:
@@ -231,7 +236,7 @@ def _pop(members: dict[str, Raw], key: str) -> bytes:
     return b"" if raw == b"null" else raw
 
 
-_READERS: Final[Mapping[Any, Callable[[FieldReader, Paths], Any]]] = {
+_READERS: Final[Mapping[Any, Callable[[FieldReader, _Paths], Any]]] = {
     str: FieldReader.group_id,
     str | None: FieldReader.text,
     int | None: FieldReader.integer,
@@ -250,7 +255,10 @@ def lenient_reader(model: type[_Struct], keys: Mapping[str, Paths]) -> Callable[
         keys: of each of its fields, from the dialect.
     """
     hints = get_type_hints(model)
-    fields = [(name, _READERS[hints[name]], paths) for name, paths in keys.items()]
+    fields = [
+        (name, _READERS[hints[name]], [(path, *path.rpartition(".")[::2]) for path in paths])
+        for name, paths in keys.items()
+    ]
 
     def read(entry: Raw) -> _Struct | None:
         reader = FieldReader(entry)

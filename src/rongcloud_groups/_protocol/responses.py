@@ -4,9 +4,8 @@ import re
 from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import cache
 from itertools import repeat
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
@@ -19,11 +18,10 @@ from rongcloud_groups._protocol.error_codes import NO_SUCH_API, error_code_for
 from rongcloud_groups._protocol.lenient import UNREADABLE, decode_repaired
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups._protocol.strict import (
-    array_of,
+    array_decoder,
     batch_reader,
     entries_of,
     listed_group_reader,
-    listed_groups_reader,
     profile_reader,
 )
 from rongcloud_groups.errors import ConfigError, DecodeError, ServiceError
@@ -103,64 +101,50 @@ def read_batch(
     limit = max_body(len(requested))
     profiles: Sequence[GroupProfile | None]
     if documented := _documented_profiles(dialect, response, requested, limit):
-        profiles, complete = documented
-        if complete:
-            return BatchResult(dict(zip(requested, documented[0], strict=True)), [], [])
+        if [profile.group_id for profile in documented] == requested:
+            return BatchResult(dict(zip(requested, documented, strict=True)), [], [])
+        profiles = documented
     else:
         data = unwrap(dialect, response, "profiles", limit, request_id)
-        read = profile_reader(dialect)
-        profiles = [read(entry) for entry in _entries(data.profiles, "profiles", BATCH_LIMIT, request_id)]
-    by_id: dict[str, GroupProfile] = {}
-    for profile in profiles:
-        if profile is not None:
-            by_id.setdefault(profile.group_id, profile)
-    found = _shared_ids({group_id: by_id[group_id] for group_id in requested if group_id in by_id})
+        entries = _entries(data.profiles, "profiles", BATCH_LIMIT, request_id)
+        profiles = list(map(profile_reader(dialect).read, entries))
+    by_id = {profile.group_id: profile for profile in reversed(profiles) if profile is not None}
+    found = {group_id: by_id[group_id] for group_id in requested if group_id in by_id}
+    deque(map(force_setattr, found.values(), repeat("group_id"), found), maxlen=0)  # so that an ID is in memory once
     left = [group_id for group_id in requested if group_id not in found]
     return BatchResult(found, [], left) if None in profiles else BatchResult(found, left, [])
 
 
-def _shared_ids(found: dict[str, GroupProfile]) -> dict[str, GroupProfile]:
-    """The same, each profile with the key itself as its group ID, so that an ID is in memory once."""
-    deque(map(force_setattr, found.values(), repeat("group_id"), found), maxlen=0)
-    return found
-
-
 def _documented_profiles(
     dialect: Dialect, response: Response, requested: Sequence[str], limit: int
-) -> tuple[list[GroupProfile], bool] | None:
+) -> list[GroupProfile] | None:
     """See `batch_reader`; None for a response that is not of exactly the documented shape."""
-    if response.status != 200:  # noqa: PLR2004  HTTP's OK
-        return None
     try:
-        return batch_reader(dialect)(decode_content(response, limit), requested)
+        body = decode_content(response, limit) if response.status == 200 else b""  # noqa: PLR2004  HTTP's OK
     except DecodeError:
         return None
+    return batch_reader(dialect)(body, requested)
 
 
 def read_listing(dialect: Dialect, response: Response, size: int, request_id: str | None = None) -> ListingPage:
     """One page of the listing, asked for with a page size; arguments and errors are as for `read_batch`."""
     data = unwrap(dialect, response, "groups", max_body(size), request_id)
     token = _next_page_token(data.page_token, request_id)
-    if (documented := listed_groups_reader(dialect, size)(data.groups)) is not None:
+    reader = listed_group_reader(dialect)
+    if (documented := reader.read_array(data.groups, size)) is not None:
         return ListingPage(documented, token, 0)
-    read = listed_group_reader(dialect)
-    groups = [read(entry) for entry in _entries(data.groups, "groups", size, request_id)]
+    groups = list(map(reader.read, _entries(data.groups, "groups", size, request_id)))
     readable = [group for group in groups if group is not None]
     return ListingPage(readable, token, len(groups) - len(readable))
-
-
-@cache
-def _entries_decoder(limit: int) -> "msgspec.json.Decoder[Any]":
-    return msgspec.json.Decoder(array_of(Raw, limit) | None)
 
 
 def _entries(values: Raw, key: str, limit: int, request_id: str | None) -> list[Raw]:
     """The entries of a list, still unread, without those that are null."""
     try:
-        array = _entries_decoder(limit).decode(values) if values else None
+        array = array_decoder(Raw, limit).decode(values) if values else None
     except UNREADABLE:
         raise DecodeError(f"{key} is not a list of at most {limit} entries{_request(request_id)}") from None
-    return [] if array is None else [entry for entry in entries_of(array) if entry != _NULL]
+    return [entry for entry in entries_of(array) if entry != _NULL]
 
 
 def _next_page_token(value: Raw, request_id: str | None) -> str | None:

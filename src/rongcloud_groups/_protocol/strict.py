@@ -35,94 +35,30 @@ def array_of(entry: Any, limit: int) -> Any:
     return msgspec.defstruct("_Array", fields, array_like=True, forbid_unknown_fields=True, gc=False)
 
 
-def entries_of(array: Struct) -> Sequence[Any]:
-    """The entries of an array."""
+def entries_of(array: Struct | None) -> Sequence[Any]:
+    """The entries of an array; none in null."""
+    if array is None:
+        return ()
     entries = msgspec.structs.astuple(array)
     return entries[: entries.index(UNSET)] if entries[-1] is UNSET else entries
 
 
 @cache
-def batch_reader(dialect: Dialect) -> Callable[[bytes, Sequence[str]], tuple[list[GroupProfile], bool] | None]:
-    """Make the function that reads the body of a successful response; it returns None if its shape is another one.
-
-    With the profiles it returns whether they are exactly those of the requested IDs, in their order; then the IDs of
-    the profiles are the same objects, so that an ID is in memory once.
-    """
-    documented = _Documented(GroupProfile, dialect.profile)
-    success: Any = Literal[dialect.success_code]
-    data: list[tuple[str, Any]] = [("profiles", array_of(documented.shape, BATCH_LIMIT))]
-    path = "profiles"
-    if dialect.envelope is not None:
-        data = [(dialect.envelope, msgspec.defstruct("_DocumentedData", data))]
-        path = f"{dialect.envelope}.{path}"
-    strict = msgspec.json.Decoder(msgspec.defstruct("_DocumentedResponse", [("code", success), *data]))
-    profiles_of = attrgetter(path)
-
-    def read(body: bytes, requested: Sequence[str]) -> tuple[list[GroupProfile], bool] | None:
-        try:
-            rows = entries_of(profiles_of(strict.decode(body)))
-            group_ids = [row.group_id for row in rows]
-            complete = group_ids == requested
-            return documented.models(rows, requested if complete else group_ids), complete
-        except UNREADABLE:
-            return None
-
-    return read
+def array_decoder(entry: Any, limit: int) -> "msgspec.json.Decoder[Any]":
+    """The decoder of an array with at most so many entries, or null."""
+    return msgspec.json.Decoder(array_of(entry, limit) | None)
 
 
-@cache
-def profile_reader(dialect: Dialect) -> Callable[[Raw], GroupProfile | None]:
-    """Make the function that reads one profile of a response; it returns None if the group ID cannot be read."""
-    return _entry_reader(GroupProfile, dialect.profile)
-
-
-@cache
-def listed_group_reader(dialect: Dialect) -> Callable[[Raw], ListedGroup | None]:
-    """The same for one entry of a listing."""
-    return _entry_reader(ListedGroup, dialect.listed_group)
-
-
-@cache
-def listed_groups_reader(dialect: Dialect, limit: int) -> Callable[[Raw], list[ListedGroup] | None]:
-    """Make the function that reads all entries of a listing; it returns None if the shape is another one."""
-    documented = _Documented(ListedGroup, dialect.listed_group)
-    strict = msgspec.json.Decoder(array_of(documented.shape, limit))
-
-    def read(groups: Raw) -> list[ListedGroup] | None:
-        try:
-            rows = entries_of(strict.decode(groups))
-            return documented.models(rows, [row.group_id for row in rows])
-        except UNREADABLE:
-            return None
-
-    return read
-
-
-def _entry_reader(model: type[_Model], table: Mapping[str, Paths]) -> Callable[[Raw], _Model | None]:
-    documented = _Documented(model, table)
-    strict = msgspec.json.Decoder(documented.shape)
-    lenient = lenient_reader(model, table)
-
-    def read(entry: Raw) -> _Model | None:
-        try:
-            row = strict.decode(entry)
-            return documented.models([row], [row.group_id])[0]
-        except UNREADABLE:
-            return lenient(entry)
-
-    return read
-
-
-class _Documented(Generic[_Model]):
-    """The documented shape of a dialect's profiles or listed groups, and the way from there to the model.
+class EntryReader(Generic[_Model]):
+    """Reads the profiles or the listed groups in a dialect's responses.
 
     Args:
         model: `GroupProfile` or `ListedGroup`.
         table: the keys of each of its fields, from the dialect.
 
     Attributes:
-        shape: one entry, as a type of msgspec.
-        models: makes the models of decoded entries, with the given objects as their IDs.
+        shape: the documented one of an entry, as a type of msgspec.
+        models: makes the models of entries of that shape, with the given objects as their IDs.
     """
 
     def __init__(self, model: type[_Model], table: Mapping[str, Paths]) -> None:
@@ -136,6 +72,63 @@ class _Documented(Generic[_Model]):
         self.shape = _shape(hints, keys["row"], objects)
         values = {name: f"{outer}.{name}" for outer, fields in keys.items() for name in fields}
         self.models: Callable[[Sequence[Any], Sequence[str]], list[_Model]] = _compiled(model, hints, values, nested)
+        self._decoder = msgspec.json.Decoder(self.shape)
+        self._read_leniently = lenient_reader(model, table)
+
+    def read(self, entry: Raw) -> _Model | None:
+        """The model of one entry of any shape; None if the group ID cannot be read."""
+        try:
+            row = self._decoder.decode(entry)
+            return self.models([row], [row.group_id])[0]
+        except UNREADABLE:
+            return self._read_leniently(entry)
+
+    def read_array(self, array: Raw, limit: int) -> list[_Model] | None:
+        """The models of at most so many entries; None if one of them has another shape."""
+        try:
+            rows = entries_of(array_decoder(self.shape, limit).decode(array))
+            return self.models(rows, [row.group_id for row in rows])
+        except UNREADABLE:
+            return None
+
+
+@cache
+def profile_reader(dialect: Dialect) -> EntryReader[GroupProfile]:
+    """The reader of a dialect's profiles."""
+    return EntryReader(GroupProfile, dialect.profile)
+
+
+@cache
+def listed_group_reader(dialect: Dialect) -> EntryReader[ListedGroup]:
+    """The reader of the entries of a dialect's listing."""
+    return EntryReader(ListedGroup, dialect.listed_group)
+
+
+@cache
+def batch_reader(dialect: Dialect) -> Callable[[bytes, Sequence[str]], list[GroupProfile] | None]:
+    """Make the function that reads the body of a successful response; it returns None if its shape is another one.
+
+    If the profiles are those of the requested IDs, in their order, then their IDs are the same objects.
+    """
+    reader = profile_reader(dialect)
+    success: Any = Literal[dialect.success_code]
+    data: list[tuple[str, Any]] = [("profiles", array_of(reader.shape, BATCH_LIMIT))]
+    path = "profiles"
+    if dialect.envelope is not None:
+        data = [(dialect.envelope, msgspec.defstruct("_DocumentedData", data))]
+        path = f"{dialect.envelope}.{path}"
+    strict = msgspec.json.Decoder(msgspec.defstruct("_DocumentedResponse", [("code", success), *data]))
+    profiles_of = attrgetter(path)
+
+    def read(body: bytes, requested: Sequence[str]) -> list[GroupProfile] | None:
+        try:
+            rows = entries_of(profiles_of(strict.decode(body)))
+            group_ids = [row.group_id for row in rows]
+            return reader.models(rows, requested if group_ids == requested else group_ids)
+        except UNREADABLE:
+            return None
+
+    return read
 
 
 def _shape(hints: Mapping[str, Any], keys: dict[str, str], nested: Sequence[tuple[str, Any, None]] = ()) -> Any:
