@@ -92,15 +92,13 @@ asyncio.run(main())
     assert ended.stdout.startswith("GroupProfile(group_id='g1'")
 
 
-@pytest.mark.runs("observability/Metrics with Prometheus/console", "observability/Metrics with Prometheus/python")
+@pytest.mark.runs("observability/Metrics with Prometheus/python")
 def test_prometheus_finds_the_metrics_of_the_page(blocks: list[Block], env: dict[str, str], tmp_path: Path) -> None:
-    install, program = blocks
-    assert run_lines(*install.commands, env=env, here=tmp_path).code == 0
     port = str(free_port())
     scrape = (
         f"import urllib.request\nprint(urllib.request.urlopen('http://127.0.0.1:{port}/metrics').read().decode())\n"
     )
-    (tmp_path / "program.py").write_text(program.text.replace("9464", port) + scrape, encoding="utf-8")
+    (tmp_path / "program.py").write_text(blocks[0].text.replace("9464", port) + scrape, encoding="utf-8")
     ended = run("program.py", env=env, command=(sys.executable, "-W", "error"), cwd=tmp_path)
     assert ended.code == 0, ended.stderr
     page = PAGES["observability"].read_text(encoding="utf-8")
@@ -137,16 +135,12 @@ def collector() -> Iterator[tuple[str, list[str]]]:
         server.shutdown()
 
 
-@pytest.mark.runs(
-    "observability/Metrics and spans over OTLP/console", "observability/Metrics and spans over OTLP/python"
-)
+@pytest.mark.runs("observability/Metrics and spans over OTLP/python")
 def test_otlp_sends_metrics_and_spans(
     blocks: list[Block], env: dict[str, str], collector: tuple[str, list[str]], tmp_path: Path
 ) -> None:
-    install, program = blocks
-    assert run_lines(*install.commands, env=env, here=tmp_path).code == 0
     url, paths = collector
-    ended = run_program(program, env | {"OTEL_EXPORTER_OTLP_ENDPOINT": url}, tmp_path)
+    ended = run_program(blocks[0], env | {"OTEL_EXPORTER_OTLP_ENDPOINT": url}, tmp_path)
     assert ended.code == 0, ended.stderr
     assert set(paths) == {"/v1/traces", "/v1/metrics"}
 
