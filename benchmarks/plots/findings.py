@@ -185,16 +185,17 @@ def budget_use(path: Path, rows: Rows) -> None:
     values = {
         row["scenario"]: row["sustained"] for row in rows if not row["scenario"].startswith(("a rate of", "outage"))
     }
-    bars(
-        path,
-        values,
-        title=f"{values['calm']:.1f} of {LIMIT} requests a second are used on a calm path",
-        note="Requests that reached the server, in each scenario of the benchmark. Higher is better.",
-        unit="requests/s, sustained",
-        decimals=1,
-        all_ours=True,
-        higher_is_better=True,
-    )
+    if "calm" in values:
+        bars(
+            path,
+            values,
+            title=f"{values['calm']:.1f} of {LIMIT} requests a second are used on a calm path",
+            note="Requests that reached the server, in each scenario of the benchmark. Higher is better.",
+            unit="requests/s, sustained",
+            decimals=1,
+            all_ours=True,
+            higher_is_better=True,
+        )
 
 
 def _of_the_field(rows: Rows, key: str) -> dict[str, int]:

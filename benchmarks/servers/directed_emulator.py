@@ -20,7 +20,7 @@ class DirectedService(Service):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--limit", type=int, default=100, help="requests/s; 0 lifts the limit")
+    parser.add_argument("--rate", type=int, default=100, help="requests/s; 0 lifts the limit")
     parser.add_argument("--count-refused", action="store_true", help="refused requests count as well")
     parser.add_argument("--latency", type=float, default=0.0, help="seconds before each response")
     parser.add_argument("--other", type=float, default=0.0, help="requests/s of another consumer")
@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     other = OtherConsumer(rate=options.other, begins=options.other_begins, lasts=options.other_lasts)
     service = DirectedService(
-        limit=options.limit or None,
+        limit=options.rate or None,
         count_refused=options.count_refused,
         latency=options.latency,
         other=other if options.other else None,
