@@ -11,7 +11,7 @@ from redis import Redis
 from support.virtual_time import now, run
 
 from rongcloud_groups.emulator import worst_second
-from rongcloud_groups.limiters import redis_clock, redis_slots
+from rongcloud_groups.limiters import redis_connection, redis_slots
 from rongcloud_groups.limiters.redis_connection import Reply
 from rongcloud_groups.limiters.redis_slots import RedisSlots
 
@@ -24,7 +24,7 @@ SETTLED = 10.0
 @pytest.fixture(autouse=True)
 def _virtual_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     seed(0)  # slots are asked for with a fraction
-    for module in (redis_slots, redis_clock):
+    for module in (redis_slots, redis_connection):
         monkeypatch.setattr(module, "monotonic", lambda: asyncio.get_running_loop().time())
 
 

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
-from rongcloud_groups.limiters.redis_clock import RedisClock
-from rongcloud_groups.limiters.redis_connection import RedisConnection, Reply
+from rongcloud_groups.limiters.redis_connection import RedisClock, RedisConnection, Reply
 from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD, WAKE_UP_SLACK
 from rongcloud_groups.limiters.scripts import CLOCK_STEP, REFUSED, RESERVE
 from rongcloud_groups.limiters.throttle import MAX_PAUSE, PAUSE_JITTER
@@ -148,9 +147,8 @@ class RedisSlots:
         """
         wait = -1 if retry_after is None else min(retry_after, MAX_PAUSE)
         arguments = [self._limit, age, random() * PAUSE_JITTER, wait]
-        reply = self._connection.run(REFUSED, self._keys, arguments)
-        await _wait_for(reply)
-        paused_until, pause, self.rate = reply.result().values
+        reply = await _reply_to(self._connection.run(REFUSED, self._keys, arguments))
+        paused_until, pause, self.rate = reply.values
         self._paused_until = max(self._paused_until, paused_until)
         return pause
 
@@ -234,7 +232,7 @@ class RedisSlots:
     async def _finish_call(self) -> float:
         """Wait for the call that is under way, and take in its reply; return when that came, on `time.monotonic`."""
         assert self._reply is not None  # noqa: S101
-        await _wait_for(self._reply)
+        await _reply_to(self._reply)
         return self._take_in_reply()
 
     def _take_in_reply(self) -> float:
@@ -297,8 +295,9 @@ class RedisSlots:
         self._reports.append(_Report(slot.name, -slot.time, 0.0))
 
 
-async def _wait_for(reply: "Future[Reply]") -> None:
-    if not reply.done():  # or a whole turn of the event loop would pass
-        await wait([reply], timeout=MAX_CALL_TIME)
-    if not reply.done():
+async def _reply_to(call: "Future[Reply]") -> Reply:
+    if not call.done():  # or a whole turn of the event loop would pass
+        await wait([call], timeout=MAX_CALL_TIME)
+    if not call.done():
         raise TimeoutError(f"no reply within {MAX_CALL_TIME:g} s")
+    return call.result()
