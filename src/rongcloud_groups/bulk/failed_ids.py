@@ -86,10 +86,8 @@ class FailedIdsFile(PartialFile, Failures):
         output: the job's output.
     """
 
-    even_empty = False
-
     def __init__(self, output: Path | str) -> None:
-        super().__init__(Path(f"{Path(output)}.failed.jsonl"), like=Path(output))
+        super().__init__(Path(f"{Path(output)}.failed.jsonl"), like=Path(output), even_empty=False)
 
     def begin(self, size: int | None, *, keep: bool = False) -> None:
         """Open it; the list of a finished run is replaced."""
@@ -107,10 +105,8 @@ class MissingIdsFile(PartialFile, MissingIds):
         output: the job's output, whose mode and owner the list has; None where it is stdout.
     """
 
-    even_empty = False
-
     def __init__(self, path: Path | str, output: Path | None = None) -> None:
-        super().__init__(Path(path), like=output)
+        super().__init__(Path(path), like=output, even_empty=False)
 
     @classmethod
     def beside(cls, output: Path | str) -> "MissingIdsFile":

@@ -34,17 +34,16 @@ _CANNOT: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, e
 class PartialFile:
     """Appended to as ``NAME.partial``, cut back to a known size on resume, renamed to ``NAME`` or removed at the end.
 
-    It has the mode and the owner of the file that it replaces, or of the file ``like`` where there is none yet.
+    It has the mode and the owner of the file that it replaces, or of the file ``like`` where there is none yet. Unless
+    ``even_empty``, an empty file is not published, and an older one of the final name is removed.
     """
 
-    even_empty = True
-    """Otherwise an empty file is not published, and an older one under the final name is removed."""
-
-    def __init__(self, path: Path, *, like: Path | None = None) -> None:
+    def __init__(self, path: Path, *, like: Path | None = None, even_empty: bool = True) -> None:
         self.path = path
         self.partial = Path(f"{path}.partial")
         self.size = 0
         self._like = like or path
+        self._even_empty = even_empty
         self._descriptor = -1
 
     def begin(self, size: int | None, *, keep: bool = False) -> None:
@@ -86,7 +85,7 @@ class PartialFile:
         self.close()
         if not self.partial.exists():
             return
-        if self.even_empty or self.partial.stat().st_size:
+        if self._even_empty or self.partial.stat().st_size:
             self.partial.replace(self.path)
         else:
             self.path.unlink(missing_ok=True)

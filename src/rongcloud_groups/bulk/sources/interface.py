@@ -20,6 +20,7 @@ class Source(Protocol):
         rereadable: whether it can be read twice, so that it is scanned before the first request.
         asks_service: whether reading it takes requests.
         may_be_empty: whether it is no fault that it has no IDs.
+        place: how far it was read, for the checkpoint; None where reading it from its start is as good.
     """
 
     name: str
@@ -27,11 +28,7 @@ class Source(Protocol):
     rereadable: bool = False
     asks_service: bool = False
     may_be_empty: bool = False
-
-    @property
-    def place(self) -> ListingPlace | None:
-        """How far it was read, for the checkpoint; None where reading it from its start is as good."""
-        return None
+    place: ListingPlace | None = None
 
     def records(self) -> AsyncGenerator[list[str]]:
         """The IDs, some at a time; duplicates and invalid ones as they come.

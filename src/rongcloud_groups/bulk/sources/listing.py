@@ -32,15 +32,11 @@ class ListingSource(Source):
         self._listing = listing
         self._since = since
         self._noted = UnlistedIds() if output is None else MissingIdsFile(f"{output}.listed", output)
-        self._place = ListingPlace()
+        self.place: ListingPlace = ListingPlace()
         self.may_be_empty = since is not None
 
-    @property
-    def place(self) -> ListingPlace:
-        return self._place
-
     def begin(self, place: ListingPlace | None) -> None:
-        self._place = place or ListingPlace()
+        self.place = place or ListingPlace()
         self._noted.begin(None if place is None else place.size, keep=False)
 
     def make_durable(self) -> None:
@@ -66,7 +62,7 @@ class ListingSource(Source):
             unreadable = self.place.unreadable + page.unreadable + len(wanted) - len(ids)
             self._noted.write(ids)
             token = page.next_page_token
-            self._place = ListingPlace(self._noted.size, token, ended=token is None, unreadable=unreadable)
+            self.place = ListingPlace(self._noted.size, token, ended=token is None, unreadable=unreadable)
             yield ids
 
     def _is_wanted(self, created: datetime | None) -> bool:
