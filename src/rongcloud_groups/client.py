@@ -298,7 +298,7 @@ class GroupClient:
         return self._parts.dispatcher.stats()
 
     def __repr__(self) -> str:
-        if not hasattr(self, "_lifetime"):  # an option was refused, and a traceback shows its variables
+        if not hasattr(self, "_parts"):  # an option was refused, and a traceback shows its variables
             return "<GroupClient, not made>"
         state = "open" if self._parts.lifetime.is_open else "not open"
         return f"<GroupClient {self._app_key!r} at {self._parts.failover.host}, {state}>"

@@ -44,6 +44,14 @@ async def test_a_client_is_opened_and_closed_without_async_with(emulator: Emulat
         await client.get("g1")
 
 
+async def test_a_client_shows_whether_it_is_open(emulator: Emulator) -> None:
+    async with client_of(emulator) as client:
+        host = emulator.url.partition("//")[2]
+        assert repr(client) == f"<GroupClient {emulator.app_key!r} at {host}, open>"
+    assert repr(client).endswith(", not open>")
+    assert repr(GroupClient.__new__(GroupClient)) == "<GroupClient, not made>"  # as in a traceback of its constructor
+
+
 async def test_opening_that_is_cancelled_leaves_no_task(emulator: Emulator) -> None:
     client = client_of(emulator)
     with anyio.move_on_after(0):

@@ -85,7 +85,6 @@ class Assembly:
         )
 
     def stream(self, group_ids: Iterable[object] | AsyncIterable[object], *, bulk: bool) -> Stream:
-        """See `GroupClient.stream`."""
         return Stream(
             group_ids,
             pending=self.pending,
@@ -96,11 +95,9 @@ class Assembly:
         )
 
     def listing(self) -> Listing:
-        """See `GroupClient.list_groups`."""
         return Listing(self._listing.page)
 
     def profile_pages(
         self, look_up: Callable[[list[str]], Awaitable[Lookup]], *, after: str | None, since: datetime | None
     ) -> ProfilePages:
-        """See `GroupClient.list_profiles`."""
         return ProfilePages(self.listing(), look_up, self.lifetime.start, after=after, since=since)

@@ -47,7 +47,6 @@ class CacheFront:
             self._cache.begin(group_id, waiter)
 
     def leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
-        """``waiter`` no longer waits for these IDs."""
         for group_id in group_ids:
             if self._openers.get(group_id) is waiter:
                 del self._openers[group_id]
@@ -57,14 +56,12 @@ class CacheFront:
             self._pending.leave(waiter, [group_id])
 
     def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:  # noqa: ARG002  not kept
-        """IDs that were opened here have their outcome."""
         for group_id, outcome in outcomes.items():
             opener = self._openers.pop(group_id)
             with _logged():
                 self._cache.store(group_id, opener, outcome)
 
     def abort(self, error: RongCloudError) -> None:  # noqa: ARG002  none is kept
-        """There will be no outcome."""
         for group_id, opener in self._openers.items():
             with _logged():
                 self._cache.discard(group_id, opener)

@@ -91,7 +91,6 @@ class Dispatcher:
         self._budget_wait = 0.0
 
     def stats(self) -> Stats:
-        """See `GroupClient.stats`."""
         return Stats(
             requests=self._requests,
             found=self._pending.found,
@@ -131,7 +130,6 @@ class Dispatcher:
                 self.close()
 
     def close(self) -> None:
-        """Abandon the requests in flight, and ignore their responses."""
         self._closed = True
         self._cancel_all()
 

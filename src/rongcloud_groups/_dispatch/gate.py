@@ -38,7 +38,6 @@ class SendGate:
 
     @property
     def rate(self) -> float:
-        """Requests/s that it lets through now."""
         return self._limiter.rate
 
     async def wait(self) -> float:
@@ -83,12 +82,10 @@ class SendGate:
             self._guard.restore()
 
     def sent(self) -> None:
-        """The request has left."""
         if self._observer is not None:
             self._observer.sent()
 
     def answered(self) -> None:
-        """The request has its response."""
         if self._guard is not None:
             self._guard.arrived()
 

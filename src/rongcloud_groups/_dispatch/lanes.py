@@ -48,7 +48,7 @@ class PendingId(Struct, eq=False):
         waiters: get the outcome of the request in flight, or else of the next one.
         next_waiters: get the outcome of the request after the one in flight, which is stale.
         stale: the request in flight was sent before an invalidation.
-        attempts: the requests that it lost; None before the first.
+        attempts: the requests that it lost.
         place: the lane in which it waits, the half of a batch with which it waits to be sent alone, or the request in
             flight; None while it rests.
     """
@@ -58,7 +58,7 @@ class PendingId(Struct, eq=False):
     waiters: dict[Waiter, None] = field(default_factory=dict)
     next_waiters: dict[Waiter, None] = field(default_factory=dict)
     stale: bool = False
-    attempts: Attempts | None = None
+    attempts: Attempts = field(default_factory=Attempts)
     place: "Lane | list[PendingId] | Batch | None" = None
 
     @property

@@ -71,7 +71,6 @@ class Lifetime:
         return self._tasks is not None
 
     async def open(self) -> None:
-        """See `GroupClient.open`."""
         if self._host is None and isinstance(self._limiter, SharedLimiter):
             await self._open_limiter(self._limiter)
         if self._host is not None:
@@ -88,7 +87,6 @@ class Lifetime:
             raise
 
     async def close(self) -> None:
-        """See `GroupClient.aclose`."""
         if self._host is None:
             return
         self._check_loop(self._host)
@@ -98,7 +96,6 @@ class Lifetime:
             raise error
 
     def start(self, coroutine: Coroutine[Any, Any, None]) -> Task[None]:
-        """Run a task until it ends or the client closes."""
         assert self._tasks is not None  # noqa: S101  it is open
         task = self._tasks.create_task(coroutine)
         self._running.add(task)

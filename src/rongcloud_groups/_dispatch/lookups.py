@@ -41,7 +41,6 @@ class Lookups:
         self._deadline = inf if deadline is None else deadline
 
     def get(self, group_id: str, deadline: float | None, *, fresh: bool) -> Awaitable[GroupProfile | None]:
-        """See `GroupClient.get`."""
         seconds = self._deadline if deadline is None else number("deadline", deadline)
         if not self._observes:
             return self._get(group_id, seconds, None, fresh=fresh)
@@ -51,7 +50,6 @@ class Lookups:
     def get_many(
         self, group_ids: Iterable[object], deadline: float | None, *, bulk: bool, fresh: bool
     ) -> Awaitable[Lookup]:
-        """See `GroupClient.get_many`."""
         request_ids: list[str] = []
         waiter = GetManyWaiter(get_running_loop().create_future(), request_ids, bulk)
         seconds = self._deadline if deadline is None else number("deadline", deadline)

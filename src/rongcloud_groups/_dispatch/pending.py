@@ -51,7 +51,6 @@ class PendingQueue:
 
     @property
     def open(self) -> int:
-        """How many IDs are open."""
         return len(self._ids)
 
     def add(self, group_id: str, waiter: Waiter) -> None:
@@ -232,13 +231,10 @@ class PendingQueue:
         """The entries that wait for a request."""
         lanes = (self._interactive, self._bulk)
         isolated = [entry for lane in lanes for half in lane.isolated for entry in half]
-        queued = [
-            group_id for lane in lanes for group_id in dict.fromkeys(lane.group_ids) if self._place(group_id) is lane
-        ]
+        queued = [each for lane in lanes for each in dict.fromkeys(lane.group_ids) if self._place(each) is lane]
         return isolated + [self._entry(group_id) for group_id in queued]
 
     def is_open(self, group_id: str) -> bool:
-        """Whether an ID has no outcome yet."""
         return group_id in self._ids
 
     def in_flight(self, group_id: str) -> bool:

@@ -10,7 +10,7 @@ import anyio
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.lanes import PendingId
 from rongcloud_groups._dispatch.pending import PendingQueue
-from rongcloud_groups._dispatch.retry import MAX_BACK_OFF, MAX_UNDECODABLE, Attempts, RetryPolicy, contained
+from rongcloud_groups._dispatch.retry import MAX_BACK_OFF, MAX_UNDECODABLE, RetryPolicy, contained
 from rongcloud_groups._protocol.content import TooLargeError
 from rongcloud_groups.errors import RateLimited, RongCloudError, ServiceError
 from rongcloud_groups.events import BatchSplit, Emitter, Retried, Throttled, logger
@@ -71,9 +71,9 @@ class Recovery:
     def repeat(self, entries: list[PendingId], error: RongCloudError) -> None:
         """An undecodable response: retry once, then bisect to the profile at fault."""
         self.undecodable_in_a_row += 1
-        repeated = any(_attempts(entry).undecodable for entry in entries)
+        repeated = any(entry.attempts.undecodable for entry in entries)
         for entry in entries:
-            _attempts(entry).undecodable += 1
+            entry.attempts.undecodable += 1
         if repeated and isinstance(error, TooLargeError) and len(entries) == 1:
             self._pending.settle((entry, error) for entry in entries)
         elif repeated and len(entries) > 1 and self.undecodable_in_a_row <= MAX_UNDECODABLE:
@@ -84,7 +84,7 @@ class Recovery:
     def _refused(self, entries: list[PendingId], error: ServiceError, age: float) -> None:
         self.throttled += isinstance(error, RateLimited)
         now = get_running_loop().time()
-        waits = [self._policy.count_refusal(_attempts(entry), error, now) for entry in entries]
+        waits = [self._policy.count_refusal(entry.attempts, error, now) for entry in entries]
         resting = self._pending.rest(entries)
         if any(waits):
             self._start(self._throttled, resting, error, age)
@@ -108,7 +108,7 @@ class Recovery:
             self._emit(Throttled(pause, rate))
         resumes_at = get_running_loop().time() + pause
         self._pending.settle(
-            [(each, error) for each in resting if self._policy.refused_too_long(_attempts(each), resumes_at)]
+            [(each, error) for each in resting if self._policy.refused_too_long(each.attempts, resumes_at)]
         )
         self._requeue(resting)
 
@@ -126,12 +126,12 @@ class Recovery:
     def retry(self, entries: list[PendingId], error: RongCloudError) -> None:
         """Count a lost attempt; settle the IDs that have none left, and send the others again."""
         for entry in entries:
-            self._policy.count(_attempts(entry), error)
-        self._pending.settle([(entry, error) for entry in entries if self._policy.exhausted(_attempts(entry))])
+            self._policy.count(entry.attempts, error)
+        self._pending.settle([(entry, error) for entry in entries if self._policy.exhausted(entry.attempts)])
         resting = self._pending.rest(entries)
         if not resting:
             return
-        lost = max(_attempts(entry).lost for entry in resting)
+        lost = max(entry.attempts.lost for entry in resting)
         delay = self._policy.delay(lost, error)
         logger.info("retrying %d group IDs in %.2f s: %s", len(resting), delay, error)
         if self._emit:
@@ -147,13 +147,8 @@ class Recovery:
         self._requeue(entries)
 
     def _requeue(self, entries: list[PendingId]) -> None:
-        if len(entries) == 1 and _attempts(entries[0]).undecodable > 1:
+        if len(entries) == 1 and entries[0].attempts.undecodable > 1:
             self._pending.requeue_halves(entries)  # alone again, so that it costs no other ID its response
         else:
             self._pending.requeue(entries)
         self._wake()
-
-
-def _attempts(entry: PendingId) -> Attempts:
-    entry.attempts = entry.attempts or Attempts()
-    return entry.attempts

@@ -124,7 +124,6 @@ class Stream:
         return True
 
     def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
-        """Some of the IDs have their outcome."""
         self._open.difference_update(outcomes)
         self._unconsumed += len(outcomes)
         items = iter(outcomes.items())
@@ -133,7 +132,6 @@ class Stream:
         self._changed.set()
 
     def abort(self, error: RongCloudError) -> None:
-        """There will be no outcome for the open IDs."""
         self._aborted = error
         self._open.clear()
         if self._reading is not None:

@@ -103,14 +103,12 @@ class GetWaiter(Struct, eq=False):
             del outcome
 
     def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
-        """The ID has its outcome."""
         if self.request_ids is not None and request_id is not None:
             self.request_ids.append(request_id)
         _, outcome = outcomes.popitem()
         self._end(copy(outcome) if isinstance(outcome, RongCloudError) else outcome)
 
     def abort(self, error: RongCloudError) -> None:
-        """There will be no outcome."""
         self._end(copy(error))
 
     def _end(self, outcome: Outcome | CancelledError) -> None:
@@ -183,7 +181,6 @@ class GetManyWaiter(Struct, eq=False):
         self.settle({})
 
     def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
-        """Some of the IDs have their outcome."""
         if request_id is not None:
             self.request_ids.append(request_id)
         self._outcomes.update(outcomes)
@@ -192,7 +189,6 @@ class GetManyWaiter(Struct, eq=False):
             self.future.set_result(None)
 
     def abort(self, error: RongCloudError) -> None:
-        """There will be no outcome for the open IDs."""
         if not self.future.done():
             self.future.set_exception(copy(error))
 
