@@ -147,8 +147,9 @@ class RedisSlots:
         """
         wait = -1 if retry_after is None else min(retry_after, MAX_PAUSE)
         arguments = [self._limit, age, random() * PAUSE_JITTER, wait]
-        reply = await _reply_to(self._connection.run(REFUSED, self._keys, arguments))
-        paused_until, pause, self.rate = reply.values
+        reply = self._connection.run(REFUSED, self._keys, arguments)
+        await _wait_for(reply)
+        paused_until, pause, self.rate = reply.result().values
         self._paused_until = max(self._paused_until, paused_until)
         return pause
 
@@ -232,7 +233,7 @@ class RedisSlots:
     async def _finish_call(self) -> float:
         """Wait for the call that is under way, and take in its reply; return when that came, on `time.monotonic`."""
         assert self._reply is not None  # noqa: S101
-        await _reply_to(self._reply)
+        await _wait_for(self._reply)
         return self._take_in_reply()
 
     def _take_in_reply(self) -> float:
@@ -295,9 +296,8 @@ class RedisSlots:
         self._reports.append(_Report(slot.name, -slot.time, 0.0))
 
 
-async def _reply_to(call: "Future[Reply]") -> Reply:
-    if not call.done():  # or a whole turn of the event loop would pass
-        await wait([call], timeout=MAX_CALL_TIME)
-    if not call.done():
+async def _wait_for(reply: "Future[Reply]") -> None:
+    if not reply.done():  # or a whole turn of the event loop would pass
+        await wait([reply], timeout=MAX_CALL_TIME)
+    if not reply.done():
         raise TimeoutError(f"no reply within {MAX_CALL_TIME:g} s")
-    return call.result()
