@@ -57,6 +57,10 @@ async def asking_or_ended(process: multiprocessing.context.ForkServerProcess, em
     await until(lambda: len(emulator.arrivals) >= requests or not process.is_alive())
 
 
+def log_of(path: str) -> str:
+    return Path(path).read_text(encoding="utf-8")
+
+
 async def ended(process: multiprocessing.context.ForkServerProcess) -> int | None:
     await asyncio.to_thread(process.join)
     return process.exitcode
@@ -102,7 +106,7 @@ async def killed_and_compared(
         await asking_or_ended(process, emulator)
         await asyncio.sleep(random.uniform(0, 0.05))  # between two requests, or in a commit
         process.kill()
-        assert await ended(process) == -9
+        assert await ended(process) == -9, log_of(log)
         done.append(records_done(output))
     variables = fast
     process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
