@@ -11,7 +11,7 @@ from rongcloud_groups.emulator import Emulator, Service, Universe
 from rongcloud_groups.events import BatchAnswered, ConnectionOpened, Event
 
 BATCHES = 400
-RELOAD_AFTER = (100, 200, 300)
+RELOAD_AFTER = (50, 125, 200)
 """Parts of the stream after which the server is reloaded."""
 
 
