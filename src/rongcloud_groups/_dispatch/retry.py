@@ -1,8 +1,6 @@
 """Whether a lost request is retried and after which pause, and which exceptions are those of one request."""
 
 from asyncio import CancelledError, current_task
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import inf
 from random import random
 from ssl import SSLCertVerificationError
@@ -90,8 +88,7 @@ class RetryPolicy:
         return random() * min(MAX_BACK_OFF, FIRST_BACK_OFF * 2.0 ** min(lost, 10))
 
 
-@contextmanager
-def contained(kind: type[RongCloudError], failed: str) -> Iterator[None]:
+class contained:  # noqa: N801  used as a statement, like the context managers of contextlib
     """Turn any exception of a limiter, transport, dialect or decoder into an error of the request at hand.
 
     The cancellation of the running task passes, and so does an exception that ends the process.
@@ -100,17 +97,23 @@ def contained(kind: type[RongCloudError], failed: str) -> Iterator[None]:
         kind: of the error that is raised instead; errors of this library pass as they are.
         failed: the part that failed, for the message.
     """
-    try:
-        yield
-    except (RongCloudError, KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:
-        if is_cancellation(error):
-            raise
-        raise kind(f"{failed} failed: {type(error).__name__}: {error}") from error
+
+    __slots__ = ("_failed", "_kind")
+
+    def __init__(self, kind: type[RongCloudError], failed: str) -> None:
+        self._kind = kind
+        self._failed = failed
+
+    def __enter__(self) -> None:  # no generator: every request passes five of these
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        passing = error is None or isinstance(error, RongCloudError | KeyboardInterrupt | SystemExit)
+        if not passing and not is_cancellation(error):
+            raise self._kind(f"{self._failed} failed: {type(error).__name__}: {error}") from error
 
 
-def is_cancellation(error: BaseException) -> bool:
+def is_cancellation(error: BaseException | None) -> bool:
     """Whether this is the cancellation of the running task, and not a `CancelledError` that was raised by itself."""
     if not isinstance(error, CancelledError):
         return False
