@@ -48,6 +48,7 @@ class WakeUps:
             while tasks:
                 wake_up, context = tasks.popleft()
                 context.run(wake_up, done)
+                del wake_up, context  # the traceback of the task's error leads to this frame: this leaves no cycle
         finally:
             if tasks:  # one ended in KeyboardInterrupt or SystemExit
                 self.extend(tasks)
