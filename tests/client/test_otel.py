@@ -1,69 +1,17 @@
 import asyncio
-from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import HistogramDataPoint, InMemoryMetricReader, Metric, NumberDataPoint
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
-from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
+from support.signals import Signals
 
 from rongcloud_groups import Event, InvalidGroupId, ParameterError
 from rongcloud_groups.events import BatchSent, CallEnded, ConnectionOpened, TokenWaited
 from rongcloud_groups.otel import OpenTelemetry
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
-VERSION = version("rongcloud-groups")
 SERVER = {"server.address": "rongcloud.test", "server.port": 443}
-
-
-class Signals:
-    """The SDK, which keeps in memory what would be exported."""
-
-    def __init__(self) -> None:
-        self._spans = InMemorySpanExporter()
-        self._metrics = InMemoryMetricReader()
-        self.tracing = TracerProvider()
-        self.tracing.add_span_processor(SimpleSpanProcessor(self._spans))
-        self.metering = MeterProvider([self._metrics])
-        self.hook = OpenTelemetry(tracer_provider=self.tracing, meter_provider=self.metering)
-
-    def spans(self, name: str) -> list[ReadableSpan]:
-        return [span for span in self._spans.get_finished_spans() if span.name == name]
-
-    def metrics(self) -> dict[str, Metric]:
-        data = self._metrics.get_metrics_data()
-        scopes = [scope for resource in data.resource_metrics for scope in resource.scope_metrics] if data else []
-        assert {(scope.scope.name, scope.scope.version) for scope in scopes} <= {("rongcloud_groups", VERSION)}
-        return {metric.name: metric for scope in scopes for metric in scope.metrics}
-
-    def histogram(self, name: str) -> HistogramDataPoint:
-        (point,) = self.metrics()[name].data.data_points
-        assert isinstance(point, HistogramDataPoint)
-        return point
-
-    def count(self, name: str) -> float:
-        return self.counts(name)[0]
-
-    def counts(self, *names: str) -> list[float]:
-        metrics = self.metrics()
-        points = [point for name in names for point in metrics[name].data.data_points]
-        return [point.value for point in points if isinstance(point, NumberDataPoint)]
-
-    def text(self) -> str:
-        data = self._metrics.get_metrics_data()
-        return (data.to_json() if data else "") + "".join(span.to_json() for span in self._spans.get_finished_spans())
-
-
-@pytest.fixture
-def signals() -> Iterator[Signals]:
-    signals = Signals()
-    yield signals
-    signals.tracing.shutdown()
-    signals.metering.shutdown()
 
 
 def attributes_of(span: ReadableSpan) -> dict[str, Any]:
