@@ -5,7 +5,8 @@ from asyncio import get_running_loop, sleep, timeout
 from contextlib import suppress
 from typing import Final, NoReturn
 
-from rongcloud_groups._dispatch.retry import RetryPolicy, contained
+from rongcloud_groups._dispatch.retry import RetryPolicy
+from rongcloud_groups._transport.containment import contained
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.events import logger

@@ -1,6 +1,5 @@
-"""Whether a lost request is retried and after which pause, and which exceptions are those of one request."""
+"""Whether a lost request is retried, and after which pause."""
 
-from asyncio import CancelledError, current_task
 from math import inf
 from random import random
 from ssl import SSLCertVerificationError
@@ -9,7 +8,7 @@ from typing import Final
 from msgspec import Struct
 
 from rongcloud_groups._protocol.error_codes import ErrorAction, action_for
-from rongcloud_groups.errors import RateLimited, RongCloudError, ServerError, ServiceError, TransportError
+from rongcloud_groups.errors import RateLimited, ServerError, ServiceError, TransportError
 
 FIRST_BACK_OFF: Final = 0.1
 MAX_BACK_OFF: Final = 5.0
@@ -86,39 +85,3 @@ class RetryPolicy:
     def back_off(self, lost: int) -> float:
         """Seconds; twice as long for each lost attempt, with full jitter."""
         return random() * min(MAX_BACK_OFF, FIRST_BACK_OFF * 2.0 ** min(lost, 10))
-
-
-class contained:  # noqa: N801  used as a statement, like the context managers of contextlib
-    """Turn any exception of a limiter, transport, dialect or decoder into an error of the request at hand.
-
-    The cancellation of the running task passes, and so does an exception that ends the process.
-
-    Args:
-        kind: of the error that is raised instead; errors of this library pass as they are.
-        failed: the part that failed, for the message.
-    """
-
-    __slots__ = ("_failed", "_kind")
-
-    def __init__(self, kind: type[RongCloudError], failed: str) -> None:
-        self._kind = kind
-        self._failed = failed
-
-    def __enter__(self) -> None:  # no generator: every request passes five of these
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
-        passing = error is None or isinstance(error, RongCloudError | KeyboardInterrupt | SystemExit)
-        if not passing and not is_cancellation(error):
-            raise self._kind(f"{self._failed} failed: {type(error).__name__}: {error}") from error
-
-
-def is_cancellation(error: BaseException | None) -> bool:
-    """Whether this is the cancellation of the running task, and not a `CancelledError` that was raised by itself."""
-    if not isinstance(error, CancelledError):
-        return False
-    try:
-        task = current_task()
-    except RuntimeError:
-        return False
-    return task is not None and task.cancelling() > 0

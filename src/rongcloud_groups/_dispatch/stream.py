@@ -9,10 +9,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from rongcloud_groups._dispatch.pending import PendingQueue
-from rongcloud_groups._dispatch.retry import is_cancellation
 from rongcloud_groups._dispatch.steps import Steps
 from rongcloud_groups._dispatch.waiters import checked, reject_single_str
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
+from rongcloud_groups._transport.containment import is_cancellation
 from rongcloud_groups.errors import ClientClosed, RongCloudError
 from rongcloud_groups.lookup import Lookup, Outcome, lookup_of
 

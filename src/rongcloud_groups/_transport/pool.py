@@ -5,12 +5,14 @@ import sys
 from asyncio import get_running_loop
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from rongcloud_groups._http import Origin
+from rongcloud_groups._transport.containment import contained
 from rongcloud_groups._transport.interface import Connection, Connector
 from rongcloud_groups.errors import TransportError
 from rongcloud_groups.events import ConnectFailed, ConnectionOpened, ConnectionRetired, Emitter
@@ -117,7 +119,8 @@ class ConnectionPool:
         """Open a connection; raises a `TransportError` where that fails."""
         started = _now()
         try:
-            connection = await self._connector.connect(self._origin, self._maintain)
+            with contained(partial(TransportError, never_processed=True), f"connecting to {self.host}"):
+                connection = await self._connector.connect(self._origin, self._maintain)
         except TransportError as error:
             _logger.info("%s", error)
             if self._emit:
