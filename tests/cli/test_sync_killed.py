@@ -57,10 +57,6 @@ async def asking_or_ended(process: multiprocessing.context.ForkServerProcess, em
     await until(lambda: len(emulator.arrivals) >= requests or not process.is_alive())
 
 
-def log_of(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8")
-
-
 async def ended(process: multiprocessing.context.ForkServerProcess) -> int | None:
     await asyncio.to_thread(process.join)
     return process.exitcode
@@ -106,8 +102,11 @@ async def killed_and_compared(
         await asking_or_ended(process, emulator)
         await asyncio.sleep(random.uniform(0, 0.05))  # between two requests, or in a commit
         process.kill()
-        assert await ended(process) == -9, log_of(log)
+        if (killed := await ended(process)) != -9:  # on a slow machine the last request may come before the kill
+            assert killed == code, said_in(log)
+            break
         done.append(records_done(output))
+    assert len(set(done)) > KILLS // 5
     variables = fast
     process = forked.Process(target=run_command, args=([*arguments, "-o", str(output)], variables, log))
     process.start()
