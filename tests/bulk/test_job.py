@@ -1,3 +1,5 @@
+import asyncio
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,12 +14,13 @@ from support.bulk_jobs import (
     names_in,
     rows_in,
     stop_when,
+    until,
     written,
 )
 
 from rongcloud_groups import GroupClient
 from rongcloud_groups._tables.rows import flat_row
-from rongcloud_groups.bulk import Counts, FailedIdsFile, IterableSource, ListingSource, file_source
+from rongcloud_groups.bulk import Counts, FailedIdsFile, IterableSource, ListingSource, file_source, open_sink
 from rongcloud_groups.emulator import Emulator, Universe
 from rongcloud_groups.events import Event
 
@@ -85,6 +88,21 @@ async def test_since_leaves_out_older_groups_and_keeps_those_without_a_time(
     since = datetime.fromtimestamp(1_700_000_000, UTC)
     await job_of(client, ListingSource(client.list_groups(), since=since, output=output), output).run()
     assert names_in(output) == ["edge", "timeless"]
+
+
+async def test_outcomes_are_saved_while_the_source_waits(client: GroupClient, tmp_path: Path) -> None:
+    output = tmp_path / "out.jsonl"
+    saved = asyncio.Event()
+
+    async def names() -> AsyncIterator[str]:
+        for group_id in ids(120):
+            yield group_id
+        await saved.wait()
+
+    running = asyncio.create_task(job_of(client, IterableSource(names()), output).run())
+    await until(lambda: (checkpoint := open_sink(output).load()) is not None and checkpoint.counts.records == 120)
+    saved.set()
+    assert (await running).complete
 
 
 async def test_progress_says_how_far_the_job_is(client: GroupClient, tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ class Job:
 
     async def _look_up(self) -> None:
         blocks = self._input.blocks(done=self._output.counts.records, digest=self._output.digest)
-        async with aclosing(self._lookups.settled(blocks)) as lists:
+        async with aclosing(self._lookups.settled(blocks, within=SECONDS_BETWEEN_WRITES)) as lists:
             async for settled in lists:
                 for block in settled:
                     self._output.added += self._outage.feed(block)
@@ -228,12 +228,13 @@ class Job:
                 write_is_due = now - self._written_at >= SECONDS_BETWEEN_WRITES
                 if commit_is_due or write_is_due or self._output.unwritten >= IDS_IN_A_WRITE:
                     await self._write()
-                if commit_is_due:
+                if commit_is_due and self._output.counts != self._output.committed.counts:
                     await self._commit(complete=False)
 
     async def _write(self) -> None:
         self._written_at = get_running_loop().time()
-        await run_sync(self._output.write)
+        if self._output.added:
+            await run_sync(self._output.write)
 
     async def _commit(self, *, complete: bool) -> Checkpoint:
         self._committed_at = get_running_loop().time()

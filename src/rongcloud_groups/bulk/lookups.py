@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import aclosing
 from typing import Any, Final
 
+import anyio
+
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups.bulk.input import Block
@@ -48,14 +50,17 @@ class OrderedLookups:
         """Whether all blocks were taken, and have been given back."""
         return self._taken_all and not self._blocks
 
-    async def settled(self, blocks: AsyncGenerator[Block]) -> AsyncGenerator[list[Block]]:
-        """Look up blocks; give them back in their order, as they settle."""
+    async def settled(self, blocks: AsyncGenerator[Block], *, within: float) -> AsyncGenerator[list[Block]]:
+        """Look up blocks; give them back in their order, as they settle, and an empty list after so many seconds."""
         if self._stopped:
             return
         async with self._client.stream(self._feed(blocks)) as parts:
             self._stream = parts
-            async for part in parts:
-                self._settle(part)
+            while True:
+                with anyio.move_on_after(within):
+                    if (part := await anext(parts, None)) is None:
+                        break
+                    self._settle(part)
                 yield list(self._settled_blocks())
         yield list(self._settled_blocks())  # of blocks without any new ID
 

@@ -81,7 +81,7 @@ class JobOutput:
             self.failures.write(failures)
         records = sum(block.records for block in blocks)
         self.counts = self.counts.plus(records, found=len(rows), missing=len(missing), failed=len(failures))
-        self.digest = blocks[-1].digest if blocks else self.digest
+        self.digest = blocks[-1].digest
 
     def commit(self, checkpoint: Checkpoint) -> Checkpoint:
         """Make everything written durable, then the checkpoint."""
