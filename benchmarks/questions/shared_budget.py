@@ -284,10 +284,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few seconds each")
     parser.add_argument("--only", default="", metavar="WORD", help="the scenarios with this in their name")
     options = parser.parse_args()
+    chosen = [benchmark for name, benchmark in benchmarks().items() if options.only in name]
+    if not chosen:
+        parser.error(f"no scenario has {options.only!r} in its name: {', '.join(benchmarks())}")
     done = []
-    for name, benchmark in benchmarks().items():
-        if options.only not in name:
-            continue
+    for benchmark in chosen:
         run = benchmark(quick=options.quick)
         done.append(run.figures())
         verdict = f"BROKEN  {run.scenario}: {'; '.join(run.broken)}" if run.broken else f"HOLDS   {run.scenario}"
