@@ -92,7 +92,7 @@ class GatewayConnection(Http1ServerConnection):
         super().pump(exchange)
 
     def flush(self) -> None:
-        # In the same write: one that came after the next request could not be told from its response.
+        # In the same write: one that came after the next request would be taken for its response.
         self._unwritten, self.surplus = self._unwritten + self.surplus, b""
         super().flush()
 

@@ -27,15 +27,15 @@ class JobOutput:
     source: Source
     lock: OutputLock
     max_attempts: int
-    added: list[Block] = field(default_factory=list)
+    added: list[Block] = field(default_factory=list, init=False)
     """Blocks that wait for `write`."""
-    counts: Counts = NOTHING_DONE.counts
+    counts: Counts = field(default=NOTHING_DONE.counts, init=False)
     """Of the blocks that are written."""
-    digest: str = NOTHING_DONE.digest
+    digest: str = field(default=NOTHING_DONE.digest, init=False)
     """Of their records."""
-    before: Checkpoint = NOTHING_DONE
+    before: Checkpoint = field(default=NOTHING_DONE, init=False)
     """Where it began."""
-    committed: Checkpoint = NOTHING_DONE
+    committed: Checkpoint = field(default=NOTHING_DONE, init=False)
 
     @property
     def unwritten(self) -> int:
