@@ -13,7 +13,6 @@ from limiters.simulation import FreeAt, arrivals, blocked, counted, late_timers,
 from rongcloud_groups import ConfigError
 from rongcloud_groups.emulator import worst_second
 from rongcloud_groups.limiters.schedule import (
-    CATCH_UP,
     HOST_JITTER,
     LATENESS_DECAY,
     MAX_HISTORY,
@@ -210,14 +209,6 @@ def test_one_late_request_costs_three_times_its_lateness_at_most() -> None:
     late = granted(in_use(), 10, late={250: 0.05})
     assert len(granted(in_use(), 10)) - len(late) <= 3 * 0.05 / GAP
     assert worst_second(late) <= 100
-
-
-def test_slots_lost_with_killed_processes_are_caught_up() -> None:
-    left = granted(in_use(), 10, dead={250, 450, 451, 650})
-    assert len(granted(in_use(), 10)) - len(left) <= 2
-    counts = counted(left, Window(100, 1.0))
-    assert counts.sliding <= 100
-    assert counts.early <= 1 - CATCH_UP * 100 * GAP + WAKE_UP_SLACK
 
 
 def test_slots_later_than_may_be_caught_up_are_lost() -> None:

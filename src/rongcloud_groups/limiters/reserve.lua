@@ -41,9 +41,7 @@ for _ = 1, wanted do
     name = string.format('%.0f', number)
     redis.call('ZADD', sent, exactly(slot + usable_for), name)
     hand_out(name, slot, slot + usable_for)
-    local behind = slot - opens - WAKE_UP_SLACK
-    local lost = behind > MICROSECOND and behind <= MAX_BEHIND * gap() and rate() == full_rate
-    number, next_slot = number + 1, slot + (lost and CATCH_UP or 1) * gap()
+    number, next_slot = number + 1, slot + gap()
   end
 end
 redis.call('ZREMRANGEBYRANK', sent, 0, -MAX_HISTORY - 1)

@@ -28,10 +28,7 @@ and the write, that is noted: the time lost is not caught up. A process that sha
 before it sends, whether N others left within W + J after all.
 
 Where several processes share a budget, slots are given out before it is known how late the earlier ones are used. There
-a log of the latest send times is the proof (see `SlotSchedule`), and the gap keeps them even. A slot that was lost, as
-with a process that is killed, leaves room in the window: slots then follow each other at `CATCH_UP` times the gap until
-the room is used. Room for more than `MAX_BEHIND` slots is idle time, which is not caught up. So no request is more than
-(1 - `CATCH_UP`) W + S + L early for a GCRA: 40 ms in a second.
+a log of the latest send times is the proof (see `SlotSchedule`), and the gap keeps them even.
 """
 
 from array import array
@@ -49,8 +46,6 @@ HOST_JITTER = 0.008  #: the same between processes that compete for the same pro
 WAKE_UP_SLACK = 0.002  #: seconds by which a timer of the event loop may wake late without costing throughput: S
 MAX_LATE = 0.1  #: seconds after its slot at which a request may still leave; more is never caught up
 LATENESS_DECAY = 1.0  #: seconds in which the lateness that was seen, L, falls by the factor e
-CATCH_UP = 0.96  #: part of the gap that is kept between slots while lost ones are caught up
-MAX_BEHIND = 3  #: gaps by which slots may lie behind what the window allows for that to be a loss; more is idle time
 MAX_HISTORY = 500  #: requests whose send times a shared budget remembers
 MAX_RESERVED = 500  #: slots that are given out and not used yet; more processes than that wait without one
 QUIET_PERIOD = 1.6  #: seconds without a request where it is not known what other processes sent in the last second
@@ -175,13 +170,10 @@ class SlotSchedule(Pacing):
             lead: seconds that the slot takes to get to its process.
         """
         self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MAX_LATE))
-        opens, gap = self._window_opens(now), self.gap(now)
-        slot = max(now + lead - self.catch_up(now), self.next_slot, self.paused_until, opens)
+        slot = max(now + lead - self.catch_up(now), self.next_slot, self.paused_until, self._window_opens(now))
         insort(self.reserved, slot)
         del self.reserved[MAX_RESERVED:]
-        behind = slot - opens - WAKE_UP_SLACK
-        lost = MICROSECOND < behind <= MAX_BEHIND * gap and self.rate(now) == self.limit
-        self.next_slot = slot + (CATCH_UP * gap if lost else gap)
+        self.next_slot = slot + self.gap(now)
         return slot
 
     def use(self, slot: float, now: float) -> bool:
