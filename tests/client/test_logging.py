@@ -148,7 +148,7 @@ async def texts_of_a_run(caplog: pytest.LogCaptureFixture, signals: Signals, *, 
     with caplog.at_level(logging.DEBUG), FrameTexts() as frames:
         async with Emulator(app_secret=SECRET, limit=None, faults=faults) as emulator:
             async with client_of(emulator, **options) as client:
-                lookup = create_task(client.get_many([f"g{number}" for number in range(200)], deadline=5))
+                lookup = create_task(client.get_many([f"g{number}" for number in range(100)], deadline=5))
                 await emulator.wait_for(2)
                 texts += texts_of_all_parts(client)
                 for error in {type(error): error for error in (await lookup).failed.values()}.values():
