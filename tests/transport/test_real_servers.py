@@ -10,7 +10,7 @@ from rongcloud_groups import GroupClient
 from rongcloud_groups.emulator import Emulator, Service, Universe
 from rongcloud_groups.events import BatchAnswered, ConnectionOpened, Event
 
-BATCHES = 400
+BATCHES = 800
 RELOAD_AFTER = (50, 125, 200)
 """Parts of the stream after which the server is reloaded."""
 
