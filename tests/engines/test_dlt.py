@@ -7,6 +7,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 import msgspec
 import psycopg2  # type: ignore[import-untyped]
 import pytest
+from dlt.extract.concurrency import FuturesPool
 from support.postgres import SERVER, postgres
 
 from rongcloud_groups import GroupClient
@@ -100,6 +102,25 @@ def test_a_load_of_all_groups_that_is_killed_resumes_and_has_every_row_once(
     requests = Counter(report(address).requests)
     batches = requests["/entrust/group/profile/query.json"]
     assert batches <= LISTED / 50 * 2  # the pages ahead of the kill are asked for again, not the whole
+
+
+def test_a_limit_leaves_out_no_rows_where_dlt_takes_items_ahead_of_it(
+    address: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = FuturesPool.resolve_next_future_no_wait
+
+    def one_behind(pool: FuturesPool) -> Any:
+        """Of an asynchronous resource, take an item when the next one has been made, as a slow process does."""
+        wait(pool.futures)
+        return None if len(pool.futures) == 1 else look(pool)
+
+    del address
+    monkeypatch.setattr(FuturesPool, "resolve_next_future_no_wait", one_behind)
+    loading = pipeline(tmp_path)
+    while loading.run(all_groups().add_limit(2)).load_packages:
+        pass
+    rows = selected(str(tmp_path / "groups.duckdb"), "SELECT count(*), count(DISTINCT group_id) FROM rongcloud.groups")
+    assert rows == [(LISTED, LISTED)]
 
 
 def test_a_second_run_asks_for_new_groups_only(address: Address, tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ To load very many groups in steps, each of which is kept if a later one is kille
 left: ``while pipeline.run(all_groups().add_limit(max_time=60)).load_packages: pass``.
 """
 
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from datetime import datetime
 from typing import Any, Final
 
 from rongcloud_groups._validation import extra_needed
+from rongcloud_groups.blocking import BlockingGroupClient
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.lookup import Lookup
 
@@ -72,7 +73,7 @@ async def groups(group_ids: Iterable[str] | AsyncIterable[str], **options: Any) 
 
 
 @dlt.resource(**_RESOURCE)
-async def all_groups(**options: Any) -> AsyncIterator[Any]:
+def all_groups(**options: Any) -> Iterator[Any]:
     """The profiles of all groups of the app, oldest first; a later run loads the groups created since.
 
     The state is the listing's page token and, once the end was reached, the latest creation time and its groups. It is
@@ -84,14 +85,11 @@ async def all_groups(**options: Any) -> AsyncIterator[Any]:
     state = dlt.current.resource_state()
     newest = None if "newest" not in state else datetime.fromisoformat(state["newest"])
     known = set(state.get("newest_ids", ()))  # the groups of that very millisecond, which `since` includes
-    async with (
-        GroupClient.from_env(**options) as client,
-        client.list_profiles(after=state.get("after"), since=newest) as pages,
-    ):
-        async for page in pages:
+    # Of an asynchronous resource, dlt may take items ahead of a limit: the state would be that of rows it leaves out.
+    with BlockingGroupClient.from_env(**options) as client:
+        for page in client.list_profiles(after=state.get("after"), since=newest):
             lookup = _without(page.lookup, known)
-            for item in _failed(lookup):
-                yield item
+            yield from _failed(lookup)
             # dlt saves the state with the item that is yielded after it was set.
             if page.next_page_token is not None:
                 state["after"] = page.next_page_token
