@@ -11,19 +11,9 @@ from typing import TYPE_CHECKING, Self, Unpack
 from rongcloud_groups._http import Proxy
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.cache import Cache
-from rongcloud_groups.config import (
-    AllOptions,
-    BudgetOptions,
-    DialectName,
-    LookupOptions,
-    Region,
-    TransportOptions,
-    checked_origins,
-    options_from_environment,
-    service_api,
-)
+from rongcloud_groups.config import AllOptions, DialectName, Options, Region, options_from_environment
 from rongcloud_groups.errors import ConfigError
-from rongcloud_groups.events import Emitter, Hook, Stats, log_as_the_environment_says
+from rongcloud_groups.events import Hook, Stats, log_as_the_environment_says
 from rongcloud_groups.limiters.interface import Limiter
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
@@ -108,28 +98,28 @@ class GroupClient:
         log_as_the_environment_says()
         from rongcloud_groups._dispatch.assembly import Assembly
 
-        transport_options = TransportOptions(
-            attempt_timeout=attempt_timeout,
+        options = Options(
+            region=region,
+            base_urls=base_urls,
+            dialect=dialect,
+            rate=rate,
+            limiter=limiter,
+            guard=guard,
             max_in_flight=max_in_flight,
+            attempt_timeout=attempt_timeout,
+            deadline=deadline,
+            max_attempts=max_attempts,
+            outage_timeout=outage_timeout,
             requests_per_connection=requests_per_connection,
             http2=http2,
             verify=verify,
             proxy=Proxy.of(proxy),
+            allow_insecure=allow_insecure,
             transport=transport,
+            cache=cache,
+            hooks=hooks,
         )
-        self._app_key = app_key
-        self._max_in_flight = max_in_flight
-        self._max_attempts = max_attempts
-        self._cache = cache
-        self._parts = Assembly(
-            service_api(app_key, app_secret, dialect),
-            checked_origins(region, base_urls, transport_options.proxy, allow_insecure=allow_insecure),
-            transport_options,
-            BudgetOptions(rate, limiter, guard),
-            LookupOptions(deadline, max_attempts, outage_timeout),
-            cache,
-            Emitter(hooks),
-        )
+        self._parts = Assembly(app_key, app_secret, options)
 
     @classmethod
     def from_env(cls, **options: Unpack[AllOptions]) -> Self:
@@ -137,10 +127,10 @@ class GroupClient:
 
         ``RONGCLOUD_APP_KEY``; ``RONGCLOUD_APP_SECRET`` or ``RONGCLOUD_APP_SECRET_FILE``; and, where set,
         ``RONGCLOUD_REGION``, ``RONGCLOUD_BASE_URL`` (comma-separated, primary first), ``RONGCLOUD_DIALECT``,
-        ``RONGCLOUD_RATE`` (requests/s), ``RONGCLOUD_LIMITER``, ``RONGCLOUD_PROXY``, ``RONGCLOUD_HTTP2`` (0 for
-        HTTP/1.1) and ``RONGCLOUD_ALLOW_INSECURE`` (1 for ``http://`` base URLs). Each client reads ``RONGCLOUD_LOG``:
-        with ``debug``, ``info``, ``warning`` or ``error`` it logs from that level on, to stderr where the app has set
-        up no logging.
+        ``RONGCLOUD_RATE`` (requests/s), ``RONGCLOUD_LIMITER``, ``RONGCLOUD_PROXY``, ``RONGCLOUD_TRANSPORT`` (``httpx``
+        or ``httpx2``), ``RONGCLOUD_HTTP2`` (0 for HTTP/1.1) and ``RONGCLOUD_ALLOW_INSECURE`` (1 for ``http://`` base
+        URLs). Each client reads ``RONGCLOUD_LOG``: with ``debug``, ``info``, ``warning`` or ``error`` it logs from that
+        level on, to stderr where the app has set up no logging.
 
         Args:
             **options: as for `GroupClient`; they take precedence over the environment.
@@ -180,17 +170,17 @@ class GroupClient:
     @property
     def app_key(self) -> str:
         """The App Key that requests are signed for."""
-        return self._app_key
+        return self._parts.api.credentials.app_key
 
     @property
     def max_in_flight(self) -> int:
         """The most requests in flight."""
-        return self._max_in_flight
+        return self._parts.options["max_in_flight"]
 
     @property
     def max_attempts(self) -> int:
         """Requests that may be lost on one ID before it fails."""
-        return self._max_attempts
+        return self._parts.options["max_attempts"]
 
     @property
     def cache(self) -> Cache:
@@ -199,9 +189,10 @@ class GroupClient:
         Raises:
             ConfigError: it has none.
         """
-        if self._cache is None:
+        cache = self._parts.options["cache"]
+        if cache is None:
             raise ConfigError("this client has no cache: make it with cache=Cache()")
-        return self._cache
+        return cache
 
     async def get(self, group_id: str, *, deadline: float | None = None, fresh: bool = False) -> GroupProfile | None:
         """Look up one group.
@@ -301,4 +292,4 @@ class GroupClient:
         if not hasattr(self, "_parts"):  # an option was refused, and a traceback shows its variables
             return "<GroupClient, not made>"
         state = "open" if self._parts.lifetime.is_open else "not open"
-        return f"<GroupClient {self._app_key!r} at {self._parts.failover.host}, {state}>"
+        return f"<GroupClient {self.app_key!r} at {self._parts.failover.host}, {state}>"

@@ -8,21 +8,16 @@ from math import inf
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypedDict
 
-from msgspec import Struct
-
 from rongcloud_groups._http import Origin, Proxy, without_password
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups._validation import at_least, boolean, instance_of, positive
 from rongcloud_groups.cache import Cache
 from rongcloud_groups.errors import ConfigError
 from rongcloud_groups.events import Hook
-from rongcloud_groups.limiters.interface import Limiter, SharedLimiter
-from rongcloud_groups.limiters.local import LocalLimiter
+from rongcloud_groups.limiters.interface import Limiter
 
-if TYPE_CHECKING:  # imported with the first client that needs them
-    from rongcloud_groups._protocol.api import ServiceApi
-    from rongcloud_groups._transport.connect import Dialler
-    from rongcloud_groups._transport.httpx_adapter import HttpxTransports, TransportSource
+if TYPE_CHECKING:  # it imports httpx
+    from rongcloud_groups._transport.httpx_adapter import TransportSource
 
 Region = Literal["beijing", "singapore", "singapore-b", "north-america", "saudi-arabia"]
 """A name in `REGIONS`: a value of ``region=`` and ``RONGCLOUD_REGION``."""
@@ -40,7 +35,7 @@ REGIONS: Mapping[str, tuple[str, str]] = {
 """The data centers, each with its primary and its backup URL, as the service's base URL page lists them."""
 
 
-_VERIFY: Final = "an ssl.SSLContext, such as ssl.create_default_context(cafile=PATH), or None"
+_CONTEXT: Final = "an ssl.SSLContext, such as ssl.create_default_context(cafile=PATH), or None"
 
 
 class Options(TypedDict, total=False):
@@ -74,128 +69,38 @@ class AllOptions(Options, total=False):
     app_secret: str | Secret
 
 
-class TransportOptions(Struct, frozen=True, kw_only=True):
-    """How requests are carried: some arguments of `GroupClient`, which documents them.
+def check_options(options: Options) -> None:
+    """Check the numbers and switches among the options, and the TLS context.
 
     Raises:
         ConfigError: one of them cannot be used; the message names it.
     """
-
-    attempt_timeout: float
-    max_in_flight: int
-    requests_per_connection: int = 80
-    http2: bool
-    verify: ssl.SSLContext | None
-    proxy: Proxy | None
-    transport: "TransportSource | None" = None
-
-    def __post_init__(self) -> None:
-        positive("attempt_timeout", self.attempt_timeout)
-        at_least(1, "max_in_flight", self.max_in_flight)
-        at_least(2, "requests_per_connection", self.requests_per_connection)
-        boolean("http2", self.http2)
-        instance_of((ssl.SSLContext, NoneType), "verify", self.verify, _VERIFY)
-        if self.proxy is not None and self.transport is not None:
-            raise ConfigError("proxy= is for the client's own connections: give the transport a proxy of its own")
-
-    def httpx_transports(self) -> "HttpxTransports | None":
-        """The connector over the caller's transport, if there is one."""
-        if self.transport is None:
-            return None
-        from rongcloud_groups._transport.httpx_adapter import HttpxTransports
-
-        return HttpxTransports(self.transport, self.max_in_flight, self.verify)
-
-    def dialler(self) -> "Dialler":
-        """The connector of the client's own connections."""
-        from rongcloud_groups._transport.connect import Dialler
-
-        return Dialler(
-            verify=self.verify,
-            http2=self.http2,
-            timeout=self.attempt_timeout,
-            max_in_flight=self.max_in_flight,
-            proxy=self.proxy,
-        )
+    positive("rate", options["rate"])
+    positive("attempt_timeout", options["attempt_timeout"])
+    if options["deadline"] is not None and options["deadline"] != inf:
+        positive("deadline", options["deadline"])
+    if options["outage_timeout"] != inf:
+        positive("outage_timeout", options["outage_timeout"])
+    at_least(1, "max_in_flight", options["max_in_flight"])
+    at_least(1, "max_attempts", options["max_attempts"])
+    at_least(2, "requests_per_connection", options["requests_per_connection"])
+    boolean("guard", options["guard"])
+    boolean("http2", options["http2"])
+    instance_of((ssl.SSLContext, NoneType), "verify", options["verify"], _CONTEXT)
+    instance_of((Cache, NoneType), "cache", options["cache"], "a Cache, or None")
 
 
-class BudgetOptions(Struct, frozen=True):
-    """The rate limit: some arguments of `GroupClient`, which documents them.
-
-    Raises:
-        ConfigError: one of them cannot be used; the message names it.
-    """
-
-    rate: float
-    limiter: Limiter | str | None = None
-    guard: bool = False
-
-    def __post_init__(self) -> None:
-        positive("rate", self.rate)
-        boolean("guard", self.guard)
-        if self.limiter is None or isinstance(self.limiter, str):
-            return
-        has_methods = all(callable(getattr(self.limiter, name, None)) for name in ("acquire", "throttle"))
-        if isinstance(self.limiter, type) or not has_methods:
-            raise ConfigError(f"limiter is {self.limiter!r}; give a Limiter, file:PATH or redis://HOST:PORT/DATABASE")
-
-    def make_limiter(self, app_key: str) -> tuple[Limiter, SharedLimiter | None]:
-        """The limiter, and once more where it is made here and is to be closed with the client."""
-        if self.limiter is None or self.limiter == "local":
-            return LocalLimiter(self.rate), None
-        if isinstance(self.limiter, str):
-            from rongcloud_groups.limiters.url import limiter_from_url
-
-            shared = limiter_from_url(self.limiter, app_key=app_key, limit=self.rate)
-            return shared, shared
-        return self.limiter, None
-
-
-class LookupOptions(Struct, frozen=True):
-    """When a lookup gives up: some arguments of `GroupClient`, which documents them.
-
-    Raises:
-        ConfigError: one of them cannot be used; the message names it.
-    """
-
-    deadline: float | None
-    max_attempts: int
-    outage_timeout: float
-
-    def __post_init__(self) -> None:
-        if self.deadline is not None and self.deadline != inf:
-            positive("deadline", self.deadline)
-        at_least(1, "max_attempts", self.max_attempts)
-        if self.outage_timeout != inf:
-            positive("outage_timeout", self.outage_timeout)
-
-
-def service_api(app_key: str, app_secret: Secret, dialect: str) -> "ServiceApi":
-    """Builds requests, signed for the App Key, and reads responses.
-
-    Raises:
-        ConfigError: one of the arguments cannot be used; the message names it.
-    """
-    from rongcloud_groups._protocol.api import ServiceApi
-    from rongcloud_groups._protocol.dialects import dialect as dialect_named
-    from rongcloud_groups._protocol.signing import Credentials
-
-    return ServiceApi(dialect_named(dialect), Credentials(app_key, app_secret))
-
-
-def checked_origins(
-    region: str, base_urls: str | Sequence[str] | None, proxy: Proxy | None, *, allow_insecure: bool
-) -> list[Origin]:
+def checked_origins(options: Options) -> list[Origin]:
     """The URLs to ask, primary first; see `resolved_base_urls`.
 
     Raises:
         ConfigError: also where requests to one of them would not be encrypted, and that is not allowed.
     """
-    origins = resolved_base_urls(region, base_urls)
-    boolean("allow_insecure", allow_insecure)
+    origins = resolved_base_urls(options["region"], options["base_urls"])
+    allowed = boolean("allow_insecure", options["allow_insecure"])
     for origin in origins:
-        stays_here = origin.is_loopback and proxy is None
-        if origin.scheme == "http" and not stays_here and not allow_insecure:
+        stays_here = origin.is_loopback and options["proxy"] is None
+        if origin.scheme == "http" and not stays_here and not allowed:
             raise ConfigError(
                 f"base URL {str(origin)!r} would send the App Key and signatures unencrypted: use https://, or set "
                 "allow_insecure=True (RONGCLOUD_ALLOW_INSECURE=1) for a network that you trust"

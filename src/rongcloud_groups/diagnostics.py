@@ -7,28 +7,21 @@ import socket
 import ssl
 import time
 from asyncio import get_running_loop
-from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple, TypeGuard
+from collections.abc import Mapping
+from typing import Final, NamedTuple, Unpack
 
 from msgspec import Struct
 
-from rongcloud_groups._dispatch.gate import SendGate
-from rongcloud_groups._http import Origin, Proxy
+from rongcloud_groups._dispatch.assembly import Assembly
+from rongcloud_groups._http import Origin
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.error_codes import BAD_SIGNATURE, NO_SUCH_API, UNKNOWN_APP_KEY, hint_for
 from rongcloud_groups._protocol.responses import http_date
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups._transport.interface import Connection, Connector
-from rongcloud_groups.config import (
-    REGIONS,
-    BudgetOptions,
-    DialectName,
-    Region,
-    TransportOptions,
-    checked_origins,
-    service_api,
-)
+from rongcloud_groups._transport.interface import Connection
+from rongcloud_groups.client import GroupClient
+from rongcloud_groups.config import REGIONS, Options
 from rongcloud_groups.errors import (
     ConfigError,
     DecodeError,
@@ -84,21 +77,7 @@ class Diagnosis(Struct, frozen=True, kw_only=True):
     problems: list[Finding]
 
 
-async def check(
-    app_key: str,
-    app_secret: str | Secret,
-    *,
-    region: Region = "beijing",
-    base_urls: str | Sequence[str] | None = None,
-    dialect: DialectName = "rongcloud",
-    rate: float = 100.0,
-    limiter: str | None = None,
-    attempt_timeout: float = 5.0,
-    verify: ssl.SSLContext | None = None,
-    http2: bool = True,
-    proxy: str | Proxy | None = None,
-    allow_insecure: bool = False,
-) -> Diagnosis:
+async def check(app_key: str, app_secret: str | Secret, **options: Unpack[Options]) -> Diagnosis:
     """Ask the service for one group, and report the response.
 
     The arguments are as for `GroupClient`.
@@ -107,21 +86,8 @@ async def check(
         ConfigError: an argument cannot be used; the message names it.
     """
     app_secret = Secret.of(app_secret)  # from here on no traceback shows it
-    api = service_api(app_key, app_secret, dialect)
-    options = TransportOptions(
-        attempt_timeout=attempt_timeout, max_in_flight=1, http2=http2, verify=verify, proxy=Proxy.of(proxy)
-    )
-    origins = checked_origins(region, base_urls, options.proxy, allow_insecure=allow_insecure)
-    used, own = BudgetOptions(rate, limiter).make_limiter(app_key)
-    try:
-        if own is not None:
-            await own.open()
-        return await _Check(
-            api, SendGate(used, attempt_timeout=attempt_timeout), options.dialler(), attempt_timeout
-        ).run(origins)
-    finally:
-        if own is not None:
-            await own.aclose()
+    async with GroupClient(app_key, app_secret, **options) as client:
+        return await _Check(client._parts).run()  # noqa: SLF001  it sends a request of its own, in place of a lookup
 
 
 class _Outcome(NamedTuple):
@@ -129,8 +95,8 @@ class _Outcome(NamedTuple):
 
     dialect: Dialect
     error: RongCloudError | None
-    round_trip: float | None = None
-    clock_offset: float | None = None
+    round_trip: float | None
+    clock_offset: float | None
 
     @property
     def accepted(self) -> bool:
@@ -144,32 +110,40 @@ class _Outcome(NamedTuple):
 
     @property
     def is_wrong_dialect(self) -> bool:
-        error = self.error
-        if isinstance(error, ServiceError):
-            return bool({NO_SUCH_API, UNKNOWN_APP_KEY} & {error.code, error.status})
-        return isinstance(error, ConfigError | DecodeError)
+        if isinstance(self.error, ServiceError):
+            return bool({NO_SUCH_API, UNKNOWN_APP_KEY} & {self.error.code, self.error.status})
+        return isinstance(self.error, ConfigError | DecodeError)
 
     @property
     def is_down(self) -> bool:
         return isinstance(self.error, ServerError | TransportError)
 
+    @property
+    def is_bad_signature(self) -> bool:
+        return isinstance(self.error, ServiceError) and self.error.code == BAD_SIGNATURE
+
+    @property
+    def clock_problem(self) -> str:
+        """The fault of this machine's clock; empty where it is right, or the server's is not known."""
+        offset = self.clock_offset or 0.0
+        if abs(offset) <= CLOCK_TOLERANCE:
+            return ""
+        return f"this machine's clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the server's"
+
 
 class _Check:
     """Asks one host after the other, until one responds."""
 
-    def __init__(self, api: ServiceApi, gate: SendGate, connector: Connector, attempt_timeout: float) -> None:
-        self._api = api
-        self._gate = gate
-        self._connector = connector
-        self._attempt_timeout = attempt_timeout
+    def __init__(self, parts: Assembly) -> None:
+        self._parts = parts
         self._requests = 0
         self._problems: list[Finding] = []
 
-    async def run(self, origins: Sequence[Origin]) -> Diagnosis:
-        diagnosis = Diagnosis(ok=False, dialect=self._api.dialect.name, problems=self._problems)
-        for origin in origins:
+    async def run(self) -> Diagnosis:
+        diagnosis = Diagnosis(ok=False, dialect=self._parts.api.dialect.name, problems=self._problems)
+        for origin in self._parts.origins:
             try:
-                connection = await self._connector.connect(origin, lambda: None)
+                connection = await self._parts.connector.connect(origin, lambda: None)
             except TransportError as error:
                 self._problems.append(Finding(str(error), _advice_to_connect(error)))
                 continue
@@ -177,64 +151,62 @@ class _Check:
                 outcome = await self._ask_in_either_dialect(connection)
             finally:
                 await connection.aclose()
-            diagnosis = self._diagnosis(origin, connection, outcome)
+            if outcome.round_trip is not None:
+                diagnosis = self._diagnosis(origin, connection, outcome)
             if not outcome.is_down or self._requests == MAX_REQUESTS:
                 break
         return diagnosis
 
     async def _ask_in_either_dialect(self, connection: Connection) -> _Outcome:
         """The outcome in the dialect that is set, or in the other one if the service speaks that."""
-        outcome = await self._ask(connection, self._api)
+        api = self._parts.api
+        outcome = await self._ask(connection, api)
         if outcome.is_wrong_dialect and self._requests < MAX_REQUESTS and connection.open_slots:
-            other = await self._ask(connection, ServiceApi(self._api.dialect.other, self._api.credentials))
+            other = await self._ask(connection, ServiceApi(api.dialect.other, api.credentials))
             if other.shows_dialect:
                 assert outcome.error is not None  # noqa: S101  it speaks against the dialect
                 switch = f"the service responds in the other dialect: set {other.dialect.switch}"
                 self._problems.append(Finding(_without_hint(outcome.error), switch))
                 outcome = other
         if outcome.error is not None and not outcome.accepted:
-            self._problems.append(Finding(_without_hint(outcome.error), _advice(outcome.error, outcome.clock_offset)))
+            self._problems.append(Finding(_without_hint(outcome.error), _advice(outcome, outcome.error)))
         return outcome
 
     async def _ask(self, connection: Connection, api: ServiceApi) -> _Outcome:
-        await self._gate.wait()
+        await self._parts.gate.wait()
         self._requests += 1
         request = api.batch_request([_GROUP_ID])
         sent_at = get_running_loop().time()
+        error = round_trip = offset = None
         try:
-            response = await connection.send(request, self._attempt_timeout)
-        except TransportError as error:
-            return _Outcome(api.dialect, error)
-        round_trip = get_running_loop().time() - sent_at
-        offset = _clock_offset(response.headers, time.time() - round_trip / 2)
-        try:
+            response = await connection.send(request, self._parts.options["attempt_timeout"])
+            round_trip = get_running_loop().time() - sent_at
+            offset = _clock_offset(response.headers, time.time() - round_trip / 2)
             api.read_batch(response, [_GROUP_ID], request.request_id)
-        except RongCloudError as error:
-            return _Outcome(api.dialect, error, round_trip, offset)
-        return _Outcome(api.dialect, None, round_trip, offset)
+        except RongCloudError as refusal:
+            error = refusal
+        return _Outcome(api.dialect, error, round_trip, offset)
 
     def _diagnosis(self, origin: Origin, connection: Connection, outcome: _Outcome) -> Diagnosis:
-        if outcome.round_trip is None:
-            return Diagnosis(ok=False, dialect=self._api.dialect.name, problems=self._problems)
-        offset = outcome.clock_offset
-        if _is_clock_off(offset) and not _is_bad_signature(outcome.error):
-            self._problems.append(Finding(_describe_clock(offset), "set it, before the service refuses its timestamps"))
+        if outcome.clock_problem and not outcome.is_bad_signature:
+            self._problems.append(Finding(outcome.clock_problem, "set it, before the service refuses its timestamps"))
+        dialect = self._parts.api.dialect
         return Diagnosis(
-            ok=outcome.accepted and outcome.dialect is self._api.dialect,
-            dialect=self._api.dialect.name,
+            ok=outcome.accepted and outcome.dialect is dialect,
+            dialect=dialect.name,
             answering_dialect=outcome.dialect.name if outcome.shows_dialect else None,
             region=next((region for region, urls in REGIONS.items() if str(origin) in urls), None),
             host=origin.authority,
             http_version=connection.http_version,
             round_trip=outcome.round_trip,
-            clock_offset=offset,
+            clock_offset=outcome.clock_offset,
             problems=self._problems,
         )
 
 
-def _advice(error: RongCloudError, clock_offset: float | None) -> str:
-    if _is_bad_signature(error) and _is_clock_off(clock_offset):
-        return f"{_describe_clock(clock_offset)}: set it; if that is not enough, check RONGCLOUD_APP_SECRET"
+def _advice(outcome: _Outcome, error: RongCloudError) -> str:
+    if outcome.is_bad_signature and outcome.clock_problem:
+        return f"{outcome.clock_problem}: set it; if that is not enough, check RONGCLOUD_APP_SECRET"
     if isinstance(error, ServiceError) and NO_SUCH_API in (error.code, error.status):
         return "this host has the API in neither dialect: check RONGCLOUD_REGION or RONGCLOUD_BASE_URL"
     return hint_for(error)
@@ -257,18 +229,6 @@ def _without_hint(error: RongCloudError) -> str:
     """The message, without the hint that the advice repeats."""
     hint = error.hint if isinstance(error, ServiceError) else ""
     return str(error).removesuffix(f": {hint}")
-
-
-def _is_bad_signature(error: RongCloudError | None) -> bool:
-    return isinstance(error, ServiceError) and error.code == BAD_SIGNATURE
-
-
-def _is_clock_off(offset: float | None) -> TypeGuard[float]:
-    return offset is not None and abs(offset) > CLOCK_TOLERANCE
-
-
-def _describe_clock(offset: float) -> str:
-    return f"this machine's clock is {abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the server's"
 
 
 def _clock_offset(headers: Mapping[str, str], ours: float) -> float | None:

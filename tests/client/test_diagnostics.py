@@ -281,6 +281,13 @@ async def test_json_is_one_object_without_the_secret(tmp_path: Path) -> None:
     assert APP_SECRET not in ended.stdout
 
 
+async def test_the_command_takes_the_transport_of_the_environment(tmp_path: Path) -> None:
+    async with Emulator() as emulator:
+        ended = await command(emulator, tmp_path, RONGCLOUD_TRANSPORT="httpx")
+    assert (ended.code, ended.stderr) == (0, "")
+    assert "httpx transport" in ended.stdout
+
+
 def test_without_a_response_it_shows_nothing_of_one() -> None:
     ended = run("check", env=environment(closed_port()))
     assert (ended.code, ended.stderr) == (4, "")
