@@ -35,9 +35,8 @@ class Origin(NamedTuple):
             ConfigError: the text is no such URL, or has a path, a query, a fragment or credentials.
         """
         try:
-            url = _split(text)
+            url, host = _split(text)
             port = url.port
-            host = _in_ascii(url.hostname or "")
         except (ValueError, TypeError, AttributeError):
             raise ConfigError(f"base URL {without_password(text)} cannot be read; write https://host[:port]") from None
         if url.scheme not in _PORTS or not host:
@@ -139,27 +138,21 @@ def without_password(url: object) -> str:
     return f"{scheme if slashes else ''}{slashes}…@{after}"
 
 
-def _split(text: str) -> "SplitResult":
+def _split(text: str) -> "tuple[SplitResult, str]":
+    """A URL, and its host as DNS has it. Raises ValueError where it can be none."""
     from urllib.parse import urlsplit
 
     if not text.isprintable():
         raise ValueError(text)  # urlsplit would drop a line end silently
-    return urlsplit(text)
-
-
-def _in_ascii(host: str) -> str:
-    """The host as DNS has it.
-
-    Raises:
-        ValueError: it can be no host's name.
-    """
+    url = urlsplit(text)
+    host = url.hostname or ""
     if not host.isascii():
         import idna  # the library that httpx uses
 
         host = idna.encode(host, uts46=True).decode()
     if host and not _HOST.fullmatch(host):
         raise ValueError(host)
-    return host
+    return url, host
 
 
 class Request(NamedTuple):

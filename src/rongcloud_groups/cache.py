@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from random import random
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 from weakref import WeakSet
 
 import msgspec
@@ -13,10 +13,6 @@ from rongcloud_groups._validation import at_least, extra_needed, positive
 from rongcloud_groups.errors import ConfigError, RongCloudError
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.models import GroupProfile
-
-if TYPE_CHECKING:
-    from cachetools import TLRUCache
-
 
 MISSING_TTL = 10.0
 """Seconds for which a missing group is kept by default; it may be created at any moment."""
@@ -85,7 +81,11 @@ class Cache:
         if missing_ttl is None:
             missing_ttl = min(MISSING_TTL, self._ttl)
         self._missing_ttl = missing_ttl and positive("missing_ttl", missing_ttl)
-        self._held = _store(at_least(1, "max_size", max_size), self._expiry, timer)
+        try:
+            from cachetools import TLRUCache
+        except ImportError:
+            raise ConfigError(extra_needed("a cache", "cache")) from None
+        self._held = TLRUCache(at_least(1, "max_size", max_size), self._expiry, timer)
         self._openers: dict[str, object] = {}
         self._queues: WeakSet[_Queue] = WeakSet()
         self._hits = self._misses = 0
@@ -159,13 +159,3 @@ class Cache:
 
     def __repr__(self) -> str:
         return f"Cache(ttl={self._ttl:g}, missing_ttl={self._missing_ttl:g}, size={len(self._held)})"
-
-
-def _store(
-    max_size: int, expiry: Callable[[str, CachedOutcome, float], float], timer: Callable[[], float]
-) -> "TLRUCache[str, CachedOutcome, float]":
-    try:
-        from cachetools import TLRUCache
-    except ImportError:
-        raise ConfigError(extra_needed("a cache", "cache")) from None
-    return TLRUCache(max_size, expiry, timer)

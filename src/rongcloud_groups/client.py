@@ -5,7 +5,6 @@ from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
 from functools import partial
 from math import inf
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, Unpack
 
 from rongcloud_groups._http import Proxy
@@ -153,9 +152,7 @@ class GroupClient:
     async def __aenter__(self) -> Self:
         return await self.open()
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     async def aclose(self) -> None:

@@ -190,13 +190,10 @@ def _switch(name: str, value: str) -> bool:
 
 
 def _secret() -> Secret:
-    secret = Secret(_variable("APP_SECRET"))
-    return secret or _secret_in_file()
-
-
-def _secret_in_file() -> Secret:
     from pathlib import Path
 
+    if secret := Secret(_variable("APP_SECRET")):
+        return secret
     path = _variable("APP_SECRET_FILE")
     if not path:
         raise ConfigError("set the environment variable RONGCLOUD_APP_SECRET, or RONGCLOUD_APP_SECRET_FILE")

@@ -133,9 +133,6 @@ class TransportError(RongCloudError):
         super().__init__(message)
         self.never_processed = never_processed
 
-    def __reduce__(self) -> tuple[object, ...]:
-        return (type(self), self.args, self.__dict__)
-
 
 class DecodeError(RongCloudError):
     """The response is not as the service documents it: cut short, garbage, or of another shape."""

@@ -27,7 +27,7 @@ error's message, which may hold one.
 import time
 from asyncio import CancelledError
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib import metadata
 
 from rongcloud_groups._validation import extra_needed
@@ -62,7 +62,7 @@ FIRST_ERROR_STATUS = 400
 REMEMBERED_REQUESTS = 1024
 """Requests whose spans a call that ends can be linked to."""
 
-Attributes = Mapping[str, AttributeValue]
+Attributes = dict[str, AttributeValue]
 
 
 class OpenTelemetry:
@@ -108,12 +108,8 @@ class OpenTelemetry:
             case BatchSent():
                 self._batch_size.record(event.id_count, _server(event.host))
                 self._active.add(1, _request(event.host))
-            case BatchAnswered():
-                self._batch_answered(event)
-            case BatchFailed():
-                self._batch_failed(event)
-            case BatchAbandoned():
-                self._batch_abandoned(event)
+            case BatchAnswered() | BatchFailed() | BatchAbandoned():
+                self._request_ended(event)
             case Retried():
                 self._retries.add(event.id_count)
             case Throttled():
@@ -121,41 +117,21 @@ class OpenTelemetry:
                 self._rate.set(event.rate)
             case CallEnded():
                 self._call_ended(event)
-            case _:
-                pass
 
-    def _batch_answered(self, event: BatchAnswered) -> None:
-        attributes = _request(event.host) | {"http.response.status_code": 200}
-        self._request_ended(event, attributes, {f"{SCOPE}.found": event.found, f"{SCOPE}.missing": event.missing})
-
-    def _batch_failed(self, event: BatchFailed) -> None:
-        attributes = _request(event.host) | {"error.type": _kind(event.error)}
-        about: dict[str, AttributeValue] = {f"{SCOPE}.failed": event.id_count}
-        if isinstance(event.error, ServiceError):
-            attributes["http.response.status_code"] = event.error.status
-            about[f"{SCOPE}.code"] = event.error.code
-            if event.error.status >= FIRST_ERROR_STATUS:
-                attributes["error.type"] = str(event.error.status)
-        self._request_ended(event, attributes, about)
-
-    def _batch_abandoned(self, event: BatchAbandoned) -> None:
-        attributes = _request(event.host) | {"error.type": _kind(CancelledError())}
-        self._request_ended(event, attributes, {})
-
-    def _request_ended(
-        self, event: BatchAnswered | BatchFailed | BatchAbandoned, attributes: Attributes, about: Attributes
-    ) -> None:
-        self._active.add(-1, _request(event.host))
-        self._request_duration.record(event.seconds, attributes)
-        request_id = {"http.request.header.x-request-id": [event.request_id]}
-        context = self._span("batch", event.seconds, {**attributes, **about, **request_id}, kind=SpanKind.CLIENT)
+    def _request_ended(self, event: BatchAnswered | BatchFailed | BatchAbandoned) -> None:
+        request = _request(event.host)
+        result, about = _result(event)
+        self._active.add(-1, request)
+        self._request_duration.record(event.seconds, request | result)
+        about["http.request.header.x-request-id"] = [event.request_id]
+        context = self._span("batch", event.seconds, request | result | about, kind=SpanKind.CLIENT)
         self._requests[event.request_id] = context
         if len(self._requests) > REMEMBERED_REQUESTS:
             self._requests.popitem(last=False)
 
     def _call_ended(self, event: CallEnded) -> None:
-        attributes: dict[str, AttributeValue] = {f"{SCOPE}.call": event.call}
-        counts: dict[str, AttributeValue] = {}
+        attributes: Attributes = {f"{SCOPE}.call": event.call}
+        counts: Attributes = {}
         if event.error is not None:
             attributes["error.type"] = _kind(event.error)
         else:
@@ -182,12 +158,26 @@ class OpenTelemetry:
         return span.get_span_context()
 
 
-def _server(host: str) -> dict[str, AttributeValue]:
+def _result(event: BatchAnswered | BatchFailed | BatchAbandoned) -> tuple[Attributes, Attributes]:
+    """The attributes of a request's end, and further ones for its span alone."""
+    if isinstance(event, BatchAnswered):
+        return {"http.response.status_code": 200}, {f"{SCOPE}.found": event.found, f"{SCOPE}.missing": event.missing}
+    if isinstance(event, BatchAbandoned):
+        return {"error.type": _kind(CancelledError())}, {}
+    if not isinstance(event.error, ServiceError):
+        return {"error.type": _kind(event.error)}, {f"{SCOPE}.failed": event.id_count}
+    status = event.error.status
+    kind = str(status) if status >= FIRST_ERROR_STATUS else _kind(event.error)
+    about: Attributes = {f"{SCOPE}.failed": event.id_count, f"{SCOPE}.code": event.error.code}
+    return {"error.type": kind, "http.response.status_code": status}, about
+
+
+def _server(host: str) -> Attributes:
     address, _, port = host.rpartition(":") if ":" in host.rpartition("]")[2] else (host, "", "")
     return {"server.address": address.strip("[]"), "server.port": int(port or HTTPS_PORT)}
 
 
-def _request(host: str) -> dict[str, AttributeValue]:
+def _request(host: str) -> Attributes:
     return {"http.request.method": "POST", **_server(host)}
 
 

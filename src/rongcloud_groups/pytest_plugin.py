@@ -99,14 +99,14 @@ class InProcessEmulator:
         Args:
             **options: as for `GroupClient`; they take precedence over the emulator's.
         """
-        defaults: dict[str, Any] = {
-            "app_key": self.service.app_key,
-            "app_secret": self.service.app_secret,
-            "base_urls": URL,
-            "rate": 10_000.0,
-            "transport": self.transport,
-        }
-        return GroupClient(**{**defaults, **options})
+        service = AllOptions(
+            app_key=self.service.app_key,
+            app_secret=self.service.app_secret,
+            base_urls=URL,
+            rate=10_000.0,
+            transport=self.transport,
+        )
+        return GroupClient(**(service | options))
 
 
 class _ServiceTransport(httpx.AsyncBaseTransport):

@@ -61,11 +61,8 @@ class CacheFront:
             with _logged():
                 self._cache.store(group_id, opener, outcome)
 
-    def abort(self, error: RongCloudError) -> None:  # noqa: ARG002  none is kept
-        for group_id, opener in self._openers.items():
-            with _logged():
-                self._cache.discard(group_id, opener)
-        self._openers.clear()
+    def abort(self, error: RongCloudError) -> None:
+        self.settle(dict.fromkeys(self._openers, error))
 
 
 @contextmanager
