@@ -3,6 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Self
 
 from rongcloud_groups.errors import ConfigError
@@ -15,16 +16,11 @@ _HOST: Final = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*\.?|[0-9a-f:.]*:[0-9a-f:.
 
 
 class Origin(NamedTuple):
-    """Where requests go.
-
-    Attributes:
-        scheme: ``https`` or ``http``.
-        host: as DNS and TLS want it: lower-case ASCII, without the brackets of an IPv6 address.
-        port: the scheme's own where the URL names none.
-    """
+    """Where requests go."""
 
     scheme: str
     host: str
+    """As DNS and TLS want it: lower-case ASCII, without the brackets of an IPv6 address."""
     port: int
 
     @classmethod
@@ -84,11 +80,7 @@ class Proxy:
 
     @classmethod
     def from_environment(cls) -> "Proxy | None":
-        """The proxy in ``HTTPS_PROXY``, for all hosts but those in ``NO_PROXY``; None where there is none.
-
-        Raises:
-            ConfigError: `of` does.
-        """
+        """The proxy in ``HTTPS_PROXY``, for all hosts but those in ``NO_PROXY``; None where there is none. See `of`."""
         proxy = cls.of(os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy") or None)
         no_proxy = os.environ.get("NO_PROXY") or os.environ.get("no_proxy", "")
         return None if proxy is None else cls(proxy.origin, proxy.headers, no_proxy)
@@ -111,15 +103,13 @@ class Proxy:
         from base64 import b64encode
         from urllib.parse import unquote
 
-        if not isinstance(proxy, str) or not proxy.startswith("http://"):
-            raise ConfigError(f"proxy {without_password(proxy)} must be http://[user:password@]host[:port]")
-        userinfo, _, address = proxy.removeprefix("http://").rpartition("@")
-        try:
-            origin = Origin.parse(f"http://{address}")
-        except ConfigError:
-            raise ConfigError(f"proxy {without_password(proxy)} must be http://[user:password@]host[:port]") from None
-        credentials = b64encode(unquote(userinfo).encode()).decode()
-        return cls(origin, [("proxy-authorization", f"Basic {credentials}")] if userinfo else [])
+        if isinstance(proxy, str) and proxy.startswith("http://"):
+            userinfo, _, address = proxy.removeprefix("http://").rpartition("@")
+            with suppress(ConfigError):
+                origin = Origin.parse(f"http://{address}")
+                credentials = b64encode(unquote(userinfo).encode()).decode()
+                return cls(origin, [("proxy-authorization", f"Basic {credentials}")] if userinfo else [])
+        raise ConfigError(f"proxy {without_password(proxy)} must be http://[user:password@]host[:port]")
 
     def __repr__(self) -> str:
         return f"<Proxy {self.origin}>"

@@ -3,8 +3,6 @@
 import ssl
 from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
-from functools import partial
-from math import inf
 from typing import TYPE_CHECKING, Self, Unpack
 
 from rongcloud_groups._http import Proxy
@@ -263,7 +261,7 @@ class GroupClient:
             ClientClosed: the client is not open.
         """
         self._parts.lifetime.check_open()
-        return self._parts.listing()
+        return self._parts.listing
 
     def list_profiles(self, *, after: str | None = None, since: datetime | None = None) -> "ProfilePages":
         """The profiles of all groups, oldest first: ``async with client.list_profiles() as pages``.
@@ -279,7 +277,7 @@ class GroupClient:
             ClientClosed: the client is not open.
         """
         self._parts.lifetime.check_open()
-        return self._parts.profile_pages(partial(self.get_many, deadline=inf, bulk=True), after=after, since=since)
+        return self._parts.profile_pages(after=after, since=since)
 
     def stats(self) -> Stats:
         """Counts of the client so far, and its present state."""

@@ -22,7 +22,6 @@ To leave it out, run pytest with ``-p no:rongcloud_groups``.
 """
 
 import asyncio
-from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Unpack
 
@@ -57,7 +56,7 @@ class InProcessEmulator:
     def __init__(self) -> None:
         self.service = Service(universe=Universe(only_explicit=True), limit=None)
         self.requests: list[list[str]] = []
-        self.transport: httpx.AsyncBaseTransport = _ServiceTransport(self)
+        self.transport: httpx.AsyncBaseTransport = httpx.MockTransport(self._respond)
 
     def add(self, group_id: str, **fields: Any) -> GroupProfile:
         """Add a group, or replace it.
@@ -108,33 +107,22 @@ class InProcessEmulator:
         )
         return GroupClient(**(service | options))
 
-
-class _ServiceTransport(httpx.AsyncBaseTransport):
-    """Carries requests to the service by calling it."""
-
-    def __init__(self, emulator: InProcessEmulator) -> None:
-        self._emulator = emulator
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        body = await request.aread()
-        path, headers = request.url.path, request.headers
-        self._note(path, headers, body)
+    async def _respond(self, request: httpx.Request) -> httpx.Response:
+        path, headers, body = request.url.path, request.headers, request.content
+        route = ROUTES.get(path)
+        if route is not None and route[1] == "batch":
+            try:
+                self.requests.append(parse_group_ids(route[0], headers, body))
+            except ServiceRefusal:
+                self.requests.append([])
         now = asyncio.get_running_loop().time()
-        response = self._emulator.service.respond(request.method, path, headers, body, now)
+        response = self.service.respond(request.method, path, headers, body, now)
         if response.fault == "hang":
             await anyio.sleep_forever()
         await anyio.sleep(response.delay)
         if response.fault not in _HARMLESS:
             raise httpx.RemoteProtocolError(f"the connection was lost, as was scripted: {response.fault}")
         return httpx.Response(response.status, headers=response.headers, content=response.body)
-
-    def _note(self, path: str, headers: Mapping[str, str], body: bytes) -> None:
-        route = ROUTES.get(path)
-        if route is not None and route[1] == "batch":
-            try:
-                self._emulator.requests.append(parse_group_ids(route[0], headers, body))
-            except ServiceRefusal:
-                self._emulator.requests.append([])
 
 
 def _as_found(profile: GroupProfile) -> GroupProfile:

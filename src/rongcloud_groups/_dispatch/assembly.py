@@ -1,8 +1,9 @@
 """The parts of a client, wired together. Apart from the client, so that ``import rongcloud_groups`` stays quick."""
 
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterable, Iterable
 from datetime import datetime
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING
 
 from rongcloud_groups._dispatch.cached import CacheFront
@@ -29,7 +30,6 @@ from rongcloud_groups.limiters.credit_guard import CreditGuard
 from rongcloud_groups.limiters.interface import Limiter, SharedLimiter
 from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.limiters.url import limiter_from_url
-from rongcloud_groups.lookup import Lookup
 
 if TYPE_CHECKING:  # imported with the first client that needs them
     from rongcloud_groups._transport.connect import Dialler
@@ -88,9 +88,10 @@ class Assembly:
         )
         cached = None if options["cache"] is None else CacheFront(options["cache"], self.pending, app_key)
         self.lookups = Lookups(self.pending, cached, self.dispatcher, emit, options["deadline"])
-        self._listing = ListingRequests(
+        requests = ListingRequests(
             self.failover, self.api, policy, self.lifetime.start, attempt_timeout=attempt_timeout
         )
+        self.listing = Listing(requests.page)
 
     def stream(self, group_ids: Iterable[object] | AsyncIterable[object], *, bulk: bool) -> Stream:
         return Stream(
@@ -102,13 +103,9 @@ class Assembly:
             bulk=bulk,
         )
 
-    def listing(self) -> Listing:
-        return Listing(self._listing.page)
-
-    def profile_pages(
-        self, look_up: Callable[[list[str]], Awaitable[Lookup]], *, after: str | None, since: datetime | None
-    ) -> ProfilePages:
-        return ProfilePages(self.listing(), look_up, self.lifetime.start, after=after, since=since)
+    def profile_pages(self, *, after: str | None, since: datetime | None) -> ProfilePages:
+        look_up = partial(self.lookups.get_many, deadline=inf, bulk=True, fresh=False)
+        return ProfilePages(self.listing, look_up, self.lifetime.start, after=after, since=since)
 
 
 def _transports(options: Options) -> "HttpxTransports | None":

@@ -1,8 +1,7 @@
 """A stream whose source is read in the thread that consumes it."""
 
 from asyncio import Event
-from collections.abc import AsyncIterator, Iterable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Generator, Iterable
 from itertools import islice
 from typing import Final, Self
 
@@ -23,9 +22,8 @@ class BlockingStream:
         self._group_ids = iter(group_ids)
         # A str is refused by the client's own stream, in its own words.
         source = group_ids if isinstance(group_ids, str) else self._source()
-        self._parts = running.portal.call(lambda: running.client.stream(source, bulk=bulk))
-        self._stack = ExitStack()
-        self._opened = self._ended = False
+        self._stream = running.portal.call(lambda: running.client.stream(source, bulk=bulk))
+        self._parts = self._consume()
         self._taken: list[str] = []  # from the source
         self._hungry = self._source_ended = False
         self._source_error: Exception | None = None
@@ -33,9 +31,6 @@ class BlockingStream:
         self._reader: CancelScope | None = None
 
     def __enter__(self) -> Self:
-        if not self._opened:
-            self._opened = True
-            self._stack.enter_context(entered(self._running, self._parts))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -43,8 +38,7 @@ class BlockingStream:
 
     def close(self) -> None:
         """Give up the IDs that have no outcome yet."""
-        self._ended = True
-        self._stack.close()
+        self._parts.close()
 
     def __iter__(self) -> Self:
         return self
@@ -55,21 +49,19 @@ class BlockingStream:
         Raises:
             RongCloudError: an error that is not retryable, or the client was closed.
         """
-        if self._ended:
-            raise StopIteration
-        try:
-            self.__enter__()
-            while (part := wait(self._running, self._next_part)) is None and not self._source_ended:
-                self._feed_some()
-        except BaseException:
-            self.close()
-            raise
-        if part is not None:
-            return part
-        self.close()
-        if self._source_error is not None:
-            raise self._source_error
-        raise StopIteration
+        return next(self._parts)
+
+    def _consume(self) -> Generator[Lookup, None, None]:
+        with entered(self._running, self._stream):
+            while True:
+                if (part := wait(self._running, self._next_part)) is not None:
+                    yield part
+                elif not self._source_ended:
+                    self._feed_some()
+                elif self._source_error is not None:
+                    raise self._source_error
+                else:
+                    return
 
     def _feed_some(self) -> None:
         taken: list[str] = []
@@ -86,7 +78,7 @@ class BlockingStream:
         self._hungry = False
         self._fed.set()
 
-    async def _source(self) -> AsyncIterator[str]:
+    async def _source(self) -> AsyncIterator[list[str]]:
         """The IDs that the thread has taken from its source; where they are used up, its wait for a part ends."""
         while not self._source_ended:
             self._fed.clear()
@@ -94,13 +86,12 @@ class BlockingStream:
             if self._reader is not None:
                 self._reader.cancel()
             await self._fed.wait()
-            for group_id in self._taken:
-                yield group_id
+            yield self._taken
 
     async def _next_part(self) -> Lookup | None:
         """The next part, or None where the stream waits for IDs or has ended."""
         with CancelScope() as self._reader:
             if self._hungry:
                 self._reader.cancel()
-            return await anext(self._parts, None)
+            return await anext(self._stream, None)
         return None
