@@ -6,7 +6,7 @@ import pytest
 from support.h2_peer import QUERY, opened, server_context
 
 from rongcloud_groups._http import Origin, Request, Response
-from rongcloud_groups._transport import http1
+from rongcloud_groups._transport import response as http_response
 from rongcloud_groups._transport.http1 import HTTP1Connection
 from rongcloud_groups.errors import TransportError
 
@@ -233,7 +233,7 @@ async def test_a_response_that_is_none_is_a_transport_error(data: bytes, text: s
 
 
 async def test_a_body_over_the_cap_is_a_transport_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http1, "MAX_BODY_SIZE", 1_000)
+    monkeypatch.setattr(http_response, "MAX_BODY_SIZE", 1_000)
     async with serving(echo) as server, connected(server) as connection:
         assert len((await connection.send(QUERY._replace(body=b"x" * 1_000), 5)).body) == 1_000
         with pytest.raises(TransportError, match="a body of more than"):

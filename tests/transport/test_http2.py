@@ -17,7 +17,7 @@ from hyperframe.frame import (
 from support.h2_peer import HIGHEST_STREAM_ID, QUERY, Peer, Received, by_path, serving
 
 from rongcloud_groups._http import Request, Response
-from rongcloud_groups._transport.http2 import stream as http2_stream
+from rongcloud_groups._transport import response as http_response
 from rongcloud_groups.errors import TransportError
 
 STREAMS = SettingsFrame.MAX_CONCURRENT_STREAMS
@@ -431,7 +431,7 @@ async def test_a_response_without_a_status_is_an_error_of_that_request() -> None
 
 
 async def test_a_body_over_the_cap_ends_that_request_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http2_stream, "MAX_BODY_SIZE", 30_000)
+    monkeypatch.setattr(http_response, "MAX_BODY_SIZE", 30_000)
     async with serving() as server, server.client() as client:
         with pytest.raises(TransportError, match="a body of more than"):
             await client.ask(body=b"x" * 30_001)

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from rongcloud_groups._http import Request
 from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
-from rongcloud_groups._transport.http2.headers import MAX_HEADER_LIST_SIZE, HeaderDecoder, HeaderEncoder
+from rongcloud_groups._transport.http2.headers import HeaderDecoder, HeaderEncoder
+from rongcloud_groups._transport.response import MAX_HEADER_LIST_SIZE
 
 names = st.sampled_from(["app-key", "nonce", "content-type", "accept-encoding", "user-agent", "x", "x-" + "y" * 130])
 values = st.text(max_size=40) | st.sampled_from(["", "gzip", "v" * 126, "v" * 127, "v" * 300, "v" * 20_000])

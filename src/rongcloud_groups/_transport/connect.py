@@ -1,4 +1,4 @@
-"""Opens one connection: name resolution, TCP, TLS, and the protocol that both sides speak."""
+"""Opens one connection: name resolution, TCP, a proxy's tunnel, TLS, and the protocol that both sides speak."""
 
 import asyncio
 import logging
@@ -8,9 +8,11 @@ import ssl
 from asyncio import Future
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, Final, cast
 
+import h11
 from aiohappyeyeballs import AddrInfoType, start_connection
 
 from rongcloud_groups._http import Origin, Proxy
@@ -23,12 +25,9 @@ from rongcloud_groups.errors import TransportError
 
 _ATTEMPT_DELAY: Final = 0.25
 """Seconds until the next address is tried beside one that has not responded; RFC 8305, section 8."""
-
 _READY_STEP: Final = "HTTP/2 SETTINGS"
 """Where a host was reached, and then allows no request."""
-
 _PROXY_VARIABLES: Final = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
-
 _OWNERS_OF_DESCRIPTORS: Final = {"uvloop", "winloop"}
 """Event loops that close the descriptor of a socket themselves. They leave the object open where the server resets the
 connection at once, and it would later close a descriptor that has another use by then."""
@@ -36,10 +35,11 @@ connection at once, and it would later close a descriptor that has another use b
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Dialler:
     """A `Connector` over TCP and TLS. ALPN chooses the protocol; without TLS it is HTTP/1.1.
 
-    Args:
+    Attributes:
         verify: which certificates to trust; None for those that the system trusts, where ``SSL_CERT_FILE`` and
             ``SSL_CERT_DIR`` are honoured.
         http2: whether HTTP/2 is offered, before HTTP/1.1.
@@ -48,101 +48,49 @@ class Dialler:
         proxy: the proxy to connect through.
     """
 
-    def __init__(
-        self,
-        *,
-        verify: ssl.SSLContext | None,
-        http2: bool,
-        timeout: float,
-        max_in_flight: int,
-        proxy: Proxy | None = None,
-    ) -> None:
-        self._verify = verify
-        self._proxy = proxy
-        self._protocols = ["h2", "http/1.1"] if http2 else ["http/1.1"]
-        self._timeout = timeout
-        self._max_in_flight = max_in_flight
-        if proxy is None and (ignored := [name for name in _PROXY_VARIABLES if os.environ.get(name)]):
+    verify: ssl.SSLContext | None
+    http2: bool
+    timeout: float
+    max_in_flight: int
+    proxy: Proxy | None = None
+    _lookups: dict[tuple[str, int], Future[list[AddrInfoType]]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        if self.proxy is None and (ignored := [name for name in _PROXY_VARIABLES if os.environ.get(name)]):
             text = "%s is set and not used: pass proxy=, or set RONGCLOUD_PROXY, to use a proxy"
             _logger.info(text, ignored[0])
-        self._resolving: dict[tuple[str, int], Future[list[AddrInfoType]]] = {}
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
         """The TLS context, which offers the protocols by ALPN."""
-        return tls_context(self._verify, self._protocols)
+        return tls_context(self.verify, ["h2", "http/1.1"] if self.http2 else ["http/1.1"])
 
     async def connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
         """See `Connector.connect`."""
-        attempt = _Attempt(partial(self._connection, origin, on_change))
-        limit = asyncio.timeout(self._timeout)
+        attempt = _Attempt(self, origin, on_change)
+        limit = asyncio.timeout(self.timeout)
         try:
             async with limit:
-                return await self._open(origin, attempt)
-        except (OSError, RuntimeError, UnicodeError, TransportError) as error:
-            cause = f"timed out after {self._timeout:g} s" if limit.expired() else f"failed: {_describe(error)}"
+                return await attempt.open()
+        except (OSError, RuntimeError, UnicodeError, h11.RemoteProtocolError, TransportError) as error:
+            cause = f"timed out after {self.timeout:g} s" if limit.expired() else f"failed: {_describe(error)}"
             failure = TransportError(f"{origin.host}:{origin.port}: {attempt.step} {cause}", never_processed=True)
             raise failure from (None if attempt.step == _READY_STEP else error)
         finally:
-            if attempt.step:
-                attempt.abort()
+            attempt.abort_unless_open()
 
-    async def _open(self, origin: Origin, attempt: "_Attempt") -> Connection:
-        connected = await self._reach(origin, attempt)
-        loop = asyncio.get_running_loop()
-        tls: dict[str, Any] = {}
-        if origin.scheme == "https":
-            attempt.step = "TLS handshake"
-            tls = {"ssl": self.tls, "server_hostname": origin.host, "ssl_shutdown_timeout": CLOSE_TIMEOUT}
-        try:
-            await loop.create_connection(lambda: attempt, sock=connected, **tls)
-        finally:
-            if type(loop).__module__.partition(".")[0] in _OWNERS_OF_DESCRIPTORS:
-                connected.detach()
-        attempt.step = _READY_STEP
-        await attempt.connection.wait_ready()
-        attempt.step = ""
-        return attempt.connection
-
-    async def _reach(self, origin: Origin, attempt: "_Attempt") -> socket.socket:
-        """A socket that is connected to the origin, through the proxy if there is one."""
-        proxy = self._proxy_to(origin)
-        _, host, port = origin if proxy is None else proxy.origin
-        via = "" if proxy is None else f" of proxy {host}:{port}"
-        attempt.step = f"name resolution{via}"
-        addresses = await self._resolve(host, port)
-        attempt.step = f"connecting{via.replace(' of', ' to')}"
-        connected = await start_connection(addresses, happy_eyeballs_delay=_ATTEMPT_DELAY, interleave=1)
-        if proxy is not None and origin.scheme == "https":
-            attempt.step = f"tunnel{via.replace(' of', ' through')}"
-            await open_tunnel(connected, origin, proxy)
-        return connected
-
-    def _proxy_to(self, origin: Origin) -> Proxy | None:
-        return self._proxy if self._proxy is not None and self._proxy.serves(origin) else None
-
-    def _connection(
-        self, origin: Origin, on_change: Callable[[], None], tls: ssl.SSLObject | None
-    ) -> HTTP2Connection | HTTP1Connection:
-        if tls is None:
-            return HTTP1Connection(origin, on_change, self._proxy_to(origin))
-        if tls.selected_alpn_protocol() != "h2":
-            return HTTP1Connection(origin, on_change)
-        host, limit = origin.authority, self._max_in_flight
-        return HTTP2Connection(host, on_change, max_in_flight=limit, slot_timeout=self._timeout)
-
-    async def _resolve(self, host: str, port: int) -> list[AddrInfoType]:
+    async def resolve(self, host: str, port: int) -> list[AddrInfoType]:
         """The addresses of a host. A lookup that hangs holds one thread, however often it is waited for."""
         with suppress(socket.gaierror):
             return _look_up(host, port, socket.AI_NUMERICHOST)  # an IP address, which needs no resolver
-        if (resolving := self._resolving.get((host, port))) is None:
-            resolving = asyncio.get_running_loop().run_in_executor(None, _look_up, host, port)
-            self._resolving[host, port] = resolving
-            resolving.add_done_callback(partial(self._on_resolved, (host, port)))
-        return await asyncio.shield(resolving)
+        if (lookup := self._lookups.get((host, port))) is None:
+            lookup = asyncio.get_running_loop().run_in_executor(None, _look_up, host, port)
+            self._lookups[host, port] = lookup
+            lookup.add_done_callback(partial(self._on_resolved, (host, port)))
+        return await asyncio.shield(lookup)
 
     def _on_resolved(self, name: tuple[str, int], done: Future[list[AddrInfoType]]) -> None:
-        del self._resolving[name]
+        del self._lookups[name]
         if not done.cancelled():
             done.exception()  # every waiter may have left
 
@@ -154,30 +102,76 @@ class _Attempt(asyncio.Protocol):
         step: what is being done; empty once the connection is open.
     """
 
-    step = "connecting"
-    connection: SocketConnection
+    step = ""
+    _connection: SocketConnection
     _transport: asyncio.Transport | None = None
 
-    def __init__(self, make: Callable[[ssl.SSLObject | None], SocketConnection]) -> None:
-        self._make = make
+    def __init__(self, dialler: Dialler, origin: Origin, on_change: Callable[[], None]) -> None:
+        self._dialler = dialler
+        self._origin = origin
+        self._on_change = on_change
+        self._proxy = dialler.proxy if dialler.proxy is not None and dialler.proxy.serves(origin) else None
+
+    async def open(self) -> Connection:
+        """Take every step; the errors of each are raised as they are."""
+        connected = await self._reach()
+        loop = asyncio.get_running_loop()
+        tls: dict[str, Any] = {}
+        if self._origin.scheme == "https":
+            self.step = "TLS handshake"
+            name, context = self._origin.host, self._dialler.tls
+            tls = {"ssl": context, "server_hostname": name, "ssl_shutdown_timeout": CLOSE_TIMEOUT}
+        try:
+            await loop.create_connection(lambda: self, sock=connected, **tls)
+        finally:
+            if type(loop).__module__.partition(".")[0] in _OWNERS_OF_DESCRIPTORS:
+                connected.detach()
+        self.step = _READY_STEP
+        await self._connection.wait_ready()
+        self.step = ""
+        return self._connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
-        self.connection = self._make(transport.get_extra_info("ssl_object"))
-        self._transport.set_protocol(self.connection)
-        self.connection.connection_made(transport)  # in the same step, so no byte is missed
+        self._connection = self._make_connection(transport.get_extra_info("ssl_object"))
+        self._transport.set_protocol(self._connection)
+        self._connection.connection_made(transport)  # in the same step, so no byte is missed
 
-    def abort(self) -> None:
-        """Close the transport, where there is one."""
-        if self._transport is not None:
+    def abort_unless_open(self) -> None:
+        """Close the transport of an attempt that failed."""
+        if self.step and self._transport is not None:
             self._transport.abort()
+
+    async def _reach(self) -> socket.socket:
+        """A socket that is connected to the origin, through the proxy if there is one."""
+        proxy = self._proxy
+        _, host, port = self._origin if proxy is None else proxy.origin
+        self.step = "name resolution" if proxy is None else f"name resolution of proxy {host}:{port}"
+        addresses = await self._dialler.resolve(host, port)
+        self.step = "connecting" if proxy is None else f"connecting to proxy {host}:{port}"
+        connected = await start_connection(addresses, happy_eyeballs_delay=_ATTEMPT_DELAY, interleave=1)
+        if proxy is not None and self._origin.scheme == "https":
+            self.step = f"tunnel through proxy {host}:{port}"
+            try:
+                await open_tunnel(connected, self._origin, proxy)
+            except BaseException:
+                connected.close()
+                raise
+        return connected
+
+    def _make_connection(self, tls: ssl.SSLObject | None) -> SocketConnection:
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            host, dialler = self._origin.authority, self._dialler
+            limit, timeout = dialler.max_in_flight, dialler.timeout
+            return HTTP2Connection(host, self._on_change, max_in_flight=limit, slot_timeout=timeout)
+        return HTTP1Connection(self._origin, self._on_change, self._proxy if tls is None else None)
 
 
 def _look_up(host: str, port: int, flags: int = 0) -> list[AddrInfoType]:
     return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)]
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: Exception) -> str:  # noqa: PLR0911  a table
     match error:
         case ssl.SSLCertVerificationError():
             return f"certificate not trusted: {error.verify_message}"
@@ -189,5 +183,7 @@ def _describe(error: Exception) -> str:
             return "connection refused"
         case UnicodeError():
             return f"not a host name: {error}"
+        case h11.RemoteProtocolError():
+            return f"not an HTTP proxy: {error}"
         case _:
             return str(error) or type(error).__name__

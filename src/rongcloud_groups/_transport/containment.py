@@ -28,7 +28,8 @@ class contained:  # noqa: N801  used as a statement, like the context managers o
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         passing = error is None or isinstance(error, RongCloudError | KeyboardInterrupt | SystemExit)
         if not passing and not is_cancellation(error):
-            raise self._kind(f"{self._failed} failed: {type(error).__name__}: {error}") from error
+            reason = "it cancelled itself" if isinstance(error, CancelledError) else f"{type(error).__name__}: {error}"
+            raise self._kind(f"{self._failed} failed: {reason}") from error
 
 
 def is_cancellation(error: BaseException | None) -> bool:

@@ -8,9 +8,8 @@ from typing import Final
 import h11
 
 from rongcloud_groups._http import Origin, Proxy, Request, Response
-from rongcloud_groups._transport.http2.headers import MAX_HEADER_LIST_SIZE
-from rongcloud_groups._transport.http2.stream import MAX_BODY_SIZE
 from rongcloud_groups._transport.interface import SocketConnection
+from rongcloud_groups._transport.response import MAX_HEADER_LIST_SIZE, PendingResponse
 from rongcloud_groups.errors import TransportError
 
 _FIELD_OVERHEAD: Final = 32  # bytes a field counts beyond its text; RFC 9113, section 6.5.2
@@ -40,9 +39,9 @@ class HTTP1Connection(SocketConnection):
         self._target_prefix = "" if proxy is None else str(origin)
         self._fields = [("host", origin.authority), *([] if proxy is None else proxy.headers)]
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=2 * MAX_HEADER_LIST_SIZE)
-        self._future: asyncio.Future[Response] | None = None
+        self._response: PendingResponse | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._builder = _ResponseBuilder()
+        self._informational = self._chunks = 0
 
     @property
     def open_slots(self) -> int:
@@ -56,18 +55,14 @@ class HTTP1Connection(SocketConnection):
             return self._refused("a request is open")
         self.sent += 1
         self.in_flight = 1
-        self._builder = _ResponseBuilder()
-        self._future = future = self._loop.create_future()
-        text = f"no response within {timeout:g} s from {self.host}"
-        self._timer = self._loop.call_later(timeout, self._close, text, TimeoutError())
-        future.add_done_callback(self._on_done)
+        self._informational = self._chunks = 0
+        self._response = response = PendingResponse(timeout, lambda _: self._close("request cancelled"))
+        self._timer = self._loop.call_at(response.deadline, self._on_timeout, response)
         try:
-            data = self._encode(request)
+            self._transport.write(self._encode(request))
         except h11.LocalProtocolError:  # its text may have a field with a signature
             self._close("request refused by h11")
-        else:
-            self._transport.write(data)
-        return future
+        return response
 
     def retire(self, reason: str) -> None:
         if not self.closed_reason:
@@ -80,14 +75,14 @@ class HTTP1Connection(SocketConnection):
     # Called by asyncio
 
     def data_received(self, data: bytes) -> None:
-        if self._future is None:
+        if self._response is None:
             self._close("the server spoke unasked")
-        elif not self.closed:
-            self._receive(data)
+        else:
+            self._receive(self._response, data)
 
     def eof_received(self) -> None:
-        if self._future is not None and not self.closed:
-            self._receive(b"")
+        if self._response is not None:
+            self._receive(self._response, b"")
         self._close("closed by the server")
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -105,26 +100,51 @@ class HTTP1Connection(SocketConnection):
         )
         return b"".join(self._h11.send(event) or b"" for event in events)
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, response: PendingResponse, data: bytes) -> None:
         try:
             self._h11.receive_data(data)
-            while not self._builder.complete:
+            while not response.ended:
                 event = self._h11.next_event()
                 if event is h11.NEED_DATA:
                     return
-                self._builder.take(event)
+                self._take(response, event)
+            whole = response.whole()
         except h11.RemoteProtocolError as error:
-            unanswered = not data and self._h11.their_state is h11.ERROR and not self._builder.status
-            text = "server disconnected without sending a response" if unanswered else str(error)
-            self._close(text, error)
+            silent = not data and not response.status
+            self._close("server disconnected without sending a response" if silent else str(error))
         except TransportError as error:
             self._close(str(error))
         else:
-            self._finish(self._builder.response())
+            self._end_request()
+            response.set_result(whole)
+            self._reuse()
 
-    def _finish(self, response: Response) -> None:
-        if future := self._end_request():
-            future.set_result(response)
+    def _take(self, response: PendingResponse, event: h11.Event | type) -> None:
+        match event:
+            case h11.Data():
+                response.add_body(event.data)
+                self._chunks += event.chunk_start
+                if self._chunks > max(_MAX_TINY_CHUNKS, response.size // _TINY):
+                    raise TransportError("a body in chunks of a few bytes")
+            case h11.InformationalResponse() | h11.Response():
+                self._take_head(response, event)
+            case h11.EndOfMessage():
+                response.ended = True
+            case _:
+                raise TransportError("server disconnected without sending a response")
+
+    def _take_head(self, response: PendingResponse, head: h11.InformationalResponse | h11.Response) -> None:
+        if sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in head.headers) > MAX_HEADER_LIST_SIZE:
+            raise TransportError(f"a header list of more than {MAX_HEADER_LIST_SIZE >> 10} KiB")
+        if {b"transfer-encoding", b"content-length"} <= {name for name, _ in head.headers}:
+            raise TransportError("a response with both Transfer-Encoding and Content-Length")
+        self._informational += isinstance(head, h11.InformationalResponse)
+        if self._informational > _MAX_INFORMATIONAL:
+            raise TransportError(f"more than {_MAX_INFORMATIONAL} informational responses")
+        response.add_headers([(b":status", b"%d" % head.status_code), *head.headers])
+
+    def _reuse(self) -> None:
+        """Make ready for the next request; close where that could get a response that it did not ask for."""
         if self.closed_reason or self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
             self._close("closed by the server after its response")
         elif self._h11.trailing_data[0] or self._transport.get_write_buffer_size() or self._has_unread():
@@ -142,75 +162,28 @@ class HTTP1Connection(SocketConnection):
         poll.register(handle, select.POLLIN)
         return bool(poll.poll(0))
 
-    def _end_request(self) -> asyncio.Future[Response] | None:
-        """The future of the open request, which has ended, if it waits for its outcome."""
-        future, self._future = self._future, None
-        self.in_flight = 0
-        if self._timer is not None:
-            self._timer.cancel()
-        return None if future is None or future.done() else future
+    # The end
 
-    def _on_done(self, future: asyncio.Future[Response]) -> None:
-        if future.cancelled() and self._future is future:
-            self._close("request cancelled")
+    def _on_timeout(self, response: PendingResponse) -> None:
+        error = self._timed_out(response.timeout)
+        response.set_exception(error)
+        self._close(str(error))
 
-    def _close(self, reason: str, cause: Exception | None = None) -> None:
+    def _close(self, reason: str) -> None:
         if self.closed:
             return
         self.closed = True
         self.closed_reason = self.closed_reason or reason
-        if future := self._end_request():
-            error = TransportError(reason if self.host in reason else f"{self.host}: {reason}")
-            error.__cause__ = cause
-            future.set_exception(error)
+        response = self._end_request()
+        if response is not None and not response.done():
+            response.set_exception(TransportError(f"{self.host}: {reason}"))
         if not self._transport.is_closing():
             self._close_transport()
         self._on_change()
 
-
-class _ResponseBuilder:
-    """Puts a response together, within its limits."""
-
-    def __init__(self) -> None:
-        self.status = 0
-        self.complete = False
-        self._fields: dict[str, str] = {}
-        self._body = bytearray()
-        self._informational = 0
-        self._chunks = 0
-
-    def take(self, event: h11.Event | type) -> None:
-        """Take the next event; raises a `TransportError` where the response is not acceptable."""
-        match event:
-            case h11.InformationalResponse():
-                self._informational += 1
-                if self._informational > _MAX_INFORMATIONAL:
-                    raise TransportError(f"more than {_MAX_INFORMATIONAL} informational responses")
-            case h11.Response():
-                self._take_head(event)
-            case h11.Data():
-                self._take_body(event)
-            case h11.EndOfMessage():
-                self.complete = True
-            case _:
-                raise TransportError("server disconnected without sending a response")
-
-    def response(self) -> Response:
-        """The whole response."""
-        return Response(self.status, self._fields, bytes(self._body))
-
-    def _take_head(self, head: h11.Response) -> None:
-        if sum(len(name) + len(value) + _FIELD_OVERHEAD for name, value in head.headers) > MAX_HEADER_LIST_SIZE:
-            raise TransportError(f"a header list of more than {MAX_HEADER_LIST_SIZE >> 10} KiB")
-        self.status = head.status_code
-        self._fields = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-        if "transfer-encoding" in self._fields and "content-length" in self._fields:
-            raise TransportError("a response with both Transfer-Encoding and Content-Length")
-
-    def _take_body(self, data: h11.Data) -> None:
-        self._body += data.data
-        self._chunks += data.chunk_start
-        if len(self._body) > MAX_BODY_SIZE:
-            raise TransportError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
-        if self._chunks > max(_MAX_TINY_CHUNKS, len(self._body) // _TINY):
-            raise TransportError("a body in chunks of a few bytes")
+    def _end_request(self) -> PendingResponse | None:
+        response, self._response = self._response, None
+        self.in_flight = 0
+        if self._timer is not None:
+            self._timer.cancel()
+        return response

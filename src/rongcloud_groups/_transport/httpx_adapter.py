@@ -5,14 +5,16 @@ import ssl
 import sys
 from asyncio import Future, Task
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any, Literal, get_args
 
 import httpx
 
 from rongcloud_groups._http import Origin, Request, Response
-from rongcloud_groups._transport.http2.stream import MAX_BODY_SIZE
+from rongcloud_groups._transport.containment import contained
 from rongcloud_groups._transport.interface import Connection
+from rongcloud_groups._transport.response import MAX_BODY_SIZE
 from rongcloud_groups.errors import ConfigError, TransportError
 
 Library = Literal["httpx", "httpx2"]
@@ -37,39 +39,35 @@ class HttpxTransports:
 
     def __init__(self, source: TransportSource, slots: int, verify: ssl.SSLContext | None = None) -> None:
         self._slots = slots
+        self._make: Callable[[], Any]
         self._first: Any = None
-        made: Any = _transports_of(source, verify) if isinstance(source, str) else source
-        self.shared = library_of(made) is not None
+        self.shared = library_of(source) is not None
         if self.shared:
-            self._first = made
-        elif not callable(made):
-            text = f"transport is {made!r}; give a transport of httpx or httpx2, or a function that makes one"
-            raise ConfigError(text)
+            self._make = lambda: source
+        elif isinstance(source, str):
+            self._make = _maker_of(source, verify)
+        elif callable(source):
+            self._make = source
         else:
-            self._make = made
-            try:
-                self._first = made()
-            except Exception:  # noqa: BLE001  it may be made later; a connection reports why it was not
-                return
-            if library_of(self._first) is None:
-                raise ConfigError(f"transport makes {self._first!r}; it must make transports of httpx or httpx2")
+            text = f"transport is {source!r}; give a transport of httpx or httpx2, or a function that makes one"
+            raise ConfigError(text)
+        try:
+            self._first = self._make()
+        except Exception:  # noqa: BLE001  it may be made later; a connection reports why it was not
+            return
+        if library_of(self._first) is None:
+            raise ConfigError(f"transport makes {self._first!r}; it must make transports of httpx or httpx2")
 
     async def connect(self, origin: Origin, on_change: Callable[[], None]) -> "HttpxConnection":
         """See `Connector.connect`."""
-        transport = self._first
-        if not self.shared:
-            self._first = None
-        try:
-            transport = transport or self._make()
-        except Exception as error:
-            text = f"{origin.authority}: making the transport failed: {type(error).__name__}: {error}"
-            raise TransportError(text, never_processed=True) from error
+        with contained(partial(TransportError, never_processed=True), f"{origin.authority}: making the transport"):
+            transport, self._first = self._first or self._make(), None
         return HttpxConnection(transport, origin, self._slots, on_change, owned=not self.shared)
 
     async def aclose(self) -> None:
         """Close a shared transport; any other is closed with its connection."""
         if self.shared:
-            await self._first.aclose()
+            await self._make().aclose()
 
 
 def library_of(transport: object) -> Any:
@@ -81,7 +79,7 @@ def library_of(transport: object) -> Any:
     return None
 
 
-def _transports_of(library: str, verify: ssl.SSLContext | None) -> Callable[[], httpx.AsyncBaseTransport]:
+def _maker_of(library: str, verify: ssl.SSLContext | None) -> Callable[[], httpx.AsyncBaseTransport]:
     if library not in get_args(Library):
         raise ConfigError(f"transport is {library!r}; a library is one of {', '.join(get_args(Library))}")
     try:
@@ -164,22 +162,14 @@ class HttpxConnection(Connection):
 
     async def _call(self, request: Request, timeout: float) -> Response:
         extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout)}
-        try:
-            url = self._url.copy_with(path=request.path)
-            fields, body = request.headers, request.body
+        with contained(TransportError, f"the request to {self.host}"):
+            url, fields, body = self._url.copy_with(path=request.path), request.headers, request.body
             carried = self._library.Request("POST", url, headers=fields, content=body, extensions=extensions)
-            async with asyncio.timeout(timeout):
-                return await _read(await self._client.send(carried, stream=True))
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            raise TransportError(f"the request to {self.host} failed: the transport cancelled it") from None
-        except TimeoutError:
-            raise TransportError(f"no response within {timeout:g} s from {self.host}") from None
-        except Exception as error:
-            text = f"the request to {self.host} failed: {type(error).__name__}: {error}"
-            raise TransportError(text) from error
+            try:
+                async with asyncio.timeout(timeout):
+                    return await _read(await self._client.send(carried, stream=True))
+            except TimeoutError as error:
+                raise self._timed_out(timeout) from error
 
 
 async def _read(response: "httpx.Response") -> Response:

@@ -89,6 +89,11 @@ class Connection(ABC):
     async def aclose(self) -> None:
         """Close now; open requests end in a `TransportError`. Returns when the socket is closed."""
 
+    def _timed_out(self, timeout: float) -> TransportError:
+        error = TransportError(f"no response within {timeout:g} s from {self.host}")
+        error.__cause__ = TimeoutError()
+        return error
+
 
 class Connector(Protocol):
     """Opens connections: `Dialler`, or `HttpxTransports` where the caller supplied a transport."""

@@ -15,28 +15,13 @@ _UNAUTHORIZED: Final = (401, 407)  # tinyproxy refuses a wrong password with the
 
 
 async def open_tunnel(connected: socket.socket, origin: Origin, proxy: Proxy) -> None:
-    """Have the proxy connect to an origin; the socket is closed where that fails.
-
-    Args:
-        connected: the socket, which is connected to the proxy.
-        origin: where the tunnel leads.
-        proxy: the proxy.
+    """Have the proxy, which the socket is connected to, connect to an origin.
 
     Raises:
         TransportError: the proxy refused; the message says why.
+        h11.RemoteProtocolError: it is no HTTP proxy.
         OSError: the socket failed.
     """
-    try:
-        await _connect(connected, origin, proxy)
-    except h11.RemoteProtocolError as error:
-        connected.close()
-        raise TransportError(f"not an HTTP proxy: {error}") from error
-    except BaseException:
-        connected.close()
-        raise
-
-
-async def _connect(connected: socket.socket, origin: Origin, proxy: Proxy) -> None:
     loop = asyncio.get_running_loop()
     http = h11.Connection(h11.CLIENT)
     host = f"[{origin.host}]" if ":" in origin.host else origin.host

@@ -187,8 +187,7 @@ class HTTP2Connection(SocketConnection):
         self._end_step()
 
     def _time_out(self, stream: Stream) -> None:
-        error = TransportError(f"no response within {stream.timeout:g} s from {self.host}")
-        error.__cause__ = TimeoutError()
+        error = self._timed_out(stream.timeout)
         self._session.end(stream, ErrorCode.CANCEL)
         stream.set_exception(error)
         if stream.stream_id >= self._session.unanswered_from:  # no request had one: another connection may do better

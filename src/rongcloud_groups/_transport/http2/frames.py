@@ -66,10 +66,6 @@ class ProtocolError(Exception):
         self.code = code
 
 
-class StreamError(ProtocolError):
-    """The server broke the protocol on one stream."""
-
-
 def header(kind: int, flags: int, stream_id: int, size: int) -> bytes:
     """The bytes before a payload of this size."""
     return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream_id)

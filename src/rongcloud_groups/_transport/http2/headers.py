@@ -13,9 +13,8 @@ from hpack.exceptions import HPACKError
 
 from rongcloud_groups._http import Request
 from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
+from rongcloud_groups._transport.response import MAX_HEADER_LIST_SIZE
 
-MAX_HEADER_LIST_SIZE: Final = 64 * 1024
-"""Bytes of one response's header list, counted as HTTP/2 counts them."""
 _NO_TABLE: Final = b"\x20"
 """The size of the dynamic table becomes 0, before the first field; RFC 7541, section 6.3."""
 _POST_HTTPS: Final = b"\x83\x87"

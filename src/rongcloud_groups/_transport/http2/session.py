@@ -6,9 +6,10 @@ from typing import Final
 
 from rongcloud_groups._http import Request
 from rongcloud_groups._transport.http2 import frames
-from rongcloud_groups._transport.http2.frames import ErrorCode, FrameReader, ProtocolError, StreamError
-from rongcloud_groups._transport.http2.headers import MAX_HEADER_LIST_SIZE, HeaderDecoder, HeaderEncoder
+from rongcloud_groups._transport.http2.frames import ErrorCode, FrameReader, ProtocolError
+from rongcloud_groups._transport.http2.headers import HeaderDecoder, HeaderEncoder
 from rongcloud_groups._transport.http2.stream import STREAM_WINDOW, Stream
+from rongcloud_groups._transport.response import MAX_HEADER_LIST_SIZE
 from rongcloud_groups.errors import TransportError
 
 LAST_STREAM_ID: Final = 2**31 - 1  # and the largest window
@@ -132,8 +133,8 @@ class Session:
                 continue  # RFC 9113, section 5.5
             try:
                 self._HANDLERS[kind](self, flags, stream_id, payload)
-            except StreamError as error:
-                self.fail(stream_id, str(error), reset=error.code)
+            except TransportError as error:
+                self.fail(stream_id, str(error), reset=ErrorCode.PROTOCOL_ERROR)
             except LayoutError:
                 text = f"a frame of type {kind} with {len(payload)} bytes"
                 raise ProtocolError(text, ErrorCode.FRAME_SIZE_ERROR) from None
@@ -183,7 +184,7 @@ class Session:
     def _on_progress(self, stream: Stream) -> None:
         """Completes the response, or widens the stream's window in time for one that is larger than usual."""
         if stream.ended:
-            response = stream.response()
+            response = stream.whole()
             self.end(stream, ErrorCode.NO_ERROR)
             self.unanswered_from = self.next_stream_id
             stream.set_result(response)
@@ -259,8 +260,9 @@ class Session:
         elif (stream := self._stream(stream_id)) is not None:
             stream.send_window += size
             if not size or stream.send_window > LAST_STREAM_ID:
-                raise StreamError(f"a window of {stream.send_window} bytes", code)
-            self._write_body(stream)
+                self.fail(stream_id, f"a window of {stream.send_window} bytes", reset=code)
+            else:
+                self._write_body(stream)
 
     _HANDLERS: Final = (
         *(_on_data, _on_headers, _on_priority, _on_rst_stream, _on_settings),
