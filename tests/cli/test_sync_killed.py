@@ -2,15 +2,15 @@
 
 import asyncio
 import multiprocessing
-import os
 import random
-import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 from support.bulk_jobs import environment_of, failures_in, files_in, ids, names_in, rows_in, until, written
+from support.command_server import IMPORTED_BY_RUNS
+from support.sync_process import run_command
 
 from rongcloud_groups import ConfigError
 from rongcloud_groups.bulk import open_sink
@@ -18,20 +18,6 @@ from rongcloud_groups.emulator import Emulator, Faults, Universe
 
 KILLS = 20
 NAMES = [*ids(700), "no good", *ids(1500), *ids(300), "bad,too", *ids(3000, "群"), "", "too long" * 9, *ids(500, "y")]
-
-
-def run_command(arguments: list[str], variables: dict[str, str], log: str) -> None:
-    """In a process of its own: what the command runs, with more frequent checkpoints."""
-    from rongcloud_groups.bulk.sinks.parquet import ParquetSink
-    from rongcloud_groups.bulk.sinks.sqlite import SqliteSink
-    from rongcloud_groups.bulk.sinks.text import TextSink
-    from rongcloud_groups.cli.app import exit_code
-
-    os.environ.update(variables)
-    sys.stderr = Path(log).open("a", encoding="utf-8")  # noqa: SIM115  open as long as the process
-    for sink in (TextSink, SqliteSink, ParquetSink):
-        sink.seconds_between_commits = 0.01
-    sys.exit(exit_code(["sync", *arguments]))
 
 
 @pytest_asyncio.fixture
@@ -45,9 +31,7 @@ async def emulator() -> AsyncIterator[Emulator]:
 def forked() -> multiprocessing.context.ForkServerContext:
     """Starts processes that have everything imported (pyarrow imports pandas), so that a kill hits more than that."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["rongcloud_groups.cli.app", "rongcloud_groups.cli.sync_job", "rongcloud_groups.bulk.sinks.parquet", "pandas"]
-    )
+    context.set_forkserver_preload([*IMPORTED_BY_RUNS, "rongcloud_groups.bulk.sinks.parquet", "pandas"])
     return context
 
 

@@ -5,6 +5,7 @@ the working directory as JSON, and the standard streams as descriptors. The resp
 """
 
 import atexit
+import importlib
 import json
 import os
 import socket
@@ -17,6 +18,18 @@ from subprocess import Popen
 from typing import Any, NoReturn
 
 _MAX_REQUEST = 1_000_000
+IMPORTED_BY_RUNS = (
+    "anyio._backends._asyncio",
+    "rongcloud_groups._dispatch.assembly",
+    "rongcloud_groups._transport.connect",
+    "rongcloud_groups._transport.proxy",
+    "rongcloud_groups.cli.app",
+    "rongcloud_groups.cli.get",
+    "rongcloud_groups.cli.sync_job",
+    "rongcloud_groups.limiters.host",
+    "rongcloud_groups.limiters.url",
+)
+"""Modules that each run of the command would import, most of them when it first needs them."""
 
 
 class CommandServer:
@@ -67,8 +80,8 @@ class CommandServer:
 
 
 def _serve() -> None:
-    from rongcloud_groups.cli import app, get, sync_job  # noqa: F401  what runs would import
-
+    for name in IMPORTED_BY_RUNS:
+        importlib.import_module(name)
     requests = socket.socket(fileno=os.dup(0))
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, 1, 4)
