@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,13 @@ from rongcloud_groups.bulk import (
     file_source,
     input_format,
 )
-from rongcloud_groups.bulk.input import JobInput, read_blocks
+from rongcloud_groups.bulk.input import Block, JobInput
 from rongcloud_groups.bulk.seen_ids import SeenIds
 from rongcloud_groups.bulk.sources.interface import Source
+
+
+def read_blocks(source: Source, *, done: int, digest: str) -> AsyncGenerator[Block]:
+    return JobInput(source, allow_empty=True).blocks(done=done, digest=digest)
 
 
 async def records_of(source: Source) -> list[str]:

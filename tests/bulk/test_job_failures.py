@@ -81,6 +81,18 @@ async def test_a_service_that_never_responds_leaves_the_old_output_alone(emulato
     assert output.read_bytes() == before
 
 
+@pytest.mark.parametrize("count", [30, 2000])
+async def test_invalid_ids_are_no_sign_that_the_service_responds(
+    count: int, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.service.faults = Faults(share={"error-500": 1.0})
+    names = [name for group_id in ids(count) for name in (group_id, f"no good {group_id}")]
+    async with client_of(emulator, max_attempts=1) as client:
+        with pytest.raises(ServiceUnavailable):
+            await job_of(client, IterableSource(names), tmp_path / "out.jsonl").run()
+    assert not (tmp_path / "out.jsonl").exists()
+
+
 async def test_ids_without_an_outcome_count_as_failed_where_others_have_one(emulator: Emulator, tmp_path: Path) -> None:
     output = tmp_path / "out.jsonl"
     async with client_of(emulator, max_attempts=1) as client:

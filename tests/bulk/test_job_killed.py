@@ -59,7 +59,7 @@ async def killed_as_it_begins(job: Job, files: int, monkeypatch: pytest.MonkeyPa
     opened = 0
     begin = PartialFile.begin
 
-    def open_and_die(file: PartialFile, size: int | None, **options: bool) -> None:
+    def open_and_die(file: PartialFile, size: int, **options: bool) -> None:
         nonlocal opened
         begin(file, size, **options)
         opened += 1

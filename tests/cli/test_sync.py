@@ -94,7 +94,7 @@ async def test_a_dry_run_counts_tries_the_credentials_and_writes_nothing(
     assert files_in(here) == ["ids.txt"]
     ended = await sync("ids.txt", "--dry-run", "--report", "json", env=variables, here=here)
     assert json.loads(ended.stderr)["requests"] == 3
-    ended = await sync("--all", "--dry-run", env=variables, here=here)
+    ended = await sync("--all", "--dry-run", "-o", "rows.jsonl", env=variables, here=here)
     assert "credentials accepted" in ended.stderr
     ended = await sync("-", "--dry-run", env=variables, here=here, stdin=b"no good\n")
     assert "credentials not tried" in ended.stderr

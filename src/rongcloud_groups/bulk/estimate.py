@@ -6,6 +6,7 @@ from msgspec import Struct
 
 from rongcloud_groups._dispatch.waiters import checked
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
+from rongcloud_groups.bulk.failed_ids import MissingIds
 from rongcloud_groups.bulk.seen_ids import SeenIds
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.client import GroupClient
@@ -34,6 +35,7 @@ class Estimate(Struct, frozen=True):
 async def estimate(client: GroupClient, source: Source) -> Estimate:
     """Read the whole source, and try the credentials with one request."""
     if source.asks_service:
+        source.noted = MissingIds()
         async for _ in source.records():
             break
         return Estimate(None, 0, 0, 0, 0.0, "credentials accepted")

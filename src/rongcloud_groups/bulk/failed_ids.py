@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -40,19 +40,23 @@ def failure(group_id: str, error: RongCloudError, max_attempts: int) -> Failure:
     return Failure(group_id, type(error).__name__, code, str(error), attempts)
 
 
-_T_contra = TypeVar("_T_contra", contravariant=True)
+_T = TypeVar("_T")
 
 
-class IdList(Protocol[_T_contra]):
-    """A list of IDs that grows with the job. Derive from it: a method that is not defined does nothing."""
+class IdList(Generic[_T]):
+    """A list that grows with the job. Derive from it: a method that is not defined does nothing.
 
-    def begin(self, size: int | None, *, keep: bool) -> None:
-        """Open it: with so many bytes that are good, or empty; ``keep`` begins with the list of a finished run."""
-        return
+    Attributes:
+        size: bytes so far.
+    """
 
-    def write(self, items: Sequence[_T_contra], /) -> None:
+    size = 0
+
+    def begin(self, size: int, *, keep: bool = False) -> None:
+        """Open it with so many bytes that are good; ``keep`` begins with the list of a finished run."""
+
+    def write(self, items: Sequence[_T], /) -> None:
         """Add to it; the items are durable after `make_durable`."""
-        return
 
     def make_durable(self) -> int:
         """Make it durable; return its size in bytes."""
@@ -60,23 +64,20 @@ class IdList(Protocol[_T_contra]):
 
     def publish(self) -> None:
         """The job is complete: put the list in its place."""
-        return
 
     def discard(self) -> None:
         """Remove a list that is not in its place yet."""
-        return
 
     def close(self) -> None:
         """Let go of it."""
-        return
 
 
-class Failures(IdList[Failure], Protocol):
+class Failures(IdList[Failure]):
     """Where failed IDs are noted."""
 
 
-class MissingIds(IdList[str], Protocol):
-    """Where the IDs of missing groups are noted."""
+class MissingIds(IdList[str]):
+    """Where the IDs of missing groups are noted; this class itself notes nothing."""
 
 
 class FailedIdsFile(PartialFile, Failures):
@@ -88,10 +89,6 @@ class FailedIdsFile(PartialFile, Failures):
 
     def __init__(self, output: Path | str) -> None:
         super().__init__(Path(f"{Path(output)}.failed.jsonl"), like=Path(output), even_empty=False)
-
-    def begin(self, size: int | None, *, keep: bool = False) -> None:
-        """Open it; the list of a finished run is replaced."""
-        super().begin(size)
 
     def write(self, failures: Sequence[Failure]) -> None:
         self.append(msgspec.json.Encoder().encode_lines(failures))
@@ -115,12 +112,6 @@ class MissingIdsFile(PartialFile, MissingIds):
 
     def write(self, group_ids: Sequence[str]) -> None:
         self.append("".join(f"{group_id}\n" for group_id in group_ids).encode())
-
-
-class UnlistedIds(MissingIds):
-    """IDs are counted, and not listed."""
-
-    size = 0
 
 
 class FailedIdsPrinter(Failures):

@@ -46,18 +46,15 @@ class PartialFile:
         self._even_empty = even_empty
         self._descriptor = -1
 
-    def begin(self, size: int | None, *, keep: bool = False) -> None:
-        """Open it with so many bytes that are good, or empty, or to ``keep`` the content of the file it replaces."""
-        try:
-            self._descriptor = os.open(self.partial, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise ConfigError(f"cannot write {self.path}: {error.strerror}") from None
-        copy_mode(self.path if self.path.exists() else self._like, self._descriptor)
-        self._check_size(size or 0)
-        self.size = size or 0
-        os.ftruncate(self._descriptor, self.size)
-        os.lseek(self._descriptor, self.size, os.SEEK_SET)
-        if size is None and keep and self.path.exists():
+    def begin(self, size: int, *, keep: bool = False) -> None:
+        """Open it with so many bytes that are good; ``keep`` begins with the content of the file that it replaces."""
+        self._descriptor = _opened(self.partial, self.path)
+        _copy_mode(self.path if self.path.exists() else self._like, self._descriptor)
+        self._check_size(size)
+        self.size = size
+        os.ftruncate(self._descriptor, size)
+        os.lseek(self._descriptor, size, os.SEEK_SET)
+        if keep and self.path.exists():
             self.append(self.path.read_bytes())
 
     def check_complete(self, size: int) -> None:
@@ -68,15 +65,14 @@ class PartialFile:
             raise ResumeError(f"{self.partial} is missing although its checkpoint exists; use --restart to start over")
 
     def append(self, content: bytes) -> None:
-        """Append bytes; they are durable after `make_durable`."""
-        with naming_file(self.partial):
+        with _naming_file(self.partial):
             write_all(self._descriptor, content)
         self.size += len(content)
 
     def make_durable(self) -> int:
         """Make it durable, unless it was removed; return its size."""
-        check_in_place(self.partial, self._descriptor)
-        with naming_file(self.partial):
+        _check_in_place(self.partial, self._descriptor)
+        with _naming_file(self.partial):
             _fsync(self._descriptor)
         return self.size
 
@@ -98,7 +94,6 @@ class PartialFile:
         self.partial.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Leave it as it is."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -112,8 +107,8 @@ class PartialFile:
 def replacing(path: Path, *, like: Path) -> Iterator[BinaryIO]:
     """Write a file in place of another one, atomically and durably, with the mode and the owner of ``like``."""
     new = Path(f"{path}.new")
-    with naming_file(new), new.open("wb") as file:
-        copy_mode(like, file.fileno())
+    with _naming_file(new), new.open("wb") as file:
+        _copy_mode(like, file.fileno())
         yield file
         file.flush()
         _fsync(file.fileno())
@@ -122,7 +117,7 @@ def replacing(path: Path, *, like: Path) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def naming_file(path: Path) -> Iterator[None]:
+def _naming_file(path: Path) -> Iterator[None]:
     """Let an error of the operating system name the file that could not be written."""
     try:
         yield
@@ -132,7 +127,7 @@ def naming_file(path: Path) -> Iterator[None]:
         raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
 
 
-def check_in_place(path: Path, descriptor: int) -> None:
+def _check_in_place(path: Path, descriptor: int) -> None:
     """Raise `OutputLost` if an open file was removed or replaced."""
     opened = os.fstat(descriptor)
     try:
@@ -171,7 +166,7 @@ def check_writable(output: Path) -> None:
         raise ConfigError(f"cannot write {output}: it is read-only; allow writing to it, or give another output")
 
 
-def copy_mode(source: Path, descriptor: int) -> None:
+def _copy_mode(source: Path, descriptor: int) -> None:
     """Give an open file the mode and the owner of another one, as far as the user and the file system can."""
     with suppress(OSError):
         status = source.stat()
@@ -215,13 +210,21 @@ class OutputLock:
 
     def __enter__(self) -> Self:
         """Lock it; raise a `ConfigError` if another process has the lock, or the file cannot be written."""
+        if self._output is not None and fcntl is None:
+            raise ConfigError(
+                "a file as output needs a POSIX system (Linux, macOS, WSL); write to stdout (-o -) instead"
+            )
         while self._output is not None:
-            self._open_and_lock()
+            self._descriptor = _opened(self._path, self._output)
             try:
+                self._lock()
                 self.check()
                 break
             except OutputLost:  # the process that had it has removed it
                 self._close()
+            except ConfigError:
+                self._close()
+                raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -234,25 +237,15 @@ class OutputLock:
     def check(self) -> None:
         """Raise `OutputLost` if other jobs are no longer kept out."""
         if self._descriptor >= 0:
-            check_in_place(self._path, self._descriptor)
+            _check_in_place(self._path, self._descriptor)
 
-    def _open_and_lock(self) -> None:
-        if fcntl is None:
-            raise ConfigError(
-                "a file as output needs a POSIX system (Linux, macOS, WSL); write to stdout (-o -) instead"
-            )
-        try:
-            self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            raise ConfigError(f"cannot write {self._output}: {error.strerror}") from None
+    def _lock(self) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            self._close()
             raise ConfigError(f"another process is writing {self._output}") from None
         except OSError as error:
             if error.errno not in _CANNOT:
-                self._close()
                 raise ConfigError(f"cannot lock {self._path}: {error.strerror}") from None
             _log.warning(
                 "%s: no locks on this file system; take care that no other run writes %s", self._path, self._output
@@ -261,3 +254,11 @@ class OutputLock:
     def _close(self) -> None:
         os.close(self._descriptor)
         self._descriptor = -1
+
+
+def _opened(path: Path, output: Path) -> int:
+    """The descriptor of a file that an output needs."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from None

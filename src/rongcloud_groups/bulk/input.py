@@ -32,15 +32,13 @@ class Block(Struct, eq=False):
 
 
 class JobInput:
-    """Reads a source.
+    """Reads a source: all of it first where that is possible, then in blocks of distinct IDs.
 
     Attributes:
         scanning: ends `scan` when it is cancelled.
         scanned: records that the scan under way has read; None where there is none.
         total: records, where a scan has counted them.
         fingerprint: the digest of these.
-        error: that ended the reading.
-        ended: whether all was read.
     """
 
     def __init__(self, source: Source, *, allow_empty: bool) -> None:
@@ -50,8 +48,6 @@ class JobInput:
         self.scanned: int | None = None
         self.total: int | None = None
         self.fingerprint: str | None = None
-        self.error: Exception | None = None
-        self.ended = False
 
     async def scan(self, saved: Checkpoint | None) -> bool:
         """Read all of a source that can be read twice, before the first request: a fault in it is reported at once.
@@ -72,24 +68,33 @@ class JobInput:
             begins_alike |= digest == begins_with
         self.check_not_empty(self.scanned)
         if not begins_alike:
-            raise _input_changed(self._source.name)
+            raise self._another_input()
         self.total, self.fingerprint, self.scanned = self.scanned, digest, None
 
     async def blocks(self, *, done: int, digest: str) -> AsyncGenerator[Block]:
-        """`read_blocks`; an error ends them and is kept, so that all before it can be saved first."""
-        try:
-            async with aclosing(read_blocks(self._source, done=done, digest=digest)) as blocks:
-                async for block in blocks:
-                    digest = block.digest
-                    yield block
-            if self.total and digest != self.fingerprint:
-                raise SourceError(  # noqa: TRY301  kept as any other
-                    f"{self._source.name} changed while it was read; run the same command again, or use --restart to "
-                    "start over"
-                )
-            self.ended = True
-        except Exception as error:  # noqa: BLE001  kept
-            self.error = error
+        """The records in blocks, without the ``done`` ones at the start, whose digest is given."""
+        unsent, so_far = 0, ""
+        with SeenIds() as seen:
+            async for ids, so_far in _digested(self._source, first=done):
+                new = seen.add(ids)
+                if done:
+                    done -= len(ids)
+                    if not done and so_far != digest:
+                        raise self._another_input()
+                    continue
+                unsent += len(ids)
+                if new:  # a block of duplicates alone is part of the next one
+                    yield Block(new, unsent, so_far)
+                    unsent = 0
+        if done:
+            raise self._another_input()
+        if unsent:
+            yield Block([], unsent, so_far)
+        if self.total and so_far != self.fingerprint:
+            raise SourceError(
+                f"{self._source.name} changed while it was read; run the same command again, or use --restart to start "
+                "over"
+            )
 
     def check_not_empty(self, records: int) -> None:
         """Raise a `SourceError` for an input without any ID: most often, the command before the pipe has failed."""
@@ -98,32 +103,11 @@ class JobInput:
                 f"{self._source.name} has no IDs; the output is left as it is (--allow-empty if that is right)"
             )
 
-
-async def read_blocks(source: Source, *, done: int, digest: str) -> AsyncGenerator[Block]:
-    """The records in blocks, without the ``done`` ones at the start, whose digest is given."""
-    unsent, so_far = 0, ""
-    with SeenIds() as seen:
-        async for ids, so_far in _digested(source, first=done):
-            new = seen.add(ids)
-            if done:
-                done -= len(ids)
-                if not done and so_far != digest:
-                    raise _input_changed(source.name)
-                continue
-            unsent += len(ids)
-            if new:  # a block of duplicates alone is part of the next one
-                yield Block(new, unsent, so_far)
-                unsent = 0
-        if done:
-            raise _input_changed(source.name)
-        if unsent:
-            yield Block([], unsent, so_far)
-
-
-def _input_changed(name: str) -> ResumeError:
-    return ResumeError(
-        f"{name} is not the input that the unfinished run had; give that one, or use --restart to start over"
-    )
+    def _another_input(self) -> ResumeError:
+        return ResumeError(
+            f"{self._source.name} is not the input that the unfinished run had; give that one, or use --restart to "
+            "start over"
+        )
 
 
 async def _digested(source: Source, *, first: int) -> AsyncGenerator[tuple[list[str], str]]:

@@ -9,18 +9,17 @@ from anyio.to_thread import run_sync
 
 from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups.bulk.checkpoint import NOTHING_DONE, Checkpoint
-from rongcloud_groups.bulk.errors import OutputError, ResumeError, SourceError
-from rongcloud_groups.bulk.failed_ids import Failures, MissingIds, UnlistedIds
+from rongcloud_groups.bulk.errors import ResumeError, SourceError
+from rongcloud_groups.bulk.failed_ids import Failures, MissingIds
 from rongcloud_groups.bulk.files import OutputLock
 from rongcloud_groups.bulk.input import JobInput
 from rongcloud_groups.bulk.lookups import OrderedLookups
-from rongcloud_groups.bulk.outage import OutageDetector
 from rongcloud_groups.bulk.output import JobOutput
 from rongcloud_groups.bulk.report import Progress, Report
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.client import GroupClient
-from rongcloud_groups.errors import ConfigError, RongCloudError
+from rongcloud_groups.errors import ConfigError
 
 SECONDS_BETWEEN_WRITES: Final = 0.25
 IDS_IN_A_WRITE: Final = 1000
@@ -62,13 +61,12 @@ class Job:
         self._source = source
         self._sink = sink
         self._lock = OutputLock(sink.path)
-        self._output = JobOutput(sink, failures, missing or UnlistedIds(), source, self._lock, client.max_attempts)
+        self._output = JobOutput(sink, failures, missing or MissingIds(), source, self._lock, client.max_attempts)
         self._restart = restart
         self._keep = keep
         self._input = JobInput(source, allow_empty=allow_empty)
         self._state = "new"
         self._lookups = OrderedLookups(client, sink.encode)
-        self._outage = OutageDetector()
         self._asking = anyio.CancelScope()
         self._give_up: TimerHandle | None = None
         self._stopping = False
@@ -193,36 +191,31 @@ class Job:
         )
 
     async def _work(self) -> Checkpoint:
-        error: Exception | None = None
-        try:
-            with self._asking:
-                await self._look_up()
-        except OutputError:
-            raise  # rows written since the last commit are in doubt
-        except RongCloudError as stopped_by:
-            error = stopped_by
-        error = error or self._input.error
-        complete = error is None and self._input.ended and self._lookups.complete
-        if complete:
-            self._output.added += self._outage.finish(any_answered=self._output.any_answered)
+        with self._asking:
+            await self._look_up()
         await self._write()
-        if complete:
+        if self._lookups.complete:
             try:
                 self._input.check_not_empty(self._output.counts.records)
             except SourceError:
                 await run_sync(self._output.discard)
                 raise
-        checkpoint = await self._commit(complete=complete)
-        if error is not None:
-            raise error
+        checkpoint = await self._commit(complete=self._lookups.complete)
+        if self._lookups.error is not None:
+            raise self._lookups.error
         return checkpoint
 
     async def _look_up(self) -> None:
-        blocks = self._input.blocks(done=self._output.counts.records, digest=self._output.digest)
-        async with aclosing(self._lookups.settled(blocks, within=SECONDS_BETWEEN_WRITES)) as lists:
-            async for settled in lists:
-                for block in settled:
-                    self._output.added += self._outage.feed(block)
+        counts = self._output.counts
+        lookups = self._lookups.settled(
+            self._input.blocks(done=counts.records, digest=self._output.digest),
+            within=SECONDS_BETWEEN_WRITES,
+            any_answered=bool(counts.found or counts.missing),
+        )
+        async with aclosing(lookups) as blocks:
+            async for block in blocks:
+                if block is not None:
+                    self._output.added.append(block)
                 now = get_running_loop().time()
                 commit_is_due = now - self._committed_at >= self._sink.seconds_between_commits
                 write_is_due = now - self._written_at >= SECONDS_BETWEEN_WRITES

@@ -11,6 +11,7 @@ import anyio
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups.bulk.input import Block
+from rongcloud_groups.bulk.outage import OutageDetector
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
@@ -23,11 +24,19 @@ MAX_HELD: Final = 16_000
 
 
 class OrderedLookups:
-    """Looks up the IDs of blocks, as many at a time as the budget has use for."""
+    """Looks up the IDs of blocks, as many at a time as the budget has use for.
+
+    Attributes:
+        complete: whether all blocks were taken, and have been given back.
+        error: what ended the lookups: an error of the input, or one that is not retryable.
+    """
 
     def __init__(self, client: GroupClient, encode: Callable[[GroupProfile], Any]) -> None:
+        self.complete = False
+        self.error: Exception | None = None
         self._client = client
         self._encode = encode
+        self._outage = OutageDetector()
         self._blocks: deque[Block] = deque()
         self._block_of: dict[str, Block] = {}
         """By ID without an outcome."""
@@ -45,24 +54,34 @@ class OrderedLookups:
         """IDs without an outcome."""
         return len(self._block_of)
 
-    @property
-    def complete(self) -> bool:
-        """Whether all blocks were taken, and have been given back."""
-        return self._taken_all and not self._blocks
+    async def settled(
+        self, blocks: AsyncGenerator[Block], *, within: float, any_answered: bool
+    ) -> AsyncGenerator[Block | None]:
+        """Look up blocks; give them back in their order, as they settle, and None after each of these seconds.
 
-    async def settled(self, blocks: AsyncGenerator[Block], *, within: float) -> AsyncGenerator[list[Block]]:
-        """Look up blocks; give them back in their order, as they settle, and an empty list after so many seconds."""
+        An error ends them and is kept, so that all before it can be saved first. ``any_answered`` is whether the
+        service had an outcome for any ID of earlier runs.
+        """
         if self._stopped:
             return
-        async with self._client.stream(self._feed(blocks)) as parts:
-            self._stream = parts
-            while True:
-                with anyio.move_on_after(within):
-                    if (part := await anext(parts, None)) is None:
-                        break
-                    self._settle(part)
-                yield list(self._settled_blocks())
-        yield list(self._settled_blocks())  # of blocks without any new ID
+        try:
+            async with self._client.stream(self._feed(blocks)) as self._stream:
+                ended = False
+                while not ended:
+                    with anyio.move_on_after(within):
+                        part = await anext(self._stream, None)
+                        ended = part is None
+                        self._settle(part or Lookup())
+                    for block in self._settled_blocks():
+                        for each in self._outage.feed(block):
+                            yield each
+                    yield None
+            if self._taken_all and not self._blocks:
+                for each in self._outage.finish(any_answered=any_answered):
+                    yield each
+                self.complete = True
+        except Exception as error:  # noqa: BLE001  kept
+            self.error = error
 
     def stop(self) -> None:
         """Take no more blocks, and drop those not requested yet; the others settle."""

@@ -42,20 +42,15 @@ class JobOutput:
         """IDs in the blocks that wait for `write`."""
         return sum(len(block.group_ids) for block in self.added)
 
-    @property
-    def any_answered(self) -> bool:
-        """Whether the service had an outcome for one of the IDs."""
-        return bool(self.added or self.counts.found or self.counts.missing)
-
     def begin(self, saved: Checkpoint | None, keep: bool) -> None:  # noqa: FBT001  called through a thread
         """Open all parts at a checkpoint, or empty; ``keep`` adds to the parts of a finished run."""
         self.before = self.committed = saved or NOTHING_DONE
-        self.counts = self.before.counts
-        self.digest = self.before.digest
+        self.counts, self.digest = self.before.counts, self.before.digest
+        self.source.place = self.before.listing
         self.sink.begin(saved, keep=keep)
-        self.failures.begin(None if saved is None else saved.failed_size, keep=keep)
-        self.missing.begin(None if saved is None else saved.missing_size, keep=keep)
-        self.source.begin(None if saved is None else saved.listing)
+        self.failures.begin(self.before.failed_size)
+        self.missing.begin(self.before.missing_size, keep=keep and saved is None)
+        self.source.noted.begin(0 if self.source.place is None else self.source.place.size)
 
     def write(self) -> None:
         """Write the blocks that were added."""
@@ -87,7 +82,7 @@ class JobOutput:
         """Make everything written durable, then the checkpoint."""
         self.lock.check()
         place = self.source.place  # before it, as more may be read in the meantime
-        self.source.make_durable()
+        self.source.noted.make_durable()
         checkpoint = msgspec.structs.replace(
             checkpoint,
             digest=self.digest,
@@ -102,19 +97,18 @@ class JobOutput:
 
     def publish(self) -> None:
         """Put everything in its place; killed in between, the next run does it again."""
-        self.sink.publish()
-        self.failures.publish()
-        self.missing.publish()
-        self.source.forget()
+        for part in (self.sink, self.failures, self.missing):
+            part.publish()
+        self.source.noted.discard()
         self.sink.forget()
 
     def discard(self) -> None:
         """Undo `begin`."""
-        for part in (self.sink, self.failures, self.missing):
+        self.sink.forget()
+        for part in (self.failures, self.missing, self.source.noted):
             part.discard()
-        self.source.forget()
 
     def close(self) -> None:
         """Leave everything as it is."""
-        for part in (self.sink, self.failures, self.missing, self.source):
+        for part in (self.sink, self.failures, self.missing, self.source.noted):
             part.close()

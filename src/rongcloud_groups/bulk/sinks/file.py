@@ -55,8 +55,8 @@ class FileSink(Sink):
         if saved is not None:
             self._file.begin(saved.sink_size)
             return
-        self._forget_checkpoint()
-        self._file.begin(None)
+        self._checkpoint.unlink(missing_ok=True)
+        self._file.begin(0)
         for content in start:
             self._file.append(content)
 
@@ -69,12 +69,8 @@ class FileSink(Sink):
         self._file.publish()
 
     def forget(self) -> None:
-        """Remove the file of rows, if it is there, then the checkpoint, which alone would say that all is done."""
-        self._file.discard()
-        self._forget_checkpoint()
-
-    def discard(self) -> None:
-        self._forget_checkpoint()
+        self._checkpoint.unlink(missing_ok=True)
+        Path(f"{self._checkpoint}.new").unlink(missing_ok=True)
         self._file.discard()
 
     def close(self) -> None:
@@ -87,7 +83,3 @@ class FileSink(Sink):
     @abstractmethod
     def _finished_rows(self) -> Iterable[bytes]:
         """The rows of the file that is there, as this job writes them; a `ConfigError` if none can be added."""
-
-    def _forget_checkpoint(self) -> None:
-        self._checkpoint.unlink(missing_ok=True)
-        Path(f"{self._checkpoint}.new").unlink(missing_ok=True)

@@ -63,11 +63,7 @@ class Sink(Protocol):
         return
 
     def forget(self) -> None:
-        """Remove the checkpoint of the published output."""
-        return
-
-    def discard(self) -> None:
-        """Undo `begin`: nothing was written."""
+        """Remove the checkpoint, and an output without any row that is not in its place."""
         return
 
     def close(self) -> None:

@@ -53,6 +53,7 @@ class ParquetSink(FileSink):
                 pq.ParquetWriter(new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
             ):
                 _write_groups(self._batches(rows), writer)
+            self._file.discard()
 
     def cancel(self) -> None:
         self._cancelled.set()

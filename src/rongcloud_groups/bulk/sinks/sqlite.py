@@ -127,8 +127,6 @@ class SqliteSink(Sink):
             database.execute(f"PRAGMA journal_mode = {noted[0][0] if noted else 'delete'}")
         self.close()
 
-    discard = forget
-
     def close(self) -> None:
         """Close the database; uncommitted changes are undone."""
         if self._database is not None:

@@ -7,7 +7,7 @@ from typing import Final
 
 from rongcloud_groups._dispatch.listing import Listing
 from rongcloud_groups.bulk.checkpoint import ListingPlace
-from rongcloud_groups.bulk.failed_ids import MissingIdsFile, UnlistedIds
+from rongcloud_groups.bulk.failed_ids import MissingIds, MissingIdsFile
 from rongcloud_groups.bulk.sources.interface import Source
 
 _CHUNK: Final = 64 * 1024
@@ -31,38 +31,26 @@ class ListingSource(Source):
         self.kind = "listing" if since is None else f"listing since {since.isoformat()}"
         self._listing = listing
         self._since = since
-        self._noted = UnlistedIds() if output is None else MissingIdsFile(f"{output}.listed", output)
-        self.place: ListingPlace = ListingPlace()
+        self.noted = MissingIds() if output is None else MissingIdsFile(f"{output}.listed", output)
         self.may_be_empty = since is not None
-
-    def begin(self, place: ListingPlace | None) -> None:
-        self.place = place or ListingPlace()
-        self._noted.begin(None if place is None else place.size, keep=False)
-
-    def make_durable(self) -> None:
-        self._noted.make_durable()
-
-    def close(self) -> None:
-        self._noted.close()
-
-    def forget(self) -> None:
-        self._noted.discard()
 
     async def records(self) -> AsyncGenerator[list[str]]:
         """The IDs noted by an earlier run, then those of the pages to come."""
-        if isinstance(self._noted, MissingIdsFile) and self.place.size:
-            with self._noted.partial.open("rb") as noted:
+        place = self.place or ListingPlace()
+        if isinstance(self.noted, MissingIdsFile) and place.size:
+            with self.noted.partial.open("rb") as noted:
                 while lines := noted.readlines(_CHUNK):
                     yield [line.decode().removesuffix("\n") for line in lines]
-        if self.place.ended:
+        if place.ended:
             return
-        async for page in self._listing.pages(after=self.place.token):
+        unreadable = place.unreadable
+        async for page in self._listing.pages(after=place.token):
             wanted = [group.group_id for group in page.groups if self._is_wanted(group.create_time)]
             ids = [group_id for group_id in wanted if "\n" not in group_id]  # the list has a line for each
-            unreadable = self.place.unreadable + page.unreadable + len(wanted) - len(ids)
-            self._noted.write(ids)
+            unreadable += page.unreadable + len(wanted) - len(ids)
+            self.noted.write(ids)
             token = page.next_page_token
-            self.place = ListingPlace(self._noted.size, token, ended=token is None, unreadable=unreadable)
+            self.place = ListingPlace(self.noted.size, token, ended=token is None, unreadable=unreadable)
             yield ids
 
     def _is_wanted(self, created: datetime | None) -> bool:
