@@ -16,8 +16,7 @@ from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 
 if TYPE_CHECKING:  # imported with the first client: they take as long as everything else here
-    from rongcloud_groups._dispatch.listing import Listing
-    from rongcloud_groups._dispatch.profile_pages import ProfilePages
+    from rongcloud_groups._dispatch.listing import Listing, ProfilePages
     from rongcloud_groups._dispatch.stream import Stream
     from rongcloud_groups._transport.httpx_adapter import TransportSource
 

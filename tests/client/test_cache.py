@@ -10,8 +10,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from support.virtual_time import at, now, virtual_time
 
 from rongcloud_groups import Cache, CacheInfo, ConfigError, DeadlineExceeded, GroupClient, GroupProfile, ParameterError
-from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.lanes import Batch
+from rongcloud_groups._dispatch.lookups import CachedWaiter
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.pytest_plugin import InProcessEmulator
@@ -339,9 +339,10 @@ class CachedLookups(RuleBasedStateMachine):
         self.clock = 0.0
         self.cache = Cache(ttl=self.TTL, jitter=0.3, timer=lambda: self.clock)
         self.pending = PendingQueue(2)
-        self.book = CacheFront(self.cache, self.pending, "key")
+        self.cache.attach(self.pending, "key")
         self.versions = {"g1": 0, "g2": 0}
         self.waiting: list[tuple[Asker, str, int]] = []
+        self.queued: dict[Asker, CachedWaiter] = {}
         self.in_flight: list[tuple[Batch, dict[str, int]]] = []
         self.read_at: dict[tuple[str, int], float] = {}
 
@@ -349,7 +350,8 @@ class CachedLookups(RuleBasedStateMachine):
     def ask(self, group_id: str, fresh: bool) -> None:  # noqa: FBT001  hypothesis calls it
         asker = Asker()
         held = self.cache.lookup(group_id)
-        self.book.add_all([group_id], asker, fresh=fresh)
+        queued = self.queued[asker] = CachedWaiter(asker, self.cache)
+        self.pending.add_all(queued.not_held([group_id], self.pending, fresh=fresh), queued)
         if held is not None and not fresh:
             assert asker.outcomes == {group_id: held.profile}
         else:
@@ -365,7 +367,9 @@ class CachedLookups(RuleBasedStateMachine):
     def give_up(self) -> None:
         if self.waiting:
             asker, group_id, _ = self.waiting.pop(0)
-            self.book.leave(asker, [group_id])
+            if queued := self.queued.get(asker):
+                queued.discard([group_id])
+            self.pending.leave(queued or asker, [group_id])
 
     @rule()
     def send(self) -> None:
@@ -412,7 +416,6 @@ class CachedLookups(RuleBasedStateMachine):
     @invariant()
     def only_open_ids_have_an_opener(self) -> None:
         assert self.cache._openers.keys() <= {group_id for _, group_id, _ in self.waiting}
-        assert self.book._openers.keys() <= {group_id for _, group_id, _ in self.waiting}
 
 
 CachedLookups.TestCase.settings = settings(max_examples=200, stateful_step_count=30)

@@ -2,6 +2,7 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator
 
+import httpx
 import pytest
 import pytest_asyncio
 from support.bulk_jobs import client_of, until
@@ -15,8 +16,6 @@ from rongcloud_groups import (
     ServerError,
     TransportError,
 )
-from rongcloud_groups._dispatch.listing import Listing
-from rongcloud_groups._protocol.responses import ListingPage
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
 
@@ -124,10 +123,9 @@ async def test_leaving_a_listing_takes_its_request_back(client: GroupClient, emu
 @pytest.mark.parametrize("tokens", [["again", "again"], ["one", "two", "three", "one"]])
 async def test_a_listing_whose_page_tokens_repeat_is_an_error(tokens: list[str]) -> None:
     left = iter(tokens)
-
-    async def page(token: str | None) -> ListingPage:
-        del token
-        return ListingPage([], next(left), 0)
-
-    with pytest.raises(DecodeError, match="repeats a page token"):
-        [group async for group in Listing(page)]
+    transport = httpx.MockTransport(
+        lambda _: httpx.Response(200, json={"code": 200, "groups": [], "pageToken": next(left)})
+    )
+    async with GroupClient("key", "secret", transport=transport) as client:
+        with pytest.raises(DecodeError, match="repeats a page token"):
+            await listed(client)

@@ -148,3 +148,12 @@ async def test_an_asynchronous_source_gives_ids_one_by_one_and_in_lists(client: 
     settled = [group_id for part in lookups for group_id in (*part.found, *part.missing, *part.failed)]
     assert sorted(settled) == sorted([*(f"g{number}" for number in range(121)), "last", "no good"])
     assert [each for part in lookups for each in part.failed] == ["no good"]
+
+
+async def test_what_begins_after_its_client_was_closed_says_so(client: GroupClient) -> None:
+    stream, pages, listing = client.stream(["g1"]), client.list_profiles(), aiter(client.list_groups())
+    await client.aclose()
+    async with stream as parts, pages:
+        for iterator in (parts, pages, listing):
+            with pytest.raises(ClientClosed, match=r"the client (was|is) closed"):
+                await anext(iterator)

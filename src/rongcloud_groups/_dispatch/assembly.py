@@ -6,14 +6,12 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING
 
-from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.lifetime import Lifetime, registered
-from rongcloud_groups._dispatch.listing import Listing, ListingRequests
+from rongcloud_groups._dispatch.listing import Listing, ProfilePages
 from rongcloud_groups._dispatch.lookups import Lookups
 from rongcloud_groups._dispatch.pending import PendingQueue
-from rongcloud_groups._dispatch.profile_pages import ProfilePages
 from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups._http import Proxy
@@ -86,12 +84,10 @@ class Assembly:
             [each for each in (own_limiter, transports) if each is not None],
             partial(registered, app_key, self.origins, limiter),
         )
-        cached = None if options["cache"] is None else CacheFront(options["cache"], self.pending, app_key)
-        self.lookups = Lookups(self.pending, cached, self.dispatcher, emit, options["deadline"])
-        requests = ListingRequests(
-            self.failover, self.api, policy, self.lifetime.start, attempt_timeout=attempt_timeout
-        )
-        self.listing = Listing(requests.page)
+        if options["cache"] is not None:
+            options["cache"].attach(self.pending, app_key)
+        self.lookups = Lookups(self.pending, options["cache"], self.dispatcher, emit, options["deadline"])
+        self.listing = Listing(self.failover, self.api, policy, self.lifetime.start, attempt_timeout=attempt_timeout)
 
     def stream(self, group_ids: Iterable[object] | AsyncIterable[object], *, bulk: bool) -> Stream:
         return Stream(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from threading import Lock
 from time import monotonic
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from weakref import WeakSet
 
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
@@ -27,6 +27,15 @@ _LOCK: Final = Lock()
 _LIMITERS: Final[dict[tuple[int, str, str], WeakSet[LocalLimiter]]] = {}
 _CLOSED: Final[dict[tuple[int, str, str], tuple[Pacing, float]]] = {}
 _WARNED: Final[set[tuple[int, str, str]]] = set()
+
+
+T = TypeVar("T")
+
+
+class Start(Protocol):
+    """Runs a task until it ends or the client closes. A task that is started later is cancelled at once."""
+
+    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> Task[T]: ...
 
 
 class Closeable(Protocol):
@@ -61,7 +70,7 @@ class Lifetime:
         self._host: Task[None] | None = None
         self._pid = 0
         self._tasks: TaskGroup | None = None
-        self._running: set[Task[None]] = set()
+        self._running: set[Task[Any]] = set()
         self._closing = Event()
         self._loop: AbstractEventLoop | None = None  # in which the client can be used, while it can
         self._problem = "the client is closed"
@@ -95,8 +104,11 @@ class Lifetime:
         if not self._host.cancelled() and (error := self._host.exception()):
             raise error
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> Task[None]:
-        assert self._tasks is not None  # noqa: S101  it is open
+    def start(self, coroutine: Coroutine[Any, Any, T]) -> Task[T]:
+        if self._tasks is None or self._closing.is_set():
+            task = get_running_loop().create_task(coroutine)
+            task.cancel()
+            return task
         task = self._tasks.create_task(coroutine)
         self._running.add(task)
         task.add_done_callback(self._running.discard)

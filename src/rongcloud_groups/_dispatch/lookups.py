@@ -1,21 +1,22 @@
 """Look up one ID or many, over the cache, the queue and a deadline."""
 
 from asyncio import get_running_loop
-from collections.abc import Awaitable, Generator, Iterable
+from collections.abc import Awaitable, Collection, Generator, Iterable
 from math import inf
 from types import coroutine
 from typing import TypeVar
 
-from rongcloud_groups._dispatch.cached import CacheFront
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
+from rongcloud_groups._dispatch.lanes import Waiter
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.steps import Steps
 from rongcloud_groups._dispatch.waiters import OPEN, GetManyWaiter, GetWaiter, WakeUps, reject_single_str
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups._validation import number
-from rongcloud_groups.errors import DeadlineExceeded
-from rongcloud_groups.events import CallEnded, Emitter
-from rongcloud_groups.lookup import Lookup
+from rongcloud_groups.cache import Cache
+from rongcloud_groups.errors import DeadlineExceeded, RongCloudError
+from rongcloud_groups.events import CallEnded, Emitter, logger
+from rongcloud_groups.lookup import Lookup, Outcome
 from rongcloud_groups.models import GroupProfile
 
 T = TypeVar("T", bound=Lookup | GroupProfile | None)
@@ -25,15 +26,10 @@ class Lookups:
     """The calls that wait for outcomes; ``deadline`` is that of the calls that give none."""
 
     def __init__(
-        self,
-        pending: PendingQueue,
-        cached: CacheFront | None,
-        dispatcher: Dispatcher,
-        emit: Emitter,
-        deadline: float | None,
+        self, pending: PendingQueue, cache: Cache | None, dispatcher: Dispatcher, emit: Emitter, deadline: float | None
     ) -> None:
         self._pending = pending
-        self._cached = cached
+        self._cache = cache
         self._dispatcher = dispatcher
         self._emit = emit
         self._observes = bool(emit)
@@ -76,20 +72,21 @@ class Lookups:
         if deadline <= 0:
             raise self._exceeded(group_id, deadline)
         waiter = GetWaiter(self._wake_ups, request_ids)
+        cached = None if self._cache is None else CachedWaiter(waiter, self._cache)
         timer = None
         if deadline != inf:
             timer = get_running_loop().call_later(deadline, self._expire, waiter, group_id, deadline)
         try:
-            if self._cached is None:
+            if cached is None:
                 self._pending.add(group_id, waiter)
             else:
-                self._cached.add_all([group_id], waiter, fresh=fresh)
+                self._add([group_id], cached, fresh=fresh)
             self._dispatcher.wake()
             if waiter.outcome is OPEN:
                 yield waiter
             return waiter.result()
         except BaseException:
-            (self._cached or self._pending).leave(waiter, [group_id])
+            self._leave(cached or waiter, [group_id])
             raise
         finally:
             if timer is not None:
@@ -101,10 +98,12 @@ class Lookups:
     async def _get_many(
         self, group_ids: Iterable[object], deadline: float, waiter: GetManyWaiter, *, fresh: bool
     ) -> Lookup:
+        queued = waiter if self._cache is None or waiter.bulk else CachedWaiter(waiter, self._cache)
+
         def expire() -> None:
             open_ids = waiter.open_ids()
             waiter.expire(lambda group_id: self._exceeded(group_id, deadline))
-            self._leave(waiter, open_ids)
+            self._leave(queued, open_ids)
 
         timer = None
         if deadline <= 0:
@@ -112,36 +111,37 @@ class Lookups:
         elif deadline != inf:
             timer = get_running_loop().call_later(deadline, expire)
         try:
-            await self._add_all(Steps(reject_single_str(group_ids)), waiter, fresh=fresh)
+            # In steps, to the last ID even after the deadline: each of them has an outcome.
+            steps = Steps(reject_single_str(group_ids))
+            while chunk := steps.read(BATCH_LIMIT):
+                self._add(waiter.admit(chunk), queued, fresh=fresh)
+                if steps.over:
+                    self._dispatcher.wake()
+                    await steps.pause()
+                    if waiter.future.done():  # aborted
+                        break
+            self._dispatcher.wake()
+            waiter.admitted()
             await waiter.future
             return waiter.lookup()
         except BaseException:
-            self._leave(waiter, waiter.open_ids())
+            if waiter.future.done() and not waiter.future.cancelled():
+                waiter.future.exception()  # a caller that was cancelled in the same step does not retrieve it
+            self._leave(queued, waiter.open_ids())
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
-    async def _add_all(self, group_ids: Steps, waiter: GetManyWaiter, *, fresh: bool) -> None:
-        """Take up the IDs in steps, to the last one even after the deadline: each of them has an outcome."""
-        while chunk := group_ids.read(BATCH_LIMIT):
-            new = waiter.admit(chunk)
-            if self._cached is None or waiter.bulk:
-                self._pending.add_all(new, waiter)
-            else:
-                self._cached.add_all(new, waiter, fresh=fresh)
-            if group_ids.over:
-                self._dispatcher.wake()
-                await group_ids.pause()
-                if waiter.future.done():  # aborted
-                    return
-        self._dispatcher.wake()
-        waiter.admitted()
+    def _add(self, group_ids: Collection[str], waiter: Waiter, *, fresh: bool) -> None:
+        if isinstance(waiter, CachedWaiter):
+            group_ids = waiter.not_held(group_ids, self._pending, fresh=fresh)
+        self._pending.add_all(group_ids, waiter)
 
-    def _leave(self, waiter: GetManyWaiter, group_ids: Iterable[str]) -> None:
-        if waiter.future.done() and not waiter.future.cancelled():
-            waiter.future.exception()  # a caller that was cancelled in the same step does not retrieve it
-        (self._cached or self._pending).leave(waiter, group_ids)
+    def _leave(self, waiter: Waiter, group_ids: Iterable[str]) -> None:
+        if isinstance(waiter, CachedWaiter):
+            waiter.discard(group_ids)
+        self._pending.leave(waiter, group_ids)
 
     def _exceeded(self, group_id: str, deadline: float) -> DeadlineExceeded:
         return DeadlineExceeded(self._dispatcher.phase_of(group_id), deadline)
@@ -151,3 +151,46 @@ def _counts(result: Lookup | GroupProfile | None) -> tuple[int, int, int]:
     if isinstance(result, Lookup):
         return len(result.found), len(result.missing), len(result.failed)
     return (0, 1, 0) if result is None else (1, 0, 0)
+
+
+class CachedWaiter:
+    """Waits in the place of a caller's waiter, and stores the outcomes of the requests that it caused.
+
+    One that joined a request stores nothing: it may have arrived after an invalidation.
+    """
+
+    bulk = False
+
+    def __init__(self, waiter: Waiter, cache: Cache) -> None:
+        self._waiter = waiter
+        self._cache = cache
+
+    def not_held(self, group_ids: Collection[str], pending: PendingQueue, *, fresh: bool) -> Collection[str]:
+        """The IDs to wait for; those that the cache holds are settled, unless they are to be ``fresh``."""
+        held: dict[str, Outcome] = {}
+        if not fresh:
+            held = {each: cached.profile for each in group_ids if (cached := self._cache.lookup(each)) is not None}
+            group_ids = [group_id for group_id in group_ids if group_id not in held]
+        for group_id in filter(pending.begins, group_ids):
+            self._cache.begin(group_id, self)
+        if held:
+            self._waiter.settle(held)
+        return group_ids
+
+    def discard(self, group_ids: Iterable[str]) -> None:
+        """Store no outcome of these IDs."""
+        for group_id in group_ids:
+            self._cache.discard(group_id, self)
+
+    def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
+        for group_id, outcome in outcomes.items():
+            try:
+                self._cache.store(group_id, self, outcome)
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:  # noqa: BLE001  a cache that fails, such as by its ``timer``, costs no outcome
+                logger.exception("the cache failed")
+        self._waiter.settle(outcomes, request_id)
+
+    def abort(self, error: RongCloudError) -> None:
+        self._waiter.abort(error)

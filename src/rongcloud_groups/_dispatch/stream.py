@@ -2,12 +2,13 @@
 
 from asyncio import Event, Task, wait
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Coroutine, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Iterable
 from copy import copy
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
+from rongcloud_groups._dispatch.lifetime import Start
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.steps import Steps
 from rongcloud_groups._dispatch.waiters import checked, reject_single_str
@@ -15,9 +16,6 @@ from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups._transport.containment import is_cancellation
 from rongcloud_groups.errors import ClientClosed, RongCloudError
 from rongcloud_groups.lookup import Lookup, Outcome, lookup_of
-
-Start = Callable[[Coroutine[Any, Any, None]], Task[None]]
-"""Runs a task until it ends or the client closes."""
 
 _USE = "async with client.stream(ids) as parts: async for part in parts: …"
 

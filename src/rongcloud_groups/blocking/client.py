@@ -12,7 +12,7 @@ from weakref import WeakSet, finalize
 
 from anyio.from_thread import start_blocking_portal
 
-from rongcloud_groups._dispatch.profile_pages import ProfilePage
+from rongcloud_groups._dispatch.listing import ProfilePage
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.blocking.portal import Running, close_portal, entered, wait
 from rongcloud_groups.blocking.stream import BlockingStream
