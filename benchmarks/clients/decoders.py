@@ -13,11 +13,14 @@ from pydantic.alias_generators import to_camel  # type: ignore[import-not-found,
 
 from rongcloud_groups import GroupProfile, InvitePerm, JoinPerm, MemProfilePerm, RolePerm
 from rongcloud_groups._http import Response
+from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
-from rongcloud_groups._protocol.responses import read_batch
+from rongcloud_groups._protocol.secret import Secret
+from rongcloud_groups._protocol.signing import Credentials
 
 GROUP_IDS = [f"group-{number:06}" for number in range(50)]
 NESTED = ("groupProfile", "groupExtProfile", "permissions")
+CREDENTIALS = Credentials("key1", Secret("secret1"))
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -44,7 +47,8 @@ def body_in(dialect: DialectName) -> bytes:
 
 
 def ours(dialect: Dialect, body: bytes) -> dict[str, GroupProfile]:
-    return read_batch(dialect, Response(200, {"content-type": "application/json"}, body), GROUP_IDS, None).found
+    api = ServiceApi(dialect, CREDENTIALS)
+    return api.read_batch(Response(200, {"content-type": "application/json"}, body), GROUP_IDS).found
 
 
 # Plain dicts: nothing is checked, times and permissions stay numbers

@@ -11,10 +11,10 @@ import httpx
 from benchmarks.clients.httpx_transport import HTTP2Transport
 from benchmarks.servers.child_processes import trusting
 
-from rongcloud_groups._protocol.dialects import dialect
-from rongcloud_groups._protocol.requests import batch_request
+from rongcloud_groups._protocol.api import ServiceApi
+from rongcloud_groups._protocol.dialects import RONGCLOUD
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups._protocol.signing import Credentials, new_nonce
+from rongcloud_groups._protocol.signing import Credentials
 from rongcloud_groups.emulator.program import Address
 
 Side = Literal["httpx", "rongcloud_groups"]
@@ -33,12 +33,8 @@ class Caller:
         self.outcomes: Counter[str] = Counter()
         self._client = client
         self._timeout = client.timeout.as_dict()
-        signed = batch_request(
-            dialect("rongcloud"),
-            Credentials(address.app_key, Secret(address.app_secret)),
-            [f"g{number}" for number in range(50)],
-            new_nonce(),
-        )
+        api = ServiceApi(RONGCLOUD, Credentials(address.app_key, Secret(address.app_secret)))
+        signed = api.batch_request([f"g{number}" for number in range(50)])
         self._url = httpx.URL(url + signed.path)
         self._headers = signed.headers
         self._body = signed.body

@@ -20,10 +20,10 @@ from benchmarks.servers.child_processes import emulator, raw_server, trusting
 
 from rongcloud_groups import Event, GroupClient, Hook
 from rongcloud_groups._http import Origin, Request
+from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import RONGCLOUD
-from rongcloud_groups._protocol.requests import batch_request
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups._protocol.signing import Credentials, new_nonce
+from rongcloud_groups._protocol.signing import Credentials
 from rongcloud_groups._transport.connect import Dialler
 from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.events import BatchSent
@@ -56,7 +56,7 @@ async def bare_requests(address: Address) -> AsyncIterator[Ask]:
 
 def signed(address: Address) -> Request:
     credentials = Credentials(address.app_key, Secret(address.app_secret))
-    return batch_request(RONGCLOUD, credentials, ["g1"], new_nonce())
+    return ServiceApi(RONGCLOUD, credentials).batch_request(["g1"])
 
 
 async def seconds(ask: Ask) -> float:

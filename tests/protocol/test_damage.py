@@ -10,13 +10,14 @@ from contextlib import contextmanager, suppress
 
 import msgspec
 import pytest
+from support.service_api import api
 
 from rongcloud_groups import DecodeError, GroupProfile
 from rongcloud_groups._http import Response
+from rongcloud_groups._protocol.api import BatchResult, ListingPage
 from rongcloud_groups._protocol.content import max_body
 from rongcloud_groups._protocol.dialects import DIALECTS, NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.repair import MAX_DEPTH
-from rongcloud_groups._protocol.responses import BatchResult, ListingPage, read_batch, read_listing
 
 IDS = [f"g{number}" for number in range(50)]
 Encode = Callable[[bytes], bytes]
@@ -44,11 +45,11 @@ def entry(dialect: Dialect, group_id: str, member: bytes = b"") -> bytes:
 
 def read(dialect: Dialect, body: bytes, encoding: str = "identity", requested: list[str] | None = None) -> BatchResult:
     response = Response(200, {"content-encoding": encoding}, ENCODINGS[encoding](body))
-    return read_batch(dialect, response, IDS if requested is None else requested, "r1")
+    return api(dialect).read_batch(response, IDS if requested is None else requested, "r1")
 
 
 def listed(dialect: Dialect, body: bytes, encoding: str = "identity") -> ListingPage:
-    return read_listing(dialect, Response(200, {"content-encoding": encoding}, ENCODINGS[encoding](body)), 1000, "r1")
+    return api(dialect).read_listing(Response(200, {"content-encoding": encoding}, ENCODINGS[encoding](body)), "r1")
 
 
 @contextmanager
@@ -158,7 +159,7 @@ def test_eight_million_entries_are_refused_before_any_is_read(spoken: Dialect, e
     body = ENCODINGS[encoding](body_with(spoken, b"[" + b"1," * 8_000_000 + b"1]"))
 
     with little_memory(8), pytest.raises(DecodeError, match="more than"):
-        read_batch(spoken, Response(200, {"content-encoding": encoding}, body), IDS, "r1")
+        api(spoken).read_batch(Response(200, {"content-encoding": encoding}, body), IDS, "r1")
 
 
 @pytest.mark.parametrize("value", [b"1", b'{"groupId":"g","channelId":"g"}'])
@@ -190,7 +191,7 @@ def test_a_bomb_is_inflated_no_further_than_the_limit() -> None:
     bomb = gzip.compress(bytes(200 << 20), 9, mtime=0)
 
     with little_memory(5), pytest.raises(DecodeError, match="more than"):
-        read_batch(NEXCONN, Response(200, {"content-encoding": "gzip"}, bomb), ["g1"], "r1")
+        api(NEXCONN).read_batch(Response(200, {"content-encoding": "gzip"}, bomb), ["g1"], "r1")
 
 
 @pytest.mark.parametrize("mark", [rb"\x01", rb"\ud800", rb"\\"], ids=["control", "surrogate", "backslash"])
@@ -242,5 +243,5 @@ def test_no_body_within_its_limit_takes_long(shape: str) -> None:
 
 def test_an_error_page_of_any_size_is_its_status() -> None:
     with pytest.raises(Exception, match="HTTP 502") as caught:
-        read_batch(RONGCLOUD, Response(502, {}, b"<html>" * 1_000_000), ["g1"], "r1")
+        api(RONGCLOUD).read_batch(Response(502, {}, b"<html>" * 1_000_000), ["g1"], "r1")
     assert type(caught.value).__name__ == "ServerError"

@@ -23,8 +23,8 @@ import pyarrow
 import pyarrow.parquet
 from rongcloud_groups import GroupProfile, bulk
 from rongcloud_groups._http import Response
+from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import DIALECTS
-from rongcloud_groups._protocol.responses import read_batch
 from rongcloud_groups._tables.rows import COLUMNS, flat_row, json_row
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
@@ -36,7 +36,7 @@ for dialect in DIALECTS.values():
         entry["groupProfile"] = '{"colour":"red","opened":1700000000000}'
         profiles = {"profiles": [entry]}
         body = {"code": dialect.success_code, **({dialect.envelope: profiles} if dialect.envelope else profiles)}
-        found = read_batch(dialect, Response(200, {}, json.dumps(body).encode()), ["g1"]).found["g1"]
+        found = ServiceApi(dialect, None).read_batch(Response(200, {}, json.dumps(body).encode()), ["g1"]).found["g1"]
         assert (found.max_members, found.colour, found.opened, found.extra) == (500, "red", opened, more), found
 row = dict(zip(COLUMNS, flat_row(expected), strict=True))
 assert (row["max_members"], row["colour"]) == (500, "red"), row

@@ -3,19 +3,21 @@ import hashlib
 import json
 import zlib
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qs
 
 import msgspec
 import pytest
+from support.service_api import CREDENTIALS, api
 
 from rongcloud_groups import errors
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol import error_codes, requests, responses, signing
+from rongcloud_groups._protocol import error_codes, requests, signing
+from rongcloud_groups._protocol.api import BatchResult, ListingPage
 from rongcloud_groups._protocol.content import max_body
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups._protocol.signing import Credentials, RequestNonce
+from rongcloud_groups._protocol.signing import RequestNonce
 from rongcloud_groups.models import (
     GroupProfile,
     InvitePerm,
@@ -30,7 +32,9 @@ from rongcloud_groups.models import (
 NONCE = RequestNonce("nonce1", 1_700_000_000_000, "r1")
 
 
-CREDENTIALS = Credentials("key1", Secret("secret1"))
+@pytest.fixture
+def _one_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rongcloud_groups._protocol.api.new_nonce", lambda: NONCE)
 
 
 def v1(*profiles: Any, **more: Any) -> bytes:
@@ -41,9 +45,9 @@ def v4(*profiles: Any) -> bytes:
     return json.dumps({"code": 0, "result": {"profiles": list(profiles)}}).encode()
 
 
-def read(body: bytes, *requested: str, dialect: Dialect = RONGCLOUD, **headers: str) -> responses.BatchResult:
+def read(body: bytes, *requested: str, dialect: Dialect = RONGCLOUD, **headers: str) -> BatchResult:
     response = Response(200, {name.replace("_", "-"): value for name, value in headers.items()}, body)
-    return responses.read_batch(dialect, response, requested or ("g1",), "r1")
+    return api(dialect).read_batch(response, requested or ("g1",), "r1")
 
 
 def profile_of(members: dict[str, Any], dialect: Dialect = RONGCLOUD) -> GroupProfile:
@@ -54,7 +58,7 @@ def profile_of(members: dict[str, Any], dialect: Dialect = RONGCLOUD) -> GroupPr
 def error_of(status: int, body: bytes = b"", dialect: Dialect = RONGCLOUD, **headers: str) -> errors.RongCloudError:
     response = Response(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
     with pytest.raises(errors.RongCloudError) as caught:
-        responses.read_batch(dialect, response, ["g1"], "r1")
+        api(dialect).read_batch(response, ["g1"], "r1")
     return caught.value
 
 
@@ -127,8 +131,9 @@ def test_a_secret_that_is_not_unicode_raises_nothing_that_could_show_it() -> Non
     assert len(signing.sign(Secret("secret\ud83d"), "n", 1)) == 40
 
 
+@pytest.mark.usefixtures("_one_nonce")
 def test_a_form_request_repeats_the_key() -> None:
-    request = requests.batch_request(RONGCLOUD, CREDENTIALS, ["g1", "g2"], NONCE)
+    request = api(RONGCLOUD).batch_request(["g1", "g2"])
 
     assert request.path == "/entrust/group/profile/query.json"
     assert request.body == b"groupIds=g1&groupIds=g2"
@@ -147,14 +152,14 @@ def test_a_form_request_repeats_the_key() -> None:
 def test_a_form_request_carries_any_id_unharmed() -> None:
     group_ids = ["a&groupIds=b", "c=d", "e+f", "g%20h", "群组", "😀", "plain"]
 
-    body = requests.batch_request(RONGCLOUD, CREDENTIALS, group_ids, NONCE).body
+    body = api(RONGCLOUD).batch_request(group_ids).body
 
     assert body.isascii()
     assert parse_qs(body.decode(), strict_parsing=True) == {"groupIds": group_ids}
 
 
 def test_a_json_request_lists_the_ids() -> None:
-    request = requests.batch_request(NEXCONN, CREDENTIALS, ("g1", '群"'), NONCE)
+    request = api(NEXCONN).batch_request(("g1", '群"'))
 
     assert request.path == "/v4/group-channel/profile/list"
     assert json.loads(request.body) == {"channelIds": ["g1", '群"']}
@@ -162,16 +167,15 @@ def test_a_json_request_lists_the_ids() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page_token", "order", "expected"),
+    ("page_token", "expected"),
     [
-        (None, 0, {"size": ["1000"], "order": ["0"]}),
-        ("a+b/c==", 1, {"size": ["1000"], "order": ["1"], "pageToken": ["a+b/c=="]}),
+        (None, {"size": ["1000"], "order": ["0"]}),
+        ("a+b/c==", {"size": ["1000"], "order": ["0"], "pageToken": ["a+b/c=="]}),
     ],
 )
-def test_a_listing_request_names_page_size_and_order(
-    page_token: str | None, order: Literal[0, 1], expected: dict[str, list[str]]
-) -> None:
-    request = requests.listing_request(RONGCLOUD, CREDENTIALS, NONCE, page_token=page_token, size=1000, order=order)
+@pytest.mark.usefixtures("_one_nonce")
+def test_a_listing_request_names_page_size_and_order(page_token: str | None, expected: dict[str, list[str]]) -> None:
+    request = api(RONGCLOUD).listing_request(page_token)
 
     assert request.path == "/entrust/group/query.json"
     assert parse_qs(request.body.decode(), strict_parsing=True) == expected
@@ -179,10 +183,10 @@ def test_a_listing_request_names_page_size_and_order(
 
 
 def test_a_listing_request_in_json_has_numbers() -> None:
-    request = requests.listing_request(NEXCONN, CREDENTIALS, NONCE, page_token="t", size=50, order=0)
+    request = api(NEXCONN).listing_request("t")
 
     assert request.path == "/v4/group-channel/list"
-    assert json.loads(request.body) == {"pageSize": 50, "order": 0, "pageToken": "t"}
+    assert json.loads(request.body) == {"pageSize": 1000, "order": 0, "pageToken": "t"}
 
 
 # Profiles
@@ -730,8 +734,8 @@ def test_the_action_for_errors_that_come_without_a_response(error: Exception, ex
 # Listing
 
 
-def listing(body: Any, dialect: Dialect = RONGCLOUD) -> responses.ListingPage:
-    return responses.read_listing(dialect, Response(200, {}, json.dumps(body).encode()), 1000, "r1")
+def listing(body: Any, dialect: Dialect = RONGCLOUD) -> ListingPage:
+    return api(dialect).read_listing(Response(200, {}, json.dumps(body).encode()), "r1")
 
 
 def test_a_listing_page_is_read_in_either_dialect() -> None:

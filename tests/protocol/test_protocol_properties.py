@@ -8,17 +8,16 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 from msgspec import Raw
+from support.service_api import api
 
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol import responses
-from rongcloud_groups._protocol.api import ServiceApi
+from rongcloud_groups._protocol.api import BatchResult, ServiceApi
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.lenient import lenient_reader
-from rongcloud_groups._protocol.requests import are_plain_group_ids, batch_request, validated_group_id
-from rongcloud_groups._protocol.responses import BatchResult, read_batch, read_listing
+from rongcloud_groups._protocol.requests import are_plain_group_ids, validated_group_id
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups._protocol.signing import Credentials, RequestNonce
-from rongcloud_groups._protocol.strict import batch_reader, listed_group_reader, profile_reader
+from rongcloud_groups._protocol.signing import Credentials
+from rongcloud_groups._protocol.strict import ResponseReader, listed_group_reader, profile_reader
 from rongcloud_groups.emulator import Service, Universe
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 from rongcloud_groups.models import (
@@ -140,7 +139,7 @@ def test_a_profile_that_is_sent_is_read(profile: GroupProfile, dialect: Dialect,
     keys = data.draw(st.permutations(list(sent)))
     body = json.dumps(response_of([{key: sent[key] for key in keys}], dialect)).encode()
 
-    result = read_batch(dialect, Response(200, {}, body), REQUESTED, None)
+    result = api(dialect).read_batch(Response(200, {}, body), REQUESTED, None)
 
     assert result.found == {profile.group_id: profile}
     assert result.missing == [group_id for group_id in REQUESTED if group_id != profile.group_id]
@@ -153,7 +152,7 @@ def test_both_ways_to_read_a_profile_agree(
     sent = as_sent(profile, dialect, nested_as_text=data.draw(st.booleans()))
     entry = Raw(json.dumps({key: value for key, value in sent.items() if key not in left_out}).encode())
 
-    assert profile_reader(dialect).read(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
+    assert profile_reader(dialect).read_entry(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
 
 
 @given(st.dictionaries(st.sampled_from(KEYS), anything), dialects)
@@ -163,7 +162,7 @@ def test_both_ways_agree_on_any_entry(members: dict[str, Any], dialect: Dialect)
     members.setdefault(dialect.profile["group_id"][0], "g1")
     entry = Raw(json.dumps(members, allow_nan=True).encode())
 
-    assert profile_reader(dialect).read(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
+    assert profile_reader(dialect).read_entry(entry) == lenient_reader(GroupProfile, dialect.profile)(entry)
 
 
 @given(profiles)
@@ -173,10 +172,11 @@ def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
     entry = Raw(json.dumps(sent).encode())
     body = json.dumps(response_of([sent], RONGCLOUD)).encode()
 
-    assert batch_reader(RONGCLOUD)(body, [profile.group_id]) == batch_reader(RONGCLOUD)(body, []) == [profile]
+    for requested in ([profile.group_id], (profile.group_id,)):
+        assert profile_reader(RONGCLOUD).read(body, requested) == ([profile], None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rongcloud_groups._protocol.lenient.FieldReader", None)
-        assert profile_reader(RONGCLOUD).read(entry) == profile
+        assert profile_reader(RONGCLOUD).read_entry(entry) == profile
 
 
 @given(st.dictionaries(st.sampled_from((*KEYS, "creator", "time", "profile")), anything), dialects)
@@ -186,9 +186,9 @@ def test_both_ways_agree_on_any_entry_of_a_listing(members: dict[str, Any], dial
     entry = Raw(json.dumps(members, allow_nan=True).encode())
     lenient = lenient_reader(ListedGroup, dialect.listed_group)(entry)
 
-    assert listed_group_reader(dialect).read(entry) == lenient
-    at_once = listed_group_reader(dialect).read_array(Raw(b"[" + bytes(entry) + b"]"), 1000)
-    assert at_once in (None, [lenient])
+    assert listed_group_reader(dialect).read_entry(entry) == lenient
+    body = json.dumps(response_of([members], dialect), allow_nan=True).replace('"profiles"', '"groups"').encode()
+    assert listed_group_reader(dialect).read(body) in (None, ([lenient], None))
 
 
 def test_a_page_as_the_service_documents_it_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +244,7 @@ def test_a_response_read_at_once_equals_its_profiles_read_one_by_one(dialect: Di
     response = Response(200, {}, data.draw(damaged_bodies(dialect)))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(responses, "batch_reader", lambda dialect: lambda body, requested: None)  # noqa: ARG005  never at once
+        patch.setattr(ResponseReader, "read", lambda *_: None)  # never at once
         one_by_one = outcome_of(dialect, response)
 
     assert outcome_of(dialect, response) == one_by_one
@@ -252,7 +252,7 @@ def test_a_response_read_at_once_equals_its_profiles_read_one_by_one(dialect: Di
 
 def outcome_of(dialect: Dialect, response: Response) -> BatchResult | tuple[type[RongCloudError], str]:
     try:
-        return read_batch(dialect, response, REQUESTED, "r1")
+        return api(dialect).read_batch(response, REQUESTED, "r1")
     except RongCloudError as error:
         return type(error), str(error)
 
@@ -281,7 +281,7 @@ def test_for_any_response_each_id_has_one_place_or_the_error_is_ours(
     response = Response(status, headers, body)
 
     try:
-        result = read_batch(dialect, response, requested, "r1")
+        result = api(dialect).read_batch(response, requested, "r1")
     except RongCloudError as error:
         line = str(error)
     else:
@@ -298,7 +298,7 @@ def test_for_any_response_a_listing_page_is_read_or_the_error_is_ours(
 ) -> None:
     body = data.draw(damaged_bodies(dialect)).replace(b'"profiles"', b'"groups"')
     try:
-        page = read_listing(dialect, Response(status, headers, body), 1000, "r1")
+        page = api(dialect).read_listing(Response(status, headers, body), "r1")
     except RongCloudError:
         return
     assert all(group.group_id for group in page.groups)
@@ -310,7 +310,7 @@ def test_one_damaged_profile_never_costs_another(profile: GroupProfile, dialect:
     damaged = {dialect.profile["group_id"][0]: "g2", key: value}
     body = json.dumps(response_of([damaged, sound], dialect)).encode()
 
-    result = read_batch(dialect, Response(200, {}, body), ["g1", "g2"], None)
+    result = api(dialect).read_batch(Response(200, {}, body), ["g1", "g2"], None)
 
     assert result.found["g1"].problems == ()
     assert list(result.found) == ["g1", "g2"]
@@ -318,10 +318,7 @@ def test_one_damaged_profile_never_costs_another(profile: GroupProfile, dialect:
 
 @given(st.lists(text.filter(lambda each: "," not in each), min_size=1, max_size=50))
 def test_any_ids_arrive_as_they_were(group_ids: list[str]) -> None:
-    credentials, nonce = Credentials("key1", Secret("secret1")), RequestNonce("n", 1, "r1")
-
-    form = batch_request(RONGCLOUD, credentials, group_ids, nonce).body
-    as_json = batch_request(NEXCONN, credentials, group_ids, nonce).body
+    form, as_json = (api(dialect).batch_request(group_ids).body for dialect in (RONGCLOUD, NEXCONN))
 
     assert parse_qs(form.decode("ascii"), keep_blank_values=True) == {"groupIds": group_ids}
     assert json.loads(as_json) == {"channelIds": group_ids}

@@ -16,7 +16,6 @@ from rongcloud_groups import ConfigError, GroupClient, Secret
 from rongcloud_groups._http import Request
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
-from rongcloud_groups._protocol.requests import batch_request, listing_request
 from rongcloud_groups._protocol.signing import Credentials, RequestNonce, Signature, new_nonce, sign
 from rongcloud_groups.diagnostics import check
 
@@ -59,13 +58,12 @@ def signature_of(request: Request) -> str:
 
 
 @pytest.mark.parametrize("dialect", list(DIALECTS.values()), ids=list(DIALECTS))
-def test_a_failure_after_signing_shows_no_signature(dialect: Dialect) -> None:
+def test_a_failure_after_signing_shows_no_signature(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
     nonce = new_nonce()
+    monkeypatch.setattr("rongcloud_groups._protocol.api.new_nonce", lambda: nonce)
     failing: Dialect = FailingDialect(dialect)  # type: ignore[assignment]
-    builds: list[Callable[[], Request]] = [
-        lambda: batch_request(failing, credentials(), ["g1"], nonce),
-        lambda: listing_request(failing, credentials(), nonce, page_token=None, size=1000),
-    ]
+    api = ServiceApi(failing, credentials())
+    builds: list[Callable[[], Request]] = [lambda: api.batch_request(["g1"]), lambda: api.listing_request(None)]
     for build in builds:
         with pytest.raises(Failure) as caught:
             build()

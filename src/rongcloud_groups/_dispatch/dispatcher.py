@@ -16,8 +16,7 @@ from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.recovery import Recovery
 from rongcloud_groups._dispatch.retry import RetryPolicy
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol.api import ServiceApi
-from rongcloud_groups._protocol.responses import BatchResult
+from rongcloud_groups._protocol.api import BatchResult, ServiceApi
 from rongcloud_groups._transport.containment import contained
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.interface import Connection

@@ -13,9 +13,8 @@ from rongcloud_groups._dispatch.connecting import ConnectionWait
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.lifetime import Start
 from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
-from rongcloud_groups._protocol.api import ServiceApi
+from rongcloud_groups._protocol.api import ListingPage, ServiceApi
 from rongcloud_groups._protocol.error_codes import RETRIED
-from rongcloud_groups._protocol.responses import ListingPage
 from rongcloud_groups._transport.containment import contained
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups._transport.interface import Connection

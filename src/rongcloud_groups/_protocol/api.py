@@ -1,22 +1,44 @@
 """The service as the client sees it: requests to send, and results out of responses."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from rongcloud_groups._http import Request, Response
 from rongcloud_groups._protocol.dialects import Dialect
-from rongcloud_groups._protocol.requests import batch_request, listing_request
-from rongcloud_groups._protocol.responses import BatchResult, ListingPage, read_batch, read_listing
+from rongcloud_groups._protocol.requests import PAGE_SIZE, encode
+from rongcloud_groups._protocol.responses import read_entries
 from rongcloud_groups._protocol.signing import Credentials, new_nonce
+from rongcloud_groups._protocol.strict import listed_group_reader, profile_reader
+from rongcloud_groups.models import GroupProfile, ListedGroup
 
-PAGE_SIZE = 1000
-"""The most groups on a page of the listing, as the service documents it."""
+
+class BatchResult(NamedTuple):
+    """A request's group IDs by outcome; each is in exactly one of the three."""
+
+    found: dict[str, GroupProfile]
+    """In the order of the request."""
+    missing: list[str]
+    """The service left them out."""
+    unreadable: list[str]
+    """Left out too, but the response has entries whose group ID cannot be read: they may be these."""
+
+
+class ListingPage(NamedTuple):
+    """One page of the listing of an app's groups.
+
+    Attributes:
+        groups: the groups of the page.
+        next_page_token: the token of the next page; None on the last.
+        unreadable: how many entries have a group ID that cannot be read.
+    """
+
+    groups: list[ListedGroup]
+    next_page_token: str | None
+    unreadable: int
 
 
 class ServiceApi:
     """Builds signed requests, and reads the responses to them. It sends nothing and keeps nothing.
-
-    Each request has its own nonce, so it is built again for each attempt; its ``request_id`` is for events and
-    error messages.
 
     Args:
         dialect: the interface that is spoken.
@@ -30,17 +52,54 @@ class ServiceApi:
         self.credentials = credentials
 
     def batch_request(self, group_ids: Sequence[str]) -> Request:
-        """The request for the profiles of 1 to 50 validated group IDs."""
-        return batch_request(self.dialect, self.credentials, group_ids, new_nonce())
-
-    def read_batch(self, response: Response, requested: Sequence[str], request_id: str | None = None) -> BatchResult:
-        """The found, missing and unreadable ones of the requested group IDs; raises as `responses.read_batch` does."""
-        return read_batch(self.dialect, response, requested, request_id)
+        """The request for the profiles of 1 to `BATCH_LIMIT` validated group IDs."""
+        return self._request(self.dialect.batch_path, {self.dialect.group_ids_key: group_ids})
 
     def listing_request(self, page_token: str | None) -> Request:
         """The request for the page of the listing with this token, oldest groups first; None for the first page."""
-        return listing_request(self.dialect, self.credentials, new_nonce(), page_token=page_token, size=PAGE_SIZE)
+        parameters: dict[str, str | int] = {self.dialect.page_size_key: PAGE_SIZE, "order": 0}
+        if page_token is not None:
+            parameters["pageToken"] = page_token
+        return self._request(self.dialect.listing_path, parameters)
+
+    def _request(self, path: str, parameters: Mapping[str, str | int | Sequence[str]]) -> Request:
+        body = encode(self.dialect, parameters)
+        nonce = new_nonce()  # each attempt has its own
+        headers = [
+            ("app-key", self.credentials.app_key),
+            ("nonce", nonce.nonce),
+            ("timestamp", str(nonce.timestamp_ms)),
+            ("signature", self.credentials.signature(nonce.nonce, nonce.timestamp_ms)),
+            ("x-request-id", nonce.request_id),
+            ("content-type", self.dialect.content_type),
+            ("accept-encoding", "gzip"),
+            ("user-agent", "rongcloud-groups"),
+        ]
+        return Request(path, headers, body, nonce.request_id)
+
+    def read_batch(self, response: Response, requested: Sequence[str], request_id: str | None = None) -> BatchResult:
+        """The service's statement on the requested groups.
+
+        Profiles are matched by their group ID; those of other groups are ignored, and of two for one group
+        the first counts.
+
+        Args:
+            response: the whole response.
+            requested: the group IDs of the request, each once; those of the profiles are the same objects.
+            request_id: the request's ``X-Request-ID``, for error messages.
+
+        Raises:
+            ServiceError: the service, or a server before it, responded with an error.
+            ConfigError: the response is in the other dialect.
+            DecodeError: the response is not as the service documents it.
+        """
+        profiles, unreadable, _ = read_entries(profile_reader(self.dialect), response, requested, request_id)
+        found = {profile.group_id: profile for profile in profiles}
+        left = [] if len(found) == len(requested) else [each for each in requested if each not in found]
+        return BatchResult(found, [], left) if unreadable else BatchResult(found, left, [])
 
     def read_listing(self, response: Response, request_id: str | None = None) -> ListingPage:
-        """One page of the listing; raises as `responses.read_listing` does."""
-        return read_listing(self.dialect, response, PAGE_SIZE, request_id)
+        """One page of the listing; arguments and errors are as for `read_batch`."""
+        reader = listed_group_reader(self.dialect)
+        groups, unreadable, token = read_entries(reader, response, None, request_id)
+        return ListingPage(groups, None if token is None else str(token) or None, unreadable)

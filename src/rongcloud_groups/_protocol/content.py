@@ -11,8 +11,7 @@ _BYTES_AROUND: Final = 256 * _KIB
 """Bytes that a body may have beside its entries, or one entry beyond its share."""
 _BYTES_AN_ENTRY: Final = 64 * _KIB
 """A profile with every text at its documented length, all of it emoji, escaped twice."""
-MAX_BODY: Final = 16 * _KIB * _KIB
-"""The most bytes of any body, decompressed."""
+_MAX_BODY: Final = 16 * _KIB * _KIB
 
 
 class TooLargeError(DecodeError):
@@ -21,10 +20,10 @@ class TooLargeError(DecodeError):
 
 def max_body(entries: int) -> int:
     """The most bytes of a body, decompressed, with at most so many profiles or listed groups."""
-    return min(_BYTES_AROUND + entries * _BYTES_AN_ENTRY, MAX_BODY)
+    return min(_BYTES_AROUND + entries * _BYTES_AN_ENTRY, _MAX_BODY)
 
 
-def decode_content(response: Response, limit: int = MAX_BODY) -> bytes:
+def decode_content(response: Response, limit: int) -> bytes:
     """The body without its content encoding.
 
     Args:

@@ -3,18 +3,19 @@
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from typing import Final, Literal, TypeGuard
+from typing import Final, TypeGuard
 from urllib.parse import quote_plus
 
 import msgspec
 
-from rongcloud_groups._http import Request
 from rongcloud_groups._protocol.dialects import Dialect
-from rongcloud_groups._protocol.signing import Credentials, RequestNonce
 from rongcloud_groups.errors import InvalidGroupId
 
 BATCH_LIMIT: Final = 50
 """The most group IDs in one request, as the service documents it."""
+
+PAGE_SIZE: Final = 1000
+"""The most groups on a page of the listing, as the service documents it."""
 
 GROUP_ID_LIMIT: Final = 64
 """The most characters in a group ID, as the service documents it."""
@@ -76,52 +77,8 @@ def _fault_of(text: str) -> str | None:
     return next((f"it has {fault} in it" for fault in faults if fault), None)
 
 
-def batch_request(dialect: Dialect, credentials: Credentials, group_ids: Sequence[str], nonce: RequestNonce) -> Request:
-    """The request for the profiles of 1 to `BATCH_LIMIT` validated group IDs, with the nonce of this attempt."""
-    body = _encode(dialect, {dialect.group_ids_key: group_ids})
-    return Request(dialect.batch_path, _headers(dialect, credentials, nonce), body, nonce.request_id)
-
-
-def listing_request(
-    dialect: Dialect,
-    credentials: Credentials,
-    nonce: RequestNonce,
-    *,
-    page_token: str | None,
-    size: int,
-    order: Literal[0, 1] = 0,
-) -> Request:
-    """The request for one page of the listing of an app's groups.
-
-    Args:
-        dialect: the interface to ask.
-        credentials: signs the request.
-        nonce: of this attempt.
-        page_token: `ListingPage.next_page_token` of the page before; None for the first.
-        size: groups on a page, at most 1,000.
-        order: 0 oldest first, 1 newest first.
-    """
-    parameters: dict[str, str | int] = {dialect.page_size_key: size, "order": order}
-    if page_token is not None:
-        parameters["pageToken"] = page_token
-    body = _encode(dialect, parameters)
-    return Request(dialect.listing_path, _headers(dialect, credentials, nonce), body, nonce.request_id)
-
-
-def _headers(dialect: Dialect, credentials: Credentials, nonce: RequestNonce) -> list[tuple[str, str]]:
-    return [
-        ("app-key", credentials.app_key),
-        ("nonce", nonce.nonce),
-        ("timestamp", str(nonce.timestamp_ms)),
-        ("signature", credentials.signature(nonce.nonce, nonce.timestamp_ms)),
-        ("x-request-id", nonce.request_id),
-        ("content-type", dialect.content_type),
-        ("accept-encoding", "gzip"),
-        ("user-agent", "rongcloud-groups"),
-    ]
-
-
-def _encode(dialect: Dialect, parameters: Mapping[str, str | int | Sequence[str]]) -> bytes:
+def encode(dialect: Dialect, parameters: Mapping[str, str | int | Sequence[str]]) -> bytes:
+    """The body of a request with these parameters."""
     if dialect.encoding == "json":
         return msgspec.json.encode(parameters)
     return "&".join(_form_part(key, value) for key, value in parameters.items()).encode("ascii")

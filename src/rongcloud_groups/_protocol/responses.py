@@ -1,11 +1,9 @@
 """Reads a response: the data of a successful one, or the error that it stands for."""
 
 import re
-from collections import deque
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import repeat
-from typing import Final, NamedTuple
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Raw, Struct
@@ -16,16 +14,11 @@ from rongcloud_groups._protocol.content import decode_content, excerpt, max_body
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
 from rongcloud_groups._protocol.error_codes import NO_SUCH_API, error_code_for
 from rongcloud_groups._protocol.lenient import UNREADABLE, decode_repaired
-from rongcloud_groups._protocol.requests import BATCH_LIMIT
-from rongcloud_groups._protocol.strict import (
-    array_decoder,
-    batch_reader,
-    entries_of,
-    listed_group_reader,
-    profile_reader,
-)
+from rongcloud_groups._protocol.strict import ResponseReader, matched
 from rongcloud_groups.errors import ConfigError, DecodeError, ServiceError
 from rongcloud_groups.models import GroupProfile, ListedGroup
+
+_Model = TypeVar("_Model", GroupProfile, ListedGroup)
 
 _CODE: Final = msgspec.json.Decoder(int | str)
 _TEXT: Final = msgspec.json.Decoder(str)
@@ -35,31 +28,6 @@ _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SUCCESS_CODES: Final = frozenset(each.success_code for each in DIALECTS.values())
 _ABSENT: Final = Raw(b"")
 _NULL: Final = Raw(b"null")
-
-
-class BatchResult(NamedTuple):
-    """A request's group IDs by outcome; each is in exactly one of the three."""
-
-    found: dict[str, GroupProfile]
-    """In the order of the request."""
-    missing: list[str]
-    """The service left them out."""
-    unreadable: list[str]
-    """Left out too, but the response has entries whose group ID cannot be read: they may be these."""
-
-
-class ListingPage(NamedTuple):
-    """One page of the listing of an app's groups.
-
-    Attributes:
-        groups: the groups of the page.
-        next_page_token: the token of the next page; None on the last.
-        unreadable: how many entries have a group ID that cannot be read.
-    """
-
-    groups: list[ListedGroup]
-    next_page_token: str | None
-    unreadable: int
 
 
 class _Envelope(Struct, rename="camel", gc=False):
@@ -79,18 +47,18 @@ _NOTHING: Final = _Envelope()
 _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 
 
-def read_batch(
-    dialect: Dialect, response: Response, requested: Sequence[str], request_id: str | None = None
-) -> BatchResult:
-    """The service's statement on the requested groups.
-
-    Profiles are matched by their group ID; those of other groups are ignored, and of two for one group
-    the first counts.
+def read_entries(
+    reader: ResponseReader[_Model],
+    response: Response,
+    requested: Sequence[str] | None = None,
+    request_id: str | None = None,
+) -> tuple[list[_Model], int, str | int | None]:
+    """The models of a response, how many entries have a group ID that cannot be read, and the token of the next page.
 
     Args:
-        dialect: of the request.
+        reader: for the kind of response.
         response: the whole response.
-        requested: the group IDs of the request, each once; those of the profiles are the same objects.
+        requested: the group IDs of a batch request; None for a page of the listing.
         request_id: the request's ``X-Request-ID``, for error messages.
 
     Raises:
@@ -98,88 +66,66 @@ def read_batch(
         ConfigError: the response is in the other dialect.
         DecodeError: the response is not as the service documents it.
     """
-    limit = max_body(len(requested))
-    profiles: Sequence[GroupProfile | None]
-    if documented := _documented_profiles(dialect, response, requested, limit):
-        if [profile.group_id for profile in documented] == requested:
-            return BatchResult(dict(zip(requested, documented, strict=True)), [], [])
-        profiles = documented
-    else:
-        data = unwrap(dialect, response, "profiles", limit, request_id)
-        entries = _entries(data.profiles, "profiles", BATCH_LIMIT, request_id)
-        profiles = list(map(profile_reader(dialect).read, entries))
-    by_id = {profile.group_id: profile for profile in reversed(profiles) if profile is not None}
-    found = {group_id: by_id[group_id] for group_id in requested if group_id in by_id}
-    deque(map(force_setattr, found.values(), repeat("group_id"), found), maxlen=0)  # so that an ID is in memory once
-    left = [group_id for group_id in requested if group_id not in found]
-    return BatchResult(found, [], left) if None in profiles else BatchResult(found, left, [])
-
-
-def _documented_profiles(
-    dialect: Dialect, response: Response, requested: Sequence[str], limit: int
-) -> list[GroupProfile] | None:
-    """See `batch_reader`; None for a response that is not of exactly the documented shape."""
     try:
-        body = decode_content(response, limit) if response.status == 200 else b""  # noqa: PLR2004  HTTP's OK
+        body = _body_of(response, max_body(reader.limit if requested is None else len(requested)))
+        if response.status == 200 and (documented := reader.read(body, requested)):  # noqa: PLR2004  HTTP's OK
+            models, page_token = documented
+            return models, 0, page_token
+        data = _data_in(response, body, reader.dialect, reader.list_key, request_id)
+        entries = reader.read_entries(getattr(data, reader.list_key))
+        page_token = None if requested else _page_token(data)
+    except (ConfigError, DecodeError) as error:
+        if request_id:
+            error.args = (f"{error} (request {request_id})",)
+        raise
+    readable = [entry for entry in entries if entry is not None]
+    unreadable = len(entries) - len(readable)
+    if requested is not None:
+        group_ids, readable = matched([model.group_id for model in readable], readable, requested)
+        for model, group_id in zip(readable, group_ids, strict=True):
+            force_setattr(model, "group_id", group_id)  # so that an ID is in memory once
+    return readable, unreadable, page_token
+
+
+def _body_of(response: Response, limit: int) -> bytes:
+    try:
+        return decode_content(response, limit)
     except DecodeError:
-        return None
-    return batch_reader(dialect)(body, requested)
+        if _is_success(response):
+            raise
+        return b""  # an error counts by its status
 
 
-def read_listing(dialect: Dialect, response: Response, size: int, request_id: str | None = None) -> ListingPage:
-    """One page of the listing, asked for with a page size; arguments and errors are as for `read_batch`."""
-    data = unwrap(dialect, response, "groups", max_body(size), request_id)
-    token = _next_page_token(data.page_token, request_id)
-    reader = listed_group_reader(dialect)
-    if (documented := reader.read_array(data.groups, size)) is not None:
-        return ListingPage(documented, token, 0)
-    groups = list(map(reader.read, _entries(data.groups, "groups", size, request_id)))
-    readable = [group for group in groups if group is not None]
-    return ListingPage(readable, token, len(groups) - len(readable))
+def _is_success(response: Response) -> bool:
+    return 200 <= response.status < 300  # noqa: PLR2004  HTTP's class of success
 
 
-def _entries(values: Raw, key: str, limit: int, request_id: str | None) -> list[Raw]:
-    """The entries of a list, still unread, without those that are null."""
+def _page_token(data: _Envelope) -> str | int | None:
     try:
-        array = array_decoder(Raw, limit).decode(values) if values else None
+        return _PAGE_TOKEN.decode(data.page_token) if data.page_token else None
     except UNREADABLE:
-        raise DecodeError(f"{key} is not a list of at most {limit} entries{_request(request_id)}") from None
-    return [entry for entry in entries_of(array) if entry != _NULL]
+        raise DecodeError("pageToken is not text") from None
 
 
-def _next_page_token(value: Raw, request_id: str | None) -> str | None:
-    try:
-        token = _PAGE_TOKEN.decode(value) if value else None
-    except UNREADABLE:
-        raise DecodeError(f"pageToken is not text{_request(request_id)}") from None
-    return None if token is None else str(token) or None
-
-
-def unwrap(dialect: Dialect, response: Response, list_key: str, limit: int, request_id: str | None) -> _Envelope:
-    """The object that holds the data, and in them a list, of a successful response; errors are as for `read_batch`.
-
-    Args:
-        dialect: of the request.
-        response: the whole response.
-        list_key: the key of the list.
-        limit: the most bytes of the body, decompressed.
-        request_id: the request's ``X-Request-ID``, for error messages.
-    """
-    succeeded = 200 <= response.status < 300  # noqa: PLR2004  HTTP's class of success
-    try:
-        body = decode_content(response, limit)
-    except DecodeError as error:
-        if succeeded:
-            raise type(error)(f"{error}{_request(request_id)}") from None
-        body = b""
+def _data_in(response: Response, body: bytes, dialect: Dialect, list_key: str, request_id: str | None) -> _Envelope:
+    """The object that holds the data of a successful response; errors are as for `read_entries`."""
     envelope = _envelope_of(body)
     code = _code_of(envelope)
-    if not succeeded or code not in {None, *_SUCCESS_CODES}:
-        raise _service_error(dialect, response, code, _message_of(envelope) or _describe(response, body), request_id)
+    if not _is_success(response) or code not in {None, *_SUCCESS_CODES}:
+        message = _message_of(envelope) or _describe(response, body)
+        raise _service_error(dialect, response, code, message, request_id)
     if code is None:
-        raise DecodeError(f"not a response of the service: {excerpt(body)}{_request(request_id)}")
-    _check_dialect(dialect, code, envelope, list_key, request_id)
-    return _data_of(dialect, envelope, request_id)
+        raise DecodeError(f"not a response of the service: {excerpt(body)}")
+    _check_dialect(dialect, code, envelope, list_key)
+    if dialect.envelope is None:
+        return envelope
+    inner: Raw = getattr(envelope, dialect.envelope)
+    if inner in (_ABSENT, _NULL):
+        return _NOTHING
+    try:
+        return decode_repaired(_ENVELOPE, inner)
+    except UNREADABLE:
+        raise DecodeError(f"{dialect.envelope} is not an object") from None
 
 
 def _envelope_of(body: bytes | Raw) -> _Envelope:
@@ -208,19 +154,7 @@ def _message_of(envelope: _Envelope) -> str:
     return ""
 
 
-def _data_of(dialect: Dialect, envelope: _Envelope, request_id: str | None) -> _Envelope:
-    if dialect.envelope is None:
-        return envelope
-    inner: Raw = getattr(envelope, dialect.envelope)
-    if inner in (_ABSENT, _NULL):
-        return _NOTHING
-    try:
-        return decode_repaired(_ENVELOPE, inner)
-    except UNREADABLE:
-        raise DecodeError(f"{dialect.envelope} is not an object{_request(request_id)}") from None
-
-
-def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: str, request_id: str | None) -> None:
+def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: str) -> None:
     """Data where the other dialect has them end everything; a mere sign of it may be a proxy's, which goes away."""
     other = dialect.other
     ours, theirs = (bool(getattr(envelope, each.envelope or list_key)) for each in (dialect, other))
@@ -228,12 +162,11 @@ def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: s
     if not ours and getattr(inside_theirs, list_key):
         raise ConfigError(
             f"the service responds in the dialect {other.name!r}, not {dialect.name!r}: set {other.switch}"
-            f"{_request(request_id)}"
         )
     if code != dialect.success_code or (theirs and not ours):
         raise DecodeError(
             f"code {code} and no data, or in another place, is not a response in the dialect {dialect.name!r}; if this "
-            f"persists, try {other.switch}{_request(request_id)}"
+            f"persists, try {other.switch}"
         )
 
 
@@ -275,7 +208,3 @@ def _describe(response: Response, body: bytes) -> str:
     if location := response.headers.get("location"):
         return f"redirected to {excerpt(location.encode(errors='replace'))}"
     return excerpt(body)
-
-
-def _request(request_id: str | None) -> str:
-    return f" (request {request_id})" if request_id else ""

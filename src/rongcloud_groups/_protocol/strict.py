@@ -1,11 +1,11 @@
-"""Reads profiles and listed groups of exactly the documented shape, all of a response at once.
+"""Reads responses of exactly the documented shape, all of one at once.
 
-msgspec decodes the response into types that are made from the model and the dialect's table, and a function made from
-the same two turns them into models. If one profile has another shape, each is read by itself, and that one leniently.
+msgspec decodes a response into types that are made from the model and the dialect's table, and a function made from
+the same two turns them into models. If one entry has another shape, each is read by itself, and that one leniently.
 All ways give equal results.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 from operator import attrgetter
@@ -16,18 +16,115 @@ from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from rongcloud_groups._protocol.dialects import Dialect, Paths
 from rongcloud_groups._protocol.lenient import ENUM_NUMBERS, UNREADABLE, lenient_reader
-from rongcloud_groups._protocol.requests import BATCH_LIMIT
+from rongcloud_groups._protocol.requests import BATCH_LIMIT, PAGE_SIZE
+from rongcloud_groups.errors import DecodeError
 from rongcloud_groups.models import DEFAULT_PERMISSIONS, EMPTY, GroupProfile, ListedGroup, Permissions
 
+_T = TypeVar("_T")
 _Model = TypeVar("_Model", bound=Struct)
 
+_NULL: Final = Raw(b"null")
 _MAX_CACHED_TEXT: Final = 256
 _MAX_EXACT: Final = 2**42
 """Milliseconds since 1970, in 2109, from which on a float of seconds is not exact to the microsecond."""
 
 
-def array_of(entry: Any, limit: int) -> Any:
-    """The type of an array with at most so many entries; `entries_of` gives them.
+class ResponseReader(Generic[_Model]):
+    """Reads the profiles or the listed groups in a dialect's responses.
+
+    Args:
+        dialect: of the responses.
+        model: `GroupProfile` or `ListedGroup`.
+        table: the keys of each of its fields, from the dialect.
+        list_key: the key of the list that has them.
+        limit: the most entries of that list.
+    """
+
+    def __init__(
+        self, dialect: Dialect, model: type[_Model], table: Mapping[str, Paths], list_key: str, limit: int
+    ) -> None:
+        hints = get_type_hints(model)
+        keys: dict[str, dict[str, str]] = {"row": {}}  # by field, of the entry itself and of each nested object
+        for name, (path, *_) in table.items():
+            outer, _, key = path.rpartition(".")
+            keys.setdefault(outer or "row", {})[name] = key
+        nested = {outer: _shape(hints, fields) for outer, fields in keys.items() if outer != "row"}
+        shape = _shape(hints, keys["row"], [(outer, str | inner | None, None) for outer, inner in nested.items()])
+        values = {name: f"{outer}.{name}" for outer, fields in keys.items() for name in fields}
+        self._models: Callable[[Sequence[Any], Sequence[str]], list[_Model]] = _compiled(model, hints, values, nested)
+        self._entry = msgspec.json.Decoder(shape)
+        self._entries = msgspec.json.Decoder(_array_of(Raw, limit) | None)
+        self.dialect = dialect
+        self.list_key = list_key
+        self.limit = limit
+        self._read_leniently = lenient_reader(model, table)
+
+        data: list[Any] = [(list_key, _array_of(shape, limit)), ("pageToken", str | int | None, None)]
+        if dialect.envelope is not None:
+            data = [(dialect.envelope, msgspec.defstruct("_DocumentedData", data))]
+        code: Any = Literal[dialect.success_code]
+        self._response = msgspec.json.Decoder(msgspec.defstruct("_DocumentedResponse", [("code", code), *data]))
+        prefix = "" if dialect.envelope is None else f"{dialect.envelope}."
+        self._data = attrgetter(f"{prefix}{list_key}", f"{prefix}pageToken")
+
+    def read(self, body: bytes, requested: Sequence[str] | None = None) -> tuple[list[_Model], str | int | None] | None:
+        """The models in a body of exactly the documented shape, and its page token; None for any other body.
+
+        If ``requested`` is given, they are those of these IDs, in this order, and their IDs are the same objects.
+        """
+        try:
+            array, page_token = self._data(self._response.decode(body))
+            rows = _entries_of(array)
+            group_ids: Sequence[str] = [row.group_id for row in rows]
+            if requested is None or group_ids == requested:
+                return self._models(rows, requested or group_ids), page_token
+            group_ids, rows = matched(group_ids, rows, requested)
+            return self._models(rows, group_ids), page_token
+        except UNREADABLE:
+            return None
+
+    def read_entries(self, array: Raw) -> list[_Model | None]:
+        """The models of the entries that are not null, of any shape; None if the group ID cannot be read.
+
+        Raises:
+            DecodeError: it is no list, or has too many entries.
+        """
+        try:
+            entries = _entries_of(self._entries.decode(array)) if array else ()
+        except UNREADABLE:
+            raise DecodeError(f"{self.list_key} is not a list of at most {self.limit} entries") from None
+        return [self.read_entry(entry) for entry in entries if entry != _NULL]
+
+    def read_entry(self, entry: Raw) -> _Model | None:
+        """The model of one entry of any shape; None if the group ID cannot be read."""
+        try:
+            row = self._entry.decode(entry)
+            return self._models([row], [row.group_id])[0]
+        except UNREADABLE:
+            return self._read_leniently(entry)
+
+
+@cache
+def profile_reader(dialect: Dialect) -> ResponseReader[GroupProfile]:
+    """The reader of responses to batch requests."""
+    return ResponseReader(dialect, GroupProfile, dialect.profile, "profiles", BATCH_LIMIT)
+
+
+@cache
+def listed_group_reader(dialect: Dialect) -> ResponseReader[ListedGroup]:
+    """The reader of pages of the listing."""
+    return ResponseReader(dialect, ListedGroup, dialect.listed_group, "groups", PAGE_SIZE)
+
+
+def matched(group_ids: Sequence[str], items: Sequence[_T], requested: Iterable[str]) -> tuple[list[str], list[_T]]:
+    """Those requested of some items with these group IDs, in the order of the request; of two, the first counts."""
+    by_id = dict(zip(reversed(group_ids), reversed(items), strict=True))
+    present = list(filter(by_id.__contains__, requested))
+    return present, list(map(by_id.__getitem__, present))
+
+
+def _array_of(entry: Any, limit: int) -> Any:
+    """The type of an array with at most so many entries; `_entries_of` gives them.
 
     msgspec checks the length of a list when all of it has been read; here it refuses the first entry too many.
     """
@@ -35,107 +132,14 @@ def array_of(entry: Any, limit: int) -> Any:
     return msgspec.defstruct("_Array", fields, array_like=True, forbid_unknown_fields=True, gc=False)
 
 
-def entries_of(array: Struct | None) -> Sequence[Any]:
-    """The entries of an array; none in null."""
-    if array is None:
-        return ()
-    entries = msgspec.structs.astuple(array)
-    return entries[: entries.index(UNSET)] if entries[-1] is UNSET else entries
-
-
-@cache
-def array_decoder(entry: Any, limit: int) -> "msgspec.json.Decoder[Any]":
-    """The decoder of an array with at most so many entries, or null."""
-    return msgspec.json.Decoder(array_of(entry, limit) | None)
-
-
-class EntryReader(Generic[_Model]):
-    """Reads the profiles or the listed groups in a dialect's responses.
-
-    Args:
-        model: `GroupProfile` or `ListedGroup`.
-        table: the keys of each of its fields, from the dialect.
-
-    Attributes:
-        shape: the documented one of an entry, as a type of msgspec.
-        models: makes the models of entries of that shape, with the given objects as their IDs.
-    """
-
-    def __init__(self, model: type[_Model], table: Mapping[str, Paths]) -> None:
-        hints = get_type_hints(model)
-        keys: dict[str, dict[str, str]] = {"row": {}}  # by field, of the entry itself and of each nested object
-        for name, (path, *_) in table.items():
-            outer, _, key = path.rpartition(".")
-            keys.setdefault(outer or "row", {})[name] = key
-        nested = {outer: _shape(hints, fields) for outer, fields in keys.items() if outer != "row"}
-        objects = [(outer, str | shape | None, None) for outer, shape in nested.items()]
-        self.shape = _shape(hints, keys["row"], objects)
-        values = {name: f"{outer}.{name}" for outer, fields in keys.items() for name in fields}
-        self.models: Callable[[Sequence[Any], Sequence[str]], list[_Model]] = _compiled(model, hints, values, nested)
-        self._decoder = msgspec.json.Decoder(self.shape)
-        self._read_leniently = lenient_reader(model, table)
-
-    def read(self, entry: Raw) -> _Model | None:
-        """The model of one entry of any shape; None if the group ID cannot be read."""
-        try:
-            row = self._decoder.decode(entry)
-            return self.models([row], [row.group_id])[0]
-        except UNREADABLE:
-            return self._read_leniently(entry)
-
-    def read_array(self, array: Raw, limit: int) -> list[_Model] | None:
-        """The models of at most so many entries; None if one of them has another shape."""
-        try:
-            rows = entries_of(array_decoder(self.shape, limit).decode(array))
-            return self.models(rows, [row.group_id for row in rows])
-        except UNREADABLE:
-            return None
-
-
-@cache
-def profile_reader(dialect: Dialect) -> EntryReader[GroupProfile]:
-    """The reader of a dialect's profiles."""
-    return EntryReader(GroupProfile, dialect.profile)
-
-
-@cache
-def listed_group_reader(dialect: Dialect) -> EntryReader[ListedGroup]:
-    """The reader of the entries of a dialect's listing."""
-    return EntryReader(ListedGroup, dialect.listed_group)
-
-
-@cache
-def batch_reader(dialect: Dialect) -> Callable[[bytes, Sequence[str]], list[GroupProfile] | None]:
-    """Make the function that reads the body of a successful response; it returns None if its shape is another one.
-
-    If the profiles are those of the requested IDs, in their order, then their IDs are the same objects.
-    """
-    reader = profile_reader(dialect)
-    success: Any = Literal[dialect.success_code]
-    data: list[tuple[str, Any]] = [("profiles", array_of(reader.shape, BATCH_LIMIT))]
-    path = "profiles"
-    if dialect.envelope is not None:
-        data = [(dialect.envelope, msgspec.defstruct("_DocumentedData", data))]
-        path = f"{dialect.envelope}.{path}"
-    strict = msgspec.json.Decoder(msgspec.defstruct("_DocumentedResponse", [("code", success), *data]))
-    profiles_of = attrgetter(path)
-
-    def read(body: bytes, requested: Sequence[str]) -> list[GroupProfile] | None:
-        try:
-            rows = entries_of(profiles_of(strict.decode(body)))
-            group_ids = [row.group_id for row in rows]
-            return reader.models(rows, requested if group_ids == requested else group_ids)
-        except UNREADABLE:
-            return None
-
-    return read
+def _entries_of(array: Struct | None) -> Sequence[Any]:
+    entries = () if array is None else msgspec.structs.astuple(array)
+    return entries[: entries.index(UNSET)] if entries and entries[-1] is UNSET else entries
 
 
 def _shape(hints: Mapping[str, Any], keys: dict[str, str], nested: Sequence[tuple[str, Any, None]] = ()) -> Any:
-    fields = [
-        (name, _DOCUMENTED[hints[name]]) if hints[name] is str else (name, _DOCUMENTED[hints[name]], None)
-        for name in keys
-    ]
+    types = {name: _DOCUMENTED[hints[name]] for name in keys}
+    fields = [(name, kind) if hints[name] is str else (name, kind, None) for name, kind in types.items()]
     return msgspec.defstruct(
         "_DocumentedObject",
         [*fields, *nested],
@@ -146,7 +150,10 @@ def _shape(hints: Mapping[str, Any], keys: dict[str, str], nested: Sequence[tupl
 
 
 def _compiled(model: type[_Model], hints: Mapping[str, Any], values: dict[str, str], nested: Mapping[str, Any]) -> Any:
-    """The function that makes models of entries. Written out it takes half the time of making each from a dict."""
+    """The function that makes models of entries, with the given objects as their IDs.
+
+    Written out it takes half the time of making each from a dict.
+    """
     names: dict[str, object] = {"model": model, "EMPTY": EMPTY, "DEFAULT": DEFAULT_PERMISSIONS}
     names |= {"times": _times, "attributes": _ATTRIBUTES.decode, "permissions": _permissions}
     objects = {"row": ""}
