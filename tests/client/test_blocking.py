@@ -212,6 +212,33 @@ def test_a_forked_child_opens_its_own_and_the_parent_keeps_its() -> None:
         assert len(first) + sum(merged(parts)) == len(IDS)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform has no fork")
+@pytest.mark.parametrize("use", ["pass", "del client", "client.get('g1')"])
+@pytest.mark.usefixtures("address")
+def test_a_forked_child_ends_whether_or_not_it_uses_the_client(use: str) -> None:
+    program = (
+        "import os, signal, warnings\n"
+        "from rongcloud_groups.blocking import BlockingGroupClient\n"
+        "client = BlockingGroupClient.from_env()\n"
+        "client.get('g1')\n"
+        "warnings.simplefilter('ignore', DeprecationWarning)  # of a fork beside a thread\n"
+        "child = os.fork()\n"
+        "if child:\n"
+        "    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n"
+        "else:\n"
+        "    signal.alarm(60)\n"
+        f"    {use}\n"
+    )
+    finished = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert (finished.returncode, finished.stdout, warnings_in(finished.stderr)) == (0, "0\n", [])
+
+
 def test_it_is_pickled_without_its_secret_which_the_environment_has(address: Address) -> None:
     client = BlockingGroupClient.from_env(max_attempts=2)
     explicit = BlockingGroupClient(address.app_key, address.app_secret, base_urls=address.url)
@@ -361,3 +388,32 @@ def test_an_iteration_in_a_closed_client_ends_in_client_closed() -> None:
         client.close()
         with pytest.raises(ClientClosed):
             list(parts)
+
+
+@pytest.mark.usefixtures("address")
+def test_an_iteration_that_had_not_begun_when_the_client_closed_ends_in_client_closed() -> None:
+    client = BlockingGroupClient.from_env()
+    iterations: list[Iterator[object]] = [client.stream(iter(IDS)), client.list_profiles(), client.list_groups()]
+    client.close()
+    for each in iterations:
+        with pytest.raises(ClientClosed):
+            next(each)
+
+
+@pytest.mark.usefixtures("address")
+def test_an_iteration_needs_no_other_reference_to_its_client() -> None:
+    assert sum(merged(BlockingGroupClient.from_env().stream(iter(IDS)))) == len(IDS)
+    pages = BlockingGroupClient.from_env().list_profiles()
+    assert sum(len(page.lookup) for page in pages) == len(list(BlockingGroupClient.from_env().list_groups()))
+
+
+@pytest.mark.usefixtures("address")
+def test_an_iteration_and_a_client_that_are_dropped_leave_no_ids_and_no_thread() -> None:
+    threads = threading.active_count()
+    client = BlockingGroupClient.from_env(max_in_flight=1)
+    for _ in client.stream(f"g{number}" for number in itertools.count()):
+        break
+    while client.stats().waiting:
+        pass
+    del client
+    assert threading.active_count() == threads

@@ -2,19 +2,16 @@
 
 import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import ExitStack
 from datetime import datetime
 from functools import partial, update_wrapper
 from threading import Lock
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
-from weakref import WeakSet, finalize
-
-from anyio.from_thread import start_blocking_portal
+from weakref import WeakSet
 
 from rongcloud_groups._dispatch.listing import ProfilePage
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups.blocking.portal import Running, close_portal, entered, wait
+from rongcloud_groups.blocking.portal import Running
 from rongcloud_groups.blocking.stream import BlockingStream
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.config import AllOptions, Options, options_from_environment, with_machine_budget
@@ -33,7 +30,8 @@ def _delegate(
 
     def call(self: "BlockingGroupClient", /, *args: P.args, **kwargs: P.kwargs) -> R:
         running = self._run()
-        return wait(running, lambda: method(running.client, *args, **kwargs))
+        client = running.client
+        return running.wait(lambda: method(client, *args, **kwargs))
 
     update_wrapper(call, method)
     return call
@@ -111,7 +109,7 @@ class BlockingGroupClient:
         """
         running = self._run()
         pages = running.portal.call(running.client.list_groups).pages()
-        while (page := wait(running, lambda: anext(pages, None))) is not None:
+        while (page := running.wait(lambda: anext(pages, None))) is not None:
             yield from page.groups
 
     def list_profiles(self, *, after: str | None = None, since: datetime | None = None) -> Iterator[ProfilePage]:
@@ -126,9 +124,9 @@ class BlockingGroupClient:
             RongCloudError: a page could not be had, or an error that is not retryable.
         """
         running = self._run()
-        opened = running.portal.call(lambda: running.client.list_profiles(after=after, since=since))
-        with entered(running, opened) as pages:
-            while (page := wait(running, lambda: anext(pages, None))) is not None:
+        listed = running.portal.call(partial(running.client.list_profiles, after=after, since=since))
+        with running.entered(listed) as pages:
+            while (page := running.wait(lambda: anext(pages, None))) is not None:
                 yield page
 
     def stats(self) -> Stats:
@@ -172,16 +170,8 @@ class BlockingGroupClient:
             if self._closed:
                 raise ClientClosed("the client is closed")
             if self._running is None:
-                self._running = self._opened()
+                self._running = Running(self._make())
             return self._running
-
-    def _opened(self) -> Running:
-        client = self._make()
-        with ExitStack() as stack:
-            portal = stack.enter_context(start_blocking_portal("asyncio"))
-            stack.callback(portal.call, portal.stop, True)  # noqa: FBT003  cancel streams that are still iterated
-            stack.enter_context(portal.wrap_async_context_manager(client))
-            return Running(client, portal, finalize(self, close_portal, os.getpid(), stack.pop_all()), os.getpid())
 
     def reset_after_fork(self) -> None:
         """Forget the parent's thread and connections, which a fork does not copy. Called in the child automatically."""

@@ -2,11 +2,13 @@
 
 import os
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import CancelledError
-from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
-from typing import NamedTuple, TypeVar
+from concurrent.futures import CancelledError, Future
+from contextlib import AbstractAsyncContextManager, contextmanager
+from threading import Thread
+from typing import TypeVar
 from weakref import finalize
 
+import anyio
 from anyio.from_thread import BlockingPortal
 
 from rongcloud_groups.client import GroupClient
@@ -15,45 +17,66 @@ from rongcloud_groups.errors import ClientClosed
 R = TypeVar("R")
 
 
-class Running(NamedTuple):
-    """An open client, and the event loop of its thread."""
+class Running:
+    """An open client, and the event loop of its thread, which ends when nothing outside it refers to this any more."""
 
-    client: GroupClient
-    portal: BlockingPortal
-    close: "finalize[[int, ExitStack], object]"
-    pid: int
+    def __init__(self, client: GroupClient) -> None:
+        self.client = client
+        self._pid = os.getpid()
+        opened: Future[BlockingPortal] = Future()
+        ended: Future[None] = Future()
+        thread = Thread(target=_run, args=(client, opened, ended), name="rongcloud_groups client", daemon=True)
+        thread.start()
+        try:
+            self.portal = opened.result()
+        finally:
+            opened.cancel()  # an interrupted wait: the client closes as soon as it is open
+        self.close = finalize(self, _close, self._pid, self.portal, thread, ended)
 
+    def wait(self, call: Callable[[], Awaitable[R]]) -> R:
+        """The result of a call in the event loop; an exception in this thread, such as Ctrl-C, cancels the call."""
+        if self._pid != os.getpid():
+            raise ClientClosed("this was begun in the process that forked this one: begin it again here")
+        try:
+            future = self.portal.start_task_soon(call)
+        except RuntimeError:
+            if self.close.alive:
+                raise
+            raise ClientClosed("the client is closed") from None
+        try:
+            return future.result()
+        except CancelledError:
+            raise ClientClosed("the client is closed") from None
+        finally:
+            future.cancel()
 
-def wait(running: Running, call: Callable[[], Awaitable[R]]) -> R:
-    """The result of a call in the event loop; an exception in this thread, such as Ctrl-C, cancels the call."""
-    if running.pid != os.getpid():
-        raise ClientClosed("this was begun in the process that forked this one: begin it again here")
-    try:
-        future = running.portal.start_task_soon(call)
-    except RuntimeError:
-        if running.close.alive:
-            raise
-        raise ClientClosed("the client is closed") from None
-    try:
-        return future.result()
-    except CancelledError:
-        raise ClientClosed("the client is closed") from None
-    finally:
-        future.cancel()
-
-
-@contextmanager
-def entered(running: Running, context: AbstractAsyncContextManager[R]) -> Iterator[R]:
-    """Enter an asynchronous context in the event loop, and leave it there, unless the loop has ended before."""
-    with ExitStack() as stack:
-        value = stack.enter_context(running.portal.wrap_async_context_manager(context))
+    @contextmanager
+    def entered(self, context: AbstractAsyncContextManager[R]) -> Iterator[R]:
+        """Enter an asynchronous context in the event loop, and leave it there, unless the loop has ended before."""
+        value = self.wait(context.__aenter__)
         try:
             yield value
         finally:
-            if not running.close.alive or running.pid != os.getpid():
-                stack.pop_all()
+            if self.close.alive and self._pid == os.getpid():
+                self.wait(lambda: context.__aexit__(None, None, None))  # an error would keep this frame alive
 
 
-def close_portal(pid: int, stack: ExitStack) -> None:
+def _run(client: GroupClient, opened: Future[BlockingPortal], ended: Future[None]) -> None:
+    async def serve() -> None:
+        async with client, BlockingPortal() as portal:
+            opened.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    try:
+        anyio.run(serve)
+    except BaseException as error:  # noqa: BLE001  raised in the thread that waits
+        (ended if opened.done() else opened).set_exception(error)
+    else:
+        ended.set_result(None)
+
+
+def _close(pid: int, portal: BlockingPortal, thread: Thread, ended: Future[None]) -> None:
     if pid == os.getpid():
-        stack.close()
+        portal.call(portal.stop, True)  # noqa: FBT003  cancel calls and iterations that are under way
+        thread.join()
+        ended.result()

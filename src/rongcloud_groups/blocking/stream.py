@@ -7,7 +7,8 @@ from typing import Final, Self
 
 from anyio import CancelScope
 
-from rongcloud_groups.blocking.portal import Running, entered, wait
+from rongcloud_groups._dispatch.stream import Stream
+from rongcloud_groups.blocking.portal import Running
 from rongcloud_groups.lookup import Lookup
 
 IDS_AT_A_TIME: Final = 500
@@ -18,17 +19,12 @@ class BlockingStream:
     """An iterator of `Lookup` parts; `BlockingGroupClient.stream` makes it."""
 
     def __init__(self, running: Running, group_ids: Iterable[str], *, bulk: bool) -> None:
-        self._running = running
-        self._group_ids = iter(group_ids)
+        source = _Source(group_ids)
         # A str is refused by the client's own stream, in its own words.
-        source = group_ids if isinstance(group_ids, str) else self._source()
-        self._stream = running.portal.call(lambda: running.client.stream(source, bulk=bulk))
-        self._parts = self._consume()
-        self._taken: list[str] = []  # from the source
-        self._hungry = self._source_ended = False
-        self._source_error: Exception | None = None
-        self._fed = Event()
-        self._reader: CancelScope | None = None
+        batches = group_ids if isinstance(group_ids, str) else source.read()
+        client = running.client
+        stream = running.portal.call(lambda: client.stream(batches, bulk=bulk))
+        self._parts = _parts(running, stream, source)
 
     def __enter__(self) -> Self:
         return self
@@ -51,36 +47,50 @@ class BlockingStream:
         """
         return next(self._parts)
 
-    def _consume(self) -> Generator[Lookup, None, None]:
-        with entered(self._running, self._stream):
-            while True:
-                if (part := wait(self._running, self._next_part)) is not None:
-                    yield part
-                elif not self._source_ended:
-                    self._feed_some()
-                elif self._source_error is not None:
-                    raise self._source_error
-                else:
-                    return
 
-    def _feed_some(self) -> None:
+def _parts(running: Running, stream: Stream, source: "_Source") -> Generator[Lookup, None, None]:
+    with running.entered(stream):
+        while True:
+            if (part := running.wait(lambda: source.next_part(stream))) is not None:
+                yield part
+            elif not source.ended:
+                running.portal.call(source.feed, source.take())
+            elif source.error is not None:
+                raise source.error
+            else:
+                return
+
+
+class _Source:
+    """The IDs of a stream: taken in the thread that consumes it, and read in the event loop."""
+
+    def __init__(self, group_ids: Iterable[str]) -> None:
+        self.ended = False
+        self.error: Exception | None = None
+        self._group_ids = iter(group_ids)
+        self._taken: list[str] = []
+        self._hungry = False
+        self._fed = Event()
+        self._reader: CancelScope | None = None
+
+    def take(self) -> list[str]:
         taken: list[str] = []
         try:
             taken.extend(islice(self._group_ids, IDS_AT_A_TIME))  # keeps the IDs before one that fails
         except Exception as error:  # noqa: BLE001  raised once the IDs before it have their outcomes
-            self._source_error = error
+            self.error = error
             self._group_ids = iter(())
-        self._running.portal.call(self._feed, taken)
+        return taken
 
-    def _feed(self, taken: list[str]) -> None:
+    def feed(self, taken: list[str]) -> None:
         self._taken = taken
-        self._source_ended = not taken
+        self.ended = not taken
         self._hungry = False
         self._fed.set()
 
-    async def _source(self) -> AsyncIterator[list[str]]:
-        """The IDs that the thread has taken from its source; where they are used up, its wait for a part ends."""
-        while not self._source_ended:
+    async def read(self) -> AsyncIterator[list[str]]:
+        """The IDs that the thread has taken; where they are used up, its wait for a part ends."""
+        while not self.ended:
             self._fed.clear()
             self._hungry = True
             if self._reader is not None:
@@ -88,10 +98,10 @@ class BlockingStream:
             await self._fed.wait()
             yield self._taken
 
-    async def _next_part(self) -> Lookup | None:
+    async def next_part(self, stream: Stream) -> Lookup | None:
         """The next part, or None where the stream waits for IDs or has ended."""
         with CancelScope() as self._reader:
             if self._hungry:
                 self._reader.cancel()
-            return await anext(self._stream, None)
+            return await anext(stream, None)
         return None
