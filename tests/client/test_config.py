@@ -318,7 +318,7 @@ def test_a_secret_says_of_itself_only_that_it_is_one() -> None:
 
 def test_a_secret_with_undecodable_bytes_signs() -> None:
     secret = Secret(os.fsdecode(b"\xff" + SECRET.encode()))
-    assert len(Credentials("key", secret).signature("nonce", 0)) == 40
+    assert len(dict(Credentials("key", secret).headers())["signature"]) == 40
 
 
 async def test_no_log_line_of_a_lookup_shows_the_secret(everything_logged: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import parse_qs
 
 import msgspec
 import pytest
-from support.service_api import CREDENTIALS, api
+from support.service_api import api
 
 from rongcloud_groups import errors
 from rongcloud_groups._http import Response
@@ -17,7 +17,6 @@ from rongcloud_groups._protocol.api import BatchResult, ListingPage
 from rongcloud_groups._protocol.content import max_body
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups._protocol.signing import RequestNonce
 from rongcloud_groups.models import (
     GroupProfile,
     InvitePerm,
@@ -29,12 +28,11 @@ from rongcloud_groups.models import (
     RolePerm,
 )
 
-NONCE = RequestNonce("nonce1", 1_700_000_000_000, "r1")
-
 
 @pytest.fixture
 def _one_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rongcloud_groups._protocol.api.new_nonce", lambda: NONCE)
+    monkeypatch.setattr("secrets.token_hex", {8: "nonce1", 16: "r1"}.get)
+    monkeypatch.setattr("time.time_ns", lambda: 1_700_000_000_000_000_000)
 
 
 def v1(*profiles: Any, **more: Any) -> bytes:
@@ -179,7 +177,7 @@ def test_a_listing_request_names_page_size_and_order(page_token: str | None, exp
 
     assert request.path == "/entrust/group/query.json"
     assert parse_qs(request.body.decode(), strict_parsing=True) == expected
-    assert dict(request.headers)["signature"] == CREDENTIALS.signature("nonce1", 1_700_000_000_000)
+    assert dict(request.headers)["signature"] == signing.sign(Secret("secret1"), "nonce1", 1_700_000_000_000)
 
 
 def test_a_listing_request_in_json_has_numbers() -> None:

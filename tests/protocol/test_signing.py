@@ -1,6 +1,5 @@
 """Neither the App Secret nor a signature is shown, whatever prints the locals of a traceback."""
 
-import copy
 import hashlib
 import io
 import pickle
@@ -16,7 +15,7 @@ from rongcloud_groups import ConfigError, GroupClient, Secret
 from rongcloud_groups._http import Request
 from rongcloud_groups._protocol.api import ServiceApi
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
-from rongcloud_groups._protocol.signing import Credentials, RequestNonce, Signature, new_nonce, sign
+from rongcloud_groups._protocol.signing import Credentials, Signature, sign
 from rongcloud_groups.diagnostics import check
 
 APP_SECRET = "ZzTopSecret42zZ"
@@ -59,8 +58,8 @@ def signature_of(request: Request) -> str:
 
 @pytest.mark.parametrize("dialect", list(DIALECTS.values()), ids=list(DIALECTS))
 def test_a_failure_after_signing_shows_no_signature(dialect: Dialect, monkeypatch: pytest.MonkeyPatch) -> None:
-    nonce = new_nonce()
-    monkeypatch.setattr("rongcloud_groups._protocol.api.new_nonce", lambda: nonce)
+    monkeypatch.setattr("secrets.token_hex", {8: "nonce1", 16: "r1"}.get)
+    monkeypatch.setattr("time.time_ns", lambda: 1_000_000)
     failing: Dialect = FailingDialect(dialect)  # type: ignore[assignment]
     api = ServiceApi(failing, credentials())
     builds: list[Callable[[], Request]] = [lambda: api.batch_request(["g1"]), lambda: api.listing_request(None)]
@@ -68,9 +67,9 @@ def test_a_failure_after_signing_shows_no_signature(dialect: Dialect, monkeypatc
         with pytest.raises(Failure) as caught:
             build()
         text = shown(caught.value)
-        assert nonce.nonce in text  # the locals are there
+        assert "request_id = 'r1'" in text  # the locals are there
         assert APP_SECRET not in text
-        assert sign(Secret(APP_SECRET), nonce.nonce, nonce.timestamp_ms)[:] not in text
+        assert sign(Secret(APP_SECRET), "nonce1", 1)[:] not in text
 
 
 def test_a_request_among_the_locals_shows_no_signature() -> None:
@@ -139,9 +138,11 @@ def test_credentials_that_are_refused_can_be_shown_with_their_traceback() -> Non
     assert APP_SECRET not in text
 
 
-def test_a_nonce_is_another_one_each_time() -> None:
-    nonces = [new_nonce() for _ in range(100)]
+def test_a_request_has_a_nonce_and_an_id_of_its_own() -> None:
+    api = ServiceApi(DIALECTS["rongcloud"], credentials())
+    requests = [dict(api.batch_request(["g1"]).headers) for _ in range(100)]
 
-    assert len({nonce.nonce for nonce in nonces}) == len({nonce.request_id for nonce in nonces}) == 100
-    assert all(len(nonce.nonce) <= 18 and len(nonce.request_id) <= 36 for nonce in nonces)
-    assert copy.copy(nonces[0]) == RequestNonce(*nonces[0])
+    for name, longest in (("nonce", 18), ("x-request-id", 36)):
+        values = {request[name] for request in requests}
+        assert len(values) == 100
+        assert max(map(len, values)) <= longest

@@ -1,13 +1,16 @@
 """The service as the client sees it: requests to send, and results out of responses."""
 
+import secrets
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from rongcloud_groups._http import Request, Response
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups._protocol.requests import PAGE_SIZE, encode
 from rongcloud_groups._protocol.responses import read_entries
-from rongcloud_groups._protocol.signing import Credentials, new_nonce
+from rongcloud_groups._protocol.signing import Credentials
 from rongcloud_groups._protocol.strict import listed_group_reader, profile_reader
 from rongcloud_groups.models import GroupProfile, ListedGroup
 
@@ -24,32 +27,20 @@ class BatchResult(NamedTuple):
 
 
 class ListingPage(NamedTuple):
-    """One page of the listing of an app's groups.
-
-    Attributes:
-        groups: the groups of the page.
-        next_page_token: the token of the next page; None on the last.
-        unreadable: how many entries have a group ID that cannot be read.
-    """
+    """One page of the listing of an app's groups."""
 
     groups: list[ListedGroup]
     next_page_token: str | None
+    """None on the last page."""
     unreadable: int
+    """How many entries have a group ID that cannot be read."""
 
 
-class ServiceApi:
-    """Builds signed requests, and reads the responses to them. It sends nothing and keeps nothing.
+class ServiceApi(Struct, frozen=True):
+    """Builds signed requests in a dialect, and reads the responses to them. It sends nothing and keeps nothing."""
 
-    Args:
-        dialect: the interface that is spoken.
-        credentials: sign the requests.
-    """
-
-    __slots__ = ("credentials", "dialect")
-
-    def __init__(self, dialect: Dialect, credentials: Credentials) -> None:
-        self.dialect = dialect
-        self.credentials = credentials
+    dialect: Dialect
+    credentials: Credentials
 
     def batch_request(self, group_ids: Sequence[str]) -> Request:
         """The request for the profiles of 1 to `BATCH_LIMIT` validated group IDs."""
@@ -63,19 +54,15 @@ class ServiceApi:
         return self._request(self.dialect.listing_path, parameters)
 
     def _request(self, path: str, parameters: Mapping[str, str | int | Sequence[str]]) -> Request:
-        body = encode(self.dialect, parameters)
-        nonce = new_nonce()  # each attempt has its own
+        request_id = secrets.token_hex(16)  # the service takes at most 36 characters
         headers = [
-            ("app-key", self.credentials.app_key),
-            ("nonce", nonce.nonce),
-            ("timestamp", str(nonce.timestamp_ms)),
-            ("signature", self.credentials.signature(nonce.nonce, nonce.timestamp_ms)),
-            ("x-request-id", nonce.request_id),
+            *self.credentials.headers(),
+            ("x-request-id", request_id),
             ("content-type", self.dialect.content_type),
             ("accept-encoding", "gzip"),
             ("user-agent", "rongcloud-groups"),
         ]
-        return Request(path, headers, body, nonce.request_id)
+        return Request(path, headers, encode(self.dialect, parameters), request_id)
 
     def read_batch(self, response: Response, requested: Sequence[str], request_id: str | None = None) -> BatchResult:
         """The service's statement on the requested groups.

@@ -26,12 +26,8 @@ def max_body(entries: int) -> int:
 def decode_content(response: Response, limit: int) -> bytes:
     """The body without its content encoding.
 
-    Args:
-        response: the whole response.
-        limit: the most bytes of the result.
-
     Raises:
-        TooLargeError: more bytes than the limit.
+        TooLargeError: more bytes than the limit, when decoded.
         DecodeError: an encoding that no request accepts, or compressed data that is damaged or cut short.
     """
     body = response.body

@@ -16,7 +16,7 @@ class Dialect(Struct, frozen=True, kw_only=True, eq=False):
 
     Attributes:
         name: its value in ``dialect=`` and ``RONGCLOUD_DIALECT``.
-        encoding: of a request's parameters: a form, where a list repeats its key, or JSON.
+        content_type: of a request: JSON, or a form, where a list repeats its key.
         success_code: the ``code`` of a response that is not an error.
         envelope: the key of the object that holds the data; None where they stand beside ``code``.
         batch_path: the path of the batch query.
@@ -28,7 +28,7 @@ class Dialect(Struct, frozen=True, kw_only=True, eq=False):
     """
 
     name: Literal["rongcloud", "nexconn"]
-    encoding: Literal["form", "json"]
+    content_type: Literal["application/json", "application/x-www-form-urlencoded"]
     success_code: int
     envelope: str | None
     batch_path: str
@@ -37,11 +37,6 @@ class Dialect(Struct, frozen=True, kw_only=True, eq=False):
     listing_path: str
     page_size_key: str
     listed_group: Mapping[str, Paths]
-
-    @property
-    def content_type(self) -> str:
-        """The ``Content-Type`` of a request."""
-        return "application/json" if self.encoding == "json" else "application/x-www-form-urlencoded"
 
     @property
     def other(self) -> "Dialect":
@@ -54,16 +49,17 @@ class Dialect(Struct, frozen=True, kw_only=True, eq=False):
         return f"dialect={self.name!r} (RONGCLOUD_DIALECT={self.name})"
 
 
-# One example on the service's pages has these beside ``groupProfile`` and not in it.
-_TEXTS: Final = {
-    "introduction": ("groupProfile.introduction", "introduction"),
-    "announcement": ("groupProfile.announcement", "announcement"),
-    "portrait_url": ("groupProfile.portraitUrl", "groupProfile.portrait_url", "portraitUrl", "portrait_url"),
-}
+def _texts(*objects: str) -> dict[str, Paths]:
+    """The keys of the group's texts, in one of the objects, or beside it, as in one example on the service's pages."""
+    keys = {"introduction": ["introduction"], "announcement": ["announcement"]}
+    keys["portrait_url"] = ["portraitUrl", "portrait_url"]
+    places = (*(f"{each}." for each in objects), "")
+    return {field: tuple(place + key for place in places for key in names) for field, names in keys.items()}
+
 
 RONGCLOUD: Final = Dialect(
     name="rongcloud",
-    encoding="form",
+    content_type="application/x-www-form-urlencoded",
     success_code=200,
     envelope=None,
     batch_path="/entrust/group/profile/query.json",
@@ -74,7 +70,7 @@ RONGCLOUD: Final = Dialect(
         "owner": ("owner",),
         "create_time": ("createTime",),
         "member_count": ("memberCount",),
-        **_TEXTS,
+        **_texts("groupProfile"),
         "ext_profile": ("groupExtProfile",),
         "permissions": ("permissions",),
     },
@@ -86,13 +82,13 @@ RONGCLOUD: Final = Dialect(
         "creator": ("creator",),
         "owner": ("owner",),
         "create_time": ("time", "createTime"),
-        **_TEXTS,
+        **_texts("groupProfile"),
     },
 )
 
 NEXCONN: Final = Dialect(
     name="nexconn",
-    encoding="json",
+    content_type="application/json",
     success_code=0,
     envelope="result",
     batch_path="/v4/group-channel/profile/list",
@@ -103,7 +99,7 @@ NEXCONN: Final = Dialect(
         "owner": ("owner",),
         "create_time": ("createdAt",),
         "member_count": ("memberCount",),
-        **_TEXTS,
+        **_texts("groupProfile"),
         "ext_profile": ("groupExtProfile",),
         "permissions": ("permissions",),
     },
@@ -115,17 +111,7 @@ NEXCONN: Final = Dialect(
         "creator": ("creator",),
         "owner": ("owner",),
         "create_time": ("createdAt",),
-        # the SDK says groupProfile, the page's example profile
-        "introduction": ("groupProfile.introduction", "profile.introduction", "introduction"),
-        "announcement": ("groupProfile.announcement", "profile.announcement", "announcement"),
-        "portrait_url": (
-            "groupProfile.portraitUrl",
-            "groupProfile.portrait_url",
-            "profile.portraitUrl",
-            "profile.portrait_url",
-            "portraitUrl",
-            "portrait_url",
-        ),
+        **_texts("groupProfile", "profile"),  # the SDK says groupProfile, the page's example profile
     },
 )
 

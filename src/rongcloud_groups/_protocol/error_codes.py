@@ -1,6 +1,6 @@
 """The one table of error codes: which exception a code stands for, the hint for a user, and the action to take."""
 
-from types import MappingProxyType
+from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
 from rongcloud_groups.errors import (
@@ -54,54 +54,54 @@ class ErrorCode(NamedTuple):
 _NOT_ENABLED: Final = "enable group profile hosting for this App Key, in the service's console or by a ticket"
 _REGION: Final = "check region or base_urls (RONGCLOUD_REGION, RONGCLOUD_BASE_URL)"
 
-CODES: Final = MappingProxyType(
-    {
-        NO_SUCH_API: ErrorCode(ServiceError, f"no such API for this App Key there; {_REGION}", "fatal"),
-        1000: ErrorCode(ServerError),
-        UNKNOWN_APP_KEY: ErrorCode(
-            AuthenticationError,
-            "check RONGCLOUD_APP_KEY and RONGCLOUD_APP_SECRET: the App Secret does not fit the App Key, of which "
-            "development and production have a pair each; and RONGCLOUD_REGION: an App Key works in one data center",
-        ),
-        1002: ErrorCode(ParameterError),
-        1003: ErrorCode(ParameterError),
-        BAD_SIGNATURE: ErrorCode(
-            AuthenticationError,
-            "check RONGCLOUD_APP_SECRET, which signs the request; other usual causes are hashing the App Key, or a "
-            "clock far off",
-        ),
-        1005: ErrorCode(ParameterError),
-        1006: ErrorCode(AuthenticationError, "the app is locked or deleted; the service's console shows its state"),
-        1007: ErrorCode(
-            AuthenticationError, "the app is restricted; check that the service's console allows this IP address"
-        ),
-        1008: ErrorCode(RateLimited),
-        1009: ErrorCode(ServiceNotEnabled, _NOT_ENABLED),
-        1050: ErrorCode(ServerError),
-        1508: ErrorCode(ParameterError),  # a request body over 100 kB, says one of the SDKs
-    }
-)
+CODES: Final[Mapping[int, ErrorCode]] = {
+    NO_SUCH_API: ErrorCode(ServiceError, f"no such API for this App Key there; {_REGION}", "fatal"),
+    1000: ErrorCode(ServerError),
+    UNKNOWN_APP_KEY: ErrorCode(
+        AuthenticationError,
+        "check RONGCLOUD_APP_KEY and RONGCLOUD_APP_SECRET: the App Secret does not fit the App Key, of which "
+        "development and production have a pair each; and RONGCLOUD_REGION: an App Key works in one data center",
+    ),
+    1002: ErrorCode(ParameterError),
+    1003: ErrorCode(ParameterError),
+    BAD_SIGNATURE: ErrorCode(
+        AuthenticationError,
+        "check RONGCLOUD_APP_SECRET, which signs the request; other usual causes are hashing the App Key, or a "
+        "clock far off",
+    ),
+    1005: ErrorCode(ParameterError),
+    1006: ErrorCode(AuthenticationError, "the app is locked or deleted; the service's console shows its state"),
+    1007: ErrorCode(
+        AuthenticationError, "the app is restricted; check that the service's console allows this IP address"
+    ),
+    1008: ErrorCode(RateLimited),
+    1009: ErrorCode(ServiceNotEnabled, _NOT_ENABLED),
+    1050: ErrorCode(ServerError),
+    1508: ErrorCode(ParameterError),  # a request body over 100 kB, says one of the SDKs
+}
 """The service's codes."""
 
-STATUSES: Final = MappingProxyType(
-    {
-        400: ErrorCode(ParameterError),
-        401: ErrorCode(AuthenticationError, "check the App Key, its secret and the region"),
-        NO_SUCH_API: CODES[NO_SUCH_API],
-        408: ErrorCode(ServiceError, "a server or proxy on the way gave up waiting; try again later", "retry"),
-        413: ErrorCode(ParameterError),
-        414: ErrorCode(ParameterError),
-        421: ErrorCode(ServiceError, f"the connection leads to another host; {_REGION}", "reconnect"),
-        425: ErrorCode(ServiceError, "the server did not want the request yet; try again later", "retry"),
-        429: ErrorCode(RateLimited),
-        430: ErrorCode(ServiceNotEnabled, _NOT_ENABLED),  # the service's own status
-    }
-)
+STATUSES: Final[Mapping[int, ErrorCode]] = {
+    400: ErrorCode(ParameterError),
+    401: ErrorCode(AuthenticationError, "check the App Key, its secret and the region"),
+    NO_SUCH_API: CODES[NO_SUCH_API],
+    408: ErrorCode(ServiceError, "a server or proxy on the way gave up waiting; try again later", "retry"),
+    413: ErrorCode(ParameterError),
+    414: ErrorCode(ParameterError),
+    421: ErrorCode(ServiceError, f"the connection leads to another host; {_REGION}", "reconnect"),
+    425: ErrorCode(ServiceError, "the server did not want the request yet; try again later", "retry"),
+    429: ErrorCode(RateLimited),
+    430: ErrorCode(ServiceNotEnabled, _NOT_ENABLED),  # the service's own status
+}
 """HTTP statuses, where the response has no code that decides."""
 
-_REDIRECTED: Final = ErrorCode(ServiceError, "redirects are not followed; check base_urls (RONGCLOUD_BASE_URL)")
-_SERVER_ERROR: Final = ErrorCode(ServerError)
 _UNKNOWN: Final = ErrorCode(ServiceError)
+_STATUS_CLASSES: Final = (
+    (500, ErrorCode(ServerError)),
+    (400, _UNKNOWN),
+    (300, ErrorCode(ServiceError, "redirects are not followed; check base_urls (RONGCLOUD_BASE_URL)")),
+)
+"""Other statuses, from the first number of each class."""
 
 _CLASSES: Final[tuple[tuple[type[RongCloudError], ErrorAction, str], ...]] = (
     (AuthenticationError, "fatal", ""),
@@ -129,25 +129,15 @@ def error_code_for(code: int | None, status: int) -> ErrorCode:
     """The row for a response.
 
     The code decides before the status, but 429 means the rate, unless no request can succeed anyway.
-
-    Args:
-        code: the service's code; None where the response has none.
-        status: the HTTP status.
     """
     by_code = None if code is None else CODES.get(code)
-    by_status = _for_status(status)
+    by_status = STATUSES.get(status) or next((row for first, row in _STATUS_CLASSES if status >= first), _UNKNOWN)
     if by_code is not None and by_code.error in {AuthenticationError, ServiceNotEnabled}:
         return by_code
     if by_status.error is RateLimited or by_code is None:
         # An undocumented code says more than a mere "bad request": bisecting is for documented ones.
         return _UNKNOWN if by_status.error is ParameterError and code is not None else by_status
     return by_code
-
-
-def _for_status(status: int) -> ErrorCode:
-    if status >= 500:  # noqa: PLR2004  HTTP's class of server errors
-        return _SERVER_ERROR
-    return STATUSES.get(status, _REDIRECTED if 300 <= status < 400 else _UNKNOWN)  # noqa: PLR2004  HTTP's redirects
 
 
 def action_for(error: Exception) -> ErrorAction:

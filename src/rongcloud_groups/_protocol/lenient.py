@@ -26,15 +26,12 @@ _ANYTHING: Final = msgspec.json.Decoder()
 _MAX_UNKNOWN: Final = 1000
 _DECIMAL: Final = re.compile(rb"[+-]?[0-9]{1,19}")
 _INTEGERS: Final = range(-(2**63), 2**63)  # the range of databases and columns
+_DATES: Final = range(-62_135_596_800_000, 253_402_300_800_000)  # milliseconds, in the years 1 to 9999
 ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
 
 
 def datetime_from_ms(milliseconds: int) -> datetime:
-    """The time so many milliseconds after 1970, in UTC.
-
-    Raises:
-        OverflowError: it is outside the range of `datetime`.
-    """
+    """The time so many milliseconds after 1970, in UTC."""
     return _EPOCH + _MILLISECOND * milliseconds
 
 
@@ -55,11 +52,7 @@ _Paths = Sequence[tuple[str, str, str]]
 
 
 def decode_repaired(decoder: "msgspec.json.Decoder[_T]", text: bytes | Raw) -> _T:
-    """Decode a JSON object, after a repair if it is not valid JSON.
-
-    Args:
-        decoder: leaves the values that may be damaged unread, as `Raw`.
-        text: the object.
+    """Decode a JSON object, after a repair if it is not valid JSON; the decoder leaves what may be damaged as `Raw`.
 
     Raises:
         ValueError: it isn't a JSON object, and no repair makes it one.
@@ -109,28 +102,18 @@ class FieldReader:
 
     def integer(self, paths: _Paths) -> int | None:
         """The integer of at most 64 bits at the first of the paths that exists; text may hold it."""
-        path, raw = self._take(paths)
-        value = self._integer(path, raw)
-        if value is None or value in _INTEGERS:
-            return value
-        self._note(path, "over 64 bits", raw)
-        return None
+        return self._integer(*self._take(paths), _INTEGERS, "over 64 bits")
 
     def time(self, paths: _Paths) -> datetime | None:
         """The time at the first of the paths that exists, given in milliseconds since 1970."""
-        path, raw = self._take(paths)
-        milliseconds = self._integer(path, raw)
-        try:
-            return None if milliseconds is None else datetime_from_ms(milliseconds)
-        except OverflowError:
-            self._note(path, "outside the range of dates", raw)
-            return None
+        milliseconds = self._integer(*self._take(paths), _DATES, "outside the range of dates")
+        return None if milliseconds is None else datetime_from_ms(milliseconds)
 
     def permissions(self, paths: _Paths) -> Permissions:
         """The permissions in the object at the first of the paths that exists, 0 where they are absent."""
         path, members = self._first_object(paths)
         numbers = {
-            name: self._enum_number(f"{path}.{key}", _pop(members, key))
+            name: self._integer(f"{path}.{key}", _pop(members, key), ENUM_NUMBERS, "expected a small integer") or 0
             for name, key in _PERMISSION_KEYS.items()
             if key in members
         }
@@ -194,7 +177,7 @@ class FieldReader:
             self._note(path, "expected text", raw)
         return None
 
-    def _integer(self, path: str, raw: bytes) -> int | None:
+    def _integer(self, path: str, raw: bytes, limits: range, beyond: str) -> int | None:
         if not raw:
             return None
         try:
@@ -208,17 +191,10 @@ class FieldReader:
             value = int(value) if _DECIMAL.fullmatch(value.encode()) else None
         if isinstance(value, float) and value.is_integer():
             value = int(value)
-        if type(value) is int:
+        if type(value) is int and value in limits:
             return value
-        self._note(path, "expected an integer", raw)
+        self._note(path, beyond if type(value) is int else "expected an integer", raw)
         return None
-
-    def _enum_number(self, path: str, raw: bytes) -> int:
-        number = self._integer(path, raw) or 0
-        if number in ENUM_NUMBERS:
-            return number
-        self._note(path, "expected a small integer", raw)
-        return 0
 
     def _string(self, path: str, raw: bytes) -> str:
         try:
@@ -248,12 +224,7 @@ _READERS: Final[Mapping[Any, Callable[[FieldReader, _Paths], Any]]] = {
 
 
 def lenient_reader(model: type[_Struct], keys: Mapping[str, Paths]) -> Callable[[Raw], _Struct | None]:
-    """Make the function that reads one entry; it returns None if the group ID cannot be read.
-
-    Args:
-        model: `GroupProfile` or `ListedGroup`.
-        keys: of each of its fields, from the dialect.
-    """
+    """Make the function that reads one entry; it returns None if the group ID cannot be read."""
     hints = get_type_hints(model)
     fields = [
         (name, _READERS[hints[name]], [(path, *path.rpartition(".")[::2]) for path in paths])

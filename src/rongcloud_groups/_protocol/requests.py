@@ -36,9 +36,7 @@ def validated_group_id(value: object) -> str:
     """The value as a plain str, if the service can take it for a group ID.
 
     The service documents 1 to 64 characters. Some of its SDKs join IDs with commas, so it may split at one.
-
-    Args:
-        value: the ID; a subclass of str, such as a member of a str enum, counts by its characters.
+    A subclass of str, such as a member of a str enum, counts by its characters.
 
     Raises:
         InvalidGroupId: not a str, empty, over 64 characters, or with a comma, whitespace, a control
@@ -79,7 +77,7 @@ def _fault_of(text: str) -> str | None:
 
 def encode(dialect: Dialect, parameters: Mapping[str, str | int | Sequence[str]]) -> bytes:
     """The body of a request with these parameters."""
-    if dialect.encoding == "json":
+    if dialect.content_type == "application/json":
         return msgspec.json.encode(parameters)
     return "&".join(_form_part(key, value) for key, value in parameters.items()).encode("ascii")
 

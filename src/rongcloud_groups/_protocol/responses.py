@@ -55,16 +55,8 @@ def read_entries(
 ) -> tuple[list[_Model], int, str | int | None]:
     """The models of a response, how many entries have a group ID that cannot be read, and the token of the next page.
 
-    Args:
-        reader: for the kind of response.
-        response: the whole response.
-        requested: the group IDs of a batch request; None for a page of the listing.
-        request_id: the request's ``X-Request-ID``, for error messages.
-
-    Raises:
-        ServiceError: the service, or a server before it, responded with an error.
-        ConfigError: the response is in the other dialect.
-        DecodeError: the response is not as the service documents it.
+    With ``requested``, the IDs of a batch request, they are those of these groups, in this order; without it, a page of
+    the listing. Errors are as for `ServiceApi.read_batch`.
     """
     try:
         body = _body_of(response, max_body(reader.limit if requested is None else len(requested)))

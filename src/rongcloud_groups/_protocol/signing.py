@@ -6,7 +6,6 @@ A traceback may show the locals of its frames, so a secret or a signature is nev
 import hashlib
 import secrets
 import time
-from typing import NamedTuple
 
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.errors import ConfigError
@@ -21,33 +20,8 @@ class Signature(str):
         return "Signature(…)"
 
 
-class RequestNonce(NamedTuple):
-    """The values that set a request apart from all others: each attempt has new ones.
-
-    Attributes:
-        nonce: at most 18 characters.
-        timestamp_ms: milliseconds since 1970.
-        request_id: at most 36 characters; the service's support asks for it.
-    """
-
-    nonce: str
-    timestamp_ms: int
-    request_id: str
-
-
-def new_nonce() -> RequestNonce:
-    """The nonce of a request that is sent now."""
-    return RequestNonce(secrets.token_hex(8), time.time_ns() // 1_000_000, secrets.token_hex(16))
-
-
 def sign(app_secret: Secret, nonce: str, timestamp_ms: int) -> Signature:
-    """The signature of one request: lower-case hex SHA-1 of App Secret + nonce + timestamp, as UTF-8.
-
-    Args:
-        app_secret: the App Secret.
-        nonce: at most 18 characters.
-        timestamp_ms: milliseconds since 1970.
-    """
+    """The signature of one request: lower-case hex SHA-1 of App Secret + nonce + timestamp, as UTF-8."""
     # surrogatepass: an encoding error would carry the secret in the exception
     digest = hashlib.sha1(app_secret.reveal().encode(errors="surrogatepass"), usedforsecurity=False)
     digest.update(f"{nonce}{timestamp_ms}".encode())
@@ -56,10 +30,6 @@ def sign(app_secret: Secret, nonce: str, timestamp_ms: int) -> Signature:
 
 class Credentials:
     """An App Key and its secret.
-
-    Args:
-        app_key: the App Key.
-        app_secret: its secret.
 
     Raises:
         ConfigError: one of them is empty, or no header can carry the key.
@@ -81,9 +51,15 @@ class Credentials:
         self.app_key = app_key
         self._app_secret = app_secret
 
-    def signature(self, nonce: str, timestamp_ms: int) -> Signature:
-        """The signature of one request; see `sign`."""
-        return sign(self._app_secret, nonce, timestamp_ms)
+    def headers(self) -> list[tuple[str, str]]:
+        """The headers that sign one request; each attempt has new ones."""
+        nonce, timestamp_ms = secrets.token_hex(8), time.time_ns() // 1_000_000  # a nonce has at most 18 characters
+        return [
+            ("app-key", self.app_key),
+            ("nonce", nonce),
+            ("timestamp", str(timestamp_ms)),
+            ("signature", sign(self._app_secret, nonce, timestamp_ms)),
+        ]
 
     def __repr__(self) -> str:
         return f"Credentials(app_key={getattr(self, 'app_key', None)!r})"  # also before it has one
