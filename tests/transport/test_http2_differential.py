@@ -27,9 +27,8 @@ from hypothesis import strategies as st
 from support.http2_frames import hostile, sound
 
 from rongcloud_groups._http import Request, Response
-from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
-from rongcloud_groups._transport.http2.session import PING_DATA, Session
-from rongcloud_groups._transport.http2.stream import Stream
+from rongcloud_groups._transport.http2.frames import GOAWAY, PING, TWO_WORDS, ErrorCode, ProtocolError
+from rongcloud_groups._transport.http2.session import PING_DATA, Session, Stream
 from rongcloud_groups.errors import TransportError
 
 # In conversation
@@ -204,14 +203,14 @@ async def converse(
         conversation.run()
         assert number == 0 or not session.streams
     oracle.h2.ping(b"12345678")
-    session.ping(PING_DATA)
+    session.write(PING, payload=PING_DATA)
     conversation.run()
     assert session.acknowledged
     assert oracle.pinged
     assert not session.streams
     for number, (exchange, future) in enumerate(zip(planned, futures, strict=True)):
         check(exchange, number, future, oracle)
-    session.close(ErrorCode.NO_ERROR)
+    session.write(GOAWAY, payload=TWO_WORDS.pack(0, ErrorCode.NO_ERROR))
     conversation.run()
 
 

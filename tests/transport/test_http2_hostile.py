@@ -12,8 +12,7 @@ from support.hostile_server import FLOODS, HARMLESS_FIELDS, STREAMS, flood, igno
 from rongcloud_groups._http import Response
 from rongcloud_groups._transport.http1 import HTTP1Connection
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
-from rongcloud_groups._transport.http2.session import SHARED_WINDOW
-from rongcloud_groups._transport.http2.stream import STREAM_WINDOW
+from rongcloud_groups._transport.http2.session import SHARED_WINDOW, STREAM_WINDOW
 from rongcloud_groups._transport.httpx_adapter import HttpxConnection
 from rongcloud_groups._transport.interface import Connection
 from rongcloud_groups._transport.response import MAX_BODY_SIZE

@@ -6,7 +6,6 @@ import os
 import socket
 import ssl
 from asyncio import Future
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -18,8 +17,7 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 from rongcloud_groups._http import Origin, Proxy
 from rongcloud_groups._transport.http1 import HTTP1Connection
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
-from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, Connection, SocketConnection
-from rongcloud_groups._transport.proxy import open_tunnel
+from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, Connection, OnChange, SocketConnection
 from rongcloud_groups._transport.tls import tls_context
 from rongcloud_groups.errors import TransportError
 
@@ -28,6 +26,9 @@ _ATTEMPT_DELAY: Final = 0.25
 _READY_STEP: Final = "HTTP/2 SETTINGS"
 """Where a host was reached, and then allows no request."""
 _PROXY_VARIABLES: Final = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
+_READ_SIZE: Final = 16 * 1024
+_MAX_EVENTS: Final = 64
+_UNAUTHORIZED: Final = (401, 407)  # tinyproxy refuses a wrong password with the first
 _OWNERS_OF_DESCRIPTORS: Final = {"uvloop", "winloop"}
 """Event loops that close the descriptor of a socket themselves. They leave the object open where the server resets the
 connection at once, and it would later close a descriptor that has another use by then."""
@@ -62,11 +63,9 @@ class Dialler:
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
-        """The TLS context, which offers the protocols by ALPN."""
         return tls_context(self.verify, ["h2", "http/1.1"] if self.http2 else ["http/1.1"])
 
-    async def connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
-        """See `Connector.connect`."""
+    async def connect(self, origin: Origin, on_change: OnChange) -> Connection:
         attempt = _Attempt(self, origin, on_change)
         limit = asyncio.timeout(self.timeout)
         try:
@@ -77,7 +76,8 @@ class Dialler:
             failure = TransportError(f"{origin.host}:{origin.port}: {attempt.step} {cause}", never_processed=True)
             raise failure from (None if attempt.step == _READY_STEP else error)
         finally:
-            attempt.abort_unless_open()
+            if attempt.step and attempt.transport is not None:
+                attempt.transport.abort()
 
     async def resolve(self, host: str, port: int) -> list[AddrInfoType]:
         """The addresses of a host. A lookup that hangs holds one thread, however often it is waited for."""
@@ -99,28 +99,27 @@ class _Attempt(asyncio.Protocol):
     """One attempt to connect, and the protocol of its transport until ALPN has chosen another.
 
     Attributes:
-        step: what is being done; empty once the connection is open.
+        step: the step that is being taken; empty once the connection is open.
     """
 
     step = ""
+    transport: asyncio.Transport | None = None
     _connection: SocketConnection
-    _transport: asyncio.Transport | None = None
 
-    def __init__(self, dialler: Dialler, origin: Origin, on_change: Callable[[], None]) -> None:
+    def __init__(self, dialler: Dialler, origin: Origin, on_change: OnChange) -> None:
         self._dialler = dialler
         self._origin = origin
         self._on_change = on_change
         self._proxy = dialler.proxy if dialler.proxy is not None and dialler.proxy.serves(origin) else None
 
     async def open(self) -> Connection:
-        """Take every step; the errors of each are raised as they are."""
         connected = await self._reach()
         loop = asyncio.get_running_loop()
         tls: dict[str, Any] = {}
         if self._origin.scheme == "https":
             self.step = "TLS handshake"
-            name, context = self._origin.host, self._dialler.tls
-            tls = {"ssl": context, "server_hostname": name, "ssl_shutdown_timeout": CLOSE_TIMEOUT}
+            context, host = self._dialler.tls, self._origin.host
+            tls = {"ssl": context, "server_hostname": host, "ssl_shutdown_timeout": CLOSE_TIMEOUT}
         try:
             await loop.create_connection(lambda: self, sock=connected, **tls)
         finally:
@@ -132,15 +131,10 @@ class _Attempt(asyncio.Protocol):
         return self._connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
         self._connection = self._make_connection(transport.get_extra_info("ssl_object"))
-        self._transport.set_protocol(self._connection)
+        self.transport.set_protocol(self._connection)
         self._connection.connection_made(transport)  # in the same step, so no byte is missed
-
-    def abort_unless_open(self) -> None:
-        """Close the transport of an attempt that failed."""
-        if self.step and self._transport is not None:
-            self._transport.abort()
 
     async def _reach(self) -> socket.socket:
         """A socket that is connected to the origin, through the proxy if there is one."""
@@ -153,7 +147,7 @@ class _Attempt(asyncio.Protocol):
         if proxy is not None and self._origin.scheme == "https":
             self.step = f"tunnel through proxy {host}:{port}"
             try:
-                await open_tunnel(connected, self._origin, proxy)
+                await _open_tunnel(connected, self._origin, proxy)
             except BaseException:
                 connected.close()
                 raise
@@ -169,6 +163,38 @@ class _Attempt(asyncio.Protocol):
 
 def _look_up(host: str, port: int, flags: int = 0) -> list[AddrInfoType]:
     return [*socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=flags)]
+
+
+async def _open_tunnel(connected: socket.socket, origin: Origin, proxy: Proxy) -> None:
+    """Have the proxy, which the socket is connected to, connect to an origin; RFC 9110, section 9.3.6."""
+    loop = asyncio.get_running_loop()
+    http = h11.Connection(h11.CLIENT)
+    host = f"[{origin.host}]" if ":" in origin.host else origin.host
+    target = f"{host}:{origin.port}"
+    await loop.sock_sendall(connected, _tunnel_request(http, target, proxy))
+    for _ in range(_MAX_EVENTS):
+        event = http.next_event()
+        if isinstance(event, h11.Response):
+            break
+        if event is h11.NEED_DATA:
+            if not (data := await loop.sock_recv(connected, _READ_SIZE)):
+                raise TransportError("the proxy closed the connection without a response")
+            http.receive_data(data)
+    else:
+        raise TransportError("not an HTTP proxy: it sends no end of informational responses")
+    reason = event.reason.decode("latin-1")
+    if event.status_code in _UNAUTHORIZED:
+        raise TransportError(f"{event.status_code} {reason}: check the user and password of the proxy")
+    if event.status_code // 100 != 2:  # noqa: PLR2004  the class of success
+        raise TransportError(f"the proxy refused: {event.status_code} {reason}")
+    if http.trailing_data[0]:
+        raise TransportError("the proxy sent more than its response")
+
+
+def _tunnel_request(http: h11.Connection, target: str, proxy: Proxy) -> bytes:
+    """The request as bytes; apart from the exchange, so that no traceback of that shows the password."""
+    request = h11.Request(method="CONNECT", target=target, headers=[("host", target), *proxy.headers])
+    return (http.send(request) or b"") + (http.send(h11.EndOfMessage()) or b"")
 
 
 def _describe(error: Exception) -> str:  # noqa: PLR0911  a table

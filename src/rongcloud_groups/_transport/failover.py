@@ -23,7 +23,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Failover:
-    """Holds one pool an origin, and sends requests to one of them.
+    """One pool an origin, and requests sent to one of them.
 
     An origin that fails is left for the next one at once, and the primary is probed with one request after
     `PROBE_AFTER` seconds.
@@ -43,9 +43,9 @@ class Failover:
     ) -> None:
         self._pools = [
             ConnectionPool(
-                origin,
-                connector,
-                emit,
+                origin=origin,
+                connector=connector,
+                emit=emit,
                 on_change=self._on_change,
                 on_unreachable=self._on_unreachable,
                 requests_per_connection=requests_per_connection,
@@ -70,12 +70,10 @@ class Failover:
 
     @property
     def host(self) -> str:
-        """The host (and port) in use."""
         return self._pool.host
 
     @property
     def opened(self) -> int:
-        """Connections opened so far."""
         return sum(pool.opened for pool in self._pools)
 
     async def run(self) -> None:
@@ -119,14 +117,26 @@ class Failover:
             self._unreachable.clear()
             self._pool.wanted = True
             try:
-                await self._wait_for_connection()
+                while self.pick() is None:
+                    if self._failure is not None:
+                        raise self._failure
+                    self._changed.clear()
+                    self._pool.open_where_needed()
+                    with anyio.CancelScope(deadline=self._pool.next_deadline):
+                        await self._changed.wait()
             finally:
                 self._pool.wanted = False
 
     def failed(self, connection: Connection, error: RongCloudError) -> None:
         """Report a request that failed; fail over to the next origin if the error suggests that the host is down."""
+        if connection.pool is None or self._tasks is None:
+            return
         if isinstance(error, ServerError) or (isinstance(error, TransportError) and not error.never_processed):
-            self._leave(connection, str(error))
+            if connection.pool is self._pool:
+                self._switch_to_next(str(error))
+            else:
+                connection.detach(f"probe failed: {error}")
+                self._schedule_probe()
         elif isinstance(error, ServiceError):
             self.succeeded(connection)
             if error.status == _MISDIRECTED:
@@ -153,24 +163,6 @@ class Failover:
             self._failure = error
             self._pool.wanted = False
             self._changed.set()
-
-    def _leave(self, connection: Connection, reason: str) -> None:
-        if connection.pool is None or self._tasks is None:
-            return
-        if connection.pool is self._pool:
-            self._switch_to_next(reason)
-        else:
-            connection.detach(f"probe failed: {reason}")
-            self._schedule_probe()
-
-    async def _wait_for_connection(self) -> None:
-        while self.pick() is None:
-            if self._failure is not None:
-                raise self._failure
-            self._changed.clear()
-            self._pool.open_where_needed()
-            with anyio.CancelScope(deadline=self._pool.next_deadline):
-                await self._changed.wait()
 
     def _switch_to_next(self, reason: str) -> None:
         if len(self._pools) > 1:

@@ -2,13 +2,12 @@
 
 import asyncio
 import select
-from collections.abc import Callable
 from typing import Final
 
 import h11
 
 from rongcloud_groups._http import Origin, Proxy, Request, Response
-from rongcloud_groups._transport.interface import SocketConnection
+from rongcloud_groups._transport.interface import CLOSED_BY_SERVER, OnChange, SocketConnection
 from rongcloud_groups._transport.response import MAX_HEADER_LIST_SIZE, PendingResponse
 from rongcloud_groups.errors import TransportError
 
@@ -28,13 +27,13 @@ class HTTP1Connection(SocketConnection):
 
     Args:
         origin: where it goes.
-        on_change: see `Connector.connect`.
+        on_change: see `OnChange`.
         proxy: the proxy that the transport is connected to, for an origin without TLS; RFC 9112, section 3.2.2.
     """
 
     http_version = "HTTP/1.1"
 
-    def __init__(self, origin: Origin, on_change: Callable[[], None], proxy: Proxy | None = None) -> None:
+    def __init__(self, origin: Origin, on_change: OnChange, proxy: Proxy | None = None) -> None:
         super().__init__(origin.authority, on_change)
         self._target_prefix = "" if proxy is None else str(origin)
         self._fields = [("host", origin.authority), *([] if proxy is None else proxy.headers)]
@@ -72,8 +71,6 @@ class HTTP1Connection(SocketConnection):
             else:
                 self._close(reason)
 
-    # Called by asyncio
-
     def data_received(self, data: bytes) -> None:
         if self._response is None:
             self._close("the server spoke unasked")
@@ -83,13 +80,7 @@ class HTTP1Connection(SocketConnection):
     def eof_received(self) -> None:
         if self._response is not None:
             self._receive(self._response, b"")
-        self._close("closed by the server")
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._close(f"connection lost: {exc}" if exc else "closed by the server")
-        self._on_transport_lost()
-
-    # The exchange
+        self._close(CLOSED_BY_SERVER)
 
     def _encode(self, request: Request) -> bytes:
         fields = [*self._fields, *request.headers, ("content-length", str(len(request.body)))]
@@ -162,8 +153,6 @@ class HTTP1Connection(SocketConnection):
         poll.register(handle, select.POLLIN)
         return bool(poll.poll(0))
 
-    # The end
-
     def _on_timeout(self, response: PendingResponse) -> None:
         error = self._timed_out(response.timeout)
         response.set_exception(error)
@@ -178,7 +167,7 @@ class HTTP1Connection(SocketConnection):
         if response is not None and not response.done():
             response.set_exception(TransportError(f"{self.host}: {reason}"))
         if not self._transport.is_closing():
-            self._close_transport()
+            self._transport.close()
         self._on_change()
 
     def _end_request(self) -> PendingResponse | None:

@@ -13,7 +13,7 @@ import httpx
 
 from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups._transport.containment import contained
-from rongcloud_groups._transport.interface import Connection
+from rongcloud_groups._transport.interface import Connection, OnChange
 from rongcloud_groups._transport.response import MAX_BODY_SIZE
 from rongcloud_groups.errors import ConfigError, TransportError
 
@@ -58,8 +58,7 @@ class HttpxTransports:
         if library_of(self._first) is None:
             raise ConfigError(f"transport makes {self._first!r}; it must make transports of httpx or httpx2")
 
-    async def connect(self, origin: Origin, on_change: Callable[[], None]) -> "HttpxConnection":
-        """See `Connector.connect`."""
+    async def connect(self, origin: Origin, on_change: OnChange) -> "HttpxConnection":
         with contained(partial(TransportError, never_processed=True), f"{origin.authority}: making the transport"):
             transport, self._first = self._first or self._make(), None
         return HttpxConnection(transport, origin, self._slots, on_change, owned=not self.shared)
@@ -101,15 +100,7 @@ class HttpxConnection(Connection):
 
     http_version = "httpx transport"
 
-    def __init__(
-        self,
-        transport: httpx.AsyncBaseTransport,
-        origin: Origin,
-        slots: int,
-        on_change: Callable[[], None],
-        *,
-        owned: bool,
-    ) -> None:
+    def __init__(self, transport: Any, origin: Origin, slots: int, on_change: OnChange, *, owned: bool) -> None:
         super().__init__(origin.authority, on_change)
         self._library = library_of(transport)
         if self._library is None:
@@ -120,7 +111,6 @@ class HttpxConnection(Connection):
         self._slots = slots
         self._owned = owned
         self._calls: set[Task[Response]] = set()
-        self._closing: Task[None] | None = None
 
     @property
     def open_slots(self) -> int:
@@ -137,7 +127,7 @@ class HttpxConnection(Connection):
     def retire(self, reason: str) -> None:
         self.closed_reason = self.closed_reason or reason
         if not self._calls:
-            self._start_closing()
+            self.closed = True
             self._on_change()
 
     async def aclose(self) -> None:
@@ -145,20 +135,14 @@ class HttpxConnection(Connection):
         for call in list(self._calls):
             call.cancel()
         await asyncio.gather(*self._calls, return_exceptions=True)
-        if self._closing is not None:
-            await self._closing
+        if self._owned:
+            await self._client.aclose()
 
     def _on_returned(self, call: Task[Response]) -> None:
         self._calls.discard(call)
         self.in_flight = len(self._calls)
-        if self.closed_reason and not self._calls:
-            self._start_closing()
+        self.closed = bool(self.closed_reason) and not self._calls
         self._on_change()
-
-    def _start_closing(self) -> None:
-        if self._owned and self._closing is None:
-            self._closing = self._loop.create_task(self._client.aclose())
-        self.closed = True
 
     async def _call(self, request: Request, timeout: float) -> Response:
         extensions = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), timeout)}

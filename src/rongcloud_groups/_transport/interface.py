@@ -6,29 +6,31 @@ from asyncio import Future
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, Protocol, cast
 
+import anyio
+
 from rongcloud_groups._http import Origin, Request, Response
 from rongcloud_groups.errors import TransportError
 
 if TYPE_CHECKING:
     from rongcloud_groups._transport.pool import ConnectionPool
 
+OnChange = Callable[[], None]
+"""Called, in the same step, when a connection may have more open slots, or is retired or closed. It may send."""
 CLOSE_TIMEOUT: Final = 1.0
 """Seconds that closing may take before the socket is aborted."""
+CLOSED_BY_SERVER: Final = "closed by the server"
 
 
 class Connection(ABC):
     """An open connection. It never reconnects; `ConnectionPool` opens another one.
 
-    Args:
-        host: the host, with the port where it isn't the scheme's own.
-        on_change: see `Connector.connect`.
-
     Attributes:
         http_version: ``HTTP/2`` or ``HTTP/1.1``.
+        host: the host, with the port where it isn't the scheme's own.
         sent: how many requests it was given.
         in_flight: how many of them are still open.
         closed_reason: why it takes no more requests; empty while it does.
-        closed: True when nothing can come from it any more.
+        closed: whether nothing can come from it any more.
         pool: the pool whose requests it carries; None when it has none, or was detached from it.
     """
 
@@ -40,7 +42,7 @@ class Connection(ABC):
     closed = False
     pool: "ConnectionPool | None" = None
 
-    def __init__(self, host: str, on_change: Callable[[], None]) -> None:
+    def __init__(self, host: str, on_change: OnChange) -> None:
         self.host = host
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -56,20 +58,16 @@ class Connection(ABC):
 
     @abstractmethod
     def send(self, request: Request, timeout: float) -> Future[Response]:
-        """Send at once, in this very step; the future ends in the response or in a `TransportError`.
+        """Send at once, in this very step, on a connection with an open slot.
 
-        Call it only while `open_slots` is positive. Cancelling the future abandons the request.
-
-        Args:
-            request: the request.
-            timeout: seconds until the attempt ends in a `TransportError`.
+        The future ends in the response, or in a `TransportError`: after `timeout` seconds at most. Cancelling it
+        abandons the request.
         """
 
     def delivered(self) -> Future[bool]:
-        """Wait until no request that was sent can arrive at the server any more.
+        """Ends when no request that was sent can arrive at the server any more.
 
-        The future is True where the server has read all of them, or closed the connection; and False, at once or when
-        the connection ends, where that is not known.
+        It is True where the server has read all of them, or closed the connection; and False where that is not known.
         """
         future: Future[bool] = self._loop.create_future()
         future.set_result(False)
@@ -98,18 +96,12 @@ class Connection(ABC):
 class Connector(Protocol):
     """Opens connections: `Dialler`, or `HttpxTransports` where the caller supplied a transport."""
 
-    async def connect(self, origin: Origin, on_change: Callable[[], None]) -> Connection:
+    async def connect(self, origin: Origin, on_change: OnChange) -> Connection:
         """Open one connection.
-
-        Args:
-            origin: where to.
-            on_change: called, in the same step, when `Connection.open_slots` may have grown and when the
-                connection is retired or closed. It may send.
 
         Raises:
             TransportError: it cannot be opened; the message says where and why. It is `never_processed`.
         """
-        ...
 
 
 class SocketConnection(Connection, asyncio.Protocol):
@@ -117,25 +109,33 @@ class SocketConnection(Connection, asyncio.Protocol):
 
     close_timeout = CLOSE_TIMEOUT
 
-    def __init__(self, host: str, on_change: Callable[[], None]) -> None:
+    def __init__(self, host: str, on_change: OnChange) -> None:
         super().__init__(host, on_change)
         self._transport: asyncio.Transport
         self._lost = asyncio.Event()
-        self._abort_timer: asyncio.TimerHandle | None = None
 
     async def wait_ready(self) -> None:
         """Wait until requests may be sent; raises a `TransportError` where it closed before that."""
 
     async def aclose(self) -> None:
         self._close("closed here")
-        await self._lost.wait()
+        with anyio.move_on_after(self.close_timeout):
+            await self._lost.wait()
+        if not self._lost.is_set():
+            self._transport.abort()
+            await self._lost.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._close(f"connection lost: {exc}" if exc else CLOSED_BY_SERVER)
+        del self._transport  # it sits in a reference cycle and holds 256 KiB of buffers: drop it now
+        self._lost.set()
+
     @abstractmethod
     def _close(self, reason: str) -> None:
-        """End the open requests, and close."""
+        """End the open requests, write the buffer, and close."""
 
     def _refused(self, reason: str) -> Future[Response]:
         """The outcome of a request that there is no slot for."""
@@ -143,14 +143,3 @@ class SocketConnection(Connection, asyncio.Protocol):
         text = f"{self.host}: {self.closed_reason or reason}"
         future.set_exception(TransportError(text, never_processed=True))
         return future
-
-    def _close_transport(self) -> None:
-        """Write the buffer and close; abort when that takes too long."""
-        self._transport.close()
-        self._abort_timer = self._loop.call_later(self.close_timeout, self._transport.abort)
-
-    def _on_transport_lost(self) -> None:
-        if self._abort_timer is not None:
-            self._abort_timer.cancel()
-        del self._transport  # it sits in a reference cycle and holds 256 KiB of buffers: drop it now
-        self._lost.set()

@@ -4,7 +4,8 @@ import logging
 import sys
 from asyncio import get_running_loop
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
@@ -31,47 +32,36 @@ MAX_BACK_OFF: Final = 5.0
 _logger = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class ConnectionPool:
     """The connections to one origin, opened one step ahead of their need.
 
     A connection takes fewer than ``requests_per_connection`` requests and is closed after `IDLE_TIMEOUT` seconds
     without one, as the service asks; its successor is open before that.
 
-    Args:
-        origin: where the connections go.
-        connector: opens one connection.
-        emit: where events go.
+    Attributes:
         on_change: called when a connection became ready, or was lost.
         on_unreachable: called with the pool and the reason when it has no usable connection and cannot open one.
         requests_per_connection: requests that a connection must not reach; None for no limit.
         max_in_flight: requests in flight at most.
-
-    Attributes:
+        active: whether requests go to this origin.
         wanted: whether a caller waits for a connection.
         opened: connections opened so far.
     """
 
-    def __init__(
-        self,
-        origin: Origin,
-        connector: Connector,
-        emit: Emitter,
-        *,
-        on_change: Callable[[], None],
-        on_unreachable: Callable[["ConnectionPool", TransportError], None],
-        requests_per_connection: int | None,
-        max_in_flight: int,
-    ) -> None:
-        self.host = origin.authority
+    origin: Origin
+    connector: Connector
+    emit: Emitter
+    on_change: Callable[[], None]
+    on_unreachable: Callable[["ConnectionPool", TransportError], None]
+    requests_per_connection: int | None
+    max_in_flight: int
+
+    def __post_init__(self) -> None:
+        self.host = self.origin.authority
         self.active = self.wanted = False
         self.opened = 0
-        self._origin = origin
-        self._connector = connector
-        self._emit = emit
-        self._on_change = on_change
-        self._on_unreachable = on_unreachable
-        self._max_requests = sys.maxsize if requests_per_connection is None else requests_per_connection - 1
-        self._max_in_flight = max_in_flight
+        self._max_requests = (self.requests_per_connection or sys.maxsize) - 1
         self._connections: dict[Connection, float | None] = {}  # and since when each is idle
         self._connecting = 0
         self._wasted = 0
@@ -94,7 +84,8 @@ class ConnectionPool:
                 await self._retire_idle()
         finally:
             self._tasks = None
-            await _close(list(self._connections))
+            for connection in list(self._connections):
+                await _close(connection)
 
     def pick(self) -> Connection | None:
         """A connection that can take a request in this very step."""
@@ -104,13 +95,11 @@ class ConnectionPool:
         return None
 
     def activate(self, *, wanted: bool) -> None:
-        """Requests go here from now on."""
         self.active = True
         self.wanted = wanted
         self._maintain()
 
     def deactivate(self, reason: str) -> None:
-        """Requests go elsewhere from now on: retire every connection."""
         self.active = self.wanted = False
         for connection in list(self._connections):
             connection.detach(reason)
@@ -120,19 +109,19 @@ class ConnectionPool:
         started = _now()
         try:
             with contained(partial(TransportError, never_processed=True), f"connecting to {self.host}"):
-                connection = await self._connector.connect(self._origin, self._maintain)
+                connection = await self.connector.connect(self.origin, self._maintain)
         except TransportError as error:
             _logger.info("%s", error)
-            if self._emit:
-                self._emit(ConnectFailed(self.host, error))
+            if self.emit:
+                self.emit(ConnectFailed(self.host, error))
             raise
         connection.pool = self
-        self._connections[connection] = _now()
-        self._opening_time = _now() - started
+        self._connections[connection] = now = _now()
+        self._opening_time = now - started
         self.opened += 1
         _logger.debug("connected to %s in %.3f s (%s)", self.host, self._opening_time, connection.http_version)
-        if self._emit:
-            self._emit(ConnectionOpened(self.host, connection.http_version, self._opening_time))
+        if self.emit:
+            self.emit(ConnectionOpened(self.host, connection.http_version, self._opening_time))
         return connection
 
     def open_where_needed(self) -> None:
@@ -153,7 +142,6 @@ class ConnectionPool:
         return min((at for at in (self._open_not_before, self._spare_not_before) if at > now), default=float("inf"))
 
     def on_sent(self, connection: Connection) -> None:
-        """A request was sent on this connection."""
         self._sent_at.append(_now())
         self._wasted = 0
         self._connections[connection] = None
@@ -172,16 +160,16 @@ class ConnectionPool:
             elif idle_since is None and not connection.in_flight:
                 self._connections[connection] = _now()
         self.open_where_needed()
-        self._on_change()
+        self.on_change()
 
     def _forget(self, connection: Connection) -> None:
         del self._connections[connection]
         if self._tasks is not None:
-            self._tasks.start_soon(_close, [connection])
+            self._tasks.start_soon(_close, connection)
         reason = connection.closed_reason
         _logger.debug("connection to %s closed after %d requests: %s", self.host, connection.sent, reason)
-        if self._emit:
-            self._emit(ConnectionRetired(self.host, connection.sent, reason))
+        if self.emit:
+            self.emit(ConnectionRetired(self.host, connection.sent, reason))
         if not connection.sent and connection.pool is self:
             self._on_wasted(reason)
 
@@ -189,7 +177,7 @@ class ConnectionPool:
         """A connection carried no request: from the second in a row, back off before the next."""
         self._wasted += 1
         if self.wanted and not self._usable():
-            self._on_unreachable(self, TransportError(f"{self.host}: {reason}", never_processed=True))
+            self.on_unreachable(self, TransportError(f"{self.host}: {reason}", never_processed=True))
         if self._wasted > 1:
             self._open_not_before = _now() + min(MAX_BACK_OFF, 0.1 * 2.0 ** min(self._wasted, 10))
 
@@ -207,7 +195,7 @@ class ConnectionPool:
         if any(connection.open_slots or not connection.sent for connection in usable):
             return False  # a new connection without a slot: the server would give the next one none either
         http2 = any(connection.http_version == "HTTP/2" for connection in usable)
-        limit = MAX_CONNECTIONS if http2 else self._max_in_flight
+        limit = MAX_CONNECTIONS if http2 else self.max_in_flight
         return len(usable) + self._connecting < limit and self._connecting <= len(usable) // 2
 
     async def _open(self) -> None:
@@ -217,7 +205,7 @@ class ConnectionPool:
         except TransportError as error:
             self._spare_not_before = _now() + SPARE_PAUSE
             if not self._usable():
-                self._on_unreachable(self, error)
+                self.on_unreachable(self, error)
         else:
             if not self.active:
                 connection.detach("opened too late")
@@ -227,13 +215,11 @@ class ConnectionPool:
 
     async def _retire_idle(self) -> None:
         while True:
-            now = _now()
-            idle = {each: since for each, since in self._connections.items() if since is not None}
-            due = [each for each, since in idle.items() if now - since >= IDLE_TIMEOUT and not each.closed_reason]
-            if due:
+            idle = {each: since for each in self._usable() if (since := self._connections[each]) is not None}
+            if due := [each for each, since in idle.items() if _now() - since >= IDLE_TIMEOUT]:
                 await self._replace(due)
-            rest = [since for each, since in idle.items() if not each.closed_reason]
-            await anyio.sleep_until(min(rest, default=now) + IDLE_TIMEOUT)
+            else:
+                await anyio.sleep_until(min(idle.values(), default=_now()) + IDLE_TIMEOUT)
 
     async def _replace(self, due: list[Connection]) -> None:
         """Close idle connections. If they are the last usable ones and were of use, open another one first."""
@@ -246,11 +232,9 @@ class ConnectionPool:
                 connection.detach(f"idle for {IDLE_TIMEOUT:g} s")
 
 
-async def _close(connections: Iterable[Connection]) -> None:
-    """Close them, whatever ends meanwhile: the end of `run` waits for that."""
-    with anyio.CancelScope(shield=True):
-        for connection in connections:
-            await connection.aclose()
+async def _close(connection: Connection) -> None:
+    with anyio.CancelScope(shield=True):  # the end of `run` waits for it
+        await connection.aclose()
 
 
 def _now() -> float:

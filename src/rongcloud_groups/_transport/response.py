@@ -12,6 +12,8 @@ MAX_HEADER_LIST_SIZE: Final = 64 * 1024
 """Bytes of one response's header list, counted as HTTP/2 counts them; RFC 9113, section 6.5.2."""
 MAX_BODY_SIZE: Final = 16 * 1024 * 1024
 """Bytes of one response body on the wire: a full batch is about 1 MB, a full page of the listing up to 11 MB."""
+OnCancelled = Callable[[Any], None]
+"""Called with a `PendingResponse` whose caller abandons the request."""
 _CONNECTION_FIELDS: Final = frozenset({"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade"})
 _SINGLE_FIELDS: Final = frozenset({":status", "content-length"})
 _STATUS: Final = re.compile(r"[0-9]{3}")
@@ -20,11 +22,7 @@ _LINE_END: Final = re.compile(r"[\0\r\n]")
 
 
 class PendingResponse(asyncio.Future[Response]):
-    """The future of a response, and all that is known of it so far.
-
-    Args:
-        timeout: seconds until it is due.
-        on_cancelled: called with it when the request is abandoned.
+    """The future of a response, and all that is known of it so far; a `TransportError` refuses any part of it.
 
     Attributes:
         deadline: when it is due, by the loop's clock.
@@ -34,7 +32,7 @@ class PendingResponse(asyncio.Future[Response]):
         ended: whether the server has sent all of it.
     """
 
-    def __init__(self, timeout: float, on_cancelled: Callable[[Any], None]) -> None:
+    def __init__(self, timeout: float, on_cancelled: OnCancelled) -> None:
         super().__init__()
         self.timeout = timeout
         self.deadline = self.get_loop().time() + timeout
@@ -46,18 +44,13 @@ class PendingResponse(asyncio.Future[Response]):
         self._body = bytearray()
 
     def cancel(self, msg: object = None) -> bool:
-        """Abandon the request."""
         cancelled = super().cancel(msg)
         if cancelled:
             self._on_cancelled(self)
         return cancelled
 
     def add_headers(self, fields: Iterable[tuple[bytes, bytes]], *, final: bool = False) -> None:
-        """Take a header block: of an informational response, of the response, or trailers.
-
-        Raises:
-            TransportError: the block may not be there, or has a field that no response may have.
-        """
+        """Take the header of an informational response, or of the response, or the trailers."""
         self.ended = final
         if self.status:
             if not final:
@@ -74,11 +67,6 @@ class PendingResponse(asyncio.Future[Response]):
             raise TransportError("an informational response, and no other")
 
     def add_body(self, data: bytes, *, final: bool = False) -> None:
-        """Take the next piece of the body.
-
-        Raises:
-            TransportError: it may not be there, or the body is longer than announced, or than `MAX_BODY_SIZE`.
-        """
         self.ended = final
         if not self.status:
             raise TransportError("a body before its header")
@@ -90,11 +78,7 @@ class PendingResponse(asyncio.Future[Response]):
             self._check_length()
 
     def whole(self) -> Response:
-        """The response, once all of it has come.
-
-        Raises:
-            TransportError: its length is not the one that was announced.
-        """
+        """The response, once it has ended."""
         self._check_length()
         return Response(self.status, self._headers, bytes(self._body))
 

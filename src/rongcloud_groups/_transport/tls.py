@@ -11,14 +11,12 @@ _lock = Lock()
 
 
 def tls_context(verify: ssl.SSLContext | None, protocols: list[str]) -> ssl.SSLContext:
-    """A context that offers protocols by ALPN.
+    """A context that offers protocols by ALPN, the preferred first.
 
-    Args:
-        verify: the caller's context, which is not changed; None for one that trusts the system's certificates.
-        protocols: their names, the preferred first.
+    It is made of the caller's, which is not changed, or trusts the system's certificates where that is None.
     """
     if verify is not None:
-        return _AlpnContext.of(verify, protocols)
+        return _AlpnContext(verify, protocols)
     context = ssl.create_default_context()
     context.set_alpn_protocols(protocols)
     return context
@@ -27,15 +25,13 @@ def tls_context(verify: ssl.SSLContext | None, protocols: list[str]) -> ssl.SSLC
 class _AlpnContext(ssl.SSLContext):
     """A caller's context that offers our protocols on our connections, and stays as it was for everything else."""
 
-    _context: ssl.SSLContext
-    _protocols: list[str]
-    _own_protocols: list[str]
+    def __new__(cls, _context: ssl.SSLContext, _protocols: list[str]) -> Self:
+        return super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
 
-    @classmethod
-    def of(cls, context: ssl.SSLContext, protocols: list[str]) -> Self:
-        new = cls(ssl.PROTOCOL_TLS_CLIENT)
-        new._context, new._protocols, new._own_protocols = context, protocols, _offered_by(context)
-        return new
+    def __init__(self, context: ssl.SSLContext, protocols: list[str]) -> None:
+        self._context = context
+        self._protocols = protocols
+        self._own_protocols = _offered_by(context)
 
     def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
         # OpenSSL copies the list to the connection when it is made, which is here.

@@ -6,23 +6,18 @@ are the socket, the timer, the count of slots, and the care for a server that fa
 """
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from rongcloud_groups._http import Request, Response
-from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
-from rongcloud_groups._transport.http2.session import LAST_STREAM_ID, PING_DATA, Session
-from rongcloud_groups._transport.http2.stream import Stream
-from rongcloud_groups._transport.interface import SocketConnection
+from rongcloud_groups._transport.http2.frames import GOAWAY, PING, TWO_WORDS, ErrorCode, ProtocolError
+from rongcloud_groups._transport.http2.session import LAST_STREAM_ID, PING_DATA, Session, Stream
+from rongcloud_groups._transport.interface import CLOSED_BY_SERVER, OnChange, SocketConnection
 from rongcloud_groups.errors import TransportError
 
 PING_AFTER: Final = 1.0
 """Seconds of silence, with requests open, until a PING asks whether the server is there."""
 PING_TIMEOUT: Final = 1.0
 """Seconds from that PING until the connection counts as dead."""
-SLOT_TIMEOUT: Final = 5.0
-"""Seconds for which the server may let no request in before the connection retires."""
-_CLOSED_BY_SERVER: Final = "closed by the server"
 _MAX_UNWRITTEN: Final = 16 * 1024
 _MIN_SEND_WINDOW: Final = 16 * 1024
 """Bytes of the connection's window that a request should find."""
@@ -33,18 +28,16 @@ class HTTP2Connection(SocketConnection):
 
     Args:
         host: the host, with the port where it isn't 443.
-        on_change: see `Connector.connect`.
+        on_change: see `OnChange`.
         max_in_flight: the most requests open at once, even if the server allows more.
-        slot_timeout: see `SLOT_TIMEOUT`.
+        slot_timeout: seconds for which the server may let no request in before the connection retires.
     """
 
     http_version = "HTTP/2"
     open_slots = 0
     ping_after, ping_timeout = PING_AFTER, PING_TIMEOUT
 
-    def __init__(
-        self, host: str, on_change: Callable[[], None], *, max_in_flight: int, slot_timeout: float = SLOT_TIMEOUT
-    ) -> None:
+    def __init__(self, host: str, on_change: OnChange, *, max_in_flight: int, slot_timeout: float = 5.0) -> None:
         super().__init__(host, on_change)
         self._max_in_flight = max_in_flight
         self.slot_timeout = slot_timeout
@@ -52,7 +45,7 @@ class HTTP2Connection(SocketConnection):
         self._session = Session(host, self._on_cancelled)
         self._timer: asyncio.TimerHandle | None = None
         self._silent_from = 0.0  # when the silence is too long
-        self._blocked_from: float | None = None  # and when the server has let no request in for too long
+        self._blocked_timer: asyncio.TimerHandle | None = None  # runs while the server lets no request in
         self._pinged = False
         self._delivering: list[asyncio.Future[bool]] = []  # they wait for the ACK of a PING
         self._undelivered: list[asyncio.Future[bool]] = []  # and these for the next one
@@ -60,7 +53,6 @@ class HTTP2Connection(SocketConnection):
         self._changed = self._closed_by_server = False
 
     async def wait_ready(self) -> None:
-        """Waits for SETTINGS of the server that let a request in."""
         await self._settled.wait()
         if self.closed:
             raise TransportError(f"{self.host}: {self.closed_reason}", never_processed=True)
@@ -108,14 +100,12 @@ class HTTP2Connection(SocketConnection):
 
     def eof_received(self) -> None:
         self._finish_reading()
-        self._close(_CLOSED_BY_SERVER)
+        self._close(CLOSED_BY_SERVER)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._finish_reading()
-        self._end(f"connection lost: {exc}" if exc else _CLOSED_BY_SERVER, None)
+        super().connection_lost(exc)
         self._reading_paused = False
-        self._on_transport_lost()
-        self._end_step()
 
     def pause_writing(self) -> None:
         self._writing_paused = True
@@ -177,11 +167,6 @@ class HTTP2Connection(SocketConnection):
                 self._time_out(stream)
             else:
                 self._wake_at(stream.deadline)
-        if self._blocked_from is not None:
-            if self._blocked_from <= now:
-                self._retire(f"the server let no request in for {self.slot_timeout:g} s")
-            else:
-                self._wake_at(self._blocked_from)
         if self._session.streams:
             self._watch_silence(now)
         self._end_step()
@@ -201,18 +186,18 @@ class HTTP2Connection(SocketConnection):
         """Sends a PING after some silence, and gives the connection up when that brings nothing either."""
         if self._silent_from <= now:
             if self._pinged:
-                self._end("nothing received, not even the ACK of a PING", None)
+                self._end("nothing received, not even the ACK of a PING")
                 self._transport.abort()
                 return
             self._pinged = True
             self._silent_from = now + self.ping_timeout
-            self._session.ping(bytes(8))
+            self._session.write(PING, payload=bytes(8))
         self._wake_at(self._silent_from)
 
     def _ask_delivery(self) -> None:
         if self._undelivered and not self._delivering:
             self._delivering, self._undelivered = self._undelivered, []
-            self._session.ping(PING_DATA)
+            self._session.write(PING, payload=PING_DATA)
             self._flush()
 
     # The end
@@ -227,11 +212,11 @@ class HTTP2Connection(SocketConnection):
             self._changed = True
 
     def _close(self, reason: str) -> None:
-        self._end(reason, ErrorCode.NO_ERROR)
+        self._end(reason)
         self._end_step()
 
-    def _end(self, reason: str, code: ErrorCode | None) -> None:
-        """Ends everything at once; a GOAWAY with `code` is sent first, if it isn't None."""
+    def _end(self, reason: str, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
+        """Ends everything at once, with a GOAWAY."""
         if self.closed:
             return
         self._retire(reason)
@@ -240,14 +225,13 @@ class HTTP2Connection(SocketConnection):
             self._session.fail(stream_id, reason)
         if self._timer is not None:
             self._timer.cancel()
-        self._closed_by_server = reason == _CLOSED_BY_SERVER
+        self._closed_by_server = reason == CLOSED_BY_SERVER
         _settle(self._delivering + self._undelivered, outcome=self._closed_by_server)
         self._settled.set()
         if not self._transport.is_closing():
-            if code is not None:
-                self._session.close(code)
+            self._session.write(GOAWAY, payload=TWO_WORDS.pack(0, code))
             self._flush()
-            self._close_transport()
+            self._transport.close()
 
     def _flush(self) -> None:
         if data := self._session.data_to_send():
@@ -258,7 +242,7 @@ class HTTP2Connection(SocketConnection):
         session = self._session
         self.in_flight = len(session.streams)
         if self.closed_reason and not self.in_flight:
-            self._end(self.closed_reason, ErrorCode.NO_ERROR)
+            self._end(self.closed_reason)
         if not self.closed:
             self._flush()
         blocked = self._writing_paused or not session.max_streams or session.send_window < _MIN_SEND_WINDOW
@@ -266,11 +250,12 @@ class HTTP2Connection(SocketConnection):
             self.open_slots = 0
         else:
             self.open_slots = max(0, min(session.max_streams, self._max_in_flight) - self.in_flight)
-        if not blocked or self.closed_reason:
-            self._blocked_from = None
-        elif self._blocked_from is None:
-            self._blocked_from = self._loop.time() + self.slot_timeout
-            self._wake_at(self._blocked_from)
+        if blocked and not self.closed_reason and self._blocked_timer is None:
+            text = f"the server let no request in for {self.slot_timeout:g} s"
+            self._blocked_timer = self._loop.call_later(self.slot_timeout, self.retire, text)
+        elif self._blocked_timer is not None and (self.closed_reason or not blocked):
+            self._blocked_timer.cancel()
+            self._blocked_timer = None
         if self._changed or session.changed:
             self._changed = session.changed = False
             self._on_change()

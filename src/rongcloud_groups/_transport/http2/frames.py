@@ -17,9 +17,7 @@ END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
 PRIORITY_FIELDS: Final = 0x20
 # Settings.
-ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE_SETTING, MAX_HEADER_LIST_SIZE_SETTING = range(
-    2, 7
-)
+ENABLE_PUSH, MAX_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE_SETTING, MAX_HEADER_LIST_SIZE_SETTING = range(2, 7)
 # Payloads.
 SETTING_LAYOUT: Final = Struct(">HI")
 PRIORITY_LAYOUT: Final = Struct(">IB")
@@ -51,7 +49,6 @@ ErrorCode = IntEnum(
 
 
 def error_name(code: int) -> str:
-    """The name of an error code, for messages."""
     try:
         return ErrorCode(code).name
     except ValueError:
@@ -67,12 +64,10 @@ class ProtocolError(Exception):
 
 
 def header(kind: int, flags: int, stream_id: int, size: int) -> bytes:
-    """The bytes before a payload of this size."""
     return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream_id)
 
 
 def serialize(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"") -> bytes:
-    """A frame as bytes."""
     return header(kind, flags, stream_id, len(payload)) + payload
 
 
@@ -84,7 +79,7 @@ def without_padding(payload: bytes) -> bytes:
 
 
 class FrameReader:
-    """Reads the frames of one connection out of reads of any size.
+    """Cuts the bytes that were read into frames.
 
     Every frame is charged to an allowance, which requests and response data restore (`allow`).
 
@@ -99,20 +94,14 @@ class FrameReader:
         self._allowance = _MAX_ALLOWANCE
 
     def allow(self, cost: int) -> None:
-        """Restores the allowance by `cost`."""
         self._allowance = min(self._allowance + cost, _MAX_ALLOWANCE)
 
     def feed(self, data: bytes) -> None:
-        """Takes bytes that were read."""
         self._data = self._data[self._position :] + data
         self._position = 0
 
     def step(self) -> Iterator[tuple[int, int, int, bytes]]:
-        """Yields type, flags, stream ID and payload of the next frames.
-
-        Raises:
-            ProtocolError: a frame is too long, or the allowance is used up.
-        """
+        """Yields type, flags, stream ID and payload of the next frames."""
         data, end, cost = self._data, len(self._data), 0
         while cost < _STEP_COST and (start := self._position + _HEADER.size) <= end:
             high, low, kind, flags, stream_id = _HEADER.unpack_from(data, self._position)
@@ -129,7 +118,7 @@ class FrameReader:
             self.feed(b"")
 
     def _charge(self, kind: int, size: int) -> int:
-        """Charges a frame to the allowance, and returns its cost for the step."""
+        """The frame's cost for the step."""
         payload = 0 if kind == DATA else size
         self._allowance -= _FRAME_COST + payload
         if self._allowance < 0:

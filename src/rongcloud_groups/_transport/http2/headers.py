@@ -10,6 +10,7 @@ from typing import Final
 
 from hpack import Decoder
 from hpack.exceptions import HPACKError
+from hpack.hpack import encode_integer
 
 from rongcloud_groups._http import Request
 from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
@@ -21,8 +22,15 @@ _POST_HTTPS: Final = b"\x83\x87"
 _AUTHORITY: Final = b"\x01"
 _PATH: Final = b"\x04"
 _CONTENT_LENGTH: Final = b"\x0f\x0d"
-_STATIC_NAMES: Final = {"accept-encoding": 16, "authorization": 23, "content-type": 31, "user-agent": 58}
-"""Names of request fields that are in the static table; RFC 7541, appendix A."""
+_NEVER_INDEXED: Final = b"\x10"
+_STATIC_NAMES: Final = {
+    "accept-encoding": b"\x1f\x01",
+    "authorization": b"\x1f\x08",
+    "content-type": b"\x1f\x10",
+    "user-agent": b"\x1f\x2b",
+}
+"""Names of request fields that are in the static table, before values that are never indexed; RFC 7541, appendix A."""
+_LONG: Final = 127  # a size that fills the seven bits of its octet
 _THREE_SIZE_UPDATES: Final = re.compile(rb"(?:[\x20-\x3e]|\x3f[\x80-\xff]*[\x00-\x7f]){3}")
 """A block may begin with two, and each takes the time of a field; RFC 7541, section 4.2."""
 
@@ -42,27 +50,22 @@ class HeaderEncoder:
         self._first = _NO_TABLE
 
     def encode(self, request: Request) -> bytes:
-        """The header block of a request; the blocks have to be sent in the order of their encoding."""
+        """The header block of a request; the first one has to be sent first."""
         first, self._first = self._first, b""
         parts = [first, self._common, _PATH, _string(request.path)]
         for name, value in request.headers:
-            parts += _never_indexed(name), _string(value)
+            parts += _name(name), _string(value)
         parts += _CONTENT_LENGTH, _string(str(len(request.body)))
         return b"".join(parts)
 
 
 class HeaderDecoder:
-    """Decodes the header blocks of one connection's responses."""
+    """Decodes the header blocks of one connection's responses, all of them and in their order."""
 
     def __init__(self) -> None:
         self._hpack = Decoder(MAX_HEADER_LIST_SIZE)
 
     def decode(self, block: bytes) -> Iterable[tuple[bytes, bytes]]:
-        """The fields of a whole block.
-
-        Raises:
-            ProtocolError: it cannot be decoded, or is too long; the table's content is no longer known.
-        """
         if _THREE_SIZE_UPDATES.match(block):
             raise ProtocolError("more than two table sizes in a header block", ErrorCode.COMPRESSION_ERROR)
         try:
@@ -72,26 +75,12 @@ class HeaderDecoder:
 
 
 @lru_cache(maxsize=64)
-def _never_indexed(name: str) -> bytes:
-    """The bytes before a field's value; RFC 7541, section 6.2.3."""
-    index = _STATIC_NAMES.get(name)
-    return b"\x10" + _string(name) if index is None else _integer(index, 0x10, 4)
+def _name(name: str) -> bytes:
+    return _STATIC_NAMES.get(name) or _NEVER_INDEXED + _string(name)
 
 
 def _string(text: str) -> bytes:
     """Without Huffman's code, which would save 30 bytes a request, and cost more time than all else about it."""
     encoded = text.encode()
-    return _integer(len(encoded), 0x00, 7) + encoded
-
-
-def _integer(number: int, first: int, bits: int) -> bytes:
-    """An integer behind the first bits of its representation; RFC 7541, section 5.1."""
-    limit = (1 << bits) - 1
-    if number < limit:
-        return bytes((first | number,))
-    encoded = [first | limit]
-    number -= limit
-    while number >= 0x80:  # noqa: PLR2004  seven bits an octet
-        encoded.append(0x80 | number & 0x7F)
-        number >>= 7
-    return bytes((*encoded, number))
+    size = len(encoded)
+    return (bytes((size,)) if size < _LONG else bytes(encode_integer(size, 7))) + encoded

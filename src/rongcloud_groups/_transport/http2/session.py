@@ -1,6 +1,5 @@
 """One connection's state without its socket: requests become frames, and frames become responses; RFC 9113."""
 
-from collections.abc import Callable
 from struct import error as LayoutError  # noqa: N812  the name of an exception
 from typing import Final
 
@@ -8,12 +7,13 @@ from rongcloud_groups._http import Request
 from rongcloud_groups._transport.http2 import frames
 from rongcloud_groups._transport.http2.frames import ErrorCode, FrameReader, ProtocolError
 from rongcloud_groups._transport.http2.headers import HeaderDecoder, HeaderEncoder
-from rongcloud_groups._transport.http2.stream import STREAM_WINDOW, Stream
-from rongcloud_groups._transport.response import MAX_HEADER_LIST_SIZE
+from rongcloud_groups._transport.response import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE, OnCancelled, PendingResponse
 from rongcloud_groups.errors import TransportError
 
 LAST_STREAM_ID: Final = 2**31 - 1  # and the largest window
 PING_DATA: Final = b"received"
+STREAM_WINDOW: Final = 256 * 1024
+"""Bytes of a response that every stream may receive at once."""
 SHARED_WINDOW: Final = 32 * 1024 * 1024
 """Bytes beyond `STREAM_WINDOW` that the larger responses of a connection share; more than the largest one."""
 _RECEIVE_WINDOW: Final = 16 * 1024 * 1024
@@ -33,6 +33,34 @@ _PREFACE: Final = (
 )
 
 
+class Stream(PendingResponse):
+    """The response to a request, and the flow control of both.
+
+    Attributes:
+        unsent: the rest of the request's body.
+        send_window: how many bytes of it the server takes.
+        receive_window: how many bytes of the response the server may send.
+        shared: how many of these are beyond `STREAM_WINDOW`.
+    """
+
+    def __init__(
+        self, stream_id: int, request: Request, timeout: float, send_window: int, on_cancelled: OnCancelled
+    ) -> None:
+        super().__init__(timeout, on_cancelled)
+        self.stream_id = stream_id
+        self.unsent = memoryview(request.body)
+        self.send_window = send_window
+        self.receive_window = STREAM_WINDOW
+        self.shared = 0
+
+    @property
+    def excess(self) -> int:
+        """Bytes that the response may need beyond `STREAM_WINDOW`, as far as it is known."""
+        if self.length is None:
+            return MAX_BODY_SIZE if self.size > STREAM_WINDOW // 2 else 0
+        return max(0, self.length - STREAM_WINDOW)
+
+
 class Session:
     """Turns requests into bytes to send, and received bytes into their responses.
 
@@ -41,17 +69,16 @@ class Session:
         on_cancelled: called with a stream that is cancelled; it is for the owner to `end` it.
 
     Attributes:
-        reader: takes the bytes that were read.
-        streams: the open streams by their IDs.
+        streams: the open ones by their IDs.
         unanswered_from: the streams from this ID on were opened after the last response.
         max_streams: how many the server allows at once; 0 until its SETTINGS have come.
         send_window: how many bytes of bodies the server takes on all streams together.
         goaway: why the server takes no more requests; empty while it does.
-        acknowledged: True after the ACK of a PING with `PING_DATA`, until the owner takes note.
-        changed: True after a stream ended or a limit changed, until the owner takes note.
+        acknowledged: whether a PING with `PING_DATA` was, since the owner took note.
+        changed: whether a stream ended or a limit changed, since the owner took note.
     """
 
-    def __init__(self, host: str, on_cancelled: Callable[[Stream], None]) -> None:
+    def __init__(self, host: str, on_cancelled: OnCancelled) -> None:
         self.reader = FrameReader()
         self.streams: dict[int, Stream] = {}
         self.next_stream_id = self.unanswered_from = 1
@@ -72,7 +99,6 @@ class Session:
     # Sending
 
     def send(self, request: Request, timeout: float) -> Stream:
-        """Sends a request, as much of its body as the server's windows take."""
         self.reader.allow(_REQUEST_ALLOWANCE)
         stream_id = self.next_stream_id
         self.next_stream_id += 2
@@ -81,27 +107,19 @@ class Session:
         kind, flags = frames.HEADERS, 0 if request.body else frames.END_STREAM
         block = self._encoder.encode(request)
         while len(block) > frames.MAX_FRAME_SIZE:
-            self._write(kind, flags, stream_id, block[: frames.MAX_FRAME_SIZE])
+            self.write(kind, flags, stream_id, block[: frames.MAX_FRAME_SIZE])
             kind, flags, block = frames.CONTINUATION, 0, block[frames.MAX_FRAME_SIZE :]
-        self._write(kind, flags | frames.END_HEADERS, stream_id, block)
+        self.write(kind, flags | frames.END_HEADERS, stream_id, block)
         self._write_body(stream)
         return stream
 
-    def ping(self, data: bytes) -> None:
-        """Sends a PING of eight bytes."""
-        self._write(frames.PING, payload=data)
-
-    def close(self, code: ErrorCode) -> None:
-        """Sends a GOAWAY."""
-        self._write(frames.GOAWAY, payload=frames.TWO_WORDS.pack(0, code))
-
     def data_to_send(self) -> bytes:
-        """The bytes for the socket since the last call."""
+        """The bytes of all frames since the last call."""
         data = b"".join(self._output)
         self._output.clear()
         return data
 
-    def _write(self, kind: int, flags: int = 0, stream_id: int = 0, payload: bytes | memoryview = b"") -> None:
+    def write(self, kind: int, flags: int = 0, stream_id: int = 0, payload: bytes | memoryview = b"") -> None:
         self._output += frames.header(kind, flags, stream_id, len(payload)), payload
 
     def _write_body(self, stream: Stream) -> None:
@@ -112,7 +130,7 @@ class Session:
             stream.unsent = unsent[size:]
             stream.send_window -= size
             self.send_window -= size
-            self._write(frames.DATA, 0 if stream.unsent else frames.END_STREAM, stream.stream_id, unsent[:size])
+            self.write(frames.DATA, 0 if stream.unsent else frames.END_STREAM, stream.stream_id, unsent[:size])
 
     def _write_bodies(self) -> None:
         for stream in self.streams.values():
@@ -121,11 +139,7 @@ class Session:
     # Receiving
 
     def step(self) -> None:
-        """Handles some frames.
-
-        Raises:
-            ProtocolError: the server broke the protocol, or sends frame after frame that brings no response forward.
-        """
+        """Handles some of the frames that were read; raises a `ProtocolError` where no more can be."""
         for kind, flags, stream_id, payload in self.reader.step():
             if self._expected not in (None, kind):
                 raise ProtocolError(f"a frame of type {kind} where only type {self._expected} may come")
@@ -142,7 +156,7 @@ class Session:
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:
         self._received += len(payload)
         if self._received >= _RECEIVE_WINDOW // 2:
-            self._write(frames.WINDOW_UPDATE, payload=frames.WORD.pack(self._received))
+            self.write(frames.WINDOW_UPDATE, payload=frames.WORD.pack(self._received))
             self._received = 0
         if (stream := self._stream(stream_id)) is None:
             return
@@ -182,7 +196,7 @@ class Session:
             self._on_progress(stream)
 
     def _on_progress(self, stream: Stream) -> None:
-        """Completes the response, or widens the stream's window in time for one that is larger than usual."""
+        """Completes the response, or widens the window in time for one that is larger than usual."""
         if stream.ended:
             response = stream.whole()
             self.end(stream, ErrorCode.NO_ERROR)
@@ -201,21 +215,21 @@ class Session:
         self.fail(stream_id, text, never_processed=code == ErrorCode.REFUSED_STREAM)
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
-        acknowledges, first = flags & frames.ACK, self._expected is not None
-        if stream_id or (acknowledges and (payload or first)):
+        first = self._expected is not None
+        if stream_id or (flags & frames.ACK and (payload or first)):
             raise ProtocolError("SETTINGS out of place")
-        if acknowledges:
+        if flags & frames.ACK:
             return
         if first:
             self.max_streams, self._expected = _UNLIMITED, None
         for identifier, value in frames.SETTING_LAYOUT.iter_unpack(payload):
             self._set(identifier, value)
-        self._write(frames.SETTINGS, frames.ACK)
+        self.write(frames.SETTINGS, frames.ACK)
         self._write_bodies()
         self.changed = True
 
     def _set(self, identifier: int, value: int) -> None:
-        if identifier == frames.MAX_CONCURRENT_STREAMS:
+        if identifier == frames.MAX_STREAMS:
             self.max_streams = value
         elif identifier == frames.INITIAL_WINDOW_SIZE:
             growth, self._initial_send_window = value - self._initial_send_window, value
@@ -236,7 +250,7 @@ class Session:
         if stream_id:
             raise ProtocolError("PING on a stream")
         if not flags & frames.ACK:
-            self._write(frames.PING, frames.ACK, payload=payload)
+            self.write(frames.PING, frames.ACK, payload=payload)
         elif payload == PING_DATA:
             self.acknowledged = True
 
@@ -273,28 +287,23 @@ class Session:
     # Streams
 
     def fail(self, stream_id: int, text: str, *, reset: ErrorCode | None = None, never_processed: bool = False) -> None:
-        """Ends a request in an error, unless it has ended."""
         if (stream := self.streams.get(stream_id)) is not None:
             self.end(stream, reset)
             stream.set_exception(TransportError(f"{self._host}: {text}", never_processed=never_processed))
 
     def end(self, stream: Stream, code: ErrorCode | None) -> None:
-        """Forgets an open stream, and resets it with `code` unless both sides had ended it, or the code is None."""
+        """Forgets an open stream, and resets it unless both sides had ended it, or the code is None."""
         del self.streams[stream.stream_id]
         self.changed = True
         if code is not None and (stream.unsent or not stream.ended):
             self.reader.allow(_REQUEST_ALLOWANCE)  # the server may have sent much already
-            self._write(frames.RST_STREAM, 0, stream.stream_id, frames.WORD.pack(code))
+            self.write(frames.RST_STREAM, 0, stream.stream_id, frames.WORD.pack(code))
         if stream.excess:
             self._shared_window += stream.shared
             self._share_window()
 
     def _stream(self, stream_id: int) -> Stream | None:
-        """The stream, or None where it has ended: frames that were under way then are ignored.
-
-        Raises:
-            ProtocolError: no such stream was ever opened.
-        """
+        """The stream, or None where it has ended: frames that were under way then are ignored."""
         stream = self.streams.get(stream_id)
         if stream is None and (stream_id % 2 == 0 or stream_id >= self.next_stream_id):
             raise ProtocolError(f"a frame on stream {stream_id}, which was never opened")
@@ -312,4 +321,4 @@ class Session:
 
     def _widen(self, stream: Stream, size: int) -> None:
         stream.receive_window += size
-        self._write(frames.WINDOW_UPDATE, 0, stream.stream_id, frames.WORD.pack(size))
+        self.write(frames.WINDOW_UPDATE, 0, stream.stream_id, frames.WORD.pack(size))
