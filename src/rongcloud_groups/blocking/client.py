@@ -7,7 +7,6 @@ from functools import partial, update_wrapper
 from threading import Lock
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar, Unpack
 from urllib.parse import urlsplit
-from weakref import WeakSet
 
 from rongcloud_groups._dispatch.listing import ProfilePage
 from rongcloud_groups._protocol.secret import Secret
@@ -65,8 +64,6 @@ class BlockingGroupClient:
         self._pickled: dict[str, Any] = {"app_key": app_key, **options}
         self._running: Running | None = None
         self._closed = False
-        self._lock = Lock()
-        _CLIENTS.add(self)
 
     @classmethod
     def from_env(cls, **options: Unpack[AllOptions]) -> Self:
@@ -136,7 +133,7 @@ class BlockingGroupClient:
 
     def close(self) -> None:
         """Close the client: open lookups of other threads end in `ClientClosed`."""
-        with self._lock:
+        with _LOCK:
             self._closed = True
             running, self._running = self._running, None
         if running is not None:
@@ -166,22 +163,19 @@ class BlockingGroupClient:
         return f"<BlockingGroupClient, {state}>"
 
     def _run(self) -> Running:
-        with self._lock:
+        if (running := self._running) is not None and running.is_here:
+            return running
+        with _LOCK:
             if self._closed:
                 raise ClientClosed("the client is closed")
-            if self._running is None:
+            if self._running is None or not self._running.is_here:
                 self._running = Running(self._make())
             return self._running
 
-    def reset_after_fork(self) -> None:
-        """Forget the parent's thread and connections, which a fork does not copy. Called in the child automatically."""
-        self._running = None
-        self._lock = Lock()
 
-
-_CLIENTS: WeakSet[BlockingGroupClient] = WeakSet()
+_LOCK = Lock()
+"""Held while a client opens, is closed, or is looked for in `_SHARED`."""
 _SHARED: dict[tuple[tuple[str, Any], ...], BlockingGroupClient] = {}
-_SHARED_LOCK = Lock()
 
 
 def shared(**options: Unpack[AllOptions]) -> BlockingGroupClient:
@@ -198,17 +192,15 @@ def shared(**options: Unpack[AllOptions]) -> BlockingGroupClient:
         TypeError: an option is not hashable.
     """
     key = tuple(sorted((name, tuple(v) if isinstance(v, list) else v) for name, v in options.items()))
-    with _SHARED_LOCK:
+    with _LOCK:
         if key not in _SHARED or _SHARED[key].closed:
             _SHARED[key] = BlockingGroupClient.from_env(**options)
         return _SHARED[key]
 
 
 def _after_fork() -> None:
-    global _SHARED_LOCK  # noqa: PLW0603  another thread of the parent may have held it
-    _SHARED_LOCK = Lock()
-    for client in _CLIENTS:
-        client.reset_after_fork()
+    global _LOCK  # noqa: PLW0603  another thread of the parent may have held it
+    _LOCK = Lock()
 
 
 if hasattr(os, "register_at_fork"):

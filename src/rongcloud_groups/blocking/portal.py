@@ -3,7 +3,7 @@
 import os
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError, Future
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from threading import Thread
 from typing import TypeVar
 from weakref import finalize
@@ -33,9 +33,14 @@ class Running:
             opened.cancel()  # an interrupted wait: the client closes as soon as it is open
         self.close = finalize(self, _close, self._pid, self.portal, thread, ended)
 
+    @property
+    def is_here(self) -> bool:
+        """Whether its thread is in this process, which a fork does not copy."""
+        return self._pid == os.getpid()
+
     def wait(self, call: Callable[[], Awaitable[R]]) -> R:
         """The result of a call in the event loop; an exception in this thread, such as Ctrl-C, cancels the call."""
-        if self._pid != os.getpid():
+        if not self.is_here:
             raise ClientClosed("this was begun in the process that forked this one: begin it again here")
         try:
             future = self.portal.start_task_soon(call)
@@ -57,7 +62,7 @@ class Running:
         try:
             yield value
         finally:
-            if self.close.alive and self._pid == os.getpid():
+            if self.close.alive and self.is_here:
                 self.wait(lambda: context.__aexit__(None, None, None))  # an error would keep this frame alive
 
 
@@ -77,6 +82,7 @@ def _run(client: GroupClient, opened: Future[BlockingPortal], ended: Future[None
 
 def _close(pid: int, portal: BlockingPortal, thread: Thread, ended: Future[None]) -> None:
     if pid == os.getpid():
-        portal.call(portal.stop, True)  # noqa: FBT003  cancel calls and iterations that are under way
+        with suppress(RuntimeError):  # the loop has ended by itself
+            portal.call(portal.stop, True)  # noqa: FBT003  cancel calls and iterations that are under way
         thread.join()
         ended.result()
