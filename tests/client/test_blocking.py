@@ -24,6 +24,7 @@ from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.config import Options
 from rongcloud_groups.emulator import Report
 from rongcloud_groups.emulator.program import Address
+from rongcloud_groups.events import BatchSent, Event
 
 IDS = [f"g{number}" for number in range(1000)]
 
@@ -417,3 +418,18 @@ def test_an_iteration_and_a_client_that_are_dropped_leave_no_ids_and_no_thread()
         pass
     del client
     assert threading.active_count() == threads
+
+
+@pytest.mark.usefixtures("address")
+def test_an_error_that_stops_the_event_loop_ends_the_calls() -> None:
+    def stop(event: Event) -> None:
+        if isinstance(event, BatchSent):
+            raise SystemExit
+
+    client = BlockingGroupClient.from_env(hooks=[stop])
+    for _ in range(2):
+        with pytest.raises(ClientClosed):
+            client.get("g1")
+    with pytest.raises((SystemExit, RuntimeError)):
+        client.close()
+    assert client.closed

@@ -4,8 +4,9 @@ import os
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
+from contextvars import Context
 from threading import Thread
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import finalize
 
 import anyio
@@ -24,14 +25,16 @@ class Running:
         self.client = client
         self._pid = os.getpid()
         opened: Future[BlockingPortal] = Future()
-        ended: Future[None] = Future()
-        thread = Thread(target=_run, args=(client, opened, ended), name="rongcloud_groups client", daemon=True)
+        self._ended: Future[None] = Future()
+        self._calls: set[Future[Any]] = set()
+        arguments = (_run, client, opened, self._ended, self._calls)
+        thread = Thread(target=Context().run, args=arguments, name="rongcloud_groups client", daemon=True)
         thread.start()
         try:
             self.portal = opened.result()
         finally:
             opened.cancel()  # an interrupted wait: the client closes as soon as it is open
-        self.close = finalize(self, _close, self._pid, self.portal, thread, ended)
+        self.close = finalize(self, _close, self._pid, self.portal, thread, self._ended)
 
     @property
     def is_here(self) -> bool:
@@ -45,15 +48,19 @@ class Running:
         try:
             future = self.portal.start_task_soon(call)
         except RuntimeError:
-            if self.close.alive:
+            if self.close.alive and not self._ended.done():
                 raise
             raise ClientClosed("the client is closed") from None
+        self._calls.add(future)
         try:
+            if self._ended.done():
+                raise ClientClosed("the client is closed")
             return future.result()
         except CancelledError:
             raise ClientClosed("the client is closed") from None
         finally:
             future.cancel()
+            self._calls.discard(future)
 
     @contextmanager
     def entered(self, context: AbstractAsyncContextManager[R]) -> Iterator[R]:
@@ -62,11 +69,11 @@ class Running:
         try:
             yield value
         finally:
-            if self.close.alive and self.is_here:
+            if self.close.alive and self.is_here and not self._ended.done():
                 self.wait(lambda: context.__aexit__(None, None, None))  # an error would keep this frame alive
 
 
-def _run(client: GroupClient, opened: Future[BlockingPortal], ended: Future[None]) -> None:
+def _run(client: GroupClient, opened: Future[BlockingPortal], ended: Future[None], calls: set[Future[Any]]) -> None:
     async def serve() -> None:
         async with client, BlockingPortal() as portal:
             opened.set_result(portal)
@@ -78,6 +85,9 @@ def _run(client: GroupClient, opened: Future[BlockingPortal], ended: Future[None
         (ended if opened.done() else opened).set_exception(error)
     else:
         ended.set_result(None)
+    for call in list(calls):
+        if not call.done():  # an error that stops the loop leaves calls unfinished
+            call.set_exception(ClientClosed("the client is closed"))
 
 
 def _close(pid: int, portal: BlockingPortal, thread: Thread, ended: Future[None]) -> None:
