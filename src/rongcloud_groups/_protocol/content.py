@@ -7,11 +7,6 @@ from rongcloud_groups._http import Response
 from rongcloud_groups.errors import DecodeError
 
 _KIB: Final = 1024
-_BYTES_AROUND: Final = 256 * _KIB
-"""Bytes that a body may have beside its entries, or one entry beyond its share."""
-_BYTES_AN_ENTRY: Final = 64 * _KIB
-"""A profile with every text at its documented length, all of it emoji, escaped twice."""
-_MAX_BODY: Final = 16 * _KIB * _KIB
 
 
 class TooLargeError(DecodeError):
@@ -19,8 +14,11 @@ class TooLargeError(DecodeError):
 
 
 def max_body(entries: int) -> int:
-    """The most bytes of a body, decompressed, with at most so many profiles or listed groups."""
-    return min(_BYTES_AROUND + entries * _BYTES_AN_ENTRY, _MAX_BODY)
+    """The most bytes of a body, decompressed, with at most so many profiles or listed groups.
+
+    A profile with every text at its documented length, all of it emoji, escaped twice, has 64 KiB.
+    """
+    return min((256 + 64 * entries) * _KIB, 16 * _KIB * _KIB)
 
 
 def decode_content(response: Response, limit: int) -> bytes:

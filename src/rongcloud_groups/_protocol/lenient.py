@@ -9,13 +9,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from rongcloud_groups._protocol.dialects import Paths
-from rongcloud_groups._protocol.repair import MAX_DEPTH, is_deeper, repaired
+from rongcloud_groups._protocol.repair import MAX_DEPTH, UNREADABLE, decode_repaired, is_deeper
 from rongcloud_groups.models import DEFAULT_PERMISSIONS, EMPTY, Permissions, Problem
 
-UNREADABLE: Final = (ValueError, RecursionError)
-"""The errors that msgspec raises on a text that is not the JSON it expects."""
-
-_T = TypeVar("_T")
 _Struct = TypeVar("_Struct", bound=Struct)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -51,23 +47,6 @@ _Paths = Sequence[tuple[str, str, str]]
 """Paths of a field, each with the key of the nested object, if there is one, and the key in it."""
 
 
-def decode_repaired(decoder: "msgspec.json.Decoder[_T]", text: bytes | Raw) -> _T:
-    """Decode a JSON object, after a repair if it is not valid JSON; the decoder leaves what may be damaged as `Raw`.
-
-    Raises:
-        ValueError: it isn't a JSON object, and no repair makes it one.
-        RecursionError: it is nested too deep, and no repair makes it less so.
-    """
-    try:
-        return decoder.decode(text)
-    except UNREADABLE:
-        marked = repaired(bytes(text))
-    try:
-        return decoder.decode(marked)
-    except UnicodeDecodeError:  # a key is damaged
-        return decoder.decode(marked.decode(errors="replace"))
-
-
 class FieldReader:
     """The values of one JSON object and of those nested in it, each taken once.
 
@@ -82,38 +61,67 @@ class FieldReader:
         except UNREADABLE:
             self._objects = {"": {}}
 
-    def group_id(self, paths: _Paths) -> str | None:
+    def take(self, paths: _Paths) -> tuple[str, bytes]:
+        """Take the value at the first of the paths that exists; b"" if there is none."""
+        for path, outer, key in paths:
+            if raw := _pop(self._object(outer), key):
+                return path, raw
+        return paths[0][0], b""
+
+    def take_object(self, paths: _Paths) -> tuple[str, dict[str, Raw]]:
+        """The members of the object at the first of the paths that exists; each is to be taken from there."""
+        return next(((path, members) for path, _, _ in paths if (members := self._object(path))), (paths[0][0], {}))
+
+    def group_id(self, _: str, raw: bytes) -> str | None:
         """The ID; None if it is absent, empty, or neither text nor an integer."""
-        _, raw = self._take(paths)
         try:
             return _STRING.decode(raw) or None
         except UNREADABLE:
             return raw.decode() if _DECIMAL.fullmatch(raw) else None
 
-    def text(self, paths: _Paths) -> str | None:
-        """The text at the first of the paths that exists; a number gives its digits."""
-        return self._text(*self._take(paths))
+    def text(self, path: str, raw: bytes) -> str | None:
+        """The text; a number gives its digits."""
+        if raw[:1] == b'"':
+            return self._string(path, raw)
+        if raw[:1] in {b"[", b"{", b"t", b"f"}:
+            self._note(path, "expected text", raw)
+            return None
+        return raw.decode() or None
 
-    def texts(self, paths: _Paths) -> dict[str, str]:
-        """Every member of the object at the first of the paths that exists, as text."""
-        path, members = self._first_object(paths)
-        texts = {key: self._text(f"{path}.{key}", _pop(members, key)) for key in list(members)}
+    def texts(self, path: str, members: dict[str, Raw]) -> dict[str, str]:
+        """Every member as text."""
+        texts = {key: self.text(f"{path}.{key}", _pop(members, key)) for key in list(members)}
         return {key: text for key, text in texts.items() if text is not None} or EMPTY
 
-    def integer(self, paths: _Paths) -> int | None:
-        """The integer of at most 64 bits at the first of the paths that exists; text may hold it."""
-        return self._integer(*self._take(paths), _INTEGERS, "over 64 bits")
+    def integer(self, path: str, raw: bytes, limits: range = _INTEGERS, beyond: str = "over 64 bits") -> int | None:
+        """The integer, if it is within the limits; text may hold it."""
+        if not raw:
+            return None
+        try:
+            value = _ANYTHING.decode(raw)
+        except UNREADABLE:
+            value = None
+        if isinstance(value, str):
+            value = value.strip()
+            if not value:
+                return None
+            value = int(value) if _DECIMAL.fullmatch(value.encode()) else None
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if type(value) is int and value in limits:
+            return value
+        self._note(path, beyond if type(value) is int else "expected an integer", raw)
+        return None
 
-    def time(self, paths: _Paths) -> datetime | None:
-        """The time at the first of the paths that exists, given in milliseconds since 1970."""
-        milliseconds = self._integer(*self._take(paths), _DATES, "outside the range of dates")
+    def time(self, path: str, raw: bytes) -> datetime | None:
+        """The time, given in milliseconds since 1970."""
+        milliseconds = self.integer(path, raw, _DATES, "outside the range of dates")
         return None if milliseconds is None else datetime_from_ms(milliseconds)
 
-    def permissions(self, paths: _Paths) -> Permissions:
-        """The permissions in the object at the first of the paths that exists, 0 where they are absent."""
-        path, members = self._first_object(paths)
+    def permissions(self, path: str, members: dict[str, Raw]) -> Permissions:
+        """The permissions, 0 where they are absent."""
         numbers = {
-            name: self._integer(f"{path}.{key}", _pop(members, key), ENUM_NUMBERS, "expected a small integer") or 0
+            name: self.integer(f"{path}.{key}", _pop(members, key), ENUM_NUMBERS, "expected a small integer") or 0
             for name, key in _PERMISSION_KEYS.items()
             if key in members
         }
@@ -142,16 +150,6 @@ class FieldReader:
                 values[key] = value
         return values
 
-    def _take(self, paths: _Paths) -> tuple[str, bytes]:
-        """Take the value at the first of the paths that exists; b"" where there is none."""
-        for path, outer, key in paths:
-            if raw := _pop(self._object(outer), key):
-                return path, raw
-        return paths[0][0], b""
-
-    def _first_object(self, paths: _Paths) -> tuple[str, dict[str, Raw]]:
-        return next(((path, members) for path, _, _ in paths if (members := self._object(path))), (paths[0][0], {}))
-
     def _object(self, key: str) -> dict[str, Raw]:
         """The members of the object under a key of the entry, or in the text there; none if there is no object."""
         if key in self._objects:
@@ -167,34 +165,6 @@ class FieldReader:
                 self._note(key, "not a JSON object", text)
         self._objects[key] = members
         return members
-
-    def _text(self, path: str, raw: bytes) -> str | None:
-        if raw[:1] == b'"':
-            return self._string(path, raw)
-        if raw and raw[:1] not in b"[{tf":
-            return raw.decode()
-        if raw:
-            self._note(path, "expected text", raw)
-        return None
-
-    def _integer(self, path: str, raw: bytes, limits: range, beyond: str) -> int | None:
-        if not raw:
-            return None
-        try:
-            value = _ANYTHING.decode(raw)
-        except UNREADABLE:
-            value = None
-        if isinstance(value, str):
-            value = value.strip()
-            if not value:
-                return None
-            value = int(value) if _DECIMAL.fullmatch(value.encode()) else None
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if type(value) is int and value in limits:
-            return value
-        self._note(path, beyond if type(value) is int else "expected an integer", raw)
-        return None
 
     def _string(self, path: str, raw: bytes) -> str:
         try:
@@ -212,28 +182,28 @@ def _pop(members: dict[str, Raw], key: str) -> bytes:
     return b"" if raw == b"null" else raw
 
 
-_READERS: Final[Mapping[Any, Callable[[FieldReader, _Paths], Any]]] = {
-    str: FieldReader.group_id,
-    str | None: FieldReader.text,
-    int | None: FieldReader.integer,
-    datetime | None: FieldReader.time,
-    dict[str, str]: FieldReader.texts,
-    Permissions: FieldReader.permissions,
+_READERS: Final[Mapping[Any, tuple[Callable[..., Any], Callable[..., Any]]]] = {
+    str: (FieldReader.take, FieldReader.group_id),
+    str | None: (FieldReader.take, FieldReader.text),
+    int | None: (FieldReader.take, FieldReader.integer),
+    datetime | None: (FieldReader.take, FieldReader.time),
+    dict[str, str]: (FieldReader.take_object, FieldReader.texts),
+    Permissions: (FieldReader.take_object, FieldReader.permissions),
 }
-"""How a field is read, by its type in the model."""
+"""How a field is taken and read, by its type in the model."""
 
 
 def lenient_reader(model: type[_Struct], keys: Mapping[str, Paths]) -> Callable[[Raw], _Struct | None]:
     """Make the function that reads one entry; it returns None if the group ID cannot be read."""
     hints = get_type_hints(model)
     fields = [
-        (name, _READERS[hints[name]], [(path, *path.rpartition(".")[::2]) for path in paths])
+        (name, *_READERS[hints[name]], [(path, *path.rpartition(".")[::2]) for path in paths])
         for name, paths in keys.items()
     ]
 
     def read(entry: Raw) -> _Struct | None:
         reader = FieldReader(entry)
-        values = {name: read_field(reader, paths) for name, read_field, paths in fields}
+        values = {name: read_field(reader, *take(reader, paths)) for name, take, read_field, paths in fields}
         if values["group_id"] is None:
             return None
         values["extra"] = reader.rest() or EMPTY

@@ -1,9 +1,15 @@
-"""Makes JSON out of text that is not quite JSON, so that one damaged value does not cost the whole response."""
+"""Decodes text that is not quite JSON, so that one damaged value does not cost the whole response."""
 
 import re
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
+from msgspec import Raw
+
+_T = TypeVar("_T")
+
+UNREADABLE: Final = (ValueError, RecursionError)
+"""The errors that msgspec raises on a text that is not the JSON it expects."""
 
 MAX_DEPTH: Final = 64
 """The most levels of a value; deeper ones end in a RecursionError wherever they are encoded, copied or compared."""
@@ -24,7 +30,24 @@ _IN_STRING: Final = re.compile(
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def repaired(text: bytes) -> bytes:
+def decode_repaired(decoder: "msgspec.json.Decoder[_T]", text: bytes | Raw) -> _T:
+    """Decode a JSON object, after a repair if it is not valid JSON; the decoder leaves what may be damaged as `Raw`.
+
+    Raises:
+        ValueError: it isn't a JSON object, and no repair makes it one.
+        RecursionError: it is nested too deep, and no repair makes it less so.
+    """
+    try:
+        return decoder.decode(text)
+    except UNREADABLE:
+        marked = _repaired(bytes(text))
+    try:
+        return decoder.decode(marked)
+    except UnicodeDecodeError:  # a key is damaged
+        return decoder.decode(marked.decode(errors="replace"))
+
+
+def _repaired(text: bytes) -> bytes:
     r"""The text with the values replaced that make it no JSON.
 
     - A lone surrogate (text that was cut inside an emoji) becomes a byte that is not UTF-8, and so the trouble of the

@@ -26,9 +26,7 @@ _INVISIBLE: Final = {
     "Cc": "a control character",
     "Cf": "an invisible format character",
     "Cs": "half of a surrogate pair",
-    "Zl": "whitespace",
-    "Zp": "whitespace",
-    "Zs": "whitespace",
+    **dict.fromkeys(("Zl", "Zp", "Zs"), "whitespace"),
 }
 
 

@@ -13,7 +13,7 @@ from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.content import decode_content, excerpt, max_body
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
 from rongcloud_groups._protocol.error_codes import NO_SUCH_API, error_code_for
-from rongcloud_groups._protocol.lenient import UNREADABLE, decode_repaired
+from rongcloud_groups._protocol.repair import UNREADABLE, decode_repaired
 from rongcloud_groups._protocol.strict import ResponseReader, matched
 from rongcloud_groups.errors import ConfigError, DecodeError, ServiceError
 from rongcloud_groups.models import GroupProfile, ListedGroup

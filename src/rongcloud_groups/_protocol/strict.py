@@ -15,7 +15,8 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from rongcloud_groups._protocol.dialects import Dialect, Paths
-from rongcloud_groups._protocol.lenient import ENUM_NUMBERS, UNREADABLE, lenient_reader
+from rongcloud_groups._protocol.lenient import ENUM_NUMBERS, lenient_reader
+from rongcloud_groups._protocol.repair import UNREADABLE
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, PAGE_SIZE
 from rongcloud_groups.errors import DecodeError
 from rongcloud_groups.models import DEFAULT_PERMISSIONS, EMPTY, GroupProfile, ListedGroup, Permissions
@@ -30,15 +31,7 @@ _MAX_EXACT: Final = 2**42
 
 
 class ResponseReader(Generic[_Model]):
-    """Reads the profiles or the listed groups in a dialect's responses.
-
-    Args:
-        dialect: of the responses.
-        model: `GroupProfile` or `ListedGroup`.
-        table: the keys of each of its fields, from the dialect.
-        list_key: the key of the list that has them.
-        limit: the most entries of that list.
-    """
+    """Reads the profiles or the listed groups, as ``list_key`` says, in a dialect's responses."""
 
     def __init__(
         self, dialect: Dialect, model: type[_Model], table: Mapping[str, Paths], list_key: str, limit: int
