@@ -28,16 +28,6 @@ class Counts(Struct, frozen=True):
     missing: int = 0
     failed: int = 0
 
-    def plus(self, records: int, *, found: int, missing: int, failed: int) -> "Counts":
-        """These counts plus more records, of which so many distinct IDs have an outcome."""
-        return Counts(
-            records=self.records + records,
-            duplicates=self.duplicates + records - found - missing - failed,
-            found=self.found + found,
-            missing=self.missing + missing,
-            failed=self.failed + failed,
-        )
-
 
 class ListingPlace(Struct, frozen=True):
     """How far the listing of an app's groups was read.

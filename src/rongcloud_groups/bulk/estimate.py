@@ -7,21 +7,15 @@ from msgspec import Struct
 from rongcloud_groups._dispatch.waiters import checked
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
 from rongcloud_groups.bulk.failed_ids import MissingIds
-from rongcloud_groups.bulk.seen_ids import SeenIds
+from rongcloud_groups.bulk.input import JobInput
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.client import GroupClient
 
 
 class Estimate(Struct, frozen=True):
-    """The cost of a job.
+    """The cost of a job: its requests, without retries, and the seconds for them at the rate of the client.
 
-    Attributes:
-        records: IDs in the input; None where only its end shows that.
-        duplicates: how many of them occur before.
-        invalid: distinct IDs that no request would carry.
-        requests: requests, without retries.
-        seconds: for these, at the rate of the client.
-        credentials: whether they were accepted.
+    Of a listing, the number of records is known only at its end. No request would carry an invalid ID.
     """
 
     records: int | None
@@ -41,14 +35,12 @@ async def estimate(client: GroupClient, source: Source) -> Estimate:
         return Estimate(None, 0, 0, 0, 0.0, "credentials accepted")
     records = distinct = invalid = 0
     sample: str | None = None
-    with SeenIds() as seen:
-        async for ids in source.records():
-            records += len(ids)
-            new = seen.add(ids)
-            distinct += len(new)
-            valid = [group_id for group_id, error in checked(list(new), None).items() if error is None]
-            invalid += len(new) - len(valid)
-            sample = sample or next(iter(valid), None)
+    async for block in JobInput(source, allow_empty=True).blocks(done=0, digest=""):
+        records += block.records
+        distinct += len(block.group_ids)
+        valid = [group_id for group_id, error in checked(list(block.group_ids), None).items() if error is None]
+        invalid += len(block.group_ids) - len(valid)
+        sample = sample or next(iter(valid), None)
     requests = ceil((distinct - invalid) / BATCH_LIMIT)
     credentials = "credentials not tried: there is no valid ID"
     if sample is not None:

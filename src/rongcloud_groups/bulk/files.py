@@ -34,7 +34,7 @@ _CANNOT: Final = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, e
 class PartialFile:
     """Appended to as ``NAME.partial``, cut back to a known size on resume, renamed to ``NAME`` or removed at the end.
 
-    It has the mode and the owner of the file that it replaces, or of the file ``like`` where there is none yet. Unless
+    It has the mode and the owner of the file that it replaces, or of ``like`` where there is none yet. Unless
     ``even_empty``, an empty file is not published, and an older one of the final name is removed.
     """
 
@@ -128,14 +128,11 @@ def _naming_file(path: Path) -> Iterator[None]:
 
 
 def _check_in_place(path: Path, descriptor: int) -> None:
-    """Raise `OutputLost` if an open file was removed or replaced."""
     opened = os.fstat(descriptor)
-    try:
+    with suppress(FileNotFoundError, NotADirectoryError):
         named = path.stat()
         if opened.st_nlink or os.path.samestat(opened, named):  # some file systems count no links
             return
-    except (FileNotFoundError, NotADirectoryError):
-        pass
     raise OutputLost(f"{path} was removed or replaced while it was in use; run the same command again")
 
 
@@ -178,14 +175,12 @@ def _copy_mode(source: Path, descriptor: int) -> None:
 
 def _sync_directory(path: Path) -> None:
     """Make renames in a directory durable, where the file system can."""
-    try:
+    with suppress(PermissionError):  # it can be written, and not read
         descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:  # it can be written, and not read
-        return
-    try:
-        _fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        try:
+            _fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _fsync(descriptor: int) -> None:
@@ -259,6 +254,6 @@ class OutputLock:
 def _opened(path: Path, output: Path) -> int:
     """The descriptor of a file that an output needs."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from None

@@ -5,7 +5,6 @@ from contextlib import aclosing
 from hashlib import blake2b
 from typing import Any
 
-import anyio
 from msgspec import Struct
 
 from rongcloud_groups.bulk.checkpoint import Checkpoint
@@ -35,7 +34,6 @@ class JobInput:
     """Reads a source: all of it first where that is possible, then in blocks of distinct IDs.
 
     Attributes:
-        scanning: ends `scan` when it is cancelled.
         scanned: records that the scan under way has read; None where there is none.
         total: records, where a scan has counted them.
         fingerprint: the digest of these.
@@ -44,22 +42,14 @@ class JobInput:
     def __init__(self, source: Source, *, allow_empty: bool) -> None:
         self._source = source
         self._allow_empty = allow_empty or source.may_be_empty
-        self.scanning = anyio.CancelScope()
         self.scanned: int | None = None
         self.total: int | None = None
         self.fingerprint: str | None = None
 
-    async def scan(self, saved: Checkpoint | None) -> bool:
-        """Read all of a source that can be read twice, before the first request: a fault in it is reported at once.
-
-        Returns False where it was stopped.
-        """
-        with self.scanning:
-            if self._source.rereadable:
-                await self._scan(saved)
-        return not self.scanning.cancel_called
-
-    async def _scan(self, saved: Checkpoint | None) -> None:
+    async def scan(self, saved: Checkpoint | None) -> None:
+        """Read all of a source that can be read twice, before the first request: a fault in it is reported at once."""
+        if not self._source.rereadable:
+            return
         self.scanned, digest = 0, blake2b(digest_size=16).hexdigest()
         first, begins_with = (0, None) if saved is None or saved.complete else (saved.total or 0, saved.fingerprint)
         begins_alike = begins_with in {None, digest}

@@ -62,12 +62,11 @@ class Job:
         self._sink = sink
         self._lock = OutputLock(sink.path)
         self._output = JobOutput(sink, failures, missing or MissingIds(), source, self._lock, client.max_attempts)
-        self._restart = restart
-        self._keep = keep
+        self._restart, self._keep = restart, keep
         self._input = JobInput(source, allow_empty=allow_empty)
         self._state = "new"
         self._lookups = OrderedLookups(client, sink.encode)
-        self._asking = anyio.CancelScope()
+        self._scanning, self._asking = anyio.CancelScope(), anyio.CancelScope()
         self._give_up: TimerHandle | None = None
         self._stopping = False
         self._requests_before = 0
@@ -118,7 +117,9 @@ class Job:
             await run_sync(self._output.publish)
         elif saved is not None:
             self._check_same_job(saved)
-        if not await self._input.scan(saved):
+        with self._scanning:
+            await self._input.scan(saved)
+        if self._stopping:
             return self._report(saved or NOTHING_DONE)
         if saved is not None and saved.complete:
             before = (saved.kind, saved.app_key, saved.total, saved.fingerprint)
@@ -169,7 +170,7 @@ class Job:
         if self._stopping:
             return
         self._stopping = True
-        self._input.scanning.cancel()
+        self._scanning.cancel()
         self._lookups.stop()
         if self._state == "running":
             self._give_up = get_running_loop().call_later(STOP_GRACE, self._abandon)

@@ -75,7 +75,14 @@ class JobOutput:
         if failures:
             self.failures.write(failures)
         records = sum(block.records for block in blocks)
-        self.counts = self.counts.plus(records, found=len(rows), missing=len(missing), failed=len(failures))
+        before = self.counts
+        self.counts = Counts(
+            before.records + records,
+            before.duplicates + records - len(rows) - len(missing) - len(failures),
+            before.found + len(rows),
+            before.missing + len(missing),
+            before.failed + len(failures),
+        )
         self.digest = blocks[-1].digest
 
     def commit(self, checkpoint: Checkpoint) -> Checkpoint:

@@ -63,7 +63,7 @@ class Sink(Protocol):
         return
 
     def forget(self) -> None:
-        """Remove the checkpoint, and an output without any row that is not in its place."""
+        """Remove the checkpoint, and rows that are not in their place."""
         return
 
     def close(self) -> None:

@@ -10,14 +10,11 @@ from rongcloud_groups.bulk.sinks.interface import Format, Sink
 from rongcloud_groups.bulk.sinks.text import StdoutSink, TextSink
 from rongcloud_groups.errors import ConfigError
 
-_FORMATS: Final[dict[str, Format]] = {
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".csv": "csv",
-    ".sqlite": "sqlite",
-    ".sqlite3": "sqlite",
-    ".db": "sqlite",
-    ".parquet": "parquet",
+_SUFFIXES: Final[dict[Format, set[str]]] = {
+    "jsonl": {".jsonl", ".ndjson"},
+    "csv": {".csv"},
+    "sqlite": {".sqlite", ".sqlite3", ".db"},
+    "parquet": {".parquet"},
 }
 _URL: Final = re.compile(r"[A-Za-z][\w+.-]+:/")  # a drive has one letter
 
@@ -52,14 +49,13 @@ def open_sink(
         ConfigError: no format, one that stdout cannot take, a name that is no file's, a file that cannot be written,
             or a missing extra.
     """
-    if path is not None:
-        check_output_name(str(path))
-        path = Path(path)
     if path is None:
         if file_format in {"sqlite", "parquet"}:
             raise ConfigError(f"{file_format} cannot go to stdout; give a file with -o")
         return StdoutSink(file_format or "jsonl")
-    chosen = file_format or _FORMATS.get(path.suffix.lower())
+    check_output_name(str(path))
+    path = Path(path)
+    chosen = file_format or next((name for name, each in _SUFFIXES.items() if path.suffix.lower() in each), None)
     if chosen is None:
         names = "|".join(get_args(Format))
         raise ConfigError(f"the name {path.name!r} does not tell a format; give --format {names}")

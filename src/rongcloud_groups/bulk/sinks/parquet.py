@@ -44,16 +44,25 @@ class ParquetSink(FileSink):
         self._file.append(_stream(record_batch(rows)))
 
     def publish(self) -> None:
-        """Write the row groups, and give the file its name."""
+        """Write the rows in groups of `ROWS_IN_A_GROUP`, the last one with the rest, and give the file its name."""
         self._file.close()
-        if self._file.partial.exists():
-            with (
-                replacing(self._output, like=self._output) as new,
-                pa.OSFile(str(self._file.partial)) as rows,
-                pq.ParquetWriter(new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
-            ):
-                _write_groups(self._batches(rows), writer)
-            self._file.discard()
+        if not self._file.partial.exists():
+            return
+        with (
+            replacing(self._output, like=self._output) as new,
+            pa.OSFile(str(self._file.partial)) as file,
+            pq.ParquetWriter(new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
+        ):
+            rows = SCHEMA.empty_table()
+            for batch in self._batches(file):
+                rows = pa.concat_tables([rows, pa.Table.from_batches([batch])])
+                while rows.num_rows >= ROWS_IN_A_GROUP:
+                    writer.write_table(rows.slice(0, ROWS_IN_A_GROUP))
+                    rows = rows.slice(ROWS_IN_A_GROUP)
+                    pa.default_memory_pool().release_unused()
+            if rows.num_rows:
+                writer.write_table(rows)
+        self._file.discard()
 
     def cancel(self) -> None:
         self._cancelled.set()
@@ -65,20 +74,12 @@ class ParquetSink(FileSink):
             return False
 
     def _finished_rows(self) -> Iterator[bytes]:
-        try:
-            file = pq.ParquetFile(self._output, pre_buffer=False)
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ConfigError(f"cannot add to {self.name}: {error}") from None
-        if file.schema_arrow.names != list(COLUMNS):
-            file.close()
-            raise ConfigError(f"cannot add to {self.name}: it has other columns than {', '.join(COLUMNS)}")
-        return self._rows_of(file)
-
-    def _rows_of(self, finished: pq.ParquetFile) -> Iterator[bytes]:
         """Few rows at a time."""
         try:
-            with finished:
-                for batch in self._unless_cancelled(finished.iter_batches(ROWS_READ_AT_ONCE, use_threads=False)):
+            with pq.ParquetFile(self._output, pre_buffer=False) as file:
+                if file.schema_arrow.names != list(COLUMNS):
+                    raise ValueError(f"it has other columns than {', '.join(COLUMNS)}")  # noqa: TRY301  as the others
+                for batch in self._unless_cancelled(file.iter_batches(ROWS_READ_AT_ONCE, use_threads=False)):
                     yield _stream(batch.cast(SCHEMA))
         except (pa.ArrowException, ValueError, OSError) as error:
             self._file.discard()
@@ -106,19 +107,3 @@ def _stream(batch: pa.RecordBatch) -> bytes:
     with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
         writer.write_batch(batch)
     return bytes(stream.getvalue().to_pybytes())
-
-
-def _write_groups(batches: Iterator[pa.RecordBatch], writer: pq.ParquetWriter) -> None:
-    """Write the rows in groups of `ROWS_IN_A_GROUP`, the last one with the rest."""
-    group: list[pa.RecordBatch] = []
-    missing = ROWS_IN_A_GROUP
-    for batch in batches:
-        rest = batch
-        while rest.num_rows >= missing:
-            writer.write_table(pa.Table.from_batches([*group, rest.slice(0, missing)]))
-            group, rest, missing = [], rest.slice(missing), ROWS_IN_A_GROUP
-            pa.default_memory_pool().release_unused()
-        group.append(rest)
-        missing -= rest.num_rows
-    if missing < ROWS_IN_A_GROUP:
-        writer.write_table(pa.Table.from_batches(group))

@@ -58,11 +58,11 @@ class SqliteSink(Sink):
         self._output = path
         self._force = force
         self._keep_missing = keep_missing
-        self._database: sqlite3.Connection | None = None
+        self._connection: sqlite3.Connection | None = None
         self._cancelled = Event()
         self._rows: list[FlatRow] = []
         self._removed: list[tuple[str]] = []
-        self._opened: os.stat_result | None = None
+        self._opened: os.stat_result
 
     def load(self) -> Checkpoint | None:
         text = self._noted("checkpoint")
@@ -74,22 +74,22 @@ class SqliteSink(Sink):
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  a database keeps its rows
         check_writable(self._output)
         try:
-            self._connect()
             [[journal_mode]] = self._execute("PRAGMA journal_mode")
             self._execute("PRAGMA journal_mode = WAL")
             self._execute("PRAGMA synchronous = NORMAL")
             self._execute("PRAGMA cache_size = -16000")  # KiB: the index on IDs in any order is read all over
             self._execute("PRAGMA wal_autocheckpoint = 8000")
-            with self._transaction() as database:
-                self._opened = self._output.stat()
-                self._execute(f"CREATE TABLE IF NOT EXISTS groups ({_CREATE})")
-                self._execute("CREATE TABLE IF NOT EXISTS _sync (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")
-                _check_table(database)
-                self._execute(_RENEW_TIMES)
-                self._execute(_NOTE, ("row_schema_version", str(ROW_SCHEMA_VERSION)))
-                if saved is None:
-                    self._execute(_FORGET_CHECKPOINT)
-                    self._execute(_NOTE, ("journal_mode", journal_mode))
+            self._execute("BEGIN IMMEDIATE")
+            self._opened = self._output.stat()
+            self._execute(f"CREATE TABLE IF NOT EXISTS groups ({_CREATE})")
+            self._execute("CREATE TABLE IF NOT EXISTS _sync (name TEXT PRIMARY KEY NOT NULL, value TEXT NOT NULL)")
+            _check_table(self._database)
+            self._execute(_RENEW_TIMES)
+            self._execute(_NOTE, ("row_schema_version", str(ROW_SCHEMA_VERSION)))
+            if saved is None:
+                self._execute(_FORGET_CHECKPOINT)
+                self._execute(_NOTE, ("journal_mode", journal_mode))
+            self._execute("COMMIT")
         except (sqlite3.Error, ConfigError) as error:
             self.close()
             raise ConfigError(f"cannot write {self.name}: {error}") from None
@@ -106,10 +106,11 @@ class SqliteSink(Sink):
             self._removed += ((group_id,) for group_id in group_ids)
 
     def commit(self, checkpoint: Checkpoint) -> None:
-        self._check_in_place()
-        with self._naming_database(), self._transaction() as database:
-            database.executemany(_UPSERT, self._rows)
-            database.executemany("DELETE FROM groups WHERE group_id = ?", self._removed)
+        if not self._output.exists() or not os.path.samestat(self._opened, self._output.stat()):
+            raise OutputLost(f"{self.name} was removed or replaced while it was in use; run the same command again")
+        with self._transaction():
+            self._database.executemany(_UPSERT, self._rows)
+            self._database.executemany("DELETE FROM groups WHERE group_id = ?", self._removed)
             self._execute(_NOTE, ("checkpoint", encoded(checkpoint).decode()))
             if checkpoint.app_key is not None:
                 self._execute(_NOTE, ("app_key", checkpoint.app_key))
@@ -118,36 +119,33 @@ class SqliteSink(Sink):
 
     def forget(self) -> None:
         """Remove the checkpoint and leave the database as one file."""
-        if self._database is None:
-            self._connect()
-        with self._naming_database(), self._transaction() as database:
+        with self._transaction():
             noted = self._execute(_NOTED, ("journal_mode",))
             self._execute(_FORGET_CHECKPOINT)
         with suppress(sqlite3.OperationalError):  # another program is reading: it stays as it is
-            database.execute(f"PRAGMA journal_mode = {noted[0][0] if noted else 'delete'}")
+            self._database.execute(f"PRAGMA journal_mode = {noted[0][0] if noted else 'delete'}")
         self.close()
 
     def close(self) -> None:
         """Close the database; uncommitted changes are undone."""
-        if self._database is not None:
-            self._database.close()
-            self._database = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def cancel(self) -> None:
         self._cancelled.set()
 
-    def _check_in_place(self) -> None:
-        assert self._opened is not None, "it was begun"  # noqa: S101  an invariant
-        with suppress(FileNotFoundError, NotADirectoryError):
-            if os.path.samestat(self._opened, self._output.stat()):
-                return
-        raise OutputLost(f"{self.name} was removed or replaced while it was written; run the same command again")
+    @property
+    def _database(self) -> sqlite3.Connection:
+        if self._connection is None:
+            options: dict[str, Any] = {"timeout": _POLL, "isolation_level": None, "check_same_thread": False}
+            self._connection = sqlite3.connect(self.name, **options)
+        return self._connection
 
     def _noted(self, name: str) -> str | None:
         if not self._output.exists():
             return None
         try:
-            self._connect()
             rows = self._execute("SELECT 1 FROM sqlite_master WHERE name = '_sync'") and self._execute(_NOTED, (name,))
         except sqlite3.Error as error:
             raise ConfigError(f"cannot read {self.name}: {error}") from None
@@ -155,27 +153,18 @@ class SqliteSink(Sink):
             self.close()
         return str(rows[0][0]) if rows else None
 
-    def _connect(self) -> None:
-        self._database = sqlite3.connect(self.name, timeout=_POLL, isolation_level=None, check_same_thread=False)
-
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _transaction(self) -> Iterator[None]:
         """Commit the statements within; after an error, `close` undoes them."""
-        self._execute("BEGIN IMMEDIATE")
-        assert self._database is not None  # noqa: S101  a statement was executed
-        yield self._database
-        self._execute("COMMIT")
-
-    @contextmanager
-    def _naming_database(self) -> Iterator[None]:
         try:
+            self._execute("BEGIN IMMEDIATE")
             yield
+            self._execute("COMMIT")
         except sqlite3.Error as error:
             raise OutputError(f"cannot write {self.name}: {error}") from error
 
     def _execute(self, statement: str, parameters: tuple[str, ...] = ()) -> list[Any]:
         """Execute a statement, and return its rows; where another program has locked the database, wait for it."""
-        assert self._database is not None, "it was begun"  # noqa: S101  an invariant
         deadline = monotonic() + LOCK_TIMEOUT
         while True:
             try:

@@ -43,7 +43,7 @@ class TextSink(FileSink):
     def _finished_rows(self) -> Iterator[bytes]:
         if not self._is_output() or not _start_of(self._output).startswith(self._header):
             raise ConfigError(f"cannot add to {self.name}: it is not in the same format")
-        return self._rows.kept(self._output)
+        return map(_with_line_end, self._rows.kept(self._output))
 
 
 class StdoutSink(Sink):
@@ -95,7 +95,7 @@ class _JsonLines:
     def kept(self, path: Path) -> Iterator[bytes]:
         with path.open("rb") as file:
             for line in file:
-                yield _with_line_end(_OLD_TIME.sub(lambda old: b"%s.%s" % (old[1], old[2] or b"000"), line, count=1))
+                yield _OLD_TIME.sub(lambda old: b"%s.%s" % (old[1], old[2] or b"000"), line, count=1)
 
 
 _QUOTED: Final = re.compile(r'[",\r\n]|^$')
@@ -127,19 +127,18 @@ class _Csv:
         return '"' + value.replace('"', '""') + '"' if _QUOTED.search(value) else value
 
     def is_output(self, path: Path) -> bool:
-        """Whether a job wrote a file."""
         return _start_of(path).removeprefix(_BOM).startswith(self.header.removeprefix(_BOM))
 
     def kept(self, path: Path) -> Iterator[bytes]:
-        """The content of a finished output, with a line end, and with times as they are written now."""
+        """The content of a finished output, with times as they are written now."""
         if any(row[_CREATE_TIME] != _new_time(row[_CREATE_TIME]) for row in _rows_of(path)):
             yield self.header
             for row in _rows_of(path):  # of version 0.1.0, where an empty cell is an absent value or an empty text
                 row[_CREATE_TIME] = _new_time(row[_CREATE_TIME])
                 yield self.text([[cell or None for cell in row]])
-            return
-        with path.open("rb") as file:
-            yield from map(_with_line_end, file)
+        else:
+            with path.open("rb") as file:
+                yield from file
 
 
 def _with_line_end(line: bytes) -> bytes:
@@ -162,8 +161,5 @@ def _new_time(text: str) -> str:
     return time_text(datetime.fromisoformat(text)) if text else text
 
 
-_RowFormat = _JsonLines | _Csv
-
-
-def _row_format(name: Format) -> _RowFormat:
+def _row_format(name: Format) -> _JsonLines | _Csv:
     return _JsonLines() if name == "jsonl" else _Csv(for_excel=name == "excel-csv")

@@ -4,8 +4,7 @@ import gzip
 import os
 import sys
 import zlib
-from abc import abstractmethod
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, Final
@@ -27,32 +26,34 @@ _REFUSED: Final = {
 }
 
 
-class _ParsedSource(Source):
-    """IDs that a parser finds in a thread."""
+class _OpenedSource(Source):
+    """Parses the content of a file descriptor, in a thread."""
 
-    def __init__(self, name: str, kind: str, input_format: InputFormat) -> None:
+    def __init__(self, name: str, kind: str, input_format: InputFormat, opened: Callable[[], int]) -> None:
         self.name = name
         self.kind = f"{kind}, {input_format.description}"
         self._format = input_format
+        self._opened = opened
 
     def records(self) -> AsyncGenerator[list[str]]:
-        return ThreadedReader(self._parse).lists()
+        return ThreadedReader(self._ids).lists()
 
-    def _parse(self, reader: ThreadedReader) -> Iterator[str]:
+    def _ids(self, reader: ThreadedReader) -> Iterator[str]:
         try:
-            yield from self._ids(reader)
+            if self._format.kind == "parquet":
+                yield from _ids_of_parquet(self.name, self._format.key)
+                return
+            descriptor = self._opened()
+            try:
+                content: Any = BufferedReader(PolledInput(descriptor, reader.waiting), 64 * 1024)
+                yield from ids_in(_unpacked(content, self._format.compression, self.name), self._format, self.name)
+            finally:
+                os.close(descriptor)
         except (OSError, EOFError, zlib.error) as error:
             raise SourceError(f"cannot read {self.name}: {getattr(error, 'strerror', None) or error}") from None
 
-    @abstractmethod
-    def _ids(self, reader: ThreadedReader) -> Iterator[str]: ...
 
-    def _ids_of(self, descriptor: int, reader: ThreadedReader) -> Iterator[str]:
-        content: Any = BufferedReader(PolledInput(descriptor, reader.waiting), 64 * 1024)
-        return ids_in(_unpacked(content, self._format.compression, self.name), self._format, self.name)
-
-
-class FileSource(_ParsedSource):
+class FileSource(_OpenedSource):
     """A file of IDs, or a pipe that has a name, which can be read only once.
 
     Args:
@@ -61,23 +62,13 @@ class FileSource(_ParsedSource):
     """
 
     def __init__(self, path: Path | str, input_format: InputFormat) -> None:
-        self._path = Path(path)
-        super().__init__(str(self._path), "file", input_format)
-        self.rereadable = not (self._path.is_fifo() or self._path.is_char_device() or self._path.is_socket())
-
-    def _ids(self, reader: ThreadedReader) -> Iterator[str]:
-        if self._format.kind == "parquet":
-            yield from _ids_of_parquet(self._path, self._format.key)
-            return
-        # A pipe is opened at once this way, and its writer is waited for as its content is.
-        descriptor = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0))
-        try:
-            yield from self._ids_of(descriptor, reader)
-        finally:
-            os.close(descriptor)
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)  # a pipe is opened at once, before it has a writer
+        super().__init__(str(path), "file", input_format, lambda: os.open(path, flags))
+        path = Path(path)
+        self.rereadable = not (path.is_fifo() or path.is_char_device() or path.is_socket())
 
 
-class StdinSource(_ParsedSource):
+class StdinSource(_OpenedSource):
     """Standard input; a quiet pipe holds up nothing.
 
     Args:
@@ -85,10 +76,7 @@ class StdinSource(_ParsedSource):
     """
 
     def __init__(self, input_format: InputFormat) -> None:
-        super().__init__("stdin", "stdin", input_format)
-
-    def _ids(self, reader: ThreadedReader) -> Iterator[str]:
-        return self._ids_of(sys.stdin.fileno(), reader)
+        super().__init__("stdin", "stdin", input_format, lambda: os.dup(sys.stdin.fileno()))
 
 
 def _unpacked(content: Any, compression: str, name: str) -> Any:
@@ -105,7 +93,7 @@ def _unpacked(content: Any, compression: str, name: str) -> Any:
     return content
 
 
-def _ids_of_parquet(path: Path, column: str) -> Iterator[str]:
+def _ids_of_parquet(path: str, column: str) -> Iterator[str]:
     try:
         import pyarrow as pa  # type: ignore[import-untyped]
         import pyarrow.parquet as pq  # type: ignore[import-untyped]
@@ -139,10 +127,9 @@ def file_source(path: Path | str, *, column: str | None = None, field: str | Non
     suffix = path.suffix.lower()
     if suffix in _REFUSED:
         raise SourceError(f"cannot read {path}: {suffix} files are not read; {_REFUSED[suffix]}")
-    if suffix in _COMPRESSIONS:
-        inner = input_format(Path(path.stem).suffix.lower(), column=column, field=field)
-        return FileSource(path, inner._replace(compression=suffix))
-    return FileSource(path, input_format(suffix, column=column, field=field))
+    compression = suffix if suffix in _COMPRESSIONS else ""
+    inner = Path(path.stem).suffix.lower() if compression else suffix
+    return FileSource(path, input_format(inner, column=column, field=field)._replace(compression=compression))
 
 
 def input_format(suffix: str, *, column: str | None = None, field: str | None = None) -> InputFormat:

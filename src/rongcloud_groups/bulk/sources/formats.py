@@ -75,12 +75,6 @@ class _Lines:
         """More of the content, regardless of lines; "" at its end."""
         return self._decoded(self._text.read, size)
 
-    def first_character(self) -> str:
-        """The first character that is not blank; "" where there is none."""
-        while (character := self.read(1)).isspace():
-            self.number += character == "\n"
-        return character
-
     def _decoded(self, read: Callable[[int], str], size: int) -> str:
         try:
             return read(size)
@@ -131,36 +125,32 @@ def _unescaped(cell: str) -> str:
     return re.sub(r"\\(.)", lambda match: _ESCAPES.get(match[1], match[1]), cell) if "\\" in cell else cell
 
 
-def _in_column(rows: Iterable[list[str]], column: str, lines: _Lines) -> Iterator[str]:
+def _in_column(rows: Iterator[list[str]], column: str, lines: _Lines) -> Iterator[str]:
     """The cells of a column, whose name is in the first row."""
-    place: int | None = None
-    for row in rows:
-        if not any(row):  # Excel ends a file with rows of separators
-            continue
-        if place is None:
-            place = _place_of(column, row, lines)
-        else:
-            yield row[place] if place < len(row) else ""
-    if place is None:
+    filled = filter(any, rows)  # Excel ends a file with rows of separators
+    header = next(filled, None)
+    if header is None:
         raise SourceError(f"{lines.name} is empty; it needs a header line with the column {column!r}")
+    place = _place_of(column, [cell.strip() for cell in header], lines.name)
+    yield from (row[place] if place < len(row) else "" for row in filled)
 
 
-def _place_of(column: str, header: list[str], lines: _Lines) -> int:
-    names = [cell.strip() for cell in header]
+def _place_of(column: str, names: list[str], file: str) -> int:
     if column not in names:
         cure = "choose one with --column"
         if between := next((each for each in "\t|;," if len(names) == 1 and each in names[0]), ""):
             cure = f"{between!r} is between them; put commas there, and name it .csv"
-        raise SourceError(f"{lines.name} has no column {column!r}{_there(names)}; {cure}")
+        raise SourceError(f"{file} has no column {column!r}{_there(names)}; {cure}")
     if names.count(column) > 1:
-        raise SourceError(f"{lines.name} has {names.count(column)} columns {column!r}; rename all but one")
+        raise SourceError(f"{file} has {names.count(column)} columns {column!r}; rename all but one")
     return names.index(column)
 
 
 def _in_json(lines: _Lines, field: str) -> Iterator[str]:
     """A value a line, or an array of values: an object with the ID in a field, or the ID itself."""
     decode = msgspec.json.Decoder().decode
-    start = lines.first_character()
+    while (start := lines.read(1)).isspace():
+        lines.number += start == "\n"
     if start == "[":
         yield from _in_array(lines, field)
         return
@@ -194,11 +184,9 @@ def _in_array(lines: _Lines, field: str) -> Iterator[str]:
             end = _BLANK.match(text, end).end()  # type: ignore[union-attr]
             if end == len(text):  # a number may not have ended
                 raise ValueError("the array does not end")  # noqa: TRY301
-        except RecursionError as wrong:
-            raise error(f"not JSON: {wrong}") from None
-        except ValueError as wrong:
-            more = "" if len(text) - place > MAX_LINE else lines.read(_PIECE)
-            if not more:
+        except (ValueError, RecursionError) as wrong:
+            cut = isinstance(wrong, ValueError) and len(text) - place <= MAX_LINE
+            if not cut or not (more := lines.read(_PIECE)):
                 raise error(f"not JSON: {wrong}") from None
             text, place = text[place:] + more, 0
             continue
