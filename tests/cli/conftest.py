@@ -8,8 +8,8 @@ import pytest
 import pytest_asyncio
 from support.bulk_jobs import environment_of
 from support.command_line import environment
+from support.emulators import emulator_process
 
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.emulator import Emulator, Universe
 
 GROUPS = (

@@ -5,7 +5,8 @@ import socket
 from pathlib import Path
 
 import pytest
-from support.command_line import COMMAND, ended, environment, profiles_in, run, run_python, started, without
+from support.command_line import COMMAND, environment, profiles_in, run, run_python, without
+from support.command_process import ended, started
 
 from rongcloud_groups.cli.app import exit_code
 

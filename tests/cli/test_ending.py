@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 from support.bulk_jobs import ids, until, written
 from support.command_line import COMMAND, environment
+from support.command_process import CommandProcess, started
 from support.silent_server import Silent, listening
 
 from rongcloud_groups.emulator import Emulator, Faults
@@ -54,13 +55,7 @@ def silent_name_server(tmp_path: Path) -> Iterator[list[str]]:
         yield prefix
 
 
-async def started(*arguments: str, env: dict[str, str], here: Path, prefix: list[str] | None = None) -> Process:
-    return await asyncio.create_subprocess_exec(
-        *(prefix or []), COMMAND, *arguments, env=env, cwd=here, stdin=PIPE, stdout=PIPE, stderr=PIPE
-    )
-
-
-def is_waiting(process: Process) -> Callable[[], bool]:
+def is_waiting(process: Process | CommandProcess) -> Callable[[], bool]:
     """Whether a process handles signals (a bit in a mask), and waits in the kernel."""
 
     def waiting() -> bool:
@@ -74,7 +69,7 @@ def is_waiting(process: Process) -> Callable[[], bool]:
     return waiting
 
 
-async def ended_by(process: Process, number: signal.Signals) -> tuple[int | None, float, bytes]:
+async def ended_by(process: Process | CommandProcess, number: signal.Signals) -> tuple[int | None, float, bytes]:
     signalled = time.monotonic()
     process.send_signal(number)
     _, errors = await process.communicate()
@@ -144,7 +139,7 @@ async def test_a_signal_ends_every_wait(
 ) -> None:
     wait, env = waiting_for
     number = (signal.SIGINT, signal.SIGTERM)[list(WAITS).index(wait) % 2]
-    process = await started(*WAITS[wait], env=env, here=here)
+    process = await started(*WAITS[wait], env=env, here=here, stdin=PIPE)
     if "request" in wait or wait == "a dry run":
         await until(lambda: emulator.report().requests)
     else:
@@ -160,20 +155,20 @@ async def test_a_signal_ends_every_wait(
 )
 async def test_max_time_ends_every_wait(waiting_for: tuple[str, dict[str, str]], here: Path) -> None:
     wait, env = waiting_for
-    process = await started(*WAITS[wait], "--max-time", "0.3", env=env, here=here)
+    process = await started(*WAITS[wait], "--max-time", "0.3", env=env, here=here, stdin=PIPE)
     _, errors = await process.communicate()  # without --max-time it would wait for as long as this test may run
     assert process.returncode == 5, errors
 
 
 async def test_a_signal_ends_the_scan_of_a_large_file(variables: dict[str, str], here: Path) -> None:
     (here / "many.txt").write_text("".join(f"group-{number}\n" for number in range(2_000_000)), encoding="utf-8")
-    process = await started("sync", "many.txt", "-o", "out.jsonl", env=variables, here=here)
+    process = await started("sync", "many.txt", "-o", "out.jsonl", env=variables, here=here, stdin=PIPE)
     await until(lambda: has_open(process, here / "many.txt"))
     returncode, seconds, errors = await ended_by(process, signal.SIGINT)
     assert (returncode, seconds < WITHIN) == (130, True), errors
 
 
-def has_open(process: Process, path: Path) -> bool:
+def has_open(process: Process | CommandProcess, path: Path) -> bool:
     try:
         return any(link.resolve() == path for link in Path(f"/proc/{process.pid}/fd").iterdir())
     except OSError:
@@ -185,7 +180,7 @@ async def test_a_signal_ends_a_tls_handshake_that_hangs(arguments: list[str], he
     server = Silent()
     async with listening(server) as origin:
         env = environment(f"https://localhost:{str(origin).rpartition(':')[2]}")
-        process = await started(*arguments, env=env, here=here)
+        process = await started(*arguments, env=env, here=here, stdin=PIPE)
         await asyncio.wait_for(server.made.wait(), 60)
         returncode, seconds, errors = await ended_by(process, signal.SIGINT)
     assert (returncode, seconds < WITHIN) == (130, True), errors
@@ -196,13 +191,15 @@ async def test_a_signal_ends_a_wait_for_the_name_server(
     arguments: list[str], silent_name_server: list[str], here: Path
 ) -> None:
     env = environment("https://service.invalid")
-    process = await started(*arguments, env=env, here=here, prefix=silent_name_server)
+    process = await asyncio.create_subprocess_exec(
+        *silent_name_server, COMMAND, *arguments, env=env, cwd=here, stdin=PIPE, stdout=PIPE, stderr=PIPE
+    )
     await until(lambda: has_udp_socket(process))
     returncode, seconds, errors = await ended_by(process, signal.SIGTERM)
     assert (returncode, seconds < WITHIN) == (143, True), errors
 
 
-def has_udp_socket(process: Process) -> bool:
+def has_udp_socket(process: Process | CommandProcess) -> bool:
     """Whether it has a socket to the name server: its address is 127.0.0.9, port 53."""
     try:
         sockets = Path(f"/proc/{process.pid}/net/udp").read_text(encoding="ascii")

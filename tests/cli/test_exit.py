@@ -5,7 +5,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from support.command_line import COMMAND, TIMEOUT, ended, environment, run, run_python, started
+from support.command_line import COMMAND, TIMEOUT, environment, run, run_python
+from support.command_process import ended, started
 
 from rongcloud_groups import ServerError
 from rongcloud_groups.cli.app import exit_code

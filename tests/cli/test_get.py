@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 from support.command_line import APP_SECRET, environment, profiles_in, run, run_on_terminal
+from support.emulators import emulator_process
 
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.emulator import Emulator
 
 STYLE = re.compile(r"\x1b\[[0-9;]*m")

@@ -8,7 +8,6 @@ import select
 import signal
 import sqlite3
 import stat
-from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from support.bulk_jobs import files_in, ids, names_in, sync, until, written
-from support.command_line import COMMAND
+from support.command_process import started
 
 from rongcloud_groups.emulator import Emulator, Faults, Universe
 
@@ -33,9 +32,7 @@ async def test_all_rows_reach_a_slow_reader_of_a_pipe_that_does_not_block(
     written(here / "ids.txt", *ids(2000))
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    process = await asyncio.create_subprocess_exec(
-        COMMAND, "sync", "ids.txt", "-o", "-", env=variables, cwd=here, stdout=writing, stderr=PIPE
-    )
+    process = await started("sync", "ids.txt", "-o", "-", env=variables, here=here, stdout=writing)
     os.close(writing)
     rows = bytearray()
     while piece := await asyncio.to_thread(os.read, reading, 3000):
@@ -181,9 +178,7 @@ async def test_a_pipe_without_a_writer_is_left_by_a_signal_and_in_time(
 ) -> None:
     os.mkfifo(here / "pipe")
     arguments = ["--max-time", "0.2s"] if how == "--max-time" else []
-    process = await asyncio.create_subprocess_exec(
-        COMMAND, "sync", "pipe", "-o", "out.jsonl", *arguments, env=variables, cwd=here, stderr=PIPE
-    )
+    process = await started("sync", "pipe", "-o", "out.jsonl", *arguments, env=variables, here=here)
     if how == "signal":
         await until(lambda: "out.jsonl.partial" in files_in(here))
         process.send_signal(signal.SIGTERM)
@@ -195,9 +190,7 @@ async def test_one_signal_ends_a_job_whose_requests_get_no_response(
 ) -> None:
     written(here / "ids.txt", *ids(3000))
     emulator.service.faults = Faults(at=dict.fromkeys(range(5, 500), "hang"))
-    process = await asyncio.create_subprocess_exec(
-        COMMAND, "sync", "ids.txt", "-o", "out.jsonl", env=variables, cwd=here, stderr=PIPE
-    )
+    process = await started("sync", "ids.txt", "-o", "out.jsonl", env=variables, here=here)
     await until(lambda: emulator.report().batch_requests > 5)
     process.send_signal(signal.SIGINT)
     _, errors = await process.communicate()
@@ -208,9 +201,7 @@ async def test_one_signal_ends_a_job_whose_requests_get_no_response(
 async def test_a_reader_that_stops_reading_does_not_hold_up_a_signal(variables: dict[str, str], here: Path) -> None:
     written(here / "ids.txt", *ids(3000))
     reading, writing = os.pipe()
-    process = await asyncio.create_subprocess_exec(
-        COMMAND, "sync", "ids.txt", "-o", "-", env=variables, cwd=here, stdout=writing, stderr=PIPE
-    )
+    process = await started("sync", "ids.txt", "-o", "-", env=variables, here=here, stdout=writing)
     await until(lambda: not select.select([], [writing], [], 0)[1])  # it is full
     process.send_signal(signal.SIGINT)
     assert await process.wait() == 130
@@ -242,9 +233,7 @@ async def test_another_writer_of_a_database_is_waited_for(
     emulator.reset()
     with closing(sqlite3.connect(here / "out.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        process = await asyncio.create_subprocess_exec(
-            COMMAND, "sync", "ids.txt", "-o", "out.db", env=variables, cwd=here, stderr=PIPE
-        )
+        process = await started("sync", "ids.txt", "-o", "out.db", env=variables, here=here)
         await asyncio.sleep(1)  # twice as long as a job once waited
         assert process.returncode is None
         other.execute("COMMIT")
@@ -256,9 +245,7 @@ async def test_a_database_that_stays_locked_does_not_hold_up_a_signal(variables:
     await sync("ids.txt", "-o", "out.db", env=variables, here=here)
     with closing(sqlite3.connect(here / "out.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        process = await asyncio.create_subprocess_exec(
-            COMMAND, "sync", "ids.txt", "-o", "out.db", env=variables, cwd=here, stderr=PIPE
-        )
+        process = await started("sync", "ids.txt", "-o", "out.db", env=variables, here=here)
         await until(lambda: "out.db.lock" in files_in(here))
         process.send_signal(signal.SIGINT)
         assert await process.wait() == 130
@@ -269,9 +256,7 @@ async def test_another_program_can_write_to_a_database_while_a_job_runs(
 ) -> None:
     written(here / "ids.txt", *ids(3000))
     variables["RONGCLOUD_RATE"] = "20"
-    process = await asyncio.create_subprocess_exec(
-        COMMAND, "sync", "ids.txt", "-o", "out.db", env=variables, cwd=here, stderr=PIPE
-    )
+    process = await started("sync", "ids.txt", "-o", "out.db", env=variables, here=here)
     await until(lambda: emulator.report().batch_requests > 5)
     with closing(sqlite3.connect(here / "out.db", timeout=5)) as other:
         for number in range(10):

@@ -5,23 +5,17 @@ import resource
 import shutil
 import signal
 import subprocess
-from asyncio.subprocess import PIPE, Process
+from asyncio.subprocess import PIPE
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.bulk_jobs import files_in, ids, rows_in, sync, sync_on, until, written
 from support.command_line import COMMAND, run, run_on_terminal
+from support.command_process import started
 
 from rongcloud_groups.emulator import Emulator, Faults
-
-
-async def started(*arguments: str, env: dict[str, str], here: Path, **options: Any) -> Process:
-    return await asyncio.create_subprocess_exec(
-        COMMAND, "sync", *arguments, env=env, cwd=here, stdout=PIPE, stderr=PIPE, **options
-    )
 
 
 @pytest.mark.parametrize("on", ["pipe", "terminal"])
@@ -46,7 +40,7 @@ async def test_a_signal_stops_the_job_after_the_requests_in_flight_and_it_resume
 ) -> None:
     written(here / "ids.txt", *ids(6000))
     slow = variables | {"RONGCLOUD_RATE": "30", "RONGCLOUD_LIMITER": "local"}
-    process = await started("ids.txt", "-o", "out.jsonl", "--report", "json", env=slow, here=here)
+    process = await started("sync", "ids.txt", "-o", "out.jsonl", "--report", "json", env=slow, here=here)
     await until(lambda: emulator.report().batch_requests >= 5)
     process.send_signal(number)
     _, errors = await process.communicate()
@@ -69,7 +63,7 @@ async def test_a_signal_stops_the_job_after_the_requests_in_flight_and_it_resume
 async def test_a_second_signal_stops_at_once(variables: dict[str, str], emulator: Emulator, here: Path) -> None:
     emulator.service.faults = Faults(share={"hang": 1.0})
     written(here / "ids.txt", *ids(600))
-    process = await started("ids.txt", "-o", "out.jsonl", env=variables, here=here)
+    process = await started("sync", "ids.txt", "-o", "out.jsonl", env=variables, here=here)
     await until(lambda: emulator.report().requests)
     while process.returncode is None:
         with suppress(ProcessLookupError):
@@ -81,7 +75,7 @@ async def test_a_second_signal_stops_at_once(variables: dict[str, str], emulator
 async def test_a_signal_does_not_wait_for_a_quiet_stdin(
     variables: dict[str, str], emulator: Emulator, here: Path
 ) -> None:
-    process = await started("-", "-o", "out.jsonl", env=variables, here=here, stdin=PIPE)
+    process = await started("sync", "-", "-o", "out.jsonl", env=variables, here=here, stdin=PIPE)
     assert process.stdin is not None
     process.stdin.write(b"x1\nx2\n")
     await until(lambda: emulator.report().requests)
@@ -93,7 +87,7 @@ async def test_a_signal_does_not_wait_for_a_quiet_stdin(
 
 async def test_a_reader_that_goes_away_ends_the_command_quietly(variables: dict[str, str], here: Path) -> None:
     written(here / "ids.txt", *ids(3000))
-    process = await started("ids.txt", "-o", "-", env=variables, here=here)
+    process = await started("sync", "ids.txt", "-o", "-", env=variables, here=here)
     assert process.stdout is not None
     await process.stdout.readline()
     process.stdout._transport.close()  # type: ignore[attr-defined]
@@ -123,7 +117,9 @@ async def test_an_output_that_is_full_is_an_error_and_the_job_resumes_later(
 ) -> None:
     written(here / "ids.txt", *ids(3000))
     for name in ("out.jsonl", "out.db"):
-        process = await started("ids.txt", "-o", name, env=variables, here=here, preexec_fn=_small_files)
+        process = await asyncio.create_subprocess_exec(
+            COMMAND, "sync", "ids.txt", "-o", name, env=variables, cwd=here, stderr=PIPE, preexec_fn=_small_files
+        )
         _, errors = await process.communicate()
         assert process.returncode == 1, errors
         assert b"the same command resumes there" in errors
@@ -207,7 +203,7 @@ async def test_a_disk_that_fills_up_is_an_error_and_the_job_resumes_when_there_i
 async def test_stdin_can_be_a_regular_file(variables: dict[str, str], here: Path) -> None:
     written(here / "ids.txt", *ids(10))
     with (here / "ids.txt").open("rb") as stdin:
-        process = await started("-", "-o", "out.jsonl", env=variables, here=here, stdin=stdin)
+        process = await started("sync", "-", "-o", "out.jsonl", env=variables, here=here, stdin=stdin.fileno())
         await process.communicate()
     assert process.returncode == 0
     assert len(rows_in(here / "out.jsonl")) > 5

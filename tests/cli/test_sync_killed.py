@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from support.bulk_jobs import environment_of, failures_in, files_in, ids, names_in, rows_in, until, written
-from support.command_server import IMPORTED_BY_RUNS
+from support.command_server import IMPORTED_BY_RUNS, IMPORTED_FOR_PARQUET
 from support.sync_process import run_command
 
 from rongcloud_groups import ConfigError
@@ -31,7 +31,7 @@ async def emulator() -> AsyncIterator[Emulator]:
 def forked() -> multiprocessing.context.ForkServerContext:
     """Starts processes that have everything imported (pyarrow imports pandas), so that a kill hits more than that."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([*IMPORTED_BY_RUNS, "rongcloud_groups.bulk.sinks.parquet", "pandas"])
+    context.set_forkserver_preload([*IMPORTED_BY_RUNS, *IMPORTED_FOR_PARQUET])
     return context
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import httpx
 import msgspec
 import pytest
+from support.emulators import emulator_process
 
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient, InvalidGroupId, LocalLimiter, Lookup
 from rongcloud_groups.blocking import BlockingGroupClient, shared
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.config import Options
 from rongcloud_groups.emulator import Report
 from rongcloud_groups.emulator.program import Address

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
-from rongcloud_groups.cli.emulator_process import emulator_process
+from support.emulators import emulator_process
 
 COMMAND = [sys.executable, "-m", "rongcloud_groups.mcp"]
 

@@ -12,10 +12,10 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from support.emulators import emulator_process
 
 import rongcloud_groups
 from rongcloud_groups import GroupClient, RongCloudError, errors
-from rongcloud_groups.cli.emulator_process import emulator_process
 
 NO_DEFAULT = inspect.Parameter.empty
 DEADLINE = "deadline: float | None = None"

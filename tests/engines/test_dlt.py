@@ -18,11 +18,11 @@ import msgspec
 import psycopg2  # type: ignore[import-untyped]
 import pytest
 from dlt.extract.concurrency import FuturesPool
+from support.emulators import emulator_process
 from support.postgres import SERVER, postgres
 
 from rongcloud_groups import GroupClient
 from rongcloud_groups.blocking import BlockingGroupClient
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.dlt import all_groups, groups
 from rongcloud_groups.emulator import Report, Universe
 from rongcloud_groups.emulator.program import Address

@@ -5,8 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from rongcloud_groups.cli.emulator_process import emulator_process
+from support.emulators import emulator_process
 
 pytest.importorskip("ipykernel", reason="ipykernel is not among the packages of dev: pip install ipykernel")
 manager = pytest.importorskip("jupyter_client.manager")

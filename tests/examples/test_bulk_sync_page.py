@@ -14,13 +14,13 @@ import pytest
 import pytest_asyncio
 from croniter import croniter  # type: ignore[import-untyped]
 from support.bulk_jobs import environment_of
+from support.emulators import emulator_process
 from support.pages import PAGES, Block
 from support.postgres import SERVER, postgres
 from support.shell import readers_environment, run_lines
 
 from rongcloud_groups import models
 from rongcloud_groups.bulk import COLUMNS, ROW_SCHEMA_VERSION, Counts
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.cli.exit import ExitCode
 from rongcloud_groups.emulator import Emulator, Universe
 

@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.emulators import emulator_process
 from support.pages import Block
 from support.shell import readers_environment
-
-from rongcloud_groups.cli.emulator_process import emulator_process
 
 IMAGE = """
 cd "$HERE" && mount -t tmpfs tmpfs . && cd "$HERE" && mkdir upper work root || exit 99

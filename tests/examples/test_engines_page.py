@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 from support.command_line import Ended, environment, run
+from support.emulators import emulator_process
 from support.pages import Block
 from support.shell import readers_environment
-
-from rongcloud_groups.cli.emulator_process import emulator_process
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ import httpx
 import msgspec
 import pytest
 from support.command_line import TIMEOUT
+from support.emulators import emulator_process
 from support.pages import ROOT, Block
 from support.shell import command_of, readers_environment
 
 from rongcloud_groups import GroupClient, GroupProfile
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.emulator import Report, Universe
 from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.pytest_plugin import InProcessEmulator

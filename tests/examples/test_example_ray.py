@@ -11,10 +11,10 @@ import httpx
 import msgspec
 import pytest
 from benchmarks.servers.redis_process import RedisProcess
+from support.emulators import emulator_process
 from support.pages import ROOT, Block
 from support.shell import command_of, readers_environment
 
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.emulator import Report, Universe
 
 

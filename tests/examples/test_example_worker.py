@@ -13,11 +13,11 @@ from types import ModuleType
 import pytest
 from redis import Redis
 from support.command_line import TIMEOUT, Ended
+from support.emulators import emulator_process
 from support.pages import ROOT, Block
 from support.shell import command_of, readers_environment, run_lines
 
 from rongcloud_groups import ServerError
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
 EXAMPLES = ROOT / "examples"

@@ -6,9 +6,9 @@ from pathlib import Path
 import msgspec
 import pytest
 from support.command_line import environment, run
+from support.emulators import emulator_process
 
 from rongcloud_groups import GroupProfile
-from rongcloud_groups.cli.emulator_process import emulator_process
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

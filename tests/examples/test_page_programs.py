@@ -10,12 +10,11 @@ from threading import Thread
 
 import pytest
 from support.command_line import APP_SECRET, Ended, run
+from support.emulators import emulator_process
 from support.pages import PAGES, Block
 from support.prometheus import prometheus
 from support.redis_server import RedisServer, free_port
 from support.shell import AT_ITS_END, command_of, readers_environment, run_lines
-
-from rongcloud_groups.cli.emulator_process import emulator_process
 
 UNTIL_SCRAPED = """
 import time

@@ -8,12 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 from support.command_line import run
+from support.emulators import emulator_process
 from support.pages import PAGES, Block
 from support.shell import readers_environment, run_lines
 
 from rongcloud_groups import GroupProfile
 from rongcloud_groups.cli.app import exit_code
-from rongcloud_groups.cli.emulator_process import emulator_process
 
 README = PAGES["README"].read_text(encoding="utf-8")
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from support.emulators import emulator_process
 from support.pages import Block
 from support.redis_server import free_port
 from support.shell import AT_ITS_END, command_of, readers_environment, run_lines
 
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.pytest_plugin import InProcessEmulator
 
 APPS = [

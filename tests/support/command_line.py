@@ -1,6 +1,5 @@
 """Runs the installed command as its users do: in a process, with pipes or on a terminal."""
 
-import asyncio
 import fcntl
 import os
 import pty
@@ -14,18 +13,18 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE, Popen
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from support.command_server import CommandServer
+from support.command_server import SERVER
 
 from rongcloud_groups import GroupProfile
 
 COMMAND = str(Path(sysconfig.get_path("scripts")) / "rongcloud-groups")
 TIMEOUT = 100  # seconds: far more than any run takes
 APP_SECRET = "emulator-app-secret"
-_FOR_PYTHON = {"PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONWARNINGS", "PYTHONDEVMODE"}
-_SERVER = CommandServer()
+FOR_PYTHON = {"PYTHONIOENCODING", "PYTHONUNBUFFERED", "PYTHONWARNINGS", "PYTHONDEVMODE"}
+"""Variables that change how Python starts."""
 
 
 class Ended(NamedTuple):
@@ -64,7 +63,7 @@ def run(
 
     The command is forked from a process that has imported it, unless a variable changes how Python starts.
     """
-    if command == (COMMAND,) and _FOR_PYTHON.isdisjoint(env):
+    if command == (COMMAND,) and FOR_PYTHON.isdisjoint(env):
         return _run_forked(arguments, env=env, stdin=stdin, stdout=stdout, cwd=cwd)
     with Popen(  # noqa: S603  our own command
         [*command, *arguments], env=env, cwd=cwd, stdin=PIPE, stdout=stdout, stderr=PIPE
@@ -79,9 +78,10 @@ def _run_forked(
     pipes = [os.pipe() for _ in range(3)]
     (stdin_reader, stdin_writer), (stdout_reader, stdout_writer), (stderr_reader, stderr_writer) = pipes
     streams = (stdin_reader, stdout_writer if stdout == PIPE else stdout, stderr_writer)
+    started = SERVER.start(arguments, streams, env, cwd)
+    _close(stdin_reader, stdout_writer, stderr_writer)
     with ThreadPoolExecutor(4) as threads:
-        code = threads.submit(_SERVER.run, arguments, streams, env, cwd)
-        code.add_done_callback(lambda _: _close(stdin_reader, stdout_writer, stderr_writer))
+        code = threads.submit(started.wait)
         threads.submit(_feed, stdin_writer, stdin)
         output, errors = threads.submit(_drain, stdout_reader), threads.submit(_drain, stderr_reader)
         return Ended(code.result(TIMEOUT), output.result(TIMEOUT).decode(), errors.result(TIMEOUT).decode())
@@ -117,15 +117,6 @@ def profiles_in(stdout: str) -> list[GroupProfile]:
     return [msgspec.json.decode(line, type=GroupProfile) for line in stdout.splitlines()]
 
 
-async def started(*arguments: str, env: dict[str, str], **options: Any) -> asyncio.subprocess.Process:
-    return await asyncio.create_subprocess_exec(COMMAND, *arguments, env=env, stdout=-1, stderr=-1, **options)
-
-
-async def ended(process: asyncio.subprocess.Process) -> tuple[int | None, str, str]:
-    stdout, stderr = await asyncio.wait_for(process.communicate(), TIMEOUT)
-    return process.returncode, stdout.decode(), stderr.decode()
-
-
 def run_on_terminal(
     *arguments: str,
     env: Mapping[str, str],
@@ -139,8 +130,8 @@ def run_on_terminal(
     env = {name: value for name, value in env.items() if name not in {"COLUMNS", "LINES"}}  # the terminal has them
     os.write(ours, typed)
     with ThreadPoolExecutor(1) as threads:
-        if command == (COMMAND,) and _FOR_PYTHON.isdisjoint(env):
-            code = threads.submit(_SERVER.run, arguments, (theirs, theirs, theirs), env, cwd)
+        if command == (COMMAND,) and FOR_PYTHON.isdisjoint(env):
+            code = threads.submit(SERVER.start(arguments, (theirs, theirs, theirs), env, cwd).wait)
         else:
             process = Popen([*command, *arguments], env=env, cwd=cwd, stdin=theirs, stdout=theirs, stderr=theirs)  # noqa: S603  our own command
             code = threads.submit(process.wait)
