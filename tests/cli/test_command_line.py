@@ -9,7 +9,7 @@ from support.command_line import environment, run, run_python, without
 
 from rongcloud_groups.bulk import Format
 from rongcloud_groups.cli.app import exit_code
-from rongcloud_groups.cli.sync_options import OutputFormat
+from rongcloud_groups.cli.options import OutputFormat
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,11 @@ def small(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_small_one_adds_up(small: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_small_one_adds_up_and_asks_no_proxy(
+    small: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
     assert exit_code(["demo"]) == 0
     assert "in demo/group-ids.txt" in capfd.readouterr().out
     assert (small / "demo" / "profiles.jsonl").exists()

@@ -9,7 +9,7 @@ from support.command_line import COMMAND, TIMEOUT, environment, run, run_python
 from support.command_process import ended, started
 
 from rongcloud_groups import ServerError
-from rongcloud_groups.cli.app import exit_code
+from rongcloud_groups.cli import main
 from rongcloud_groups.cli.console import one_line
 from rongcloud_groups.cli.exit import Context, run_command
 from rongcloud_groups.emulator import Emulator
@@ -111,7 +111,9 @@ def test_ctrl_c_outside_of_a_command_ends_with_130(monkeypatch: pytest.MonkeyPat
         raise KeyboardInterrupt
 
     monkeypatch.setattr("rongcloud_groups.cli.app.app", interrupted)
-    assert exit_code(["get"]) == 130
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
 
 
 def test_joined_emoji_stay_joined() -> None:

@@ -6,9 +6,9 @@ import pytest
 
 from rongcloud_groups.bulk import Counts, Progress
 from rongcloud_groups.cli import progress as progress_module
-from rongcloud_groups.cli.progress import Display, Lines, Speed, display, plain_line, status_line
-from rongcloud_groups.cli.progress_bar import Bar
-from rongcloud_groups.cli.sync_options import ProgressStyle, seconds_of
+from rongcloud_groups.cli.options import ProgressStyle, SyncOptions
+from rongcloud_groups.cli.progress import Display, Speed, display, plain_line, status_line
+from rongcloud_groups.cli.progress_bar import BarDisplay
 
 
 def after(seconds: float, records: int, total: int | None = 100_000, resumed_from: int = 0) -> Progress:
@@ -40,18 +40,18 @@ def test_without_a_total_or_a_speed_no_end_is_shown() -> None:
 
 
 def test_a_plain_line_says_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:
-    plain, speed = Lines(30.0, plain_line), Speed()
-    for progress in (after(10, 50_000), after(11, 55_000, None)):
-        speed.add(progress)
-        plain.show(progress, speed)
+    for progress in (after(10, 50_000), after(10, 50_000, None)):
+        shown = Display(30.0, plain_line)
+        shown.show(progress)
+        shown.close()
     assert capfd.readouterr().err.splitlines() == [
         "50,000 of 100,000 IDs, 5,000/s, 0:00:10 left, found 49,997, missing 1, failed 1, budget 100% of 100/s",
-        "55,000 IDs, 5,000/s, found 54,997, missing 1, failed 1, budget 100% of 100/s",
+        "50,000 IDs, 5,000/s, found 49,997, missing 1, failed 1, budget 100% of 100/s",
     ]
 
 
 def test_a_line_of_json_says_all_of_it(capfd: pytest.CaptureFixture[str]) -> None:
-    lines = Display(Lines(1.0, status_line), in_json=True)
+    lines = Display(1.0, status_line, in_json=True)
     lines.show(after(10, 50_000))
     lines.close()
     assert json.loads(capfd.readouterr().err) == {
@@ -80,9 +80,8 @@ def test_a_bar_fits_the_terminal(
     monkeypatch.setenv("COLUMNS", str(columns))
     monkeypatch.setenv("TTY_COMPATIBLE", "1")  # what rich takes for a terminal
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
-    bar, speed = Bar(), Speed()
-    speed.add(after(2000, 9_999_999, total))
-    bar.show(after(2000, 9_999_999, total), speed)
+    bar = BarDisplay(in_json=False)
+    bar.show(after(2000, 9_999_999, total))
     bar.close()
     lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "\n", capfd.readouterr().err).splitlines()
     text = " ".join(" ".join(lines).split())
@@ -92,36 +91,35 @@ def test_a_bar_fits_the_terminal(
     assert all(len(line) <= columns for line in lines)
 
 
-class Stuck(Lines):
+class Stuck(Display):
     """A terminal that takes nothing until it is released."""
 
     def __init__(self) -> None:
-        super().__init__()
         self.released = threading.Event()
         self.lines: list[str] = []
+        super().__init__(1.0)
 
-    def write(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         self.released.wait()
         self.lines.append(line)
 
 
 def test_a_terminal_that_takes_nothing_holds_up_no_job_and_loses_no_message() -> None:
     stuck = Stuck()
-    shown = Display(stuck)
-    shown.say("first", {})
+    stuck.say("first", {})
     for second in range(1, 100):
-        shown.show(after(second, second * 10))
-    shown.say("last", {})
+        stuck.show(after(second, second * 10))
+    stuck.say("last", {})
     stuck.released.set()
-    shown.close()
+    stuck.close()
     assert stuck.lines == ["first", "last"]
 
 
 @pytest.mark.parametrize(
     ("style", "terminals", "rows", "term", "kind"),
     [
-        ("auto", {"stdout", "stderr"}, False, "xterm", Bar),
-        ("auto", {"stderr"}, True, "xterm", Bar),
+        ("auto", {"stdout", "stderr"}, False, "xterm", BarDisplay),
+        ("auto", {"stderr"}, True, "xterm", BarDisplay),
         ("auto", {"stdout", "stderr"}, True, "xterm", plain_line),
         ("auto", {"stdout"}, False, "xterm", plain_line),
         ("auto", {"stdout", "stderr"}, False, "dumb", plain_line),
@@ -144,12 +142,11 @@ def test_there_is_a_bar_only_on_a_terminal_without_rows(
         monkeypatch.setattr(stream_object, "isatty", lambda stream=stream: stream in terminals)
     shown = display(style, stdout_has_rows=rows)
     shown.close()
-    renderer = shown._renderer
-    assert (renderer.line if isinstance(renderer, Lines) else type(renderer)) is kind
+    assert (type(shown) if isinstance(shown, BarDisplay) else shown.line) is kind
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"), [("90", 90), ("90s", 90), ("1.5m", 90), ("8h", 28_800), ("9999999999h", threading.TIMEOUT_MAX)]
 )
 def test_a_time_has_a_unit_or_is_in_seconds(text: str, seconds: float) -> None:
-    assert seconds_of(text) == seconds
+    assert SyncOptions(max_time=text).max_seconds == seconds

@@ -66,14 +66,13 @@ async def test_throttling(command: str, variables: dict[str, str], emulator: Emu
 def test_a_warning_that_is_repeated_is_shown_again_after_a_while_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[str] = []
 
-    class Speaker:
-        def say(self, text: str, fields: dict[str, Any]) -> None:
-            assert fields["message"] in text
-            shown.append(text)
+    def say(text: str, fields: dict[str, Any]) -> None:
+        assert fields["message"] in text
+        shown.append(text)
 
     now = 1000.0
     monkeypatch.setattr(console.time, "monotonic", lambda: now)  # type: ignore[attr-defined]
-    warnings = Warnings(Speaker())
+    warnings = Warnings(say)
     logger = logging.getLogger("of this test")
     logger.addHandler(warnings)
     monkeypatch.setattr(logger, "propagate", False)

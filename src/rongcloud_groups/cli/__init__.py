@@ -7,30 +7,22 @@ import sys
 def main() -> None:
     """Run the command with the process's arguments, and end the process with its exit code."""
     _prepare_standard_streams()
+    refusal = "this command runs on Linux and macOS; on Windows, run it in WSL"
     try:
-        sys.exit(_exit_code())
+        if sys.platform != "win32":
+            from rongcloud_groups.cli.app import exit_code
+
+            sys.exit(exit_code())
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _exit_code() -> int:
-    if sys.platform == "win32":
-        return _refused("this command runs on Linux and macOS; on Windows, run it in WSL")
-    try:
-        from rongcloud_groups.cli.app import exit_code
-
-        return exit_code()
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in {"cyclopts", "rich"}:
             raise
         from rongcloud_groups._validation import extra_needed
 
-        return _refused(extra_needed("the command", "cli"))
-
-
-def _refused(message: str) -> int:
-    sys.stderr.write(f"rongcloud-groups: error: {message}\n")
-    return 2
+        refusal = extra_needed("the command", "cli")
+    sys.stderr.write(f"rongcloud-groups: error: {refusal}\n")
+    sys.exit(2)
 
 
 def _prepare_standard_streams() -> None:

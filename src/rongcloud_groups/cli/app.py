@@ -8,18 +8,17 @@ from cyclopts import App, CycloptsError, UnusedCliTokensError
 
 from rongcloud_groups import __version__
 from rongcloud_groups.cli.check import check
+from rongcloud_groups.cli.console import discard
 from rongcloud_groups.cli.demo import demo
 from rongcloud_groups.cli.emulate import emulate
-from rongcloud_groups.cli.exit import ExitCode, ShowHelp, discard_unwritten, error_message, print_error
+from rongcloud_groups.cli.exit import ExitCode, ShowHelp, error_message, print_error
 from rongcloud_groups.cli.get import get
 from rongcloud_groups.cli.sync import sync
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-_HELP = {"--help", "-h"}
 _JSON = ("--json", "--report=json", "--progress=json")
-
 
 app = App(
     "rongcloud-groups",
@@ -45,24 +44,28 @@ app.register_install_completion_command(sort_key=6)
 def exit_code(arguments: Sequence[str] | None = None) -> int:
     """Run the command of these arguments; None takes the process's."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or _HELP & {*arguments}:
+    if not arguments or {"--help", "-h"} & {*arguments}:
         app.console = _help_console()
     try:
         return int(app(arguments) or ExitCode.DONE)
     except CycloptsError as error:
+        message = " ".join(str(error).split())
+        if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+            message = f"Unexpected argument {error.unused_tokens[0]!r}."
         in_json = any(option in " ".join(arguments).replace(" json", "=json") for option in _JSON)
-        print_error(f"{_message(error)} See rongcloud-groups --help.", exit_code=ExitCode.USAGE, in_json=in_json)
+        print_error(f"{message} See rongcloud-groups --help.", exit_code=ExitCode.USAGE, in_json=in_json)
         return ExitCode.USAGE
     except ShowHelp as of:
         app.help_print([str(of)], console=_help_console(stderr=True))
         return ExitCode.USAGE
-    except KeyboardInterrupt:
-        return ExitCode.INTERRUPTED
     except OSError as error:  # of help
         print_error(error_message(error))
         return ExitCode.ERROR
     finally:
-        discard_unwritten()
+        try:
+            sys.stdout.flush()
+        except OSError:  # of rows that it did not take: the interpreter would try once more, and complain
+            discard(sys.stdout.fileno())
 
 
 def _help_console(*, stderr: bool = False) -> "Console":
@@ -72,9 +75,3 @@ def _help_console(*, stderr: bool = False) -> "Console":
 
     plain = dict.fromkeys(("cyclopts.choices", "cyclopts.default"), "none")
     return Console(stderr=stderr, theme=Theme(plain | {"cyclopts.name": "bold"}))
-
-
-def _message(error: CycloptsError) -> str:
-    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        return f"Unexpected argument {error.unused_tokens[0]!r}."
-    return " ".join(str(error).split())

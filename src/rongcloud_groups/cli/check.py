@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from rongcloud_groups._tables.output import write_rows
-from rongcloud_groups.cli.connection_options import ConnectionOptions
 from rongcloud_groups.cli.console import fitted, one_line
-from rongcloud_groups.cli.exit import Context, ExitCode, Flag, error_message, exit_code_for, run_command
+from rongcloud_groups.cli.exit import Context, ExitCode, error_message, exit_code_for, run_command
+from rongcloud_groups.cli.options import ConnectionOptions, Flag
 
 if TYPE_CHECKING:  # help needs none of it
     from rongcloud_groups.diagnostics import Diagnosis
@@ -41,10 +41,9 @@ def check(
 def _check(connection: ConnectionOptions, context: Context, *, json: bool) -> int:
     from rongcloud_groups.diagnostics import Diagnosis, Finding, check
 
-    context.warnings.speaker = None  # they become problems
-    code: int = ExitCode.DONE
+    context.warnings.say = None  # they become problems
     try:
-        diagnosis = context.interruption.run(check(**connection.for_client()))
+        diagnosis = context.run(check(**connection.for_client()))
         code = ExitCode.DONE if diagnosis.ok else ExitCode.NOT_ACCEPTED
     except Exception as error:
         if not json:
@@ -71,30 +70,20 @@ def _print(diagnosis: "Diagnosis") -> None:
 
 
 def _lines(diagnosis: "Diagnosis") -> Iterator[tuple[str, str]]:
+    dialect, answering, offset = diagnosis.dialect, diagnosis.answering_dialect, diagnosis.clock_offset
     if diagnosis.host is not None:
         region = f", region {diagnosis.region}" if diagnosis.region else ""
         yield "host:", f"{diagnosis.host}{region}"
         yield "HTTP:", str(diagnosis.http_version)
-        yield "dialect:", _dialect(diagnosis)
+        answers = f"{answering} answers, " if answering else ""
+        yield "dialect:", dialect if answering == dialect else f"{answers}{dialect} is set"
     if diagnosis.round_trip is not None:
         yield "round trip:", f"{1000 * diagnosis.round_trip:.0f} ms"
-    if diagnosis.clock_offset is not None:
-        yield "clock:", _offset(diagnosis.clock_offset)
+    if offset is not None and abs(offset) < 1:
+        yield "clock:", "within a second of the server's"
+    elif offset is not None:
+        yield "clock:", f"{abs(offset):.0f} s {'ahead of' if offset > 0 else 'behind'} the server's"
     for problem in diagnosis.problems:
         yield "problem:", problem.problem
         if problem.advice:
             yield "", problem.advice
-
-
-def _offset(seconds: float) -> str:
-    if abs(seconds) < 1:
-        return "within a second of the server's"
-    return f"{abs(seconds):.0f} s {'ahead of' if seconds > 0 else 'behind'} the server's"
-
-
-def _dialect(diagnosis: "Diagnosis") -> str:
-    if diagnosis.answering_dialect is None:
-        return f"{diagnosis.dialect} is set"
-    if diagnosis.answering_dialect == diagnosis.dialect:
-        return diagnosis.dialect
-    return f"{diagnosis.answering_dialect} answers, {diagnosis.dialect} is set"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from rongcloud_groups.cli.emulate import require_emulator
-from rongcloud_groups.cli.exit import Context, ExitCode, Flag, print_error, run_command
+from rongcloud_groups.cli.exit import Context, run_command
+from rongcloud_groups.cli.options import Flag
 
 
 def demo(*, directory: Path = Path("demo"), debug: Flag = False) -> int:
@@ -19,14 +19,8 @@ def demo(*, directory: Path = Path("demo"), debug: Flag = False) -> int:
     """
 
     def work(context: Context) -> int:
-        require_emulator()
-        from rongcloud_groups.cli.demo_run import contradictions, print_summary, run
+        from rongcloud_groups.cli.demo_run import run
 
-        outcome = run(directory, context)
-        print_summary(outcome)
-        wrong = contradictions(outcome)
-        for each in wrong:
-            print_error(each)
-        return ExitCode.ERROR if wrong else ExitCode.DONE
+        return run(directory, context)
 
     return run_command(work, debug=debug)

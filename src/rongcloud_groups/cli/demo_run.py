@@ -7,16 +7,17 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
+import httpx
 import msgspec
+from rich.console import Console
+from rich.text import Text
 
 from rongcloud_groups.bulk import FailedIdsPrinter, Failure, Job, Report, file_source, open_sink
 from rongcloud_groups.cli.console import fitted
 from rongcloud_groups.cli.emulator_process import emulator_process
-from rongcloud_groups.cli.exit import Context
-from rongcloud_groups.cli.progress import display
-from rongcloud_groups.cli.sync_job import watch
+from rongcloud_groups.cli.exit import Context, ExitCode, print_error
+from rongcloud_groups.cli.progress import display, watch
 from rongcloud_groups.client import GroupClient
-from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.emulator.server import Report as Seen
 from rongcloud_groups.errors import ConfigError, InvalidGroupId
 from rongcloud_groups.models import GroupProfile
@@ -51,60 +52,58 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     seen: Seen  # the emulator's report
 
 
-def demo_ids() -> list[str]:
-    """All the lines, in an order that is the same each time."""
-    shuffle = random.Random(20)
-    valid = [_valid_id(number) for number in range(DISTINCT - len(INVALID))]
-    lines = [*valid, *INVALID, *shuffle.choices(valid, k=LINES - DISTINCT)]
-    shuffle.shuffle(lines)
-    return lines
-
-
-def _valid_id(number: int) -> str:
-    unusual = {0: f"项目组-{number}", 1: f"team_{number:x}"}
-    return unusual.get(number % 10, f"g{100_000 + number}")
-
-
-def run(directory: Path, context: Context) -> Outcome:
+def run(directory: Path, context: Context) -> int:
+    """Run the demo, and print its summary; returns the exit code."""
     directory.mkdir(parents=True, exist_ok=True)
-    ids_file = directory / "group-ids.txt"
+    ids_file, profiles_file = directory / "group-ids.txt", directory / "profiles.jsonl"
     ids = demo_ids()
     content = "".join(f"{line}\n" for line in ids).encode()
     if ids_file.exists() and ids_file.read_bytes() != content:
         raise ConfigError(f"{ids_file} is not the demo's; give another --directory")
     ids_file.write_bytes(content)
-    profiles_file = directory / "profiles.jsonl"
     failed: list[Failure] = []
     with emulator_process(*_EMULATOR) as address:
-        report, seen = context.interruption.run(_look_up(address, ids_file, profiles_file, failed, context))
+        tls = ssl.create_default_context(cafile=address.ca_file)
+        # The guard keeps to the limit on a busy machine as well, where the emulator's process may be late to read.
+        client = GroupClient(address.app_key, address.app_secret, base_urls=address.url, verify=tls, guard=True)
+        report = context.run(_look_up(client, ids_file, profiles_file, failed, context))
+        response = httpx.get(f"{address.url}/_emulator/report", verify=tls, trust_env=False)
     profiles = msgspec.json.Decoder(GroupProfile).decode_lines(profiles_file.read_bytes())
-    return Outcome(
+    outcome = Outcome(
         ids_file=ids_file,
         distinct=len(set(ids)),
         profiles_file=profiles_file,
         written=Counter(profile.group_id for profile in profiles),
         failed=failed,
         report=report,
-        seen=seen,
+        seen=msgspec.json.decode(response.raise_for_status().content, type=Seen),
     )
+    _print_summary(outcome)
+    wrong = contradictions(outcome)
+    for each in wrong:
+        print_error(each)
+    return ExitCode.ERROR if wrong else ExitCode.DONE
 
 
 async def _look_up(
-    address: Address, ids_file: Path, profiles_file: Path, failed: list[Failure], context: Context
-) -> tuple[Report, Seen]:
-    import httpx
+    client: GroupClient, ids_file: Path, profiles_file: Path, failed: list[Failure], context: Context
+) -> Report:
+    async with client:
+        printer = FailedIdsPrinter(failed.append)
+        job = Job(client, file_source(ids_file), open_sink(profiles_file), printer, restart=True)
+        return await watch(job, display("auto", stdout_has_rows=False, interval=1.0), context.warnings)
 
-    tls = ssl.create_default_context(cafile=address.ca_file)
-    # The guard keeps to the limit on a busy machine as well, where the emulator's process may be late to read.
-    async with GroupClient(
-        address.app_key, address.app_secret, base_urls=address.url, verify=tls, guard=True
-    ) as client:
-        source, sink = file_source(ids_file), open_sink(profiles_file)
-        job = Job(client, source, sink, FailedIdsPrinter(failed.append), restart=True)
-        report = await watch(job, display("auto", stdout_has_rows=False, line_interval=1.0), context)
-    async with httpx.AsyncClient(base_url=address.url, verify=tls, http2=True) as http:
-        response = await http.get("/_emulator/report")
-    return report, msgspec.json.decode(response.raise_for_status().content, type=Seen)
+
+def demo_ids() -> list[str]:
+    """All the lines, in an order that is the same each time."""
+    shuffle = random.Random(20)
+    valid = [
+        {0: f"项目组-{number}", 1: f"team_{number:x}"}.get(number % 10, f"g{100_000 + number}")
+        for number in range(DISTINCT - len(INVALID))
+    ]
+    lines = [*valid, *INVALID, *shuffle.choices(valid, k=LINES - DISTINCT)]
+    shuffle.shuffle(lines)
+    return lines
 
 
 def contradictions(outcome: Outcome) -> list[str]:
@@ -124,10 +123,7 @@ def contradictions(outcome: Outcome) -> list[str]:
     return sentences
 
 
-def print_summary(outcome: Outcome) -> None:
-    from rich.console import Console
-    from rich.text import Text
-
+def _print_summary(outcome: Outcome) -> None:
     counts, seconds = outcome.report.counts, outcome.report.seconds
     invalid = sum(each.error == InvalidGroupId.__name__ for each in outcome.failed)
     connections = f"over HTTP/2, on {outcome.seen.connections} connections, one after another"

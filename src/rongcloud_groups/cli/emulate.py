@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from rongcloud_groups._tables.output import write_rows
-from rongcloud_groups._validation import extra_needed
 from rongcloud_groups.cli.console import discard, tell
-from rongcloud_groups.cli.exit import Context, ExitCode, Flag, run_command
+from rongcloud_groups.cli.exit import Context, ExitCode, run_command
+from rongcloud_groups.cli.options import Flag
 from rongcloud_groups.emulator.options import EmulatorOptions
 from rongcloud_groups.errors import ConfigError
 
@@ -37,7 +37,6 @@ def emulate(
     """
 
     def work(context: Context) -> int:
-        require_emulator()
         from rongcloud_groups.emulator.program import serve
 
         try:
@@ -46,7 +45,7 @@ def emulate(
             raise ConfigError(str(error)) from error
         except OSError as error:
             raise ConfigError(f"cannot read {error.filename}: {error.strerror}") from error
-        context.interruption.run(serve(emulator, ca_file=options.ca_file, started=_export))
+        context.run(serve(emulator, ca_file=options.ca_file, started=_export))
         return ExitCode.DONE
 
     return run_command(work, debug=debug)
@@ -65,11 +64,3 @@ def _export(address: "Address") -> None:
     write_rows("".join(lines).encode())
     discard(sys.stdout.fileno())
     tell(f"the emulator listens at {address.url}; Ctrl-C ends it")
-
-
-def require_emulator() -> None:
-    """Refuse, as an error of configuration, to run where a package of the emulator is not installed."""
-    try:
-        import trustme  # noqa: F401  to see whether it is there
-    except ModuleNotFoundError:
-        raise ConfigError(extra_needed("the emulator", "emulator")) from None

@@ -1,22 +1,25 @@
 """How a command ends: its result, an error or a signal becomes an exit code, and an error one message on stderr."""
 
+import asyncio
 import errno
 import logging
+import os
+import signal
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from enum import IntEnum
-from typing import Annotated, NamedTuple
-
-from cyclopts import Parameter
+from functools import partial
+from typing import Any, TypeVar
 
 from rongcloud_groups._tables.output import printable
-from rongcloud_groups.cli.console import Messages, Warnings, discard, one_line
-from rongcloud_groups.cli.signals import Interruption
+from rongcloud_groups.cli.console import Warnings, one_line, say
 from rongcloud_groups.errors import AuthenticationError, ConfigError, RongCloudError, ServiceNotEnabled
 
-Flag = Annotated[bool, Parameter(negative=(), show_default=False)]
+Result = TypeVar("Result")
 
 
 class ExitCode(IntEnum):
@@ -36,22 +39,95 @@ class ShowHelp(Exception):  # noqa: N818  a way to end, not an error
     """A command was called without the arguments it needs: print its help to stderr and exit with `ExitCode.USAGE`."""
 
 
-class Context(NamedTuple):
-    """The context in which a command runs."""
+class Context:
+    """The context in which a command runs. Signals end the command gently at first, and within a second in any case.
 
-    interruption: Interruption
-    warnings: Warnings
+    Attributes:
+        warnings: those of the client and its limiter.
+        exit_code: the exit code of the signal that ends the command, or of ``--max-time``; 0 while nothing does.
+        grace: seconds from then until the command's work has ended, or is abandoned.
+        stop: ends the work that an event loop runs, from any thread; None outside a loop.
+    """
+
+    def __init__(self, warnings: Warnings) -> None:
+        self.warnings = warnings
+        self.exit_code = 0
+        self.grace = 0.5
+        self.stop: Callable[[], object] | None = None
+        self._ended = threading.Event()
+
+    def run(self, work: Coroutine[Any, Any, Result], *, max_seconds: float = threading.TIMEOUT_MAX) -> Result:
+        """Run work in an event loop; raise `KeyboardInterrupt` if it is cancelled, because the command is to end."""
+
+        async def main() -> Result:
+            task = asyncio.current_task()
+            assert task is not None  # noqa: S101  asyncio.run has made one
+            self.stop = partial(task.get_loop().call_soon_threadsafe, task.cancel)
+            try:
+                return await work
+            finally:
+                self.stop = None
+                self._ended.set()
+
+        timer = threading.Timer(max_seconds, self._end, [ExitCode.STOPPED])
+        timer.start()
+        try:
+            return asyncio.run(main())
+        except asyncio.CancelledError:
+            raise KeyboardInterrupt from None
+        finally:
+            timer.cancel()
+
+    def end_by_signal(self, number: int, *_: object) -> None:
+        """Handle a signal: the second one ends the process at once."""
+        if self.exit_code:
+            os._exit(self.exit_code)
+        self._end(128 + number)
+
+    def _end(self, exit_code: int) -> None:
+        if self.exit_code:
+            return
+        self.exit_code = exit_code
+        threading.Thread(target=self._end_process, daemon=True).start()
+        if (stop := self.stop) is not None:
+            with suppress(RuntimeError):  # the loop has just closed
+                stop()
+        elif threading.current_thread() is threading.main_thread():
+            raise KeyboardInterrupt
+
+    def _end_process(self) -> None:
+        """The main thread may wait without end: for a name server, a disk, a reader of stdout."""
+        self._ended.wait(self.grace)
+        time.sleep(0.3)  # the last messages, and Python's shutdown, which waits for the threads of a name server
+        os._exit(self.exit_code)
+
+
+@contextmanager
+def handled(handlers: Mapping[signal.Signals, Callable[..., object] | signal.Handlers]) -> Iterator[None]:
+    """Handle signals in another way for as long as the context lasts."""
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_command(work: Callable[[Context], int], *, debug: bool, in_json: bool = False) -> int:
     """Do a command's work; return its exit code, or that of the error or signal that ended it."""
-    interruption = Interruption()
-    with _logged(Warnings(Messages(in_json=in_json)), debug=debug) as warnings, interruption.by_signals():
+    context = Context(Warnings(partial(say, in_json=in_json)))
+    logger = logging.getLogger("rongcloud_groups")
+    logger.addHandler(context.warnings)
+    if debug:
+        logging.basicConfig(format="%(relativeCreated)7.0f ms  %(message)s")
+        logger.setLevel(logging.DEBUG)
+    numbers = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) != signal.SIG_IGN]
+    with handled(dict.fromkeys(numbers, context.end_by_signal)):
         try:
-            code = work(Context(interruption, warnings))
+            code = work(context)
             sys.stdout.flush()
         except KeyboardInterrupt:
-            return interruption.exit_code or ExitCode.INTERRUPTED
+            return context.exit_code or ExitCode.INTERRUPTED
         except BrokenPipeError:
             return ExitCode.PIPE_CLOSED
         except Exception as error:  # noqa: BLE001  every error becomes a message and an exit code
@@ -59,62 +135,43 @@ def run_command(work: Callable[[Context], int], *, debug: bool, in_json: bool = 
                 traceback.print_exception(error)
             code = exit_code_for(error)
             print_error(error_message(error, debug=debug), exit_code=code, in_json=in_json)
+        finally:
+            logger.removeHandler(context.warnings)
+            context.warnings.show_held_back()
         return code
+
+
+def exit_code_for(error: Exception) -> ExitCode:
+    match error:
+        case AuthenticationError() | ServiceNotEnabled():
+            return ExitCode.NOT_ACCEPTED
+        case ConfigError() | ModuleNotFoundError(name="trustme"):
+            return ExitCode.USAGE
+        case _:
+            return ExitCode.ERROR
+
+
+def error_message(error: Exception, *, debug: bool = False) -> str:
+    """The message for an error, with the error's notes."""
+    match error:
+        case OSError(filename=str()):
+            message = f"cannot write {error.filename}: {error.strerror}"
+        case OSError(errno=errno.ENOSPC | errno.EFBIG | errno.EDQUOT | errno.EIO):
+            message = f"cannot write stdout: {error.strerror}"
+        case FileNotFoundError():
+            message = "the working directory is no longer there"
+        case MemoryError():
+            message = "out of memory"
+        case RongCloudError() | OSError() | ModuleNotFoundError(name="trustme"):  # the extra emulator is not installed
+            message = str(error).strip() or type(error).__name__
+        case _:
+            message = f"unexpected {type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
+    if not isinstance(error, ConfigError):  # which may list alternatives, a line each
+        message = one_line(message)
+    return "; ".join([message, *getattr(error, "__notes__", ())])
 
 
 def print_error(message: str, *, exit_code: int = ExitCode.ERROR, in_json: bool = False) -> None:
     lines = "\n".join(map(printable, message.split("\n")))
     fields = {"message_type": "error", "message": message, "exit_code": int(exit_code)}
-    Messages(in_json=in_json).say(f"error: {lines}", fields)
-
-
-def discard_unwritten() -> None:
-    """Discard the rows that stdout did not take: the interpreter would try once more, and complain."""
-    try:
-        sys.stdout.flush()
-    except OSError:
-        discard(sys.stdout.fileno())
-
-
-def exit_code_for(error: Exception) -> ExitCode:
-    if isinstance(error, AuthenticationError | ServiceNotEnabled):
-        return ExitCode.NOT_ACCEPTED
-    return ExitCode.USAGE if isinstance(error, ConfigError) else ExitCode.ERROR
-
-
-def error_message(error: Exception, *, debug: bool = False) -> str:
-    """The message for an error, with the error's notes."""
-    return "; ".join([_message(error, debug=debug), *getattr(error, "__notes__", ())])
-
-
-def _message(error: Exception, *, debug: bool) -> str:
-    match error:
-        case ConfigError():
-            return str(error)
-        case OSError(filename=str()):
-            words = f"cannot write {error.filename}: {error.strerror}"
-        case OSError(errno=errno.ENOSPC | errno.EFBIG | errno.EDQUOT | errno.EIO):
-            words = f"cannot write stdout: {error.strerror}"
-        case FileNotFoundError():
-            words = "the working directory is no longer there"
-        case MemoryError():
-            words = "out of memory"
-        case RongCloudError() | OSError():
-            words = str(error).strip() or type(error).__name__
-        case _:
-            words = f"unexpected {type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
-    return one_line(words)
-
-
-@contextmanager
-def _logged(warnings: Warnings, *, debug: bool) -> Iterator[Warnings]:
-    logger = logging.getLogger("rongcloud_groups")
-    if debug:
-        logging.basicConfig(format="%(relativeCreated)7.0f ms  %(message)s")
-        logger.setLevel(logging.DEBUG)
-    logger.addHandler(warnings)
-    try:
-        yield warnings
-    finally:
-        logger.removeHandler(warnings)
-        warnings.show_held_back()
+    say(f"error: {lines}", fields, in_json=in_json)

@@ -1,25 +1,21 @@
 """``rongcloud-groups get``: the profiles of some groups, as a table or as JSON lines."""
 
 import sys
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from collections.abc import Iterable
+from typing import Annotated, Any, Final
 
 from cyclopts import Parameter
 
 from rongcloud_groups._tables.output import printable, write_rows
 from rongcloud_groups._tables.rows import json_row
-from rongcloud_groups.cli.connection_options import ConnectionOptions
 from rongcloud_groups.cli.console import one_line, prompt_for_ids, tell
-from rongcloud_groups.cli.exit import Context, ExitCode, Flag, ShowHelp, print_error, run_command
+from rongcloud_groups.cli.exit import Context, ExitCode, ShowHelp, print_error, run_command
+from rongcloud_groups.cli.options import ConnectionOptions, Flag
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import ConfigError, InvalidGroupId, RongCloudError, TransportError
 from rongcloud_groups.lookup import Lookup
 from rongcloud_groups.models import GroupProfile
 
-if TYPE_CHECKING:  # help needs none of it
-    from rich.console import Console
-
-_OUTAGE_TIMEOUT: Final = 5.0  # seconds: a person waits
 _COLUMNS: Final[dict[str, dict[str, Any]]] = {
     "group_id": {"min_width": 8},
     "name": {"min_width": 10, "max_width": 24},
@@ -58,15 +54,19 @@ def get(
 
     def work(context: Context) -> int:
         # An error in the environment comes before anything is read.
-        client = GroupClient(**connection.for_client(), outage_timeout=_OUTAGE_TIMEOUT)
-        asked = [*group_ids, *(_lines_of_stdin() if stdin else [])]
+        client = GroupClient(**connection.for_client(), outage_timeout=5.0)  # seconds: a person waits
+        asked = list(group_ids)
+        if stdin:
+            prompt_for_ids()
+            lines = (line.decode("utf-8", "surrogateescape").removeprefix("\ufeff") for line in sys.stdin.buffer)
+            asked += filter(None, map(str.strip, lines))
         if not asked:
             raise ConfigError("stdin has no IDs")
-        lookup = context.interruption.run(_look_up(client, asked))
+        lookup = context.run(_look_up(client, asked))
         if json or not sys.stdout.isatty():
             write_rows(b"".join(map(json_row, lookup.found.values())))
         elif lookup.found:
-            _print_table(lookup.found.values())
+            _print_profiles(lookup.found.values())
         _print_rest(lookup)
         return ExitCode.SOME_FAILED if lookup.failed else ExitCode.DONE
 
@@ -78,21 +78,22 @@ async def _look_up(client: GroupClient, group_ids: list[str]) -> Lookup:
         return await client.get_many(group_ids)
 
 
-def _lines_of_stdin() -> Iterator[str]:
-    prompt_for_ids()
-    for line in sys.stdin.buffer:
-        if text := line.decode("utf-8", "surrogateescape").removeprefix("\ufeff").strip():
-            yield text
-
-
-def _print_table(profiles: Iterable[GroupProfile]) -> None:
+def _print_profiles(profiles: Iterable[GroupProfile]) -> None:
+    """Print a table, or a line a field where the terminal is too narrow for one."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     console = Console()
     if console.width < _MIN_TABLE:
-        _print_records(console, profiles)
+        for number, profile in enumerate(profiles):
+            record = Table.grid(padding=(0, 2))
+            record.add_column(style="bold", no_wrap=True)
+            record.add_column(overflow="fold")
+            for name, cell in zip(_COLUMNS, _cells(profile), strict=True):
+                if cell:
+                    record.add_row(name, Text(cell, overflow="fold"))
+            console.print(*([""] if number else []), record, sep="\n")
         return
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, options in _COLUMNS.items():
@@ -104,21 +105,6 @@ def _print_table(profiles: Iterable[GroupProfile]) -> None:
             *(Text(cell, no_wrap=True, overflow="ellipsis") for cell in others),
         )
     console.print(table)
-
-
-def _print_records(console: "Console", profiles: Iterable[GroupProfile]) -> None:
-    """A line a field, for terminals that are too narrow for a table."""
-    from rich.table import Table
-    from rich.text import Text
-
-    for number, profile in enumerate(profiles):
-        record = Table.grid(padding=(0, 2))
-        record.add_column(style="bold", no_wrap=True)
-        record.add_column(overflow="fold")
-        for name, cell in zip(_COLUMNS, _cells(profile), strict=True):
-            if cell:
-                record.add_row(name, Text(cell, overflow="fold"))
-        console.print(*([""] if number else []), record, sep="\n")
 
 
 def _cells(profile: GroupProfile) -> list[str]:

@@ -1,5 +1,6 @@
 """The display of a running job on stderr: a bar, a line now and then, JSON lines, or only messages."""
 
+import asyncio
 import json
 import os
 import queue
@@ -7,23 +8,18 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable
+from contextlib import suppress
+from math import inf
+from typing import Any
 
 import msgspec
 
-from rongcloud_groups.bulk.report import Progress
-from rongcloud_groups.cli.console import fitted, write_stderr
-from rongcloud_groups.cli.signals import handled
-from rongcloud_groups.cli.sync_options import ProgressStyle
-
-if TYPE_CHECKING:  # it imports rich
-    from rongcloud_groups.cli.progress_bar import Bar
-
-_SECONDS_OF_RATE: Final = 10.0
-_MAX_WAITING: Final = 1000
+from rongcloud_groups.bulk.job import Job
+from rongcloud_groups.bulk.report import Progress, Report
+from rongcloud_groups.cli.console import Warnings, fitted, write_stderr
+from rongcloud_groups.cli.exit import handled
+from rongcloud_groups.cli.options import ProgressStyle
 
 
 class Speed:
@@ -38,12 +34,12 @@ class Speed:
             self._samples.append((0.0, progress.resumed_from, 0))
         now = (progress.seconds, progress.counts.records, progress.requests)
         self._samples.append(now)
-        while len(self._samples) > 2 and self._samples[0][0] < now[0] - _SECONDS_OF_RATE:  # noqa: PLR2004  a difference needs two
+        while len(self._samples) > 2 and self._samples[0][0] < now[0] - 10:  # noqa: PLR2004  a difference needs two
             self._samples.popleft()
         then = self._samples[0]
-        seconds = now[0] - then[0]
-        self.records = (now[1] - then[1]) / seconds if seconds else 0.0
-        self.requests = (now[2] - then[2]) / seconds if seconds else 0.0
+        seconds = now[0] - then[0] or inf
+        self.records = (now[1] - then[1]) / seconds
+        self.requests = (now[2] - then[2]) / seconds
 
     def seconds_left(self, progress: Progress) -> float | None:
         """Seconds until the end; None where it cannot be foreseen."""
@@ -51,16 +47,24 @@ class Speed:
             return None
         return (progress.total - progress.counts.records) / self.records
 
+    def of_budget(self, progress: Progress) -> str:
+        return f"{self.requests / progress.rate:.0%} of {progress.rate:g}/s"
+
 
 class Display:
-    """The display of a job, written by its own thread: a terminal that takes nothing does not hold up the job."""
+    """Shows messages and, every so many seconds, a line on the progress of a job.
 
-    def __init__(self, renderer: "Lines | Bar", *, in_json: bool = False) -> None:
-        self.interval = renderer.interval
-        self._renderer = renderer
+    Its own thread writes: a terminal that takes nothing does not hold up the job.
+    """
+
+    def __init__(
+        self, interval: float, line: Callable[[Progress, Speed], str] | None = None, *, in_json: bool = False
+    ) -> None:
+        self.interval = interval
+        self.line = line
         self._in_json = in_json
         self._speed = Speed()
-        self._waiting: queue.Queue[Progress | str | None] = queue.Queue(_MAX_WAITING)
+        self._waiting: queue.Queue[Progress | str | None] = queue.Queue(1000)
         self._drawing = threading.Lock()
         self._thread = threading.Thread(target=self._write_all, daemon=True)
         self._thread.start()
@@ -80,43 +84,42 @@ class Display:
         else:
             self._waiting.put(line)
 
+    def suspend(self, *_: object) -> None:
+        """Handle Ctrl-Z: leave the terminal as it was while the process is stopped."""
+        locked = self._drawing.acquire(timeout=0.5)  # without it, a terminal that takes nothing has the process
+        if locked:
+            self._erase()
+        os.kill(os.getpid(), signal.SIGSTOP)
+        if locked:
+            self._drawing.release()
+
     def close(self) -> None:
         """Write all messages, and leave the terminal as it was."""
         self._waiting.put(None)
         self._thread.join()
 
-    @contextmanager
-    def suspendable(self) -> Iterator[None]:
-        """Leave the terminal as it was, too, while Ctrl-Z stops the process."""
-
-        def suspend(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  a signal handler's signature
-            locked = self._drawing.acquire(timeout=0.5)  # without it, a terminal that takes nothing has the process
-            if locked:
-                self._renderer.close()
-            os.kill(os.getpid(), signal.SIGSTOP)
-            if locked:
-                self._drawing.release()
-
-        with handled({signal.SIGTSTP: suspend}):
-            yield
-
     def _write_all(self) -> None:
         while (item := self._waiting.get()) is not None:
             with self._drawing:
                 if isinstance(item, Progress):
-                    self._renderer.show(item, self._speed)
+                    self._draw(item)
                 else:
-                    self._renderer.write(item)
-        self._renderer.close()
+                    self._write(item)
+        self._erase()
+
+    def _draw(self, progress: Progress) -> None:
+        if self.line is not None:
+            self._write(self.line(progress, self._speed))
+
+    def _write(self, line: str) -> None:
+        write_stderr(f"{line}\n")
+
+    def _erase(self) -> None:
+        """Lines stay."""
 
 
 def display(
-    style: ProgressStyle,
-    *,
-    stdout_has_rows: bool,
-    in_json: bool = False,
-    debug: bool = False,
-    line_interval: float = 30.0,
+    style: ProgressStyle, *, stdout_has_rows: bool, in_json: bool = False, debug: bool = False, interval: float = 30.0
 ) -> Display:
     """The display of that style; ``auto`` is a bar on a terminal that shows nothing else, otherwise lines."""
     if style == "auto" and not in_json:
@@ -125,52 +128,56 @@ def display(
         style = "bar" if able and not rows_on_terminal and not debug else "plain"
     match style:
         case "bar":
-            from rongcloud_groups.cli.progress_bar import Bar
+            from rongcloud_groups.cli.progress_bar import BarDisplay
 
-            return Display(Bar(), in_json=in_json)
+            return BarDisplay(in_json=in_json)
         case "plain":
-            return Display(Lines(line_interval, plain_line), in_json=in_json)
+            return Display(interval, plain_line, in_json=in_json)
         case "none":
-            return Display(Lines(), in_json=in_json)
+            return Display(3600.0, in_json=in_json)
         case _:
-            return Display(Lines(1.0 if style == "json" else line_interval, status_line), in_json=True)
+            return Display(1.0 if style == "json" else interval, status_line, in_json=True)
 
 
-class Lines:
-    """Messages, and every so many seconds a line on the progress, if there is a function that makes it."""
+async def watch(job: Job, screen: Display, warnings: Warnings) -> Report:
+    """Run a job, and show how far it is; neither the terminal's end nor Ctrl-Z harms it."""
 
-    def __init__(self, interval: float = 3600.0, line: Callable[[Progress, Speed], str] | None = None) -> None:
-        self.interval = interval
-        self.line = line
+    async def show() -> None:
+        while True:
+            await asyncio.sleep(screen.interval)
+            screen.show(job.progress())
 
-    def show(self, progress: Progress, speed: Speed) -> None:
-        if self.line is not None:
-            self.write(self.line(progress, speed))
-
-    def write(self, line: str) -> None:
-        write_stderr(f"{line}\n")
-
-    def close(self) -> None:
-        """Leave the terminal as it was; `show` may follow."""
+    say, warnings.say = warnings.say, screen.say
+    try:
+        with handled({signal.SIGTSTP: screen.suspend, signal.SIGHUP: signal.SIG_IGN}):
+            showing = asyncio.create_task(show())
+            try:
+                return await job.run()
+            finally:
+                showing.cancel()
+                await asyncio.wait([showing])
+    finally:
+        warnings.say = say
+        screen.close()
 
 
 def plain_line(progress: Progress, speed: Speed) -> str:
     if progress.scanned is not None:
         return fitted(reading(progress.scanned), sys.stderr)
     counts, left = progress.counts, speed.seconds_left(progress)
-    parts = [
-        f"{counts.records:,}{of_total(progress)} IDs, {speed.records:,.0f}/s",
-        *([] if left is None else [f"{clock(left)} left"]),
-        f"found {counts.found:,}, missing {counts.missing:,}, failed {counts.failed:,}",
-        f"budget {budget(progress, speed)}",
-    ]
-    return fitted(", ".join(parts), sys.stderr)
+    of_total = "" if progress.total is None else f" of {progress.total:,}"
+    time_left = "" if left is None else f"{clock(left)} left, "
+    return fitted(
+        f"{counts.records:,}{of_total} IDs, {speed.records:,.0f}/s, {time_left}found {counts.found:,}, "
+        f"missing {counts.missing:,}, failed {counts.failed:,}, budget {speed.of_budget(progress)}",
+        sys.stderr,
+    )
 
 
 def status_line(progress: Progress, speed: Speed) -> str:
     """How far the job is, as a JSON object with ``"message_type": "status"``."""
     left = speed.seconds_left(progress)
-    status: dict[str, Any] = {
+    status = {
         "message_type": "status",
         **msgspec.structs.asdict(progress.counts),
         "total": progress.total,
@@ -187,14 +194,6 @@ def status_line(progress: Progress, speed: Speed) -> str:
 
 def reading(scanned: int) -> str:
     return f"reading the input: {scanned:,} IDs so far"
-
-
-def of_total(progress: Progress) -> str:
-    return "" if progress.total is None else f" of {progress.total:,}"
-
-
-def budget(progress: Progress, speed: Speed) -> str:
-    return f"{speed.requests / progress.rate:.0%} of {progress.rate:g}/s"
 
 
 def clock(seconds: float) -> str:

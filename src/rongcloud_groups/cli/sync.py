@@ -1,9 +1,8 @@
 """``rongcloud-groups sync``: parse, run a job, end with an exit code."""
 
-from rongcloud_groups.cli.connection_options import ConnectionOptions
-from rongcloud_groups.cli.console import Messages
-from rongcloud_groups.cli.exit import Context, ExitCode, ShowHelp, run_command
-from rongcloud_groups.cli.sync_options import SyncOptions
+from rongcloud_groups.cli.console import say
+from rongcloud_groups.cli.exit import Context, ShowHelp, run_command
+from rongcloud_groups.cli.options import ConnectionOptions, SyncOptions
 from rongcloud_groups.errors import ConfigError, RongCloudError
 
 
@@ -27,15 +26,15 @@ def sync(
 
     def work(context: Context) -> int:
         from rongcloud_groups.bulk.errors import OutputLost
-        from rongcloud_groups.cli.sync_job import run_job
+        from rongcloud_groups.cli.sync_job import check, run_job
 
-        options.check()
+        check(options)
+        max_seconds = options.max_seconds
         try:
-            with context.interruption.after(options.max_seconds, ExitCode.STOPPED):
-                return context.interruption.run(run_job(options, connection, context))
+            return context.run(run_job(options, connection, context), max_seconds=max_seconds)
         except KeyboardInterrupt:  # before there was a job to stop
             message = "stopped before anything was asked"
-            Messages(in_json=options.speaks_json).say(message, {"message_type": "note", "message": message})
+            say(message, {"message_type": "note", "message": message}, in_json=options.speaks_json)
             raise
         except (RongCloudError, OSError) as error:
             if not isinstance(error, ConfigError | BrokenPipeError | OutputLost) and options.path is not None:

@@ -1,43 +1,70 @@
-"""Runs the job of ``sync``, shows how far it is, and stops it when the command is to end."""
+"""Checks the command line of ``sync`` and runs its job, which stops when the command is to end."""
 
 import asyncio
 import os
-import signal
+from datetime import UTC
 from functools import partial
+from pathlib import Path
 
-from rongcloud_groups.bulk.estimate import estimate
-from rongcloud_groups.bulk.failed_ids import FailedIdsFile, FailedIdsPrinter, Failures, MissingIdsFile
-from rongcloud_groups.bulk.job import Job
-from rongcloud_groups.bulk.report import Report
-from rongcloud_groups.bulk.sinks.interface import Sink
-from rongcloud_groups.bulk.sinks.open import open_sink
-from rongcloud_groups.cli.connection_options import ConnectionOptions
+import msgspec
+
+from rongcloud_groups import bulk
+from rongcloud_groups._tables.output import printable
+from rongcloud_groups._tables.rows import ROW_SCHEMA_VERSION
+from rongcloud_groups.bulk.estimate import Estimate, estimate
+from rongcloud_groups.bulk.files import check_writable, files_beside
+from rongcloud_groups.bulk.sinks.open import check_output_name
+from rongcloud_groups.cli.console import Say, one_line, print_json, prompt_for_ids, tell
 from rongcloud_groups.cli.exit import Context, ExitCode
-from rongcloud_groups.cli.progress import Display, display
-from rongcloud_groups.cli.signals import handled
-from rongcloud_groups.cli.sync_options import SyncOptions
-from rongcloud_groups.cli.sync_output import say_failure, tell_estimate, tell_report
+from rongcloud_groups.cli.options import ConnectionOptions, SyncOptions, is_same
+from rongcloud_groups.cli.progress import display, watch
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.errors import ConfigError
+
+
+def check(options: SyncOptions) -> None:
+    """Refuse options that contradict each other, with a `ConfigError` that names them."""
+    if options.inputs > 1:
+        raise ConfigError("give one of: a file of IDs, - for stdin, --all, --retry-failed")
+    if options.since is not None and not options.all_groups:
+        raise ConfigError("--since goes with --all")
+    if options.output is None and not options.dry_run:
+        raise ConfigError("give an output: -o FILE, or -o - for stdout")
+    if options.output is not None:
+        check_output_name(options.output)
+    path = options.path
+    given = options.retry_failed if options.ids is None else Path(options.ids)
+    if options.missing is not None:
+        check_writable(options.missing)
+        others = [given] if path is None else [given, path, *files_beside(path)]
+        if any(is_same(options.missing, other) for other in others):
+            raise ConfigError(f"{options.missing} is the list of missing IDs and another file too; give another name")
+    if path is not None:
+        check_writable(path)
+    if is_same(given, path):
+        raise ConfigError(f"{given} is the input and the output; give another output")
+    if options.retry_failed is None and is_same(given, options.failures_path):
+        raise ConfigError(f"{given} is the list of failed IDs of {options.output}; retry them with --retry-failed")
 
 
 async def run_job(options: SyncOptions, connection: ConnectionOptions, context: Context) -> int:
     """Run the job of a ``sync`` command line; returns the exit code."""
     async with GroupClient(**connection.for_client()) as client:
-        source = options.source(client)
+        source = _source(options, client)
         if options.dry_run:
-            tell_estimate(options, await estimate(client, source))
+            _tell_estimate(options, await estimate(client, source))
             return ExitCode.DONE
         os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # the others keep much of the memory they free
-        sink = open_sink(options.path, options.file_format, force=options.force, keep_missing=options.keep_missing)
+        path = options.path
+        sink = bulk.open_sink(path, options.file_format, force=options.force, keep_missing=options.keep_missing)
         if options.retry_failed is not None and not options.adds_to_output:
             _check_that_new(options, sink)
         in_json = options.report == "json"
-        screen = display(options.progress, stdout_has_rows=options.path is None, in_json=in_json, debug=options.debug)
-        printer = FailedIdsPrinter(partial(say_failure, screen))
-        failures: Failures = printer if options.path is None else FailedIdsFile(options.path)
-        missing = None if options.missing_path is None else MissingIdsFile(options.missing_path, options.path)
-        job = Job(
+        screen = display(options.progress, stdout_has_rows=path is None, in_json=in_json, debug=options.debug)
+        printer = bulk.FailedIdsPrinter(partial(_say_failed, screen.say))
+        failures: bulk.Failures = printer if path is None else bulk.FailedIdsFile(path)
+        missing = None if options.missing_path is None else bulk.MissingIdsFile(options.missing_path, path)
+        job = bulk.Job(
             client,
             source,
             sink,
@@ -53,23 +80,36 @@ async def run_job(options: SyncOptions, connection: ConnectionOptions, context: 
             screen.say(message, {"message_type": "note", "message": message})
             job.stop()
 
-        context.interruption.grace = 5.0  # the job ends within a second, but for a slow disk
+        context.grace = 5.0  # the job ends within a second, but for a slow disk
+        cancel, context.stop = context.stop, partial(asyncio.get_running_loop().call_soon_threadsafe, stop)
         try:
-            with context.interruption.stopping(stop):
-                report = await watch(job, screen, context)
+            report = await watch(job, screen, context.warnings)
         finally:
-            if missing is not None and options.path is None:  # nothing can be resumed
+            context.stop = cancel
+            if missing is not None and path is None:  # nothing can be resumed
                 missing.discard()
     context.warnings.show_held_back()
-    tell_report(options, report, context.warnings.kept)
+    _tell_report(options, report, context.warnings.kept)
     if not report.complete:
-        return context.interruption.exit_code
+        return context.exit_code
     if report.counts.failed or (options.fail_on_missing and report.counts.missing):
         return ExitCode.SOME_FAILED
     return ExitCode.DONE
 
 
-def _check_that_new(options: SyncOptions, sink: Sink) -> None:
+def _source(options: SyncOptions, client: GroupClient) -> bulk.Source:
+    if options.all_groups:
+        since = None if options.since is None else options.since.replace(tzinfo=options.since.tzinfo or UTC)
+        return bulk.ListingSource(client.list_groups(), since=since, output=options.path)
+    if options.retry_failed is not None:
+        return bulk.FileSource(options.retry_failed, bulk.input_format(".jsonl"))
+    if options.ids is None:
+        prompt_for_ids()
+        return bulk.StdinSource(bulk.input_format("", column=options.column, field=options.field))
+    return bulk.file_source(Path(options.ids), column=options.column, field=options.field)
+
+
+def _check_that_new(options: SyncOptions, sink: bulk.Sink) -> None:
     """Only the list beside an output is known to have no ID that has a row there already."""
     if options.path is not None and options.path.exists() and (options.restart or sink.load() is None):
         raise ConfigError(
@@ -78,23 +118,64 @@ def _check_that_new(options: SyncOptions, sink: Sink) -> None:
         )
 
 
-async def watch(job: Job, screen: Display, context: Context) -> Report:
-    """Run a job, and show how far it is; neither the terminal's end nor Ctrl-Z harms it."""
-    speaker, context.warnings.speaker = context.warnings.speaker, screen
-    try:
-        with screen.suspendable(), handled({signal.SIGHUP: signal.SIG_IGN}):
-            showing = asyncio.create_task(_show(screen, job))
-            try:
-                return await job.run()
-            finally:
-                showing.cancel()
-                await asyncio.wait([showing])
-    finally:
-        context.warnings.speaker = speaker
-        screen.close()
+def _say_failed(say: Say, failure: bulk.Failure) -> None:
+    """Say that an ID failed, where no file keeps it."""
+    fields = {"message_type": "failed", **msgspec.structs.asdict(failure)}
+    say(printable(f"failed: {failure.group_id}: {failure.message}"), fields)
 
 
-async def _show(screen: Display, job: Job) -> None:
-    while True:
-        await asyncio.sleep(screen.interval)
-        screen.show(job.progress())
+def _tell_report(options: SyncOptions, report: bulk.Report, warnings: list[str]) -> None:
+    """Print the report, and what to do next; in JSON, with the client's warnings."""
+    counts = report.counts
+    failed_file = str(options.failures_path) if options.path is not None and counts.failed else None
+    missing_file = str(options.missing_path) if options.missing_path is not None and counts.missing else None
+    if options.speaks_json:
+        summary = {
+            "message_type": "summary",
+            "complete": report.complete,
+            **msgspec.structs.asdict(counts),
+            "resumed_from": report.resumed_from,
+            "seconds": round(report.seconds, 3),
+            "requests": report.requests,
+            "unreadable": report.unreadable,
+            "output": options.output,
+            "failed_file": failed_file,
+            "missing_file": missing_file,
+            "row_schema_version": ROW_SCHEMA_VERSION,
+            "warnings": warnings,
+        }
+        print_json(summary)
+        return
+    tell(
+        f"{_number_of(counts.records, 'ID')}, {counts.duplicates:,} of them duplicates: {counts.found:,} found, "
+        f"{counts.missing:,} missing, {counts.failed:,} failed"
+    )
+    if report.unreadable:
+        tell(f"groups in the listing without an ID that can be looked up: {report.unreadable:,}")
+    tell(f"{_number_of(report.requests, 'request')} in {report.seconds:.1f} s")
+    if report.complete:
+        lists = {"done": options.path or "stdout", "failed IDs": failed_file, "missing IDs": missing_file}
+        tell(one_line("; ".join(f"{name}: {file}" for name, file in lists.items() if file)))
+    elif options.path is None:
+        tell("stopped before the end")
+    else:
+        tell("stopped before the end; what was done is saved")
+        tell("run the same command again to resume")
+
+
+def _tell_estimate(options: SyncOptions, estimate: Estimate) -> None:
+    if options.speaks_json:
+        print_json({"message_type": "estimate", **msgspec.structs.asdict(estimate)})
+        return
+    if estimate.records is None:
+        tell("how many groups the app has is known only at the end of its listing")
+    else:
+        ids = _number_of(estimate.records, "ID")
+        tell(f"{ids}, {estimate.duplicates:,} of them duplicates, {estimate.invalid:,} invalid")
+        duration = "less than a second" if estimate.seconds < 1 else f"at least {estimate.seconds:,.0f} s"
+        tell(f"{_number_of(estimate.requests, 'request')}, {duration}")
+    tell(estimate.credentials)
+
+
+def _number_of(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
