@@ -65,15 +65,10 @@ class ServiceApi(Struct, frozen=True):
         return Request(path, headers, encode(self.dialect, parameters), request_id)
 
     def read_batch(self, response: Response, requested: Sequence[str], request_id: str | None = None) -> BatchResult:
-        """The service's statement on the requested groups.
+        """The outcome of each requested group ID, given once each; the IDs of the profiles are the same objects.
 
         Profiles are matched by their group ID; those of other groups are ignored, and of two for one group
-        the first counts.
-
-        Args:
-            response: the whole response.
-            requested: the group IDs of the request, each once; those of the profiles are the same objects.
-            request_id: the request's ``X-Request-ID``, for error messages.
+        the first counts. Error messages name the request by its ID.
 
         Raises:
             ServiceError: the service, or a server before it, responded with an error.

@@ -1,12 +1,9 @@
 """The body of a response: its content encoding, and how large it may be."""
 
 import zlib
-from typing import Final
 
 from rongcloud_groups._http import Response
 from rongcloud_groups.errors import DecodeError
-
-_KIB: Final = 1024
 
 
 class TooLargeError(DecodeError):
@@ -18,7 +15,7 @@ def max_body(entries: int) -> int:
 
     A profile with every text at its documented length, all of it emoji, escaped twice, has 64 KiB.
     """
-    return min((256 + 64 * entries) * _KIB, 16 * _KIB * _KIB)
+    return min((256 + 64 * entries) * 1024, 16 * 1024 * 1024)
 
 
 def decode_content(response: Response, limit: int) -> bytes:

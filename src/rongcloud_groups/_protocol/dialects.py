@@ -119,11 +119,7 @@ DIALECTS: Final[Mapping[str, Dialect]] = {each.name: each for each in (RONGCLOUD
 
 
 def dialect(name: str) -> Dialect:
-    """The dialect of that name.
-
-    Raises:
-        ConfigError: there is none; the message lists the names.
-    """
+    """The dialect of that name; a ConfigError lists the names."""
     try:
         return DIALECTS[name]
     except (KeyError, TypeError):

@@ -9,7 +9,6 @@ from rongcloud_groups.errors import (
     DecodeError,
     ParameterError,
     RateLimited,
-    RongCloudError,
     ServerError,
     ServiceError,
     ServiceNotEnabled,
@@ -38,13 +37,7 @@ NO_SUCH_API: Final = 404
 
 
 class ErrorCode(NamedTuple):
-    """A row of the table.
-
-    Attributes:
-        error: the exception.
-        hint: the cure, for the user; where it is empty, the exception class's.
-        action: where it is not the exception class's.
-    """
+    """A row of the table: the exception, and its cure and its action where they are not those of its class."""
 
     error: type[ServiceError]
     hint: str = ""
@@ -103,10 +96,8 @@ _STATUS_CLASSES: Final = (
 )
 """Other statuses, from the first number of each class."""
 
-_CLASSES: Final[tuple[tuple[type[RongCloudError], ErrorAction, str], ...]] = (
-    (AuthenticationError, "fatal", ""),
-    (ServiceNotEnabled, "fatal", ""),
-    (ConfigError, "fatal", ""),
+_CLASSES: Final[tuple[tuple[type | tuple[type, ...], ErrorAction, str], ...]] = (
+    ((AuthenticationError, ServiceNotEnabled, ConfigError), "fatal", ""),
     (RateLimited, "pause", "another program uses the App Key up to its limit; try again when it has ended"),
     (ParameterError, "bisect", ""),
     (ServerError, "retry", "the service fails; try again later"),

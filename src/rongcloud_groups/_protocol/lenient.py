@@ -83,7 +83,7 @@ class FieldReader:
         """The text; a number gives its digits."""
         if raw[:1] == b'"':
             return self._string(path, raw)
-        if raw[:1] in {b"[", b"{", b"t", b"f"}:
+        if raw and raw[:1] in b"[{tf":
             self._note(path, "expected text", raw)
             return None
         return raw.decode() or None

@@ -33,9 +33,7 @@ _encode: Final = msgspec.json.Encoder().encode
 def decode_repaired(decoder: "msgspec.json.Decoder[_T]", text: bytes | Raw) -> _T:
     """Decode a JSON object, after a repair if it is not valid JSON; the decoder leaves what may be damaged as `Raw`.
 
-    Raises:
-        ValueError: it isn't a JSON object, and no repair makes it one.
-        RecursionError: it is nested too deep, and no repair makes it less so.
+    Raises one of `UNREADABLE` if no repair helps.
     """
     try:
         return decoder.decode(text)

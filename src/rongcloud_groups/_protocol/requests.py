@@ -13,13 +13,10 @@ from rongcloud_groups.errors import InvalidGroupId
 
 BATCH_LIMIT: Final = 50
 """The most group IDs in one request, as the service documents it."""
-
 PAGE_SIZE: Final = 1000
 """The most groups on a page of the listing, as the service documents it."""
-
 GROUP_ID_LIMIT: Final = 64
 """The most characters in a group ID, as the service documents it."""
-
 _LENGTHS: Final = frozenset(range(1, GROUP_ID_LIMIT + 1))
 _NEEDS_NO_QUOTING: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 _INVISIBLE: Final = {

@@ -48,10 +48,7 @@ _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 
 
 def read_entries(
-    reader: ResponseReader[_Model],
-    response: Response,
-    requested: Sequence[str] | None = None,
-    request_id: str | None = None,
+    reader: ResponseReader[_Model], response: Response, requested: Sequence[str] | None, request_id: str | None
 ) -> tuple[list[_Model], int, str | int | None]:
     """The models of a response, how many entries have a group ID that cannot be read, and the token of the next page.
 
@@ -104,7 +101,7 @@ def _data_in(response: Response, body: bytes, dialect: Dialect, list_key: str, r
     envelope = _envelope_of(body)
     code = _code_of(envelope)
     if not _is_success(response) or code not in {None, *_SUCCESS_CODES}:
-        message = _message_of(envelope) or _describe(response, body)
+        message = _message_of(envelope, response, body)
         raise _service_error(dialect, response, code, message, request_id)
     if code is None:
         raise DecodeError(f"not a response of the service: {excerpt(body)}")
@@ -137,13 +134,14 @@ def _code_of(envelope: _Envelope) -> int | None:
     return int(code) if _INTEGER.fullmatch(code.strip()) else None
 
 
-def _message_of(envelope: _Envelope) -> str:
+def _message_of(envelope: _Envelope, response: Response, body: bytes) -> str:
     for message in (envelope.error_message, envelope.msg, envelope.message):
         try:
             return excerpt(_TEXT.decode(message).encode())
         except UNREADABLE:
             continue
-    return ""
+    location = response.headers.get("location", "")
+    return f"redirected to {excerpt(location.encode(errors='replace'))}" if location else excerpt(body)
 
 
 def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: str) -> None:
@@ -194,9 +192,3 @@ def http_date(value: str) -> datetime | None:
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)
-
-
-def _describe(response: Response, body: bytes) -> str:
-    if location := response.headers.get("location"):
-        return f"redirected to {excerpt(location.encode(errors='replace'))}"
-    return excerpt(body)

@@ -69,21 +69,18 @@ class ResponseReader(Generic[_Model]):
             array, page_token = self._data(self._response.decode(body))
             rows = _entries_of(array)
             group_ids: Sequence[str] = [row.group_id for row in rows]
-            if requested is None or group_ids == requested:
-                return self._models(rows, requested or group_ids), page_token
-            group_ids, rows = matched(group_ids, rows, requested)
+            if group_ids == requested:
+                group_ids = requested
+            elif requested is not None:
+                group_ids, rows = matched(group_ids, rows, requested)
             return self._models(rows, group_ids), page_token
         except UNREADABLE:
             return None
 
     def read_entries(self, array: Raw) -> list[_Model | None]:
-        """The models of the entries that are not null, of any shape; None if the group ID cannot be read.
-
-        Raises:
-            DecodeError: it is no list, or has too many entries.
-        """
+        """The models of the entries that are not null, of any shape; None for each whose group ID cannot be read."""
         try:
-            entries = _entries_of(self._entries.decode(array)) if array else ()
+            entries = _entries_of(self._entries.decode(array or _NULL))
         except UNREADABLE:
             raise DecodeError(f"{self.list_key} is not a list of at most {self.limit} entries") from None
         return [self.read_entry(entry) for entry in entries if entry != _NULL]
@@ -133,13 +130,7 @@ def _entries_of(array: Struct | None) -> Sequence[Any]:
 def _shape(hints: Mapping[str, Any], keys: dict[str, str], nested: Sequence[tuple[str, Any, None]] = ()) -> Any:
     types = {name: _DOCUMENTED[hints[name]] for name in keys}
     fields = [(name, kind) if hints[name] is str else (name, kind, None) for name, kind in types.items()]
-    return msgspec.defstruct(
-        "_DocumentedObject",
-        [*fields, *nested],
-        rename=keys,
-        forbid_unknown_fields=True,
-        gc=False,  # it is gone in a moment, and has no cycles
-    )
+    return msgspec.defstruct("_DocumentedObject", [*fields, *nested], rename=keys, forbid_unknown_fields=True, gc=False)
 
 
 def _compiled(model: type[_Model], hints: Mapping[str, Any], values: dict[str, str], nested: Mapping[str, Any]) -> Any:
@@ -189,13 +180,9 @@ def _permissions(documented: Any) -> Permissions:
 
 
 _ATTRIBUTES: Final = msgspec.json.Decoder(dict[str, str])
+_NUMBERS: Final = [(name, int, 0) for name in Permissions.__struct_fields__]
 _DocumentedPermissions: Any = msgspec.defstruct(
-    "_DocumentedPermissions",
-    [(name, int, 0) for name in Permissions.__struct_fields__],
-    rename="camel",
-    forbid_unknown_fields=True,
-    frozen=True,
-    gc=False,
+    "_DocumentedPermissions", _NUMBERS, rename="camel", forbid_unknown_fields=True, frozen=True, gc=False
 )
 _PERMISSIONS: Final = msgspec.json.Decoder(_DocumentedPermissions)
 _DOCUMENTED: Final[dict[Any, Any]] = {
