@@ -3,15 +3,8 @@
 from rongcloud_groups._tables.rows import COLUMNS, ROW_SCHEMA_VERSION
 from rongcloud_groups.bulk.checkpoint import Checkpoint, Counts
 from rongcloud_groups.bulk.errors import OutputError, OutputLost, ResumeError, ServiceUnavailable, SourceError
-from rongcloud_groups.bulk.failed_ids import (
-    FailedIdsFile,
-    FailedIdsPrinter,
-    Failure,
-    Failures,
-    MissingIds,
-    MissingIdsFile,
-)
 from rongcloud_groups.bulk.job import Job
+from rongcloud_groups.bulk.lists import FailedIdsFile, FailedIdsPrinter, Failure, Failures, MissingIds, MissingIdsFile
 from rongcloud_groups.bulk.report import Progress, Report
 from rongcloud_groups.bulk.sinks.interface import Format, Sink
 from rongcloud_groups.bulk.sinks.open import open_sink

@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from rongcloud_groups._dispatch.waiters import checked
 from rongcloud_groups._protocol.requests import BATCH_LIMIT
-from rongcloud_groups.bulk.failed_ids import MissingIds
 from rongcloud_groups.bulk.input import JobInput
+from rongcloud_groups.bulk.lists import MissingIds
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.client import GroupClient
 

@@ -116,81 +116,6 @@ def replacing(path: Path, *, like: Path) -> Iterator[BinaryIO]:
     _sync_directory(path.parent)
 
 
-@contextmanager
-def _naming_file(path: Path) -> Iterator[None]:
-    """Let an error of the operating system name the file that could not be written."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None:
-            raise
-        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
-
-
-def _check_in_place(path: Path, descriptor: int) -> None:
-    opened = os.fstat(descriptor)
-    with suppress(FileNotFoundError, NotADirectoryError):
-        named = path.stat()
-        if opened.st_nlink or os.path.samestat(opened, named):  # some file systems count no links
-            return
-    raise OutputLost(f"{path} was removed or replaced while it was in use; run the same command again")
-
-
-def files_beside(output: Path) -> list[Path]:
-    """The files that a job has beside its output, but for its list of missing IDs."""
-    return [Path(f"{output}{suffix}") for suffix in _BESIDE]
-
-
-def check_writable(output: Path) -> None:
-    """Raise a `ConfigError` that says why, if an output cannot be written or replaced."""
-    if len(os.fsencode(output.name)) > _MAX_NAME:
-        raise ConfigError(
-            f"the name {output.name!r} is too long for the files beside it; give one of at most {_MAX_NAME} bytes"
-        )
-    try:
-        status = output.stat()
-    except FileNotFoundError:
-        if output.parent.is_dir():
-            return
-        raise ConfigError(f"cannot write {output}: there is no directory {output.parent}") from None
-    except OSError as error:
-        raise ConfigError(f"cannot write {output}: {error.strerror}") from None
-    if stat.S_ISDIR(status.st_mode):
-        raise ConfigError(f"cannot write {output}: it is a directory")
-    if not stat.S_ISREG(status.st_mode):
-        raise ConfigError(f"cannot write {output}: it is no regular file; write to stdout (-o -) instead")
-    if not status.st_mode & 0o222 or not os.access(output, os.W_OK):
-        raise ConfigError(f"cannot write {output}: it is read-only; allow writing to it, or give another output")
-
-
-def _copy_mode(source: Path, descriptor: int) -> None:
-    """Give an open file the mode and the owner of another one, as far as the user and the file system can."""
-    with suppress(OSError):
-        status = source.stat()
-        with suppress(OSError):
-            os.fchown(descriptor, -1, status.st_gid)
-            os.fchown(descriptor, status.st_uid, -1)
-        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
-
-
-def _sync_directory(path: Path) -> None:
-    """Make renames in a directory durable, where the file system can."""
-    with suppress(PermissionError):  # it can be written, and not read
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            _fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _fsync(descriptor: int) -> None:
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in _CANNOT:
-            raise
-
-
 class OutputLock:
     """Keeps out other jobs with the same output, from before its checkpoint is read until all is in its place.
 
@@ -251,9 +176,84 @@ class OutputLock:
         self._descriptor = -1
 
 
+def files_beside(output: Path) -> list[Path]:
+    """The files that a job has beside its output, but for its list of missing IDs."""
+    return [Path(f"{output}{suffix}") for suffix in _BESIDE]
+
+
+def check_writable(output: Path) -> None:
+    """Raise a `ConfigError` that says why, if an output cannot be written or replaced."""
+    if len(os.fsencode(output.name)) > _MAX_NAME:
+        raise ConfigError(
+            f"the name {output.name!r} is too long for the files beside it; give one of at most {_MAX_NAME} bytes"
+        )
+    try:
+        status = output.stat()
+    except FileNotFoundError:
+        if output.parent.is_dir():
+            return
+        raise ConfigError(f"cannot write {output}: there is no directory {output.parent}") from None
+    except OSError as error:
+        raise ConfigError(f"cannot write {output}: {error.strerror}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise ConfigError(f"cannot write {output}: it is a directory")
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"cannot write {output}: it is no regular file; write to stdout (-o -) instead")
+    if not status.st_mode & 0o222 or not os.access(output, os.W_OK):
+        raise ConfigError(f"cannot write {output}: it is read-only; allow writing to it, or give another output")
+
+
 def _opened(path: Path, output: Path) -> int:
     """The descriptor of a file that an output needs."""
     try:
         return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise ConfigError(f"cannot write {output}: {error.strerror}") from None
+
+
+def _copy_mode(source: Path, descriptor: int) -> None:
+    """Give an open file the mode and the owner of another one, as far as the user and the file system can."""
+    with suppress(OSError):
+        status = source.stat()
+        with suppress(OSError):
+            os.fchown(descriptor, -1, status.st_gid)
+            os.fchown(descriptor, status.st_uid, -1)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+
+
+@contextmanager
+def _naming_file(path: Path) -> Iterator[None]:
+    """Let an error of the operating system name the file that could not be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+
+
+def _check_in_place(path: Path, descriptor: int) -> None:
+    opened = os.fstat(descriptor)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        named = path.stat()
+        if opened.st_nlink or os.path.samestat(opened, named):  # some file systems count no links
+            return
+    raise OutputLost(f"{path} was removed or replaced while it was in use; run the same command again")
+
+
+def _sync_directory(path: Path) -> None:
+    """Make renames in a directory durable, where the file system can."""
+    with suppress(PermissionError):  # it can be written, and not read
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _fsync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise

@@ -10,9 +10,9 @@ from anyio.to_thread import run_sync
 from rongcloud_groups._tables.output import WriteCancelled
 from rongcloud_groups.bulk.checkpoint import NOTHING_DONE, Checkpoint
 from rongcloud_groups.bulk.errors import ResumeError, SourceError
-from rongcloud_groups.bulk.failed_ids import Failures, MissingIds
 from rongcloud_groups.bulk.files import OutputLock
 from rongcloud_groups.bulk.input import JobInput
+from rongcloud_groups.bulk.lists import Failures, MissingIds
 from rongcloud_groups.bulk.lookups import OrderedLookups
 from rongcloud_groups.bulk.output import JobOutput
 from rongcloud_groups.bulk.report import Progress, Report
@@ -109,6 +109,31 @@ class Job:
             if self._give_up is not None:
                 self._give_up.cancel()
 
+    def stop(self) -> None:
+        """Take no more IDs; `run` returns within a second, once the requests in flight have ended and are saved.
+
+        Work still unfinished then is abandoned, and done by the next run. Call it in the event loop's thread.
+        """
+        if self._stopping:
+            return
+        self._stopping = True
+        self._scanning.cancel()
+        self._lookups.stop()
+        if self._state == "running":
+            self._give_up = get_running_loop().call_later(STOP_GRACE, self._abandon)
+
+    def progress(self) -> Progress:
+        """How far it is."""
+        return Progress(
+            self._output.counts,
+            self._input.total,
+            self._output.before.counts.records,
+            self._seconds(),
+            self._requests(),
+            self._client.stats().rate,
+            self._input.scanned,
+        )
+
     async def _run(self) -> Report:
         if self._stopping:
             return self._report(NOTHING_DONE)
@@ -161,35 +186,6 @@ class Job:
                 f"{self._sink.name} has the groups of another App Key ({other}, not {self._client.app_key}); give "
                 "another output, or --force to add to it"
             )
-
-    def stop(self) -> None:
-        """Take no more IDs; `run` returns within a second, once the requests in flight have ended and are saved.
-
-        Work still unfinished then is abandoned, and done by the next run. Call it in the event loop's thread.
-        """
-        if self._stopping:
-            return
-        self._stopping = True
-        self._scanning.cancel()
-        self._lookups.stop()
-        if self._state == "running":
-            self._give_up = get_running_loop().call_later(STOP_GRACE, self._abandon)
-
-    def _abandon(self) -> None:
-        self._asking.cancel()
-        self._sink.cancel()
-
-    def progress(self) -> Progress:
-        """How far it is."""
-        return Progress(
-            self._output.counts,
-            self._input.total,
-            self._output.before.counts.records,
-            self._seconds(),
-            self._requests(),
-            self._client.stats().rate,
-            self._input.scanned,
-        )
 
     async def _work(self) -> Checkpoint:
         with self._asking:
@@ -260,3 +256,7 @@ class Job:
             requests=checkpoint.requests,
             unreadable=0 if checkpoint.listing is None else checkpoint.listing.unreadable,
         )
+
+    def _abandon(self) -> None:
+        self._asking.cancel()
+        self._sink.cancel()

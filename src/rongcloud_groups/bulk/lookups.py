@@ -57,10 +57,10 @@ class OrderedLookups:
     async def settled(
         self, blocks: AsyncGenerator[Block], *, within: float, any_answered: bool
     ) -> AsyncGenerator[Block | None]:
-        """Look up blocks; give them back in their order, as they settle, and None after each of these seconds.
+        """Look up blocks; give them back in their order, as they settle, and None at least each ``within`` seconds.
 
         An error ends them and is kept, so that all before it can be saved first. ``any_answered`` is whether the
-        service had an outcome for any ID of earlier runs.
+        service had an outcome for an ID in an earlier run.
         """
         if self._stopped:
             return

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from rongcloud_groups.bulk.checkpoint import NOTHING_DONE, Checkpoint, Counts
-from rongcloud_groups.bulk.failed_ids import Failure, Failures, MissingIds, failure
 from rongcloud_groups.bulk.files import OutputLock
 from rongcloud_groups.bulk.input import Block
+from rongcloud_groups.bulk.lists import Failure, Failures, MissingIds, failure
 from rongcloud_groups.bulk.sinks.interface import Sink
 from rongcloud_groups.bulk.sources.interface import Source
 from rongcloud_groups.errors import RongCloudError

@@ -106,7 +106,11 @@ class SqliteSink(Sink):
             self._removed += ((group_id,) for group_id in group_ids)
 
     def commit(self, checkpoint: Checkpoint) -> None:
-        if not self._output.exists() or not os.path.samestat(self._opened, self._output.stat()):
+        try:
+            in_place = os.path.samestat(self._opened, self._output.stat())
+        except (FileNotFoundError, NotADirectoryError):
+            in_place = False
+        if not in_place:
             raise OutputLost(f"{self.name} was removed or replaced while it was in use; run the same command again")
         with self._transaction():
             self._database.executemany(_UPSERT, self._rows)

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from typing import Final, Protocol
 
 from rongcloud_groups.bulk.checkpoint import ListingPlace
-from rongcloud_groups.bulk.failed_ids import MissingIds
+from rongcloud_groups.bulk.lists import MissingIds
 
 BLOCK: Final = 100
 """Records that a job takes up at a time; it stops and writes between blocks."""

@@ -7,7 +7,7 @@ from typing import Final
 
 from rongcloud_groups._dispatch.listing import Listing
 from rongcloud_groups.bulk.checkpoint import ListingPlace
-from rongcloud_groups.bulk.failed_ids import MissingIds, MissingIdsFile
+from rongcloud_groups.bulk.lists import MissingIds, MissingIdsFile
 from rongcloud_groups.bulk.sources.interface import Source
 
 _CHUNK: Final = 64 * 1024
