@@ -24,7 +24,6 @@ IMPORTED_BY_RUNS = (
     "anyio._backends._asyncio",
     "rongcloud_groups._dispatch.assembly",
     "rongcloud_groups._transport.connect",
-    "rongcloud_groups._transport.proxy",
     "rongcloud_groups.cli.app",
     "rongcloud_groups.cli.get",
     "rongcloud_groups.cli.sync_job",
