@@ -109,11 +109,12 @@ async def test_no_signature_or_nonce_reaches_a_log(caplog: pytest.LogCaptureFixt
 
 
 class ClosingLimiter:
-    """Grants each token when the server has closed all connections and the client knows it."""
+    """Grants each of the first tokens when the server has closed all connections and the client knows it."""
 
     rate = 100.0
 
-    def __init__(self) -> None:
+    def __init__(self, tokens: float = float("inf")) -> None:
+        self.tokens = tokens
         self.peers: list[Peer] = []
         self._retired = asyncio.Event()
 
@@ -122,6 +123,9 @@ class ClosingLimiter:
             self._retired.set()
 
     async def acquire(self) -> None:
+        self.tokens -= 1
+        if self.tokens < 0:
+            return
         self._retired.clear()
         for peer in self.peers:
             peer.transport.close()
@@ -139,6 +143,13 @@ async def test_connections_that_close_before_their_token_cost_attempts_and_are_f
         assert [type(error) for error in lookup.failed.values()] == [TransportError] * 2
         assert len(server.peers) <= 4
         assert not any(peer.requests for peer in server.peers)
+
+
+async def test_one_connection_that_closes_before_its_token_fails_no_id() -> None:
+    limiter = ClosingLimiter(tokens=1)
+    async with hostile(respond, limiter=limiter, hooks=[limiter.on_event], max_attempts=1) as (server, client):
+        limiter.peers = server.peers
+        assert list((await client.get_many(["g1", "g2"])).found) == ["g1", "g2"]
 
 
 async def test_a_listing_whose_connections_close_fails() -> None:

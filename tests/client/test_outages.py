@@ -132,6 +132,23 @@ async def test_an_outage_that_ended_while_the_client_was_idle_does_not_count() -
         assert loop.time() - began >= 0.4
 
 
+async def test_a_switch_to_the_backup_fails_no_id_that_was_not_sent() -> None:
+    async with Emulator(faults=Faults(share={"html-502": 1.0})) as primary, Emulator() as backup:
+        client = GroupClient(
+            primary.app_key,
+            primary.app_secret,
+            base_urls=[primary.url, backup.url],
+            verify=trusting(primary, backup),
+            rate=10,
+            max_attempts=1,
+        )
+        async with client:
+            lookup = await client.get_many(IDS[:200])
+        sent = 50 * sum(primary.report().requests.values())
+        assert list(lookup.failed) == IDS[:sent]
+        assert len(lookup.found) + len(lookup.missing) == 200 - sent > 0
+
+
 async def test_a_certificate_that_is_not_trusted_is_no_outage(client_for: ClientFor) -> None:
     async with Emulator() as emulator, Emulator() as other:
         client = client_for(emulator, verify=other.ssl_context, max_attempts=1, outage_timeout=60)

@@ -13,10 +13,12 @@ from rongcloud_groups.events import logger
 
 KEEP_CHECK: Final = 0.5
 """Seconds between looks at a connection that is kept ready."""
+MIN_UNUSABLE: Final = 2
+"""Connections in a row that take no request before a lookup fails: any server, or a failover, may close one."""
 
 
 class ConnectionWait:
-    """Waits for a connection that can take a request; counts failures in a row, until `sent`.
+    """Waits for a connection that can take a request; counts setbacks in a row, until `reset`.
 
     An outage, in which no connection can be opened, is bounded by `RetryPolicy.outage_timeout`. Connections that open
     and then take no request are bounded by `RetryPolicy.max_attempts`.
@@ -26,21 +28,18 @@ class ConnectionWait:
         self._failover = failover
         self._policy = policy
         self._attempt_timeout = attempt_timeout
+        self.reset()
+
+    def reset(self) -> None:
+        """A request was sent, or none is waiting."""
         self._since: float | None = None
-        self._setbacks = 0
-        self._unusable = 0
+        self._setbacks = self._unusable = 0
         self._error: TransportError | None = None
 
     @property
     def in_outage(self) -> bool:
         """Whether a connection could not be had, and none has taken a request since."""
         return self._setbacks > 0
-
-    def reset(self) -> None:
-        """A request was sent, or none is waiting."""
-        self._since = None
-        self._setbacks = self._unusable = 0
-        self._error = None
 
     async def step(self, *, busy: bool) -> bool:
         """Wait for a connection; False where there is none yet, after backing off.
@@ -78,7 +77,7 @@ class ConnectionWait:
             await sleep(KEEP_CHECK)
 
     async def wasted(self) -> None:
-        """The connection closed while its request waited for a token.
+        """Back off: the connection closed while its request waited for a token.
 
         Raises:
             TransportError: it has happened too often.
@@ -94,7 +93,7 @@ class ConnectionWait:
         self._error = error
         self._setbacks += 1
         self._unusable += not outage
-        if self._unusable >= self._policy.max_attempts:
+        if self._unusable >= max(MIN_UNUSABLE, self._policy.max_attempts):
             self.reset()
             raise error
         if clock() >= ends_at:

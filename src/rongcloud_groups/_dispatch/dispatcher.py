@@ -124,8 +124,11 @@ class Dispatcher:
             try:
                 while True:
                     await self._work_for_one_request()
-                    if await self._connected():
-                        await self._send_one()
+                    try:
+                        if await self._connected():
+                            await self._send_one()
+                    except TransportError as error:
+                        self._pending.settle((entry, error) for entry in self._pending.waiting())
             finally:
                 self.close()
 
@@ -156,14 +159,7 @@ class Dispatcher:
         if self._failover.pick() is not None:
             return True
         self._phase = "connecting"
-        try:
-            return await self._connecting.step(busy=bool(self._in_flight))
-        except TransportError as error:
-            self._fail_waiting(error)
-            return False
-
-    def _fail_waiting(self, error: RongCloudError) -> None:
-        self._pending.settle((entry, error) for entry in self._pending.waiting())
+        return await self._connecting.step(busy=bool(self._in_flight))
 
     async def _send_one(self) -> None:
         """Nothing may be awaited between the token and the bytes."""
@@ -187,10 +183,7 @@ class Dispatcher:
         self._gate.unused()
         if connection is None:
             self._phase = "connecting"
-            try:
-                await self._connecting.wasted()
-            except TransportError as error:
-                self._fail_waiting(error)
+            await self._connecting.wasted()
 
     async def _slow_token(self) -> float:
         """The wait may be longer than a connection may be idle: another one is opened where it closes."""
@@ -243,10 +236,12 @@ class Dispatcher:
                 self._gate.lost(flight.connection.delivered)
             else:
                 self._gate.answered()
-            if flight.cancelled or self._closed:
-                self._abandoned(flight)
-            else:
+            if not flight.cancelled:
                 self._handle(flight, future)
+            elif self._emit:
+                self._emit(
+                    BatchAbandoned(flight.batch.request_id, flight.connection.host, len(flight.batch), flight.age)
+                )
         except BaseException as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
             self._start(_raise, fault)
         self._changed.set()
@@ -263,10 +258,6 @@ class Dispatcher:
             self._failed(flight, error)
         else:
             self._answered(flight, result)
-
-    def _abandoned(self, flight: InFlight) -> None:
-        if self._emit:
-            self._emit(BatchAbandoned(flight.batch.request_id, flight.connection.host, len(flight.batch), flight.age))
 
     def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
         assert self._tasks is not None  # noqa: S101  responses come only inside run()

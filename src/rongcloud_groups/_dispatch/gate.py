@@ -90,11 +90,7 @@ class SendGate:
             self._guard.arrived()
 
     def lost(self, delivered: Callable[[], Future[bool]]) -> None:
-        """The request ended without a response.
-
-        Args:
-            delivered: `Connection.delivered` of its connection.
-        """
+        """The request ended without a response; ``delivered`` is `Connection.delivered`."""
         if self._guard is not None:
             self._guard.lost(delivered())
 

@@ -92,10 +92,12 @@ class Lane(Struct, eq=False):
     """IDs in the order in which they leave; the isolated halves leave before the others, each alone.
 
     Attributes:
+        place_of: says where an ID is.
         group_ids: those that wait here, and some that no longer do. One that comes back takes its old place.
         gone: how many of them no longer wait here.
     """
 
+    place_of: Callable[[str], object]
     group_ids: deque[str] = field(default_factory=deque)
     gone: int = 0
     isolated: deque[list[PendingId]] = field(default_factory=deque)
@@ -106,29 +108,24 @@ class Lane(Struct, eq=False):
     def __len__(self) -> int:
         return len(self.group_ids) - self.gone + sum(map(len, self.isolated))
 
-    def take(self, most: int, place: Callable[[str], object]) -> list[str]:
-        """Take out the first IDs, apart from the isolated ones.
-
-        Args:
-            most: how many, at most.
-            place: says where an ID is.
-        """
+    def take(self, most: int) -> list[str]:
+        """Take out the first IDs, so many at most, apart from the isolated ones."""
         pop = self.group_ids.popleft
         if not self.gone:
             return list(starmap(pop, repeat((), min(most, len(self.group_ids)))))
         taken: dict[str, None] = {}
         while self.group_ids and len(taken) < most:
             group_id = pop()
-            if group_id not in taken and place(group_id) is self:
+            if group_id not in taken and self.place_of(group_id) is self:
                 taken[group_id] = None
             else:
                 self.gone -= 1
         return list(taken)
 
-    def left(self, place: Callable[[str], object]) -> None:
+    def left(self) -> None:
         """An ID no longer waits here; those that left are taken out many at a time."""
         self.gone += 1
         if 2 * self.gone > len(self.group_ids) + _SWEEP_AT:
             distinct = dict.fromkeys(self.group_ids)
-            self.group_ids = deque(group_id for group_id in distinct if place(group_id) is self)
+            self.group_ids = deque(group_id for group_id in distinct if self.place_of(group_id) is self)
             self.gone = 0

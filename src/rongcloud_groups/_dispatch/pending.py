@@ -32,8 +32,7 @@ class PendingQueue:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._ids: dict[str, Waiter | Batch | PendingId] = {}
-        self._interactive = Lane()
-        self._bulk = Lane()
+        self._interactive, self._bulk = Lane(self._place), Lane(self._place)
         self._contested = 0
         self.found = self.missing = self.failed = 0
 
@@ -82,7 +81,7 @@ class PendingQueue:
             known = self._ids.get(group_id)
             if known is waiter:
                 del self._ids[group_id]
-                self._lane(bulk=waiter.bulk).left(self._place)
+                self._lane(bulk=waiter.bulk).left()
             elif known is not None:
                 entry = self._entry(group_id)
                 for joined in (entry.waiters, entry.next_waiters):
@@ -113,9 +112,9 @@ class PendingQueue:
         if first.isolated:
             group_ids = [entry.group_id for entry in first.isolated.popleft()]
         else:
-            group_ids = first.take(self._limit, self._place)
+            group_ids = first.take(self._limit)
             if len(group_ids) < self._limit:
-                group_ids += second.take(self._limit - len(group_ids), self._place)
+                group_ids += second.take(self._limit - len(group_ids))
         return self._batch(group_ids, cancel) if group_ids else None
 
     def _batch(self, group_ids: list[str], cancel: Callable[[Batch], object]) -> Batch:
@@ -258,7 +257,7 @@ class PendingQueue:
             else:
                 waiters[known] = None
         self._ids.clear()
-        self._interactive, self._bulk = Lane(), Lane()
+        self._interactive, self._bulk = Lane(self._place), Lane(self._place)
         for waiter in waiters:
             waiter.abort(error)
 
@@ -304,7 +303,7 @@ class PendingQueue:
         elif place is self._bulk:
             entry.place = self._interactive
             self._interactive.group_ids.append(entry.group_id)
-            self._bulk.left(self._place)
+            self._bulk.left()
 
     def _drop(self, entry: PendingId) -> None:
         batch = entry.place
@@ -322,7 +321,7 @@ class PendingQueue:
         place, entry.place = entry.place, None  # a batch refers to its entries: this leaves no cycle
         del self._ids[entry.group_id]
         if isinstance(place, Lane):
-            place.left(self._place)
+            place.left()
         elif isinstance(place, list):
             place.remove(entry)
             if not place:

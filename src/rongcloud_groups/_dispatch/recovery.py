@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Final
 
 import anyio
+from msgspec import Struct
 
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.lanes import PendingId
@@ -20,29 +21,28 @@ REPEAT_WARNING_AFTER: Final = 60.0
 """Seconds until a warning that still holds is logged again."""
 
 
-class Recovery:
-    """Returns the IDs of lost requests to the queue, or settles them, as the `RetryPolicy` decides."""
+class Recovery(Struct, eq=False):
+    """Returns the IDs of lost requests to the queue, or settles them, as the `RetryPolicy` decides.
 
-    def __init__(
-        self,
-        pending: PendingQueue,
-        gate: SendGate,
-        policy: RetryPolicy,
-        emit: Emitter,
-        app_key: str,
-        start: Callable[..., None],
-        wake: Callable[[], None],
-    ) -> None:
-        self._pending = pending
-        self._gate = gate
-        self._policy = policy
-        self._emit = emit
-        self._app_key = app_key
-        self._start = start
-        self._wake = wake
-        self._warn_again_at = float("-inf")
-        self.undecodable_in_a_row = self.pausing = 0
-        self.retried = self.throttled = 0
+    Attributes:
+        undecodable_in_a_row: responses.
+        pausing: refused requests that wait for the limiter to say how long.
+        retried: IDs, so far.
+        throttled: requests that were over the rate, so far.
+    """
+
+    _pending: PendingQueue
+    _gate: SendGate
+    _policy: RetryPolicy
+    _emit: Emitter
+    _app_key: str
+    _start: Callable[..., None]
+    _wake: Callable[[], None]
+    _warn_again_at: float = float("-inf")
+    undecodable_in_a_row: int = 0
+    pausing: int = 0
+    retried: int = 0
+    throttled: int = 0
 
     def recover(self, entries: list[PendingId], error: RongCloudError, age: float) -> None:
         """Handle a request that failed, ``age`` seconds after it was sent."""

@@ -39,13 +39,12 @@ class Attempts(Struct):
     refused_at: float = inf
 
 
-class RetryPolicy:
+class RetryPolicy(Struct, frozen=True):
     """The one place that decides between retry and failure."""
 
-    def __init__(self, max_attempts: int, outage_timeout: float, origins: int = 1) -> None:
-        self.max_attempts = max_attempts
-        self.outage_timeout = outage_timeout
-        self.origins = origins
+    max_attempts: int
+    outage_timeout: float
+    origins: int
 
     def action(self, error: Exception) -> ErrorAction:
         """The action for a request that ended in this error."""

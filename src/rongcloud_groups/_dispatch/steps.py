@@ -12,8 +12,6 @@ MAX_STEP: Final = 0.005
 """The same within a chunk, where the source is slow: it costs other tasks this and one more item."""
 SLOW: Final = 0.0001
 """Seconds of a slow item. One alone may be the system that gave the processor to another process."""
-MAX_ITEMS: Final = 1000
-"""The most items in a step, however fast they come."""
 
 
 class Steps:
@@ -23,7 +21,7 @@ class Steps:
         source: a collection is in memory, so none of its items is slow.
     """
 
-    __slots__ = ("_began", "_count", "_error", "_in_memory", "_items", "_last", "_slow")
+    __slots__ = ("_began", "_error", "_in_memory", "_items", "_last", "_slow")
 
     def __init__(self, source: Iterable[object]) -> None:
         self._in_memory = isinstance(source, Collection)
@@ -52,13 +50,12 @@ class Steps:
             if not chunk:
                 raise
             self._error = error
-        self._count += len(chunk)
         return chunk
 
     @property
     def over(self) -> bool:
         """Whether other tasks should run before the next read."""
-        return self._count >= MAX_ITEMS or monotonic() - self._began >= STEP
+        return monotonic() - self._began >= STEP
 
     async def pause(self) -> None:
         """Let other tasks run, and begin another step."""
@@ -71,7 +68,7 @@ class Steps:
             self._items.close()
 
     def _begin(self) -> None:
-        self._count = self._slow = 0
+        self._slow = 0
         self._began = self._last = monotonic()
 
     def _is_slow(self) -> bool:

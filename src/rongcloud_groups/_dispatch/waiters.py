@@ -62,10 +62,9 @@ class GetWaiter(Struct, eq=False):
     """Waits for one ID. To the task that yields it, it looks like a future (see `asyncio.isfuture`).
 
     Attributes:
-        wake_ups: the client's.
-        request_ids: gets the request that served it, if not None.
+        request_ids: receives the ID of the request that served it.
         outcome: `OPEN` until there is one.
-        task: is resumed then.
+        task: the task to resume then.
     """
 
     wake_ups: WakeUps
@@ -78,22 +77,15 @@ class GetWaiter(Struct, eq=False):
     get_loop = staticmethod(get_running_loop)
 
     def add_done_callback(self, wake_up: Callable[[Future[None]], object], *, context: Context) -> None:
-        """The task waits."""
         self.task = wake_up, context
 
     def cancel(self, msg: object = None) -> bool:
-        """The task is cancelled."""
         if self.outcome is not OPEN:
             return False
         self._end(CancelledError() if msg is None else CancelledError(msg))
         return True
 
     def result(self) -> GroupProfile | None:
-        """The profile, or None.
-
-        Raises:
-            RongCloudError, CancelledError: the wait ended in it.
-        """
         outcome = self.outcome
         if not isinstance(outcome, BaseException):
             return outcome  # type: ignore[return-value]  # it is not open
@@ -123,12 +115,11 @@ class GetWaiter(Struct, eq=False):
 
 
 def are_get_waiters(waiters: Sequence[object]) -> TypeGuard[Sequence[GetWaiter]]:
-    """Whether each of them is a `GetWaiter`."""
     return set(map(type, waiters)) == {GetWaiter}
 
 
 def settle_gets(waiters: Sequence[GetWaiter], outcomes: Iterable[GroupProfile | None], request_id: str) -> None:
-    """The waiters of a batch have their outcomes."""
+    """Settle the waiters of a batch in one step."""
     tasks = []
     for waiter, outcome in zip(waiters, outcomes, strict=True):
         if waiter.request_ids is not None:
@@ -140,12 +131,7 @@ def settle_gets(waiters: Sequence[GetWaiter], outcomes: Iterable[GroupProfile | 
 
 
 class GetManyWaiter(Struct, eq=False):
-    """Waits for many IDs, each once; its future ends when all of them have their outcome.
-
-    Attributes:
-        future: ends in None, or in the error that aborts the whole lookup.
-        request_ids: the requests that served it.
-    """
+    """Waits for many IDs, each once; its future ends when all have their outcome, or in the error that aborts all."""
 
     future: Future[None]
     request_ids: list[str]
@@ -156,7 +142,7 @@ class GetManyWaiter(Struct, eq=False):
     _expired: Callable[[str], RongCloudError] | None = None
 
     def admit(self, group_ids: list[object]) -> list[str]:
-        """Take up some more IDs; return those to look up: valid, new, and before the deadline."""
+        """Take in more IDs; return those to look up: valid, new, and before the deadline."""
         outcomes: dict[str, Outcome | Open] = checked(group_ids, OPEN)
         if not self._outcomes.keys().isdisjoint(outcomes):
             outcomes = {each: outcomes[each] for each in outcomes if each not in self._outcomes}
@@ -194,13 +180,9 @@ class GetManyWaiter(Struct, eq=False):
             self.future.set_exception(copy(error))
 
     def open_ids(self) -> list[str]:
-        """The IDs that have no outcome yet."""
-        if not self._open:
-            return []
         return [group_id for group_id, outcome in self._outcomes.items() if outcome is OPEN]
 
     def lookup(self) -> Lookup:
-        """The outcomes, once no ID is open."""
         return lookup_of(cast("dict[str, Outcome]", self._outcomes), self.request_ids)
 
 
