@@ -3,7 +3,7 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -25,11 +25,10 @@ class Exchange:
     id: int
     method: str
     target: str
-    headers: dict[str, str]
+    headers: Mapping[str, str]
     arrived: float
     body: bytearray = field(default_factory=bytearray)
-    read: bool = False  # whether no more of the body is wanted
-    refused: bool = False  # whether that is because it is too long
+    refused: bool = False  # whether the body is too long, and the rest of it ignored
     unsent: bytes = b""
     whole: bool = False  # whether `unsent` is all that is left of the response
 
@@ -44,13 +43,14 @@ class ServerConnection(asyncio.Protocol, ABC):
         self.exchanges: dict[int, Exchange] = {}
         self.leaving = False  # whether no new request is taken
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.nth = 0  # the number of the last request
+        self._arrived = 0.0  # when the last bytes did
         self._idle_timer: asyncio.TimerHandle | None = None
-        self._nth = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self.host.connections.add(self)
-        self._rest()
+        self._start_idle_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         if self._idle_timer is not None:
@@ -60,11 +60,12 @@ class ServerConnection(asyncio.Protocol, ABC):
 
     def data_received(self, data: bytes) -> None:
         if not self.host.faults.black_hole:
-            self.receive(data, time.monotonic())
-            self._rest()
+            self._arrived = time.monotonic()
+            self.receive(data)
+            self._start_idle_timer()
 
     @abstractmethod
-    def receive(self, data: bytes, arrived: float) -> None: ...
+    def receive(self, data: bytes) -> None: ...
 
     @abstractmethod
     def send_head(self, exchange: Exchange, response: Response) -> None: ...
@@ -74,46 +75,40 @@ class ServerConnection(asyncio.Protocol, ABC):
         """Send as much of `unsent` as the client takes."""
 
     @abstractmethod
-    def flush(self) -> None: ...
-
-    @abstractmethod
     def reset(self, exchange: Exchange, fault: str) -> None:
         """End an exchange without a response."""
 
-    def begin(self, exchange: Exchange) -> int:
-        """Note that a request's headers came, and return its number on this connection."""
-        if not exchange.target.startswith(CONTROL_PREFIX):
-            self._nth += 1
-            path = exchange.target.partition("?")[0]
-            self.host.arrived(path, self.http_version, exchange.arrived, self._nth)
+    @abstractmethod
+    def flush(self) -> None: ...
+
+    def begin(self, exchange_id: int, method: str, target: str, headers: Mapping[str, str]) -> None:
+        """Note that a request's headers came."""
+        path = target.partition("?")[0]
+        if not path.startswith(CONTROL_PREFIX):
+            self.nth += 1
+            self.host.arrived(path, self.http_version, self._arrived, self.nth)
         if self.leaving:
             self.host.counts.never_processed += 1
-            return self._nth
-        self.exchanges[exchange.id] = exchange
+            return
+        self.exchanges[exchange_id] = Exchange(exchange_id, method, target, headers, self._arrived)
         goaway = self.host.faults.goaway
-        if goaway is not None and goaway.at == self._nth:
+        if goaway is not None and goaway.at == self.nth:
             self.host.faults.played[goaway.kind] += 1
             self.go_away(goaway.kind)
-        return self._nth
 
-    def take_body(self, exchange_id: int, data: bytes) -> None:
+    def take_body(self, exchange_id: int, data: bytes = b"", *, ended: bool = False) -> None:
+        """Note a part of a request's body, and respond at its end or as soon as it is too long."""
         exchange = self.exchanges.get(exchange_id)
-        if exchange is not None and not exchange.read:
-            exchange.body += data
-            if len(exchange.body) > MAX_BODY_SIZE:
-                exchange.refused = True  # before its end
-                self.end_body(exchange_id)
-
-    def end_body(self, exchange_id: int) -> None:
-        exchange = self.exchanges.get(exchange_id)
-        if exchange is None or exchange.read:
+        if exchange is None or exchange.refused:
             return
-        exchange.read = True
-        body = bytes(exchange.body)
-        response = self.host.respond(exchange.method, exchange.target, exchange.headers, body, exchange.arrived)
-        if response.fault is not None and response.fault.startswith("goaway"):
-            self.go_away(response.fault)
-        self.after(response.delay, lambda: self._respond(exchange, response))
+        exchange.body += data
+        exchange.refused = len(exchange.body) > MAX_BODY_SIZE
+        if ended or exchange.refused:
+            body = bytes(exchange.body)
+            response = self.host.respond(exchange.method, exchange.target, exchange.headers, body, exchange.arrived)
+            if response.fault is not None and response.fault.startswith("goaway"):
+                self.go_away(response.fault)
+            self.after(response.delay, lambda: self._respond(exchange, response))
 
     def go_away(self, kind: str) -> None:  # noqa: ARG002  HTTP/2 has three kinds
         self.leaving = True
@@ -125,6 +120,10 @@ class ServerConnection(asyncio.Protocol, ABC):
         else:
             asyncio.get_running_loop().call_later(seconds, lambda: None if self.lost.done() else call())
 
+    def write(self, data: bytes) -> None:
+        if data and not self.host.faults.black_hole:
+            self.transport.write(data)
+
     def shut_down(self) -> None:
         self.transport.close()
 
@@ -135,7 +134,7 @@ class ServerConnection(asyncio.Protocol, ABC):
         self.transport.close()
 
     def _respond(self, exchange: Exchange, response: Response) -> None:
-        fault = response.fault or ""
+        fault, body = response.fault or "", response.body
         if exchange.id not in self.exchanges or fault == "hang":
             return
         if fault in self.reset_by:
@@ -143,7 +142,6 @@ class ServerConnection(asyncio.Protocol, ABC):
             self.flush()
             return
         self.send_head(exchange, response)
-        body = response.body
         if fault == "slow-body":
             self._send_slowly(exchange, body, max(1, -(-len(body) // _SLOW_PIECES)))
         elif fault in ("drop", "cut"):
@@ -153,20 +151,19 @@ class ServerConnection(asyncio.Protocol, ABC):
         if fault == "drop":
             self.transport.close()
 
-    def _send(self, exchange: Exchange, body: bytes, *, whole: bool) -> None:
-        exchange.unsent += body
+    def _send_slowly(self, exchange: Exchange, body: bytes, size: int) -> None:
+        if exchange.id in self.exchanges:
+            self._send(exchange, body[:size], whole=len(body) <= size)
+            if not exchange.whole:
+                self.after(self.host.faults.piece_pause, lambda: self._send_slowly(exchange, body[size:], size))
+
+    def _send(self, exchange: Exchange, data: bytes, *, whole: bool) -> None:
+        exchange.unsent += data
         exchange.whole = whole
         self.pump(exchange)
         self.flush()
 
-    def _send_slowly(self, exchange: Exchange, left: bytes, size: int) -> None:
-        if exchange.id in self.exchanges:
-            self._send(exchange, left[:size], whole=len(left) <= size)
-            if not exchange.whole:
-                self.after(self.host.faults.piece_pause, lambda: self._send_slowly(exchange, left[size:], size))
-
-    def _rest(self) -> None:
-        """Begin the time after which an idle connection is closed."""
+    def _start_idle_timer(self) -> None:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         if self.host.faults.idle is not None:
@@ -174,7 +171,7 @@ class ServerConnection(asyncio.Protocol, ABC):
 
     def _close_if_idle(self) -> None:
         if self.exchanges:
-            self._rest()
+            self._start_idle_timer()
         else:
             self.host.faults.played["idle"] += 1
             self.transport.close()

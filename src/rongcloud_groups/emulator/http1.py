@@ -1,52 +1,43 @@
 """HTTP/1.1 on the server's side."""
 
-import time
-from typing import TYPE_CHECKING
+import asyncio
 
 import h11
 
 from rongcloud_groups.emulator.connection import LINGER, Exchange, ServerConnection
 from rongcloud_groups.emulator.responses import Response
 
-if TYPE_CHECKING:
-    from rongcloud_groups.emulator.server import Emulator
-
 
 class Http1ServerConnection(ServerConnection):
-    """One HTTP/1.1 connection, kept alive."""
+    """One HTTP/1.1 connection, kept alive; its exchanges come one after the other, all with the ID 0."""
 
     http_version = "HTTP/1.1"
     reset_by = ("rst", "refuse", "goaway-lower", "goaway-close")
 
-    def __init__(self, host: "Emulator") -> None:
-        super().__init__(host)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._h11 = h11.Connection(h11.SERVER)
         self._unwritten = b""
+        super().connection_made(transport)
 
-    def receive(self, data: bytes, arrived: float) -> None:
+    def receive(self, data: bytes) -> None:
         self._h11.receive_data(data)
-        self._advance(arrived)
+        self._advance()
 
-    def _advance(self, arrived: float) -> None:
+    def _advance(self) -> None:
         try:
-            while self._take(self._h11.next_event(), arrived):
-                pass
+            while True:
+                match self._h11.next_event():
+                    case h11.Request(method=method, target=target, headers=fields):
+                        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in fields}
+                        self.begin(0, method.decode(), target.decode(), headers)
+                    case h11.Data(data=data):
+                        self.take_body(0, data)
+                    case h11.EndOfMessage():
+                        self.take_body(0, ended=True)
+                    case _:
+                        return
         except h11.RemoteProtocolError:
             self.violated()
-
-    def _take(self, event: object, arrived: float) -> bool:
-        """Take an event, and tell whether there may be another."""
-        match event:
-            case h11.Request():
-                headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in event.headers}
-                self.begin(Exchange(0, event.method.decode(), event.target.decode(), headers, arrived))
-            case h11.Data():
-                self.take_body(0, event.data)
-            case h11.EndOfMessage():
-                self.end_body(0)
-            case _:
-                return False
-        return True
 
     def send_head(self, exchange: Exchange, response: Response) -> None:
         headers = [("content-length", str(len(response.body))), *response.headers]
@@ -73,7 +64,7 @@ class Http1ServerConnection(ServerConnection):
             self.transport.close()
         elif self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
-            self._advance(time.monotonic())
+            self._advance()
 
     def reset(self, exchange: Exchange, fault: str) -> None:  # noqa: ARG002  a stream is all of the connection
         self.transport.close()
@@ -82,6 +73,5 @@ class Http1ServerConnection(ServerConnection):
         self._unwritten += self._h11.send(event) or b""
 
     def flush(self) -> None:
-        if self._unwritten:
-            self.transport.write(self._unwritten)
-            self._unwritten = b""
+        data, self._unwritten = self._unwritten, b""
+        self.write(data)

@@ -1,8 +1,8 @@
 """HTTP/2 on the server's side, down to the frames that go wrong."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from h2 import events
 from h2.config import H2Configuration
@@ -15,67 +15,50 @@ from hyperframe.frame import GoAwayFrame
 from rongcloud_groups.emulator.connection import LINGER, Exchange, ServerConnection
 from rongcloud_groups.emulator.responses import Response
 
-if TYPE_CHECKING:
-    from rongcloud_groups.emulator.server import Emulator
-
 _WINDOW = 2**20
+_CONFIGURATION = H2Configuration(
+    client_side=False, header_encoding="latin-1", validate_outbound_headers=False, normalize_outbound_headers=False
+)
 
 
 class Http2ServerConnection(ServerConnection):
-    """One HTTP/2 connection."""
+    """One HTTP/2 connection; an exchange's ID is that of its stream."""
 
     http_version = "HTTP/2"
     reset_by = ("rst", "refuse")
 
-    def __init__(self, host: "Emulator") -> None:
-        super().__init__(host)
-        self._h2 = H2Connection(
-            H2Configuration(
-                client_side=False,
-                header_encoding="latin-1",
-                validate_outbound_headers=False,
-                normalize_outbound_headers=False,
-            )
-        )
-        self._highest_answered = 0
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._highest_answered = 0
         settings = {SettingCodes.INITIAL_WINDOW_SIZE: _WINDOW}
         if self.host.faults.streams is not None:
             settings[SettingCodes.MAX_CONCURRENT_STREAMS] = self.host.faults.streams
+        self._h2 = H2Connection(_CONFIGURATION)
         self._h2.local_settings = Settings(client=False, initial_values=settings)
         self._h2.initiate_connection()
         self._h2.increment_flow_control_window(16 * _WINDOW)
         self.flush()
 
-    def receive(self, data: bytes, arrived: float) -> None:
+    def receive(self, data: bytes) -> None:
         try:
             for event in self._h2.receive_data(data):
-                self._take(event, arrived)
+                self._take(event)
             self.flush()
         except ProtocolError:
             self.violated()
 
-    def shut_down(self) -> None:
-        self._h2.close_connection()
-        self.flush()
-        self.transport.close()
-
-    def _take(self, event: events.Event, arrived: float) -> None:
+    def _take(self, event: events.Event) -> None:
         match event:
             case events.RequestReceived():
                 headers = {str(name): str(value) for name, value in event.headers}
-                method, target = headers.get(":method", ""), headers.get(":path", "")
-                self.begin(Exchange(event.stream_id, method, target, headers, arrived))
+                self.begin(event.stream_id, headers.get(":method", ""), headers.get(":path", ""), headers)
             case events.DataReceived():
                 self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 self.take_body(event.stream_id, event.data)
             case events.StreamEnded():
-                self.end_body(event.stream_id)
+                self.take_body(event.stream_id, ended=True)
             case events.StreamReset():
                 self.exchanges.pop(event.stream_id, None)
-                self._close_if_done()
             case events.WindowUpdated():
                 for exchange in list(self.exchanges.values()):
                     if event.stream_id in (0, exchange.id):
@@ -84,13 +67,12 @@ class Http2ServerConnection(ServerConnection):
                 self.exchanges.clear()
                 self.transport.close()
 
-    def begin(self, exchange: Exchange) -> int:
-        nth = super().begin(exchange)
+    def begin(self, exchange_id: int, method: str, target: str, headers: Mapping[str, str]) -> None:
+        super().begin(exchange_id, method, target, headers)
         drop = self.host.faults.streams_drop
-        if drop is not None and drop.at == nth:
+        if drop is not None and drop.at == self.nth:
             self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: drop.to})
             self.host.faults.played["streams-drop"] += 1
-        return nth
 
     def send_head(self, exchange: Exchange, response: Response) -> None:
         headers = [(":status", str(response.status)), ("content-length", str(len(response.body))), *response.headers]
@@ -109,30 +91,25 @@ class Http2ServerConnection(ServerConnection):
                 if exchange.refused:
                     with suppress(ProtocolError):  # the client may have ended it
                         self._h2.reset_stream(exchange.id, ErrorCodes.NO_ERROR)
-                self._forget(exchange)
+                del self.exchanges[exchange.id]
                 return
 
     def reset(self, exchange: Exchange, fault: str) -> None:
         code = ErrorCodes.INTERNAL_ERROR if fault == "rst" else ErrorCodes.REFUSED_STREAM
         self._h2.reset_stream(exchange.id, code)
-        self._forget(exchange)
-
-    def _forget(self, exchange: Exchange) -> None:
         del self.exchanges[exchange.id]
-        self._close_if_done()
 
     def go_away(self, kind: str) -> None:
         if self.leaving:
             return
-        super().go_away(kind)
+        self.leaving = True
         last = self._leave_out_newest() if kind == "goaway-lower" else max(self.exchanges)
         self.flush()
         # h2 would end its own connection with the frame; here the streams below it continue.
-        self.transport.write(GoAwayFrame(last_stream_id=last, error_code=ErrorCodes.NO_ERROR).serialize())
+        self.write(GoAwayFrame(last_stream_id=last, error_code=ErrorCodes.NO_ERROR).serialize())
         if kind == "goaway-close":
             self.exchanges.clear()
             self.transport.close()
-        self._close_if_done()
 
     def _leave_out_newest(self) -> int:
         """Forget the newer half of the streams that may still count as never processed; return the last ID kept."""
@@ -143,11 +120,12 @@ class Http2ServerConnection(ServerConnection):
             self.host.counts.never_processed += 1
         return open_ids[kept - 1] if kept else self._highest_answered
 
-    def _close_if_done(self) -> None:
+    def flush(self) -> None:
+        self.write(self._h2.data_to_send())
         if self.leaving and not self.exchanges:
             self.after(LINGER, self.transport.close)
 
-    def flush(self) -> None:
-        data = self._h2.data_to_send()
-        if data and not self.host.faults.black_hole:
-            self.transport.write(data)
+    def shut_down(self) -> None:
+        self._h2.close_connection()
+        self.flush()
+        self.transport.close()

@@ -1,10 +1,12 @@
 """The emulator: the service on a loopback port."""
 
 import asyncio
+import copy
 import socket
 import ssl
 from collections import Counter
 from collections.abc import Mapping
+from functools import partial
 from typing import Any, Self, cast
 
 import msgspec
@@ -24,6 +26,7 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(text, name=missing.name) from None
 
 _CLOSING_TIME = 0.5  # seconds that a client gets to close its side before the connection is cut
+_ACCEPT_PAUSE = 0.01  # seconds
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -86,6 +89,9 @@ class Emulator:
 
     Attributes:
         service: the service.
+        app_key: the App Key to send.
+        app_secret: the App Secret to sign with.
+        ca_pem: the certificate of the authority to trust, as PEM; empty without TLS.
         arrivals: when each batch query's headers arrived, in seconds on `time.monotonic`.
         batches: the IDs of each batch query that was let in; empty unless `record_ids`.
 
@@ -107,15 +113,17 @@ class Emulator:
         if service is not None and options:
             raise TypeError(f"options of a Service beside a Service: {', '.join(options)}")
         self.service = service or Service(**options)
+        self.app_key, self.app_secret = self.service.app_key, self.service.app_secret
         self.connections: set[ServerConnection] = set()
+        self.ca_pem = b""
         self._address = (host, port)
-        self._authority = trustme.CA() if tls else None
         self._server_context: ssl.SSLContext | None = None
-        if self._authority is not None:
+        if tls:
+            authority = trustme.CA()
+            self.ca_pem = authority.cert_pem.bytes()
             self._server_context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            self._authority.issue_cert(host, "127.0.0.1", "localhost").configure_cert(context)
+            authority.issue_cert(host, "127.0.0.1", "localhost").configure_cert(context)
             context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
-        self._taking: set[asyncio.Task[None]] = set()
         self._record_ids = record_ids
         self._arrival = asyncio.Event()
         self.reset()
@@ -124,15 +132,13 @@ class Emulator:
         self._listener = socket.create_server(self._address, backlog=1024)
         self._listener.setblocking(False)  # noqa: FBT003  the socket's own signature
         self._address = self._listener.getsockname()[:2]
-        asyncio.get_running_loop().add_reader(self._listener, self._accept)
+        self._accepting = asyncio.create_task(self._accept(), name="emulator: accepting")
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        asyncio.get_running_loop().remove_reader(self._listener)
+        self._accepting.cancel()
+        await asyncio.wait([self._accepting])
         self._listener.close()
-        for task in self._taking:
-            task.cancel()
-        await asyncio.gather(*self._taking, return_exceptions=True)
         await self.close_connections()
 
     @property
@@ -141,46 +147,28 @@ class Emulator:
         return self.service.faults
 
     @property
-    def app_key(self) -> str:
-        """The App Key to send."""
-        return self.service.app_key
-
-    @property
-    def app_secret(self) -> str:
-        """The App Secret to sign with."""
-        return self.service.app_secret
-
-    @property
     def url(self) -> str:
         """The base URL, without a path."""
-        scheme = "http" if self._authority is None else "https"
+        scheme = "https" if self.ca_pem else "http"
         return f"{scheme}://{self._address[0]}:{self._address[1]}"
-
-    @property
-    def ca_pem(self) -> bytes:
-        """The certificate of the authority to trust, as PEM; empty without TLS."""
-        return b"" if self._authority is None else self._authority.cert_pem.bytes()
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
         """A new context for a client, that trusts only this emulator."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        if self._authority is not None:
-            self._authority.configure_trust(context)
+        if self.ca_pem:
+            context.load_verify_locations(cadata=self.ca_pem.decode())
         return context
 
     def report(self) -> Report:
         """The counters so far."""
         return msgspec.structs.replace(
-            self.counts,
-            requests={**self.counts.requests},
+            copy.deepcopy(self.counts),
             batch_requests=len(self.arrivals),
-            refused=self.counts.codes.get(1008, 0),
-            codes={**self.counts.codes},
+            refused=self.counts.codes[1008],
             worst_second=worst_second(self.arrivals),
             ids_asked_again=sum(times > 1 for times in self._asked.values()),
             faults={**self.faults.played},
-            http_versions={**self.counts.http_versions},
         )
 
     def reset(self) -> None:
@@ -242,34 +230,37 @@ class Emulator:
                 status = 404
         return Response(status, [("content-type", "application/json")], content, 0, [])
 
-    def _accept(self) -> None:
-        try:
-            accepted, _ = self._listener.accept()
-        except OSError:  # the client has left
-            return
-        task = asyncio.get_running_loop().create_task(self._take(accepted), name="emulator: handshake")
-        self._taking.add(task)
-        task.add_done_callback(self._taking.discard)
-        task.add_done_callback(lambda done: accepted.close() if done.cancelled() else None)
-
-    async def _take(self, accepted: socket.socket) -> None:
+    async def _accept(self) -> None:
         loop = asyncio.get_running_loop()
-        self.counts.connections += 1
+        async with asyncio.TaskGroup() as handshakes:
+            while True:
+                try:
+                    accepted, _ = await loop.sock_accept(self._listener)
+                except OSError:  # the client has left, or too many files are open
+                    await asyncio.sleep(_ACCEPT_PAUSE)
+                else:
+                    self.counts.connections += 1
+                    handshake = handshakes.create_task(self._shake_hands(accepted))
+                    handshake.add_done_callback(partial(_close_if_cancelled, accepted))
+
+    async def _shake_hands(self, accepted: socket.socket) -> None:
+        loop, faults, context = asyncio.get_running_loop(), self.faults, self._server_context
+        if faults.black_hole:
+            faults.played["black-hole"] += 1
+            context = None  # the connection will do no more than receive
+        elif faults.handshake:
+            faults.played["handshake"] += 1
+            await asyncio.sleep(faults.handshake)
         try:
-            accepted.setblocking(False)  # noqa: FBT003  the socket's own signature
-            if self.faults.black_hole:
-                self.faults.played["black-hole"] += 1
-                while await loop.sock_recv(accepted, 65536):
-                    pass
-                accepted.close()
-                return
-            if self.faults.handshake:
-                self.faults.played["handshake"] += 1
-                await asyncio.sleep(self.faults.handshake)
-            await loop.connect_accepted_socket(lambda: _Negotiated(self), accepted, ssl=self._server_context)
+            await loop.connect_accepted_socket(lambda: _Negotiated(self), accepted, ssl=context)
         except OSError:
             self.counts.tls_failures += 1
             accepted.close()
+
+
+def _close_if_cancelled(accepted: socket.socket, handshake: asyncio.Task[None]) -> None:
+    if handshake.cancelled():
+        accepted.close()
 
 
 async def _lost(connections: set[ServerConnection]) -> None:
