@@ -1,5 +1,7 @@
+import gc
 import gzip
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -270,6 +272,20 @@ def test_faults_of_the_status(fault: str, status: int, code: int) -> None:
     assert (answer.status, answer.code) == (status, code)
     assert answer.body.startswith(b"<html>" if fault.startswith("html") else b"{")
     assert ask(broken, ["a"]).code == 200
+
+
+class Headers(dict[str, str]):
+    """Can be referenced weakly."""
+
+
+def test_a_refusal_keeps_nothing_of_its_request() -> None:
+    broken = service(faults=Faults(share={"error-500": 1.0}))
+    headers = Headers(signed())
+    reference = weakref.ref(headers)
+    assert ask(broken, ["a"], headers=headers).code == 1000
+    del headers
+    gc.collect()
+    assert reference() is None
 
 
 @pytest.mark.parametrize("fault", ["truncated", "garbage"])

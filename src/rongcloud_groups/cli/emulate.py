@@ -37,10 +37,10 @@ def emulate(
     """
 
     def work(context: Context) -> int:
-        from rongcloud_groups.emulator.program import serve
+        from rongcloud_groups.emulator.program import build, serve
 
         try:
-            emulator = options.build()
+            emulator = build(options)
         except ValueError as error:
             raise ConfigError(str(error)) from error
         except OSError as error:

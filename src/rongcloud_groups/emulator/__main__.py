@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from rongcloud_groups.emulator.options import EmulatorOptions
 
 try:
-    from rongcloud_groups.emulator.program import serve
+    from rongcloud_groups.emulator.program import build, serve
 except ModuleNotFoundError as missing:
     sys.exit(str(missing))
 
@@ -24,7 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.add_argument(f"--{name}", default=option.default, help=text, **_argument(types[option.name]))
     options = EmulatorOptions(**vars(parser.parse_args(arguments)))
     try:
-        emulator = options.build()
+        emulator = build(options)
     except (ValueError, OSError) as error:
         parser.error(str(error))
     asyncio.run(serve(emulator, ca_file=options.ca_file))

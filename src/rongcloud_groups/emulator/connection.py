@@ -3,7 +3,7 @@
 import asyncio
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, cast
 
@@ -35,8 +35,6 @@ class Exchange:
 
 class ServerConnection(asyncio.Protocol, ABC):
     http_version: ClassVar[str]
-    reset_by: ClassVar[Collection[str]]
-    """Faults that end an exchange without a response."""
 
     def __init__(self, host: "Emulator") -> None:
         self.host = host
@@ -79,6 +77,10 @@ class ServerConnection(asyncio.Protocol, ABC):
         """End an exchange without a response."""
 
     @abstractmethod
+    def go_away(self, kind: str) -> None:
+        """Take no more requests; `kind` is a fault that begins with ``goaway``."""
+
+    @abstractmethod
     def flush(self) -> None: ...
 
     def begin(self, exchange_id: int, method: str, target: str, headers: Mapping[str, str]) -> None:
@@ -110,9 +112,6 @@ class ServerConnection(asyncio.Protocol, ABC):
                 self.go_away(response.fault)
             self.after(response.delay, lambda: self._respond(exchange, response))
 
-    def go_away(self, kind: str) -> None:  # noqa: ARG002  HTTP/2 has three kinds
-        self.leaving = True
-
     def after(self, seconds: float, call: Callable[[], None]) -> None:
         """Call later, unless the connection is lost before; at once for 0 seconds."""
         if seconds <= 0:
@@ -137,7 +136,7 @@ class ServerConnection(asyncio.Protocol, ABC):
         fault, body = response.fault or "", response.body
         if exchange.id not in self.exchanges or fault == "hang":
             return
-        if fault in self.reset_by:
+        if fault in ("rst", "refuse"):
             self.reset(exchange, fault)
             self.flush()
             return

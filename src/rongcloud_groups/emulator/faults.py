@@ -1,7 +1,7 @@
 """Faults to play, and when: drawn from a seeded generator, or scripted."""
 
 import random
-import re
+import sys
 from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from dataclasses import InitVar, dataclass, field
@@ -71,39 +71,24 @@ class Faults:
     A request has one fault at most: the next scripted one, else the one `at` its number, else one
     drawn by `share`. A request refused for its rate or its credentials has none.
 
-    Args:
-        share: share of the requests, 0 to 1, by the fault's name (`ON_REQUEST`).
-        at: the fault's name by the request's number, from 1.
-        seed: another seed draws other requests.
-        goaway: the GOAWAY that every connection gets.
-        streams: MAX_CONCURRENT_STREAMS at the start; None: the setting is not sent.
-        streams_drop: when it is lowered.
-        storm: numbers of the first and the last request refused with 429.
-        poison: IDs that make the service refuse their batch with code 1002.
-        poison_prefix: the same for every ID that begins so; empty for none.
-        handshake: seconds before TLS begins.
-        idle: seconds without an open request after which a connection is closed; None for never.
-        piece_pause: seconds between the pieces of a slow body.
-        black_hole: whether connections are accepted and read, and nothing is answered.
-
     Raises:
         ValueError: there is no fault of that name.
     """
 
-    share: dict[str, float] = field(default_factory=dict)
-    at: dict[int, str] = field(default_factory=dict)
-    seed: InitVar[int] = 0
-    goaway: GoAway | None = None
-    streams: int | None = 100
-    streams_drop: StreamsDrop | None = None
-    storm: tuple[int, int] | None = None
-    poison: Collection[str] = ()
-    poison_prefix: str = ""
-    handshake: float = 0.0
-    idle: float | None = None
-    piece_pause: float = 0.05
-    black_hole: bool = False
-    played: Counter[str] = field(default_factory=Counter, init=False)
+    share: dict[str, float] = field(default_factory=dict)  #: share of the requests, 0 to 1, by the fault's name
+    at: dict[int, str] = field(default_factory=dict)  #: the fault's name by the request's number, from 1
+    seed: InitVar[int] = 0  #: another one draws other requests
+    goaway: GoAway | None = None  #: the GOAWAY that every connection gets
+    streams: int | None = 100  #: MAX_CONCURRENT_STREAMS at the start; None: the setting is not sent
+    streams_drop: StreamsDrop | None = None  #: when it is lowered
+    storm: tuple[int, int] | None = None  #: numbers of the first and the last request refused with 429
+    poison: Collection[str] = ()  #: IDs that make the service refuse their batch with code 1002
+    poison_prefix: str = ""  #: the same for every ID that begins so; empty for none
+    handshake: float = 0.0  #: seconds before TLS begins
+    idle: float | None = None  #: seconds without an open request after which a connection is closed; None: never
+    piece_pause: float = 0.05  #: seconds between the pieces of a slow body
+    black_hole: bool = False  #: whether connections are accepted and read, and nothing is answered
+    played: Counter[str] = field(default_factory=Counter, init=False)  #: how often each fault was played
 
     def __post_init__(self, seed: int) -> None:
         for name in (*self.share, *self.at.values()):
@@ -159,20 +144,16 @@ class Faults:
             name, _, value = description.partition("=")
             try:
                 faults._set(name.strip(), value.strip())
-            except (ValueError, KeyError) as error:
+            except ValueError as error:
                 raise ValueError(f"{description!r} is not a fault. {_syntax()}") from error
         return faults
 
     def _set(self, name: str, value: str) -> None:
-        if name in ON_REQUEST and name.startswith("goaway") and value.isdecimal():
-            self.goaway = GoAway(name, int(value))
-        elif name in ON_REQUEST:
-            self.share[name] = _share(value)
-        else:
-            self._set_standing(name, value)
-
-    def _set_standing(self, name: str, value: str) -> None:
         match name:
+            case "goaway" | "goaway-lower" | "goaway-close" if value.isdecimal():
+                self.goaway = GoAway(name, int(value))
+            case _ if name in ON_REQUEST:
+                self.share[name] = _number(value[:-1], 100) / 100 if value.endswith("%") else _number(value, 1)
             case "streams":
                 self.streams = None if value == "none" else int(value)
             case "streams-drop":
@@ -181,14 +162,12 @@ class Faults:
                 self.storm = _two_numbers(value, "-")
             case "poison" if value:
                 self.poison_prefix = value
-            case "handshake":
-                self.handshake = _seconds(value)
-            case "idle":
-                self.idle = _seconds(value)
+            case "handshake" | "idle":
+                setattr(self, name, _number(value, sys.float_info.max))
             case "black-hole" if not value:
                 self.black_hole = True
             case _:
-                raise KeyError(name)
+                raise ValueError(name)
 
 
 def _check_known(name: str) -> None:
@@ -196,17 +175,11 @@ def _check_known(name: str) -> None:
         raise ValueError(f"{name!r} is not a fault of a request. There are: {', '.join(ON_REQUEST)}")
 
 
-def _share(value: str) -> float:
-    share = float(value[:-1]) / 100 if value.endswith("%") else float(value)
-    if not 0 <= share <= 1:
-        raise ValueError("a share is between 0 and 1, or 0% and 100%")
-    return share
-
-
-def _seconds(value: str) -> float:
-    if not re.fullmatch(r"\d+(\.\d+)?", value):
-        raise ValueError("not a number of seconds")
-    return float(value)
+def _number(value: str, most: float) -> float:
+    number = float(value)
+    if not 0 <= number <= most:
+        raise ValueError(value)
+    return number
 
 
 def _two_numbers(value: str, between: str) -> tuple[int, int]:

@@ -115,11 +115,7 @@ class Universe:
     def get(self, group_id: str) -> Group | None:
         """The group, or None where there is none."""
         group = self.shared(group_id)
-        if group is not None:
-            for name in NESTED:
-                if isinstance(group.get(name), dict):
-                    group[name] = dict(group[name])
-        return group
+        return group and {name: dict(part) if isinstance(part, dict) else part for name, part in group.items()}
 
     def shared(self, group_id: str) -> Group | None:
         """The same with nested parts that other groups have too, and which are not to be changed."""
@@ -142,7 +138,7 @@ class Universe:
         explicit = self._explicit_in_list()
         places = range(self.listed + len(explicit))[:: -1 if newest_first else 1][start : start + size]
         ids = (f"g{place}" if place < self.listed else explicit[place - self.listed] for place in places)
-        return [group for group in map(self.get, ids) if group is not None]
+        return [group for group in map(self.shared, ids) if group is not None]
 
     def _explicit_in_list(self) -> list[str]:
         return [group_id for group_id in self._explicit if self._place(group_id) is None]

@@ -12,7 +12,6 @@ class Http1ServerConnection(ServerConnection):
     """One HTTP/1.1 connection, kept alive; its exchanges come one after the other, all with the ID 0."""
 
     http_version = "HTTP/1.1"
-    reset_by = ("rst", "refuse", "goaway-lower", "goaway-close")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._h11 = h11.Connection(h11.SERVER)
@@ -65,6 +64,12 @@ class Http1ServerConnection(ServerConnection):
         elif self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
             self._advance()
+
+    def go_away(self, kind: str) -> None:
+        self.leaving = True
+        if kind != "goaway":
+            self.exchanges.clear()
+            self.transport.close()
 
     def reset(self, exchange: Exchange, fault: str) -> None:  # noqa: ARG002  a stream is all of the connection
         self.transport.close()

@@ -25,7 +25,6 @@ class Http2ServerConnection(ServerConnection):
     """One HTTP/2 connection; an exchange's ID is that of its stream."""
 
     http_version = "HTTP/2"
-    reset_by = ("rst", "refuse")
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)

@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
-
-if TYPE_CHECKING:  # help needs none of it
-    from rongcloud_groups.emulator.server import Emulator
+from typing import Any, Final, Literal
 
 
 def _option(default: Any, text: str) -> Any:
@@ -43,36 +40,8 @@ class EmulatorOptions:
     tls: bool = _option(default=True, text="Speak TLS, or HTTP/1.1 in the clear.")
     http2: bool = _option(default=True, text="Offer HTTP/2, or HTTP/1.1 alone.")
 
-    def build(self) -> "Emulator":
-        """The emulator of these options.
-
-        Raises:
-            ValueError: a number is out of its range, or a fault or the file of groups cannot be read; the message says
-                what is wrong.
-            OSError: the file of groups cannot be opened.
-        """
-        from rongcloud_groups.emulator.faults import Faults
-        from rongcloud_groups.emulator.groups import Universe
-        from rongcloud_groups.emulator.rate_limit import OtherConsumer
-        from rongcloud_groups.emulator.server import Emulator
-        from rongcloud_groups.emulator.service import Service
-
-        self._check_numbers()
-        if self.groups is None:
-            universe = Universe(self.seed, unknown_share=self.unknown, listed=self.listed)
-        else:
-            universe = Universe.from_jsonl(self.groups)
-        names = ("window", "count_refused", "retry_after", "latency", "latency_tail", "seed")
-        service = Service(
-            universe=universe,
-            faults=Faults.parse(self.fault or (), seed=self.seed),
-            limit=self.rate or None,
-            other=OtherConsumer(rate=self.other) if self.other else None,
-            **{name: getattr(self, name) for name in names},
-        )
-        return Emulator(service, host=self.host, port=self.port, tls=self.tls, http2=self.http2)
-
-    def _check_numbers(self) -> None:
+    def check(self) -> None:
+        """Raise a ValueError where a number is out of its range."""
         highest = {"port": 65_535, "unknown": 1, **dict.fromkeys(_AT_LEAST_0, float("inf"))}
         for name, most in highest.items():
             value = getattr(self, name)

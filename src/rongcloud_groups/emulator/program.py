@@ -4,13 +4,16 @@ import gc
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
 import msgspec
 
+from rongcloud_groups.emulator.faults import Faults
+from rongcloud_groups.emulator.groups import Universe
+from rongcloud_groups.emulator.options import EmulatorOptions
+from rongcloud_groups.emulator.rate_limit import OtherConsumer
 from rongcloud_groups.emulator.server import Emulator, Report
 
 
@@ -21,6 +24,28 @@ class Address(msgspec.Struct, frozen=True):
     app_key: str
     app_secret: str
     ca_file: str | None  # the certificate of the authority to trust; None without TLS
+
+
+def build(options: EmulatorOptions) -> Emulator:
+    """The emulator of these options.
+
+    Raises:
+        ValueError: a number is out of its range, or a fault or the file of groups cannot be read.
+        OSError: the file of groups cannot be opened.
+    """
+    options.check()
+    if options.groups is None:
+        universe = Universe(options.seed, unknown_share=options.unknown, listed=options.listed)
+    else:
+        universe = Universe.from_jsonl(options.groups)
+    same = ("host", "port", "tls", "http2", "window", "count_refused", "retry_after", "latency", "latency_tail", "seed")
+    return Emulator(
+        universe=universe,
+        faults=Faults.parse(options.fault or (), seed=options.seed),
+        limit=options.rate or None,
+        other=OtherConsumer(rate=options.other) if options.other else None,
+        **{name: getattr(options, name) for name in same},
+    )
 
 
 def announce(address: Address) -> None:
@@ -40,8 +65,11 @@ async def serve(
     """
     with (
         anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals,
-        _certificate(emulator.ca_pem, ca_file) as path,
+        tempfile.TemporaryDirectory(prefix="rongcloud-emulator-") as directory,
     ):
+        path = anyio.Path(ca_file or f"{directory}/ca.pem") if emulator.ca_pem else None
+        if path is not None:
+            await path.write_bytes(emulator.ca_pem)
         async with emulator:
             gc.collect()
             gc.freeze()  # else each full collection looks through all that is imported, and arrivals are noted late
@@ -51,12 +79,3 @@ async def serve(
         report = emulator.report()
         sys.stderr.write(msgspec.json.encode(report).decode() + "\n")
         return report
-
-
-@contextmanager
-def _certificate(pem: bytes, path: Path | None) -> Iterator[Path | None]:
-    with tempfile.TemporaryDirectory(prefix="rongcloud-emulator-") as directory:
-        path = path or Path(directory) / "ca.pem"
-        if pem:
-            path.write_bytes(pem)
-        yield path if pem else None

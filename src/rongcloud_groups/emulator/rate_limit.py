@@ -1,6 +1,7 @@
 """The service's rate limit: which requests are let in, and how many came in the worst second."""
 
 import math
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, dataclass, field
@@ -11,17 +12,11 @@ Window = Literal["sliding", "fixed", "bucket"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OtherConsumer:
-    """Another consumer of the same App Key's budget, whose requests are evenly spaced.
+    """Another consumer of the same App Key's budget, whose requests are evenly spaced."""
 
-    Attributes:
-        rate: requests per second.
-        begins: seconds after the first request that the check sees.
-        lasts: seconds from then on.
-    """
-
-    rate: float
-    begins: float = 0.0
-    lasts: float = math.inf
+    rate: float  #: requests per second
+    begins: float = 0.0  #: seconds after the first request that the check sees
+    lasts: float = math.inf  #: seconds from then on
 
 
 @dataclass(slots=True)
@@ -31,19 +26,13 @@ class RateCheck:
     The service documents the limit and not how it counts, so each likely way can be chosen:
     ``sliding`` (any second), ``fixed`` (whole seconds of the clock), ``bucket`` (a token bucket that
     holds one second's worth).
-
-    Args:
-        limit: requests per second; None lifts the limit.
-        window: how requests are counted.
-        count_refused: whether a refused request counts as well.
-        other: another consumer of the same budget.
     """
 
-    limit: int | None = 100
-    window: Window = "sliding"
+    limit: int | None = 100  #: requests per second; None lifts the limit
+    window: Window = "sliding"  #: how requests are counted
     _: KW_ONLY
-    count_refused: bool = False
-    other: OtherConsumer | None = None
+    count_refused: bool = False  #: whether a refused request counts as well
+    other: OtherConsumer | None = None  #: another consumer of the same budget
     _latest: float = field(default=-math.inf, init=False)
     _began: float | None = field(default=None, init=False)
     _other_sent: int = field(default=0, init=False)
@@ -101,11 +90,5 @@ def worst_second(times: Iterable[float]) -> int:
     Args:
         times: seconds on one clock, in any order.
     """
-    worst = 0
-    window: deque[float] = deque()
-    for time in sorted(times):
-        window.append(time)
-        while time - window[0] >= 1:
-            window.popleft()
-        worst = max(worst, len(window))
-    return worst
+    ordered = sorted(times)
+    return max((count - bisect_right(ordered, time - 1) for count, time in enumerate(ordered, start=1)), default=0)

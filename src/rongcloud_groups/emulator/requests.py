@@ -17,6 +17,7 @@ _ID_LIMIT = 64
 _NONCE_LIMIT = 18
 _PAGE_LIMIT = 1000
 _PAGE_DEFAULT = 50
+_BODIES: Final = {1: ("application/x-www-form-urlencoded", "form in UTF-8"), 4: ("application/json", "JSON object")}
 
 STATUS: Final = {
     404: 404, 1000: 500, 1001: 401, 1002: 400, 1003: 400, 1004: 401, 1005: 400, 1006: 401, 1007: 401,
@@ -55,8 +56,13 @@ def check_signature(headers: Mapping[str, str], app_key: str, app_secret: str) -
 
 def parse_group_ids(version: Version, headers: Mapping[str, str], body: bytes) -> list[str]:
     """The group IDs of a batch query, as they were given."""
-    name = "groupIds" if version == 1 else "channelIds"
-    group_ids = _form_ids(headers, body) if version == 1 else _json_object(headers, body).get(name)
+    members = _members(version, headers, body)
+    if version == 1:
+        # The table and the example of the service's page disagree on the name; SDKs repeat it or join by commas.
+        given = [value for name, value in members if name in ("groupIds", "groupId")]
+        name, group_ids = "groupIds", ",".join(given).split(",") if given else None
+    else:
+        name, group_ids = "channelIds", dict(members).get("channelIds")
     if not isinstance(group_ids, list) or not group_ids:
         raise ServiceRefusal(1003, f"{name} is required")
     if not all(isinstance(group_id, str) and 0 < len(group_id) <= _ID_LIMIT for group_id in group_ids):
@@ -66,19 +72,18 @@ def parse_group_ids(version: Version, headers: Mapping[str, str], body: bytes) -
 
 def parse_page(version: Version, headers: Mapping[str, str], body: bytes) -> tuple[int, int, bool]:
     """The page that a listing asks for: how many groups to skip, its size, and whether the newest come first."""
-    asked: dict[str, Any] = dict(_form(headers, body)) if version == 1 else _json_object(headers, body)
+    asked = dict(_members(version, headers, body))
     size_name = "size" if version == 1 else "pageSize"
     size = _number(asked, size_name, _PAGE_DEFAULT)
-    order = _number(asked, "order", 1)
-    token = asked.get("pageToken") or "p-0"
     if not 1 <= size <= _PAGE_LIMIT:
         raise ServiceRefusal(1002, f"{size_name} must be 1 to {_PAGE_LIMIT}")
+    order = _number(asked, "order", 1)
     if order not in (0, 1):
         raise ServiceRefusal(1002, "order must be 0 or 1")
-    match = re.fullmatch("p-([0-9a-fA-F]+)", str(token))
-    if match is None:
+    token = re.fullmatch("p-([0-9a-fA-F]+)", str(asked.get("pageToken") or "p-0"))
+    if token is None:
         raise ServiceRefusal(1002, "pageToken is invalid")
-    return int(match[1], 16), size, order == 1
+    return int(token[1], 16), size, order == 1
 
 
 def _credential(headers: Mapping[str, str], name: str) -> str:
@@ -88,31 +93,17 @@ def _credential(headers: Mapping[str, str], name: str) -> str:
     return value
 
 
-def _form(headers: Mapping[str, str], body: bytes) -> list[tuple[str, str]]:
-    if not headers.get("content-type", "").startswith("application/x-www-form-urlencoded"):
+def _members(version: Version, headers: Mapping[str, str], body: bytes) -> list[tuple[str, Any]]:
+    """The names and values in a body: a form in version 1, a JSON object in version 4; none in another content type."""
+    content_type, kind = _BODIES[version]
+    if not headers.get("content-type", "").startswith(content_type):
         return []
     try:
-        return parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
-    except ValueError:
-        raise ServiceRefusal(1002, "the body is not a form in UTF-8") from None
-
-
-def _form_ids(headers: Mapping[str, str], body: bytes) -> list[str]:
-    # The table and the example of the service's page disagree on the name; SDKs repeat it or join by commas.
-    given = [value for name, value in _form(headers, body) if name in ("groupIds", "groupId")]
-    return ",".join(given).split(",") if given else []
-
-
-def _json_object(headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-    if not headers.get("content-type", "").startswith("application/json"):
-        return {}
-    try:
-        asked = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        asked = None
-    if not isinstance(asked, dict):
-        raise ServiceRefusal(1002, "the body is not a JSON object")
-    return asked
+        if version == 1:
+            return parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
+        return list(msgspec.json.decode(body, type=dict[str, Any]).items())
+    except (ValueError, RecursionError):
+        raise ServiceRefusal(1002, f"the body is not a {kind}") from None
 
 
 def _number(asked: Mapping[str, Any], name: str, default: int) -> int:

@@ -14,7 +14,10 @@ Nested = Literal["strings", "objects"]
 _encode = msgspec.json.encode
 
 _V4_NAMES = {"groupId": "channelId", "groupName": "name", "createTime": "createdAt"}
-_LISTED = {"groupId": "groupId", "groupName": "name", "owner": "owner", "createTime": "time"}
+_LISTED_NAMES = {
+    1: {"groupId": "groupId", "groupName": "name", "owner": "owner", "createTime": "time"},
+    4: {"groupId": "channelId", "groupName": "name", "owner": "owner", "createTime": "createdAt"},
+}
 
 
 class Response(NamedTuple):
@@ -23,27 +26,23 @@ class Response(NamedTuple):
     status: int
     headers: list[tuple[str, str]]
     body: bytes
-    code: int
-    """The service's code; 0 where the response has none."""
-    group_ids: list[str]
-    """The IDs that were asked for; empty unless the request was a batch query that was let in."""
-    delay: float = 0.0
-    """Seconds to wait before it is sent."""
-    fault: str | None = None
-    """A name in `faults.CONNECTION_FAULTS`, or None."""
+    code: int  # the service's; 0 where the response has none
+    group_ids: list[str]  # those asked for; empty unless the request was a batch query that was let in
+    delay: float = 0.0  # seconds to wait before it is sent
+    fault: str | None = None  # a name in `faults.CONNECTION_FAULTS`
 
 
 @dataclass(kw_only=True)
 class ResponseFormat:
     """The names and types in the responses; the attributes are options of `Service`."""
 
-    v1_nested: Nested = "strings"
-    v4_nested: Nested = "objects"
-    name_key: Literal["groupName", "name"] = "groupName"
-    portrait_key: Literal["portraitUrl", "portrait_url"] = "portraitUrl"
-    flat_texts: bool = False
-    numbers_as_strings: bool = False
-    code_as_string: bool = False
+    v1_nested: Nested = "strings"  #: the type of v1's nested parts
+    v4_nested: Nested = "objects"  #: the type of v4's nested parts
+    name_key: Literal["groupName", "name"] = "groupName"  #: the key of the group's name in v1
+    portrait_key: Literal["portraitUrl", "portrait_url"] = "portraitUrl"  #: the key of the portrait
+    flat_texts: bool = False  #: whether introduction and announcement stand outside ``groupProfile``
+    numbers_as_strings: bool = False  #: whether times and counts are strings
+    code_as_string: bool = False  #: whether ``code`` is a string
 
     def encode_profile(self, version: Version, group: Group) -> bytes:
         """One profile as JSON; `group` is changed, its nested parts are not."""
@@ -76,14 +75,12 @@ class ResponseFormat:
 
     def _listed(self, version: Version, group: Group) -> dict[str, Any]:
         self._spell_numbers(group)
-        listed = {name: group[key] for key, name in _LISTED.items() if key in group}
-        profile = group.get("groupProfile")
+        listed = {name: group[key] for key, name in _LISTED_NAMES[version].items() if key in group}
+        profile, as_string = group.get("groupProfile"), self._nested_as_strings(version)
         if isinstance(profile, dict):
-            listed["groupProfile"] = _encode(profile).decode() if self._nested_as_strings(version) else profile
-        if version == 4:  # noqa: PLR2004  the service's own version number
-            _rename(listed, {"groupId": "channelId", "time": "createdAt"})
-            if self._nested_as_strings(version):  # so the page's example; the SDKs have an object under groupProfile
-                _rename(listed, {"groupProfile": "profile"})
+            # v4's page has a string under profile in its example; the SDKs have an object under groupProfile.
+            name = "profile" if version == 4 and as_string else "groupProfile"  # noqa: PLR2004  the service's version
+            listed[name] = _encode(profile).decode() if as_string else profile
         return listed
 
     def _spell_texts(self, group: Group) -> None:

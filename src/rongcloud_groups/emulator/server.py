@@ -30,39 +30,22 @@ _ACCEPT_PAUSE = 0.01  # seconds
 
 
 class Report(msgspec.Struct, kw_only=True):
-    """The counters since the emulator started, or since they were cleared.
+    """The counters since the emulator started, or since they were cleared."""
 
-    Attributes:
-        requests: requests received by path, also the refused.
-        batch_requests: batch queries received, also the refused.
-        refused: requests refused for their rate (code 1008).
-        codes: responses by the service's code; 0 stands for one without a code.
-        worst_second: the most batch queries received in any second [t, t + 1), also the refused.
-        connections: connections accepted.
-        max_requests_on_connection: the most requests that one connection carried.
-        ids_asked: group IDs in all batch queries that were let in.
-        ids_asked_again: distinct IDs among them that were asked for more than once.
-        faults: faults played, by name.
-        http_versions: requests by HTTP version.
-        never_processed: requests that a GOAWAY left out, and which were dropped unanswered.
-        protocol_errors: connections that the client broke the protocol on.
-        tls_failures: connections whose handshake failed or was given up.
-    """
-
-    requests: dict[str, int] = {}
-    batch_requests: int = 0
-    refused: int = 0
-    codes: dict[int, int] = {}
-    worst_second: int = 0
-    connections: int = 0
-    max_requests_on_connection: int = 0
-    ids_asked: int = 0
-    ids_asked_again: int = 0
-    faults: dict[str, int] = {}
-    http_versions: dict[str, int] = {}
-    never_processed: int = 0
-    protocol_errors: int = 0
-    tls_failures: int = 0
+    requests: dict[str, int] = {}  #: requests received by path, also the refused
+    batch_requests: int = 0  #: batch queries received, also the refused
+    refused: int = 0  #: requests refused for their rate (code 1008)
+    codes: dict[int, int] = {}  #: responses by the service's code; 0 stands for one without a code
+    worst_second: int = 0  #: the most batch queries received in any second [t, t + 1), also the refused
+    connections: int = 0  #: connections accepted
+    max_requests_on_connection: int = 0  #: the most requests that one connection carried
+    ids_asked: int = 0  #: group IDs in all batch queries that were let in
+    ids_asked_again: int = 0  #: distinct IDs among them that were asked for more than once
+    faults: dict[str, int] = {}  #: faults played, by name
+    http_versions: dict[str, int] = {}  #: requests by HTTP version
+    never_processed: int = 0  #: requests that a GOAWAY left out, and which were dropped unanswered
+    protocol_errors: int = 0  #: connections that the client broke the protocol on
+    tls_failures: int = 0  #: connections whose handshake failed or was given up
 
 
 class Emulator:
@@ -244,15 +227,18 @@ class Emulator:
                     handshake.add_done_callback(partial(_close_if_cancelled, accepted))
 
     async def _shake_hands(self, accepted: socket.socket) -> None:
-        loop, faults, context = asyncio.get_running_loop(), self.faults, self._server_context
-        if faults.black_hole:
-            faults.played["black-hole"] += 1
-            context = None  # the connection will do no more than receive
-        elif faults.handshake:
-            faults.played["handshake"] += 1
-            await asyncio.sleep(faults.handshake)
+        loop = asyncio.get_running_loop()
         try:
-            await loop.connect_accepted_socket(lambda: _Negotiated(self), accepted, ssl=context)
+            if self.faults.black_hole:
+                self.faults.played["black-hole"] += 1
+                while await loop.sock_recv(accepted, 65_536):
+                    pass
+                accepted.close()
+                return
+            if self.faults.handshake:
+                self.faults.played["handshake"] += 1
+                await asyncio.sleep(self.faults.handshake)
+            await loop.connect_accepted_socket(lambda: _Negotiated(self), accepted, ssl=self._server_context)
         except OSError:
             self.counts.tls_failures += 1
             accepted.close()

@@ -32,12 +32,11 @@ _JSON: Final = ("content-type", "application/json;charset=utf-8")
 _HTML = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>proxy</body></html>"
 _PAGES: Final = {"html": (200, "Welcome"), "html-403": (403, "Forbidden"), "html-502": (502, "Bad Gateway")}
 _FAILURES: Final = {
-    "error-500": ServiceRefusal(1000, "server internal error"),
-    "error-504": ServiceRefusal(1050, "server internal timeout"),
-    "429": ServiceRefusal(1008, "request over frequency limit"),
-    "skew": ServiceRefusal(1004, "Timestamp is too far off"),
+    "error-500": (1000, "server internal error"),
+    "error-504": (1050, "server internal timeout"),
+    "429": (1008, "request over frequency limit"),
+    "skew": (1004, "Timestamp is too far off"),
 }
-
 
 ROUTES: Final[dict[str, tuple[Version, Literal["batch", "listing"]]]] = {
     "/entrust/group/profile/query.json": (1, "batch"),
@@ -54,62 +53,33 @@ class Service(ResponseFormat):
 
     Where the service's documents leave open how it behaves, an option plays each way. The plain
     attributes may be changed while it runs (`locked`, `enabled`, `latency`, …).
-
-    Attributes:
-        app_key: the one App Key there is.
-        app_secret: its secret.
-        universe: the groups.
-        faults: the faults to play.
-        limit: batch queries per second, and listings per second on their own; None lifts both.
-        window: how the limit is counted.
-        count_refused: whether a refused request counts as well.
-        other: another consumer of the batch query's budget.
-        refuse_with_200: whether a refusal over the rate comes with HTTP status 200.
-        retry_after: seconds in the ``Retry-After`` of a refusal; None: no such header.
-        clock_tolerance: seconds by which a ``Timestamp`` may be off; None: any number.
-        versions: which versions this App Key may call; the others are 404.
-        answers_in: the version in whose shape every request is answered; None: in its own.
-        unknown: how a group that does not exist is answered: left out, as a profile with nothing but
-            its ID, as null, or by refusing the batch (1002).
-        v1_nested: the type of v1's nested parts.
-        v4_nested: the type of v4's nested parts.
-        name_key: the key of the group's name in v1.
-        portrait_key: the key of the portrait.
-        flat_texts: whether introduction and announcement stand outside ``groupProfile``.
-        numbers_as_strings: whether times and counts are strings.
-        code_as_string: whether ``code`` is a string.
-        compressed: whether a client that accepts gzip gets it.
-        latency: seconds before every response.
-        latency_tail: mean of an exponentially distributed addition to it, in seconds.
-        seed: of the latency.
-        locked: whether the app is locked (1006).
-        enabled: whether group profile hosting is enabled (else 1009).
-        wall_clock: the service's clock, in seconds since the epoch; responses have it as their ``Date``.
-        codes: how many responses each code had.
     """
 
-    app_key: str = "emulator-app-key"
-    app_secret: str = field(default="emulator-app-secret", repr=False)
-    universe: Universe = field(default_factory=Universe)
-    faults: Faults = field(default_factory=Faults)
-    limit: int | None = 100
-    window: Window = "sliding"
-    count_refused: bool = False
-    other: OtherConsumer | None = None
-    refuse_with_200: bool = False
-    retry_after: float | None = None
-    clock_tolerance: float | None = None
-    versions: frozenset[int] = frozenset({1, 4})
-    answers_in: Version | None = None
+    app_key: str = "emulator-app-key"  #: the one App Key there is
+    app_secret: str = field(default="emulator-app-secret", repr=False)  #: its secret
+    universe: Universe = field(default_factory=Universe)  #: the groups
+    faults: Faults = field(default_factory=Faults)  #: the faults to play
+    limit: int | None = 100  #: batch queries per second, and listings per second on their own; None lifts both
+    window: Window = "sliding"  #: how the limit is counted
+    count_refused: bool = False  #: whether a refused request counts as well
+    other: OtherConsumer | None = None  #: another consumer of the batch query's budget
+    refuse_with_200: bool = False  #: whether a refusal over the rate comes with HTTP status 200
+    retry_after: float | None = None  #: seconds in the ``Retry-After`` of a refusal; None: no such header
+    clock_tolerance: float | None = None  #: seconds by which a ``Timestamp`` may be off; None: any number
+    versions: frozenset[int] = frozenset({1, 4})  #: the versions that this App Key may call; the others are 404
+    answers_in: Version | None = None  #: the version in whose shape every request is answered; None: in its own
     unknown: Literal["omitted", "bare", "null", "refused"] = "omitted"
-    compressed: bool = False
-    latency: float = 0.0
-    latency_tail: float = 0.0
-    seed: int = 0
-    locked: bool = False
-    enabled: bool = True
+    """How a group that does not exist is answered: left out, as a profile with nothing but its ID, as null, or by
+    refusing the batch (1002)."""
+    compressed: bool = False  #: whether a client that accepts gzip gets it
+    latency: float = 0.0  #: seconds before every response
+    latency_tail: float = 0.0  #: mean of an exponentially distributed addition to it, in seconds
+    seed: int = 0  #: of the latency
+    locked: bool = False  #: whether the app is locked (1006)
+    enabled: bool = True  #: whether group profile hosting is enabled (else 1009)
     wall_clock: Callable[[], float] = time.time
-    codes: Counter[int] = field(default_factory=Counter, init=False)
+    """The service's clock, in seconds since the epoch; responses have it as their ``Date``."""
+    codes: Counter[int] = field(default_factory=Counter, init=False)  #: how many responses each code had
 
     def __post_init__(self) -> None:
         self.batch_rate = RateCheck(self.limit, self.window, count_refused=self.count_refused, other=self.other)
@@ -148,62 +118,60 @@ class Service(ResponseFormat):
         self._number += 1
         sent_at = check_signature(headers, self.app_key, self.app_secret)
         if self.clock_tolerance is not None and abs(sent_at - self.wall_clock()) > self.clock_tolerance:
-            raise ServiceRefusal(1004, "Timestamp is too far off")
+            raise ServiceRefusal(*_FAILURES["skew"])
         rate = self.batch_rate if kind == "batch" else self.listing_rate
         if self.faults.storms(self._number) or not rate.admit(now):
-            raise ServiceRefusal(1008, "request over frequency limit")
+            raise ServiceRefusal(*_FAILURES["429"])
         if self.locked:
             raise ServiceRefusal(1006, "app is locked or deleted")
         if not self.enabled:
             raise ServiceRefusal(1009, "group profile hosting is not enabled")
         fault = self.faults.choose(self._number)
         if fault in _FAILURES:
-            raise _FAILURES[fault]
+            raise ServiceRefusal(*_FAILURES[fault])
         if len(body) > MAX_BODY_SIZE:
             raise ServiceRefusal(1005, f"the body is over {MAX_BODY_SIZE >> 10} KiB")
-        if kind == "listing":
-            return _spoiled(self._listing(version, headers, body), fault)
-        return _spoiled(self._batch(version, headers, body, fault), fault)
+        shape = self.answers_in or version
+        if kind == "batch":
+            response = self._batch(shape, parse_group_ids(version, headers, body), fault)
+        else:
+            response = self._listing(shape, *parse_page(version, headers, body))
+        return _spoiled(response, fault)
 
-    def _batch(self, version: Version, headers: Mapping[str, str], body: bytes, fault: str | None) -> Response:
-        group_ids = parse_group_ids(version, headers, body)
+    def _batch(self, shape: Version, group_ids: list[str], fault: str | None) -> Response:
         if len(group_ids) > _BATCH_LIMIT:
             raise ServiceRefusal(1002, f"more than {_BATCH_LIMIT} group IDs")
         if any(map(self.faults.poisons, group_ids)):
             raise ServiceRefusal(1002, "groupIds is invalid")
-        profiles = self._profiles(version, group_ids, fault)
-        return Response(200, [_JSON], self.encode_batch(self.answers_in or version, profiles), 200, group_ids)
+        profiles = self._profiles(shape, group_ids, fault)
+        return Response(200, [_JSON], self.encode_batch(shape, profiles), 200, group_ids)
 
-    def _profiles(self, version: Version, group_ids: list[str], fault: str | None) -> list[bytes]:
-        version = self.answers_in or version
+    def _profiles(self, shape: Version, group_ids: list[str], fault: str | None) -> list[bytes]:
         profiles: list[bytes] = []
         for group_id in dict.fromkeys(group_ids):
             group = self.universe.shared(group_id)
-            if group is None:
-                if self.unknown == "refused":
-                    raise ServiceRefusal(1002, "group does not exist")
-                if self.unknown != "omitted":
-                    profiles.append(
-                        b"null" if self.unknown == "null" else self.encode_profile(version, {"groupId": group_id})
-                    )
-                continue
-            if fault == "broken":
-                group["groupProfile"] = '{"introduction": "cut off'
-                fault = None
-            profiles.append(self.encode_profile(version, group))
+            if group is None and self.unknown == "refused":
+                raise ServiceRefusal(1002, "group does not exist")
+            if group is not None and fault == "broken":
+                group["groupProfile"], fault = '{"introduction": "cut off', None
+            if group is None and self.unknown == "bare":
+                group = {"groupId": group_id}
+            if group is not None:
+                profiles.append(self.encode_profile(shape, group))
+            elif self.unknown == "null":
+                profiles.append(b"null")
         if fault == "duplicate":
             profiles.extend(profiles[:1])
         if fault == "foreign":
             foreign = {"groupId": "foreign", "groupName": "A group that was not asked for"}
-            profiles.insert(0, self.encode_profile(version, foreign))
+            profiles.insert(0, self.encode_profile(shape, foreign))
         return profiles
 
-    def _listing(self, version: Version, headers: Mapping[str, str], body: bytes) -> Response:
-        start, size, newest_first = parse_page(version, headers, body)
+    def _listing(self, shape: Version, start: int, size: int, newest_first: bool) -> Response:  # noqa: FBT001  a page's part
         groups = self.universe.listing(start, size, newest_first=newest_first)
         end = start + len(groups)
         token = f"p-{end:x}" if end < len(self.universe) else None
-        return Response(200, [_JSON], self.encode_listing(self.answers_in or version, groups, token), 200, [])
+        return Response(200, [_JSON], self.encode_listing(shape, groups, token), 200, [])
 
     def _refusal(self, refused: ServiceRefusal) -> Response:
         status = 200 if refused.code == 1008 and self.refuse_with_200 else STATUS[refused.code]  # noqa: PLR2004  the service's code
