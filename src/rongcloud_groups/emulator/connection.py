@@ -123,14 +123,18 @@ class ServerConnection(asyncio.Protocol, ABC):
         if data and not self.host.faults.black_hole:
             self.transport.write(data)
 
+    def close(self) -> None:
+        if not self.transport.is_closing():  # closed twice, asyncio's TLS could not be aborted
+            self.transport.close()
+
     def shut_down(self) -> None:
-        self.transport.close()
+        self.close()
 
     def violated(self) -> None:
         """Close because the client broke the protocol."""
         self.host.counts.protocol_errors += 1
         self.flush()
-        self.transport.close()
+        self.close()
 
     def _respond(self, exchange: Exchange, response: Response) -> None:
         fault, body = response.fault or "", response.body
@@ -148,7 +152,7 @@ class ServerConnection(asyncio.Protocol, ABC):
         else:
             self._send(exchange, body, whole=True)
         if fault == "drop":
-            self.transport.close()
+            self.close()
 
     def _send_slowly(self, exchange: Exchange, body: bytes, size: int) -> None:
         if exchange.id in self.exchanges:
@@ -173,4 +177,4 @@ class ServerConnection(asyncio.Protocol, ABC):
             self._start_idle_timer()
         else:
             self.host.faults.played["idle"] += 1
-            self.transport.close()
+            self.close()

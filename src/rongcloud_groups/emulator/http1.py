@@ -58,9 +58,9 @@ class Http1ServerConnection(ServerConnection):
             self._h11.send_failed()
         self.flush()
         if exchange.refused:
-            self.after(LINGER, self.transport.close)  # closed at once, the response could be lost on its way
+            self.after(LINGER, self.close)  # closed at once, the response could be lost on its way
         elif self._h11.our_state is not h11.DONE:
-            self.transport.close()
+            self.close()
         elif self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
             self._advance()
@@ -69,10 +69,10 @@ class Http1ServerConnection(ServerConnection):
         self.leaving = True
         if kind != "goaway":
             self.exchanges.clear()
-            self.transport.close()
+            self.close()
 
     def reset(self, exchange: Exchange, fault: str) -> None:  # noqa: ARG002  a stream is all of the connection
-        self.transport.close()
+        self.close()
 
     def _write(self, event: h11.Event) -> None:
         self._unwritten += self._h11.send(event) or b""

@@ -64,7 +64,7 @@ class Http2ServerConnection(ServerConnection):
                         self.pump(exchange)
             case events.ConnectionTerminated():
                 self.exchanges.clear()
-                self.transport.close()
+                self.close()
 
     def begin(self, exchange_id: int, method: str, target: str, headers: Mapping[str, str]) -> None:
         super().begin(exchange_id, method, target, headers)
@@ -108,7 +108,7 @@ class Http2ServerConnection(ServerConnection):
         self.write(GoAwayFrame(last_stream_id=last, error_code=ErrorCodes.NO_ERROR).serialize())
         if kind == "goaway-close":
             self.exchanges.clear()
-            self.transport.close()
+            self.close()
 
     def _leave_out_newest(self) -> int:
         """Forget the newer half of the streams that may still count as never processed; return the last ID kept."""
@@ -122,9 +122,9 @@ class Http2ServerConnection(ServerConnection):
     def flush(self) -> None:
         self.write(self._h2.data_to_send())
         if self.leaving and not self.exchanges:
-            self.after(LINGER, self.transport.close)
+            self.after(LINGER, self.close)
 
     def shut_down(self) -> None:
         self._h2.close_connection()
         self.flush()
-        self.transport.close()
+        self.close()

@@ -6,7 +6,6 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, Self, cast
 
 import msgspec
@@ -26,7 +25,6 @@ except ModuleNotFoundError as missing:
     raise ModuleNotFoundError(text, name=missing.name) from None
 
 _CLOSING_TIME = 0.5  # seconds that a client gets to close its side before the connection is cut
-_ACCEPT_PAUSE = 0.01  # seconds
 
 
 class Report(msgspec.Struct, kw_only=True):
@@ -107,6 +105,7 @@ class Emulator:
             self._server_context = context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             authority.issue_cert(host, "127.0.0.1", "localhost").configure_cert(context)
             context.set_alpn_protocols(["h2", "http/1.1"] if http2 else ["http/1.1"])
+        self._handshakes: set[asyncio.Task[None]] = set()
         self._record_ids = record_ids
         self._arrival = asyncio.Event()
         self.reset()
@@ -115,13 +114,15 @@ class Emulator:
         self._listener = socket.create_server(self._address, backlog=1024)
         self._listener.setblocking(False)  # noqa: FBT003  the socket's own signature
         self._address = self._listener.getsockname()[:2]
-        self._accepting = asyncio.create_task(self._accept(), name="emulator: accepting")
+        asyncio.get_running_loop().add_reader(self._listener, self._accept)
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._accepting.cancel()
-        await asyncio.wait([self._accepting])
+        asyncio.get_running_loop().remove_reader(self._listener)
         self._listener.close()
+        for handshake in self._handshakes:
+            handshake.cancel()
+        await asyncio.gather(*self._handshakes, return_exceptions=True)
         await self.close_connections()
 
     @property
@@ -213,18 +214,17 @@ class Emulator:
                 status = 404
         return Response(status, [("content-type", "application/json")], content, 0, [])
 
-    async def _accept(self) -> None:
-        loop = asyncio.get_running_loop()
-        async with asyncio.TaskGroup() as handshakes:
-            while True:
-                try:
-                    accepted, _ = await loop.sock_accept(self._listener)
-                except OSError:  # the client has left, or too many files are open
-                    await asyncio.sleep(_ACCEPT_PAUSE)
-                else:
-                    self.counts.connections += 1
-                    handshake = handshakes.create_task(self._shake_hands(accepted))
-                    handshake.add_done_callback(partial(_close_if_cancelled, accepted))
+    def _accept(self) -> None:
+        try:
+            accepted, _ = self._listener.accept()
+        except OSError:  # the client has left
+            return
+        self.counts.connections += 1
+        accepted.setblocking(False)  # noqa: FBT003  the socket's own signature
+        handshake = asyncio.get_running_loop().create_task(self._shake_hands(accepted), name="emulator: handshake")
+        self._handshakes.add(handshake)
+        handshake.add_done_callback(self._handshakes.discard)
+        handshake.add_done_callback(lambda done: accepted.close() if done.cancelled() else None)
 
     async def _shake_hands(self, accepted: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -242,11 +242,6 @@ class Emulator:
         except OSError:
             self.counts.tls_failures += 1
             accepted.close()
-
-
-def _close_if_cancelled(accepted: socket.socket, handshake: asyncio.Task[None]) -> None:
-    if handshake.cancelled():
-        accepted.close()
 
 
 async def _lost(connections: set[ServerConnection]) -> None:
