@@ -217,6 +217,17 @@ async def test_over_http1_faults_of_the_stream_end_the_connection(fault: str) ->
     assert emulator.report().connections == 2
 
 
+@pytest.mark.parametrize("kind", ["goaway-lower", "goaway-close"])
+async def test_over_http1_other_kinds_of_goaway_drop_each_connection_at_their_request(kind: str) -> None:
+    faults = Faults(goaway=GoAway(kind, 2))
+    async with Emulator(universe=EVERY, http2=False, faults=faults) as emulator, client_of(emulator) as client:
+        for _ in range(2):
+            assert (await ask(client, "a")).json()["profiles"]
+            with pytest.raises(httpx.TransportError):
+                await ask(client, "a")
+    assert emulator.report().connections == 2
+
+
 @pytest.mark.parametrize("faults", [Faults(goaway=GoAway("goaway", 2)), Faults(at={2: "goaway"})])
 async def test_over_http1_a_graceful_end_is_connection_close(faults: Faults) -> None:
     async with Emulator(universe=EVERY, http2=False, faults=faults) as emulator, client_of(emulator) as client:
