@@ -216,7 +216,7 @@ class GroupClient:
             group_ids: their IDs; duplicates are welcome.
             deadline: seconds that it may take; the client's by default. IDs still open then fail with
                 `DeadlineExceeded`; settled ones are returned.
-            bulk: let other lookups go first; a tenth of the budget is kept for bulk. The cache is passed by.
+            bulk: let other lookups go first; a tenth of the budget is kept for bulk. The cache is bypassed.
             fresh: as for `get`.
 
         Returns:
@@ -238,7 +238,7 @@ class GroupClient:
         Iterate over the parts with ``async for``: each is a `Lookup` of at most 50 of the IDs, as they settle. IDs
         are taken from the source only as fast as parts are consumed. Each distinct ID of a collection is looked up
         once; from an iterator or an asynchronous source, which may have no end, an ID that comes again is looked up
-        again unless it is still open. The cache is passed by.
+        again unless it is still open. The cache is bypassed.
 
         Where the caller is cancelled, or leaves, the IDs in the parts that it has are settled, and all others are not:
         they are no longer looked up.

@@ -112,7 +112,7 @@ def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> li
     """The URLs to ask, primary first.
 
     Args:
-        region: a name in `REGIONS`; not looked at where ``base_urls`` is given.
+        region: a name in `REGIONS`; unused where ``base_urls`` is given.
         base_urls: the primary and then the backups, each ``https://host[:port]`` (or ``http://``), or just one.
 
     Raises:

@@ -179,7 +179,9 @@ class _Check:
         sent_at = get_running_loop().time()
         error = round_trip = offset = None
         try:
-            response = await connection.send(request, self._parts.options["attempt_timeout"])
+            sending = connection.send(request, self._parts.options["attempt_timeout"])
+            self._parts.gate.sent()
+            response = await sending
             round_trip = get_running_loop().time() - sent_at
             offset = _clock_offset(response.headers, time.time() - round_trip / 2)
             api.read_batch(response, [_GROUP_ID], request.request_id)

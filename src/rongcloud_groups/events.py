@@ -13,22 +13,6 @@ from rongcloud_groups.errors import ConfigError
 logger = logging.getLogger("rongcloud_groups")
 
 
-def log_as_the_environment_says() -> None:
-    """Log to stderr from the level in ``RONGCLOUD_LOG`` on, or to the app's own handlers where it has some.
-
-    Raises:
-        ConfigError: there is no such level.
-    """
-    name = os.environ.get("RONGCLOUD_LOG", "").strip()
-    if not name:
-        return
-    level = logging.getLevelNamesMapping().get(name.upper())
-    if level is None:
-        raise ConfigError(f"RONGCLOUD_LOG is {name!r}; set it to debug, info, warning or error")
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logger.setLevel(level)
-
-
 class Event(msgspec.Struct, frozen=True):
     """The base of all events; each kind is a subclass. Durations are in seconds."""
 
@@ -212,6 +196,22 @@ class Emitter:
                 get_running_loop().call_soon(_raise, error)  # it ends the loop, but leaves no step half done
             except BaseException:
                 logger.exception("the hook %r failed on %s", hook, type(event).__name__)
+
+
+def log_as_the_environment_says() -> None:
+    """Log to stderr from the level in ``RONGCLOUD_LOG`` on, or to the app's own handlers where it has some.
+
+    Raises:
+        ConfigError: there is no such level.
+    """
+    name = os.environ.get("RONGCLOUD_LOG", "").strip()
+    if not name:
+        return
+    level = logging.getLevelNamesMapping().get(name.upper())
+    if level is None:
+        raise ConfigError(f"RONGCLOUD_LOG is {name!r}; set it to debug, info, warning or error")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logger.setLevel(level)
 
 
 def _checked(hooks: object) -> tuple[Hook, ...]:

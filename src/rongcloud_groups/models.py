@@ -81,7 +81,7 @@ class _Value(Struct, frozen=True, kw_only=True, gc=False):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: type[Self], handler: object) -> Any:
-        from pydantic_core import core_schema  # who calls this has it
+        from pydantic_core import core_schema  # its caller has it
 
         return core_schema.no_info_plain_validator_function(
             lambda value: convert(value, cls, from_attributes=True),

@@ -185,7 +185,7 @@ async def test_an_outcome_under_way_when_its_group_is_invalidated_is_not_kept(
 @pytest.mark.parametrize("how", ["invalidate", "clear"])
 @pytest.mark.parametrize("opener", ["get", "get_many", "bulk", "stream"])
 @virtual_time
-async def test_who_asks_after_a_group_was_invalidated_joins_no_request_from_before(
+async def test_a_caller_after_an_invalidation_joins_no_request_from_before(
     emulator: InProcessEmulator, opener: str, how: str, *, fresh: bool
 ) -> None:
     emulator.service.latency = 1.0
@@ -226,7 +226,7 @@ async def test_after_an_invalidation_a_request_that_failed_is_made_again_for_all
 
 
 @virtual_time
-async def test_who_came_after_an_invalidation_and_leaves_again_leaves_nothing_behind(
+async def test_a_caller_that_comes_after_an_invalidation_and_leaves_leaves_nothing_behind(
     emulator: InProcessEmulator,
 ) -> None:
     emulator.service.latency = 1.0
@@ -242,7 +242,7 @@ async def test_who_came_after_an_invalidation_and_leaves_again_leaves_nothing_be
 
 
 @virtual_time
-async def test_many_who_miss_the_same_group_ask_once(emulator: InProcessEmulator) -> None:
+async def test_callers_that_miss_the_same_group_share_a_request(emulator: InProcessEmulator) -> None:
     emulator.service.latency = 1.0
     async with emulator.client(cache=cache_for()) as client:
         await asyncio.gather(*(client.get("g1") for _ in range(100)), client.get_many(["g1", "g2"]))

@@ -22,7 +22,7 @@ from rongcloud_groups import (
     ServiceError,
 )
 
-Answer = Callable[[list[str]], httpx.Response]
+Respond = Callable[[list[str]], httpx.Response]
 KNOWN = {f"g{number}" for number in range(0, 400, 2)}
 
 
@@ -34,7 +34,7 @@ def truthful(group_ids: list[str]) -> httpx.Response:
     return httpx.Response(200, json={"code": 200, "profiles": profiles(group_ids)})
 
 
-def refusing(code: int, status: int) -> Answer:
+def refusing(code: int, status: int) -> Respond:
     return lambda _: httpx.Response(status, json={"code": code, "errorMessage": "no"})
 
 
@@ -57,7 +57,7 @@ def raising(_: list[str]) -> httpx.Response:
     raise httpx.ReadError("gone")
 
 
-TROUBLES: list[Answer] = [
+TROUBLES: list[Respond] = [
     poisoned,
     halved,
     anonymous,
@@ -70,7 +70,7 @@ TROUBLES: list[Answer] = [
     lambda _: httpx.Response(502, text="<html>bad gateway</html>"),
     lambda _: httpx.Response(200, content=b"\x00\xff"),
 ]
-FATAL: list[Answer] = [refusing(1004, 401), refusing(1009, 430), refusing(404, 404)]
+FATAL: list[Respond] = [refusing(1004, 401), refusing(1009, 430), refusing(404, 404)]
 
 sizes = st.sampled_from([0, 1, 49, 50, 51, 99, 100, 101, 999, 1000, 1001, 1049, 1051, 2000, 2001])
 """Around each boundary of a batch, of 50, and of a step in which IDs are taken up, of 1,000."""
@@ -79,10 +79,10 @@ given_ids = st.lists(
 )
 
 
-def serving(answers: list[Answer], asked: Counter[str]) -> httpx.MockTransport:
-    script = iter(answers)
+def serving(responses: list[Respond], asked: Counter[str]) -> httpx.MockTransport:
+    script = iter(responses)
 
-    async def answer(request: httpx.Request) -> httpx.Response:
+    async def respond(request: httpx.Request) -> httpx.Response:
         group_ids = [value for name, value in parse_qsl(request.content.decode()) if name == "groupIds"]
         assert 1 <= len(group_ids) <= 50
         assert len(set(group_ids)) == len(group_ids)
@@ -90,7 +90,7 @@ def serving(answers: list[Answer], asked: Counter[str]) -> httpx.MockTransport:
         await asyncio.sleep(0.03)
         return next(script, truthful)(group_ids)
 
-    return httpx.MockTransport(answer)
+    return httpx.MockTransport(respond)
 
 
 def assert_accounted(lookup: Lookup, group_ids: list[str]) -> None:
@@ -104,10 +104,10 @@ def assert_accounted(lookup: Lookup, group_ids: list[str]) -> None:
 
 @settings(max_examples=120)
 @given(given_ids, st.lists(st.sampled_from([truthful, *TROUBLES]), max_size=25), st.integers(1, 4))
-def test_each_id_of_get_many_ends_once(group_ids: list[str], answers: list[Answer], max_attempts: int) -> None:
+def test_each_id_of_get_many_ends_once(group_ids: list[str], responses: list[Respond], max_attempts: int) -> None:
     async def main() -> None:
         asked: Counter[str] = Counter()
-        transport = serving(answers, asked)
+        transport = serving(responses, asked)
         async with GroupClient("key", "secret", transport=transport, max_attempts=max_attempts) as client:
             lookup = await client.get_many(group_ids)
             assert list(dict.fromkeys(group_ids)) == sorted(
@@ -117,7 +117,7 @@ def test_each_id_of_get_many_ends_once(group_ids: list[str], answers: list[Answe
             assert (client.stats().waiting, client.stats().in_flight) == (0, 0)
         invalid = {each for each, error in lookup.failed.items() if isinstance(error, InvalidGroupId)}
         assert not invalid & asked.keys()
-        if not answers:
+        if not responses:
             assert lookup.failed.keys() == invalid
             assert max(asked.values(), default=1) == 1
 
@@ -126,10 +126,10 @@ def test_each_id_of_get_many_ends_once(group_ids: list[str], answers: list[Answe
 
 @settings(max_examples=80)
 @given(given_ids, st.lists(st.sampled_from([truthful, *TROUBLES]), max_size=25), st.integers(1, 20))
-def test_each_id_of_a_stream_ends_once(group_ids: list[str], answers: list[Answer], max_in_flight: int) -> None:
+def test_each_id_of_a_stream_ends_once(group_ids: list[str], responses: list[Respond], max_in_flight: int) -> None:
     async def main() -> None:
         whole = Lookup()
-        transport = serving(answers, Counter())
+        transport = serving(responses, Counter())
         async with (
             GroupClient("key", "secret", transport=transport, max_in_flight=max_in_flight) as client,
             client.stream(group_ids) as parts,
@@ -150,7 +150,7 @@ def test_each_id_of_a_stream_ends_once(group_ids: list[str], answers: list[Answe
 
 @settings(max_examples=60)
 @given(st.lists(st.sampled_from([truthful, *TROUBLES]), max_size=6), st.sampled_from(FATAL), st.integers(1, 300))
-def test_an_error_that_is_not_retryable_reaches_every_waiter(before: list[Answer], fatal: Answer, count: int) -> None:
+def test_an_error_that_is_not_retryable_reaches_every_waiter(before: list[Respond], fatal: Respond, count: int) -> None:
     async def main() -> None:
         transport = serving([*before, *[fatal] * 1000], Counter())
         async with GroupClient("key", "secret", transport=transport, max_attempts=20) as client:
@@ -168,10 +168,10 @@ def test_an_error_that_is_not_retryable_reaches_every_waiter(before: list[Answer
 @settings(max_examples=60)
 @given(given_ids, st.floats(0.001, 3), st.lists(st.sampled_from([truthful, *TROUBLES]), max_size=25))
 def test_a_deadline_is_kept_and_accounts_for_each_id(
-    group_ids: list[str], deadline: float, answers: list[Answer]
+    group_ids: list[str], deadline: float, responses: list[Respond]
 ) -> None:
     async def main() -> None:
-        async with GroupClient("key", "secret", transport=serving(answers, Counter())) as client:
+        async with GroupClient("key", "secret", transport=serving(responses, Counter())) as client:
             loop = asyncio.get_running_loop()
             began = loop.time()
             lookup = await client.get_many(group_ids, deadline=deadline)

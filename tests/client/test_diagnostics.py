@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from support.command_line import APP_SECRET, Ended, environment, run
 
-from rongcloud_groups import ConfigError
+from rongcloud_groups import ConfigError, LocalLimiter
 from rongcloud_groups._protocol.dialects import DIALECTS
 from rongcloud_groups.config import REGIONS, DialectName
 from rongcloud_groups.diagnostics import Diagnosis, check
@@ -148,11 +148,11 @@ async def test_a_clock_that_is_off_is_reported_and_named_if_the_signature_is_ref
 
 
 @asynccontextmanager
-async def answering(answer: bytes) -> AsyncIterator[str]:
+async def responding(response: bytes) -> AsyncIterator[str]:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
-        writer.write(answer)
-        if answer:
+        writer.write(response)
+        if response:
             writer.close()
         else:
             writer.transport.abort()
@@ -163,7 +163,7 @@ async def answering(answer: bytes) -> AsyncIterator[str]:
 
 async def test_without_a_date_nothing_is_said_of_the_clock() -> None:
     body = b'{"code":200,"profiles":[]}'
-    async with answering(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)) as host:
+    async with responding(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)) as host:
         diagnosis = await check("key", "secret", base_urls=f"http://{host}")
     assert diagnosis.ok
     assert diagnosis.clock_offset is None
@@ -212,9 +212,9 @@ async def test_an_untrusted_certificate_is_reported() -> None:
     assert "SSL_CERT_FILE" in advice_of(diagnosis)
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
-async def test_a_port_without_tls_is_reported(answer: bytes) -> None:
-    async with answering(answer) as host:
+@pytest.mark.parametrize("response", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+async def test_a_port_without_tls_is_reported(response: bytes) -> None:
+    async with responding(response) as host:
         diagnosis = await check("key", "secret", base_urls=f"https://{host}")
     assert "port and its scheme" in advice_of(diagnosis)
 
@@ -224,6 +224,25 @@ async def test_it_draws_on_the_shared_budget(tmp_path: Path) -> None:
         limiter = f"file:{tmp_path / 'budget'}"
         assert (await check(emulator.app_key, emulator.app_secret, base_urls=emulator.url, limiter=limiter)).ok
     assert (tmp_path / "budget").stat().st_size > 0
+
+
+class CountingLimiter(LocalLimiter):
+    granted = left = 0
+
+    async def acquire(self) -> None:
+        await super().acquire()
+        self.granted += 1
+
+    def sent(self) -> None:
+        super().sent()
+        self.left += 1
+
+
+async def test_the_limiter_is_notified_of_each_request_that_left(checked: Check) -> None:
+    limiter = CountingLimiter()
+    async with Emulator(versions=frozenset()) as emulator:
+        await checked(emulator, limiter=limiter)
+    assert (limiter.granted, limiter.left) == (2, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the network and the service do wrong, and what becomes of the IDs."""
+"""Faults of the network and of the service, and the outcomes of the IDs."""
 
 import asyncio
 import logging

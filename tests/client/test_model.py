@@ -285,7 +285,7 @@ async def drive(seed: int) -> None:
         emulators = [await stack.enter_async_context(Emulator(service, tls=tls)) for tls in (True, True, False)]
         driver = Driver(emulators, seed)
         async with driver.client() as client:
-            await client.get_many(driver.ids())  # what a loop opens at first use is no leak
+            await client.get_many(driver.ids())  # the loop opens some at first use, which is no leak
         left = Left()
         ends = asyncio.get_running_loop().time() + SECONDS
         await asyncio.gather(*(driver.one_client(ends) for _ in range(2)))

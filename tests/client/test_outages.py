@@ -1,4 +1,4 @@
-"""What ends at last, and what is waited for: outages, refusals, responses that cannot be decoded."""
+"""Outages, refusals and responses that cannot be decoded: how long they are waited for, and how they end."""
 
 import asyncio
 import gc

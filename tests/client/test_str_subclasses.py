@@ -12,7 +12,7 @@ class Group(str, Enum):  # noqa: UP042  unlike StrEnum, it prints its name
 
 
 class Text(str):
-    """As numpy.str_: not a str to what looks at the exact type."""
+    """As numpy.str_: not a str where the exact type is compared."""
 
     __slots__ = ()
 

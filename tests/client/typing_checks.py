@@ -94,7 +94,7 @@ def blocking() -> None:
 
 
 def print_kind(event: Event) -> None:
-    print(type(event).__name__)  # noqa: T201  what a first hook does
+    print(type(event).__name__)  # noqa: T201  as a first hook does
 
 
 def values(lookup: Lookup, profile: GroupProfile, permissions: Permissions) -> None:

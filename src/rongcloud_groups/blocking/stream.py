@@ -1,7 +1,7 @@
 """A stream whose source is read in the thread that consumes it."""
 
 from asyncio import Event
-from collections.abc import AsyncIterator, Generator, Iterable
+from collections.abc import AsyncIterator, Generator, Iterable, Iterator
 from itertools import islice
 from typing import Final, Self
 
@@ -15,7 +15,7 @@ IDS_AT_A_TIME: Final = 500
 """IDs that a stream takes from its source at a time, in the thread that consumes the stream."""
 
 
-class BlockingStream:
+class BlockingStream(Iterator[Lookup]):
     """An iterator of `Lookup` parts; `BlockingGroupClient.stream` makes it."""
 
     def __init__(self, running: Running, group_ids: Iterable[str], *, bulk: bool) -> None:
@@ -35,9 +35,6 @@ class BlockingStream:
     def close(self) -> None:
         """Give up the IDs that have no outcome yet."""
         self._parts.close()
-
-    def __iter__(self) -> Self:
-        return self
 
     def __next__(self) -> Lookup:
         """The next IDs that have their outcome, at most 50.
