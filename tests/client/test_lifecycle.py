@@ -180,7 +180,7 @@ SIXTY_FOUR = """
         )
         async with client:
             assert len(await client.get_many([f"g{number}", "g1"])) >= 1
-            async with client.stream(f"g{each}" for each in range(10_000)) as parts:
+            async with client.stream(f"g{each}" for each in range(2_000)) as parts:
                 await anext(parts)
 
     async def main():

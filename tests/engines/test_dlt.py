@@ -27,7 +27,7 @@ from rongcloud_groups.dlt import all_groups, groups
 from rongcloud_groups.emulator import Report, Universe
 from rongcloud_groups.emulator.program import Address
 
-LISTED = 6000
+LISTED = 4000
 # dlt's own logging, which pytest would make an error inside of it
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method is deprecated:DeprecationWarning")
 PROGRAM = """

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from redis import Redis
-from support.redis_server import RedisServer
+from support.redis_server import RedisServer, eval_at
 
 from rongcloud_groups.limiters.schedule import (
     MAX_HISTORY,
@@ -81,12 +81,7 @@ class Budget:
         return self._run(REFUSED, self.limit, age, 0.0, retry_after)
 
     def _run(self, script: str, *arguments: object) -> list[float]:
-        assert "redis.call('TIME')" in script
-        seconds, fraction = divmod(self.now, 1)
-        script = script.replace("redis.call('TIME')", f"{{'{seconds:.0f}', '{fraction * 1e6:.6f}'}}")
-        return [
-            float(value) for value in self.redis.eval(script, 3, "app", "app:sent", "app:free", *map(str, arguments))
-        ]
+        return eval_at(self.now, self.redis, script, ("app", "app:sent", "app:free"), arguments)
 
 
 @pytest.fixture

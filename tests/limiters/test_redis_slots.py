@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from redis import Redis
+from support.redis_server import eval_at
 from support.virtual_time import now, run
 
 from rongcloud_groups.emulator import worst_second
@@ -46,9 +47,7 @@ class FarRedis:
         self.calls += 1
 
         def at_redis() -> None:
-            seconds, fraction = divmod(START + loop.time(), 1)
-            text = script.replace("redis.call('TIME')", f"{{'{seconds:.0f}', '{fraction * 1e6:.6f}'}}")
-            values = [float(value) for value in self._redis.eval(text, len(keys), *keys, *map(str, arguments))]
+            values = eval_at(START + loop.time(), self._redis, script, keys, arguments)
             loop.call_later(self._way(), answered, values)
 
         def answered(values: list[float]) -> None:

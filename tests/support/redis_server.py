@@ -7,7 +7,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from time import monotonic
@@ -39,7 +39,7 @@ class RedisServer:
 
     def start(self) -> None:
         self._process = subprocess.Popen(self.command, cwd=self._directory, stdout=subprocess.DEVNULL)  # noqa: S603  ours
-        give_up_at = monotonic() + 20
+        give_up_at = monotonic() + 100
         while not self._responds():
             assert monotonic() < give_up_at
             time.sleep(0.01)
@@ -71,6 +71,16 @@ def free_port() -> int:
 def redis_time(redis: Redis) -> float:
     seconds, microseconds = redis.time()
     return float(seconds + microseconds / 1e6)
+
+
+def eval_at(now: float, redis: Redis, script: str, keys: Sequence[str], arguments: Iterable[object]) -> list[float]:
+    """Run a script at `now`, in seconds since 1970; its text is the same each time, so that Redis compiles it once."""
+    assert "redis.call('TIME')" in script
+    seconds, fraction = divmod(now, 1)
+    at_hand = f"{{KEYS[{len(keys) + 1}], KEYS[{len(keys) + 2}]}}"
+    script = script.replace("redis.call('TIME')", at_hand)
+    time = (f"{seconds:.0f}", f"{fraction * 1e6:.6f}")
+    return [float(value) for value in redis.eval(script, len(keys) + 2, *keys, *time, *map(str, arguments))]
 
 
 @asynccontextmanager

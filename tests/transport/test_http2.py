@@ -548,7 +548,7 @@ async def test_a_server_that_reads_nothing_gets_bounded_requests_and_acknowledge
         while connection.open_slots:
             big.append(connection.send(QUERY._replace(body=b"x" * 300_000), 30))
         assert len(big) < 30
-        server.peer.write(*[PingFrame(opaque_data=b"12345678") for _ in range(100_000)])
+        server.peer.write(*[PingFrame(opaque_data=b"12345678") for _ in range(20_000)])
         for future in big:
             with pytest.raises(TransportError, match="a flood of frames"):
                 await future
