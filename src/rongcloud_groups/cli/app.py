@@ -55,16 +55,16 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
         in_json = any(option in " ".join(arguments).replace(" json", "=json") for option in _JSON)
         print_error(f"{message} See rongcloud-groups --help.", exit_code=ExitCode.USAGE, in_json=in_json)
         return ExitCode.USAGE
-    except ShowHelp as of:
-        app.help_print([str(of)], console=_help_console(stderr=True))
+    except ShowHelp as command:
+        app.help_print([str(command)], console=_help_console(stderr=True))
         return ExitCode.USAGE
-    except OSError as error:  # of help
+    except OSError as error:  # help or the version cannot be written
         print_error(error_message(error))
         return ExitCode.ERROR
     finally:
         try:
             sys.stdout.flush()
-        except OSError:  # of rows that it did not take: the interpreter would try once more, and complain
+        except OSError:  # else the interpreter tries once more at its exit, and prints a traceback
             discard(sys.stdout.fileno())
 
 

@@ -1,4 +1,4 @@
-"""Messages on stderr, which harm no job when nothing takes them."""
+"""Messages on stderr. No command fails because they cannot be written."""
 
 import json
 import logging
@@ -37,7 +37,7 @@ def print_json(fields: dict[str, Any]) -> None:
 
 
 def write_stderr(text: str) -> None:
-    """Write text to stderr, if that is possible: no command fails because its messages are lost."""
+    """Write text to stderr; if that is impossible, discard it and the text after it."""
     try:
         write_all(sys.stderr.fileno(), text.encode(sys.stderr.encoding, "replace"))
     except OSError:
@@ -57,7 +57,7 @@ def one_line(text: str) -> str:
 
 
 def fitted(text: str, stream: TextIO, *, indent: int = 0) -> str:
-    """The text, broken at spaces where the stream is a terminal; IDs and file names stay whole, to be copied."""
+    """The text, broken at spaces to fit if the stream is a terminal; IDs and file names stay whole, to be copied."""
     try:
         width = os.get_terminal_size(stream.fileno()).columns or sys.maxsize
     except OSError:
@@ -88,10 +88,10 @@ class Warnings(logging.Handler):
         super().__init__(logging.WARNING)
         self.say = say
         self.kept: list[str] = []
-        self._kinds: dict[str, tuple[float, str, int]] = {}  # when one was shown, the last one since then, their number
+        self._kinds: dict[str, tuple[float, str, int]] = {}  # time of the last one shown; last one held back; how many
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.levelno != logging.WARNING:  # the command reports errors itself
+        if record.levelno != logging.WARNING:  # an error ends the command, which reports it
             return
         now, message = time.monotonic(), one_line(record.getMessage())
         shown_at, _, count = self._kinds.pop(record.msg, (-inf, "", 0))
@@ -102,7 +102,7 @@ class Warnings(logging.Handler):
             self._show(message, more=count)
 
     def show_held_back(self) -> None:
-        """Show the warnings still held back: the command ends."""
+        """Show the warnings that are held back, because the command ends."""
         while self._kinds:
             _, (_, message, count) = self._kinds.popitem()
             if count:

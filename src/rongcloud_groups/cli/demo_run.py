@@ -1,4 +1,4 @@
-"""The job of the demo, and whether its counts agree with the emulator's."""
+"""The demo's job, and a check of its counts against the emulator's."""
 
 import random
 import ssl
@@ -44,9 +44,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """The counts of a demo."""
 
     ids_file: Path
-    distinct: int  # the different IDs in it
+    distinct: int  # different IDs in it
     profiles_file: Path
-    written: Counter[str]  # how often each group ID is in it
+    written: Counter[str]  # the group IDs in it, each with how often it occurs
     failed: list[Failure]
     report: Report
     seen: Seen  # the emulator's report
@@ -85,17 +85,8 @@ def run(directory: Path, context: Context) -> int:
     return ExitCode.ERROR if wrong else ExitCode.DONE
 
 
-async def _look_up(
-    client: GroupClient, ids_file: Path, profiles_file: Path, failed: list[Failure], context: Context
-) -> Report:
-    async with client:
-        printer = FailedIdsPrinter(failed.append)
-        job = Job(client, file_source(ids_file), open_sink(profiles_file), printer, restart=True)
-        return await watch(job, display("auto", stdout_has_rows=False, interval=1.0), context.warnings)
-
-
 def demo_ids() -> list[str]:
-    """All the lines, in an order that is the same each time."""
+    """All the lines, the same each time."""
     shuffle = random.Random(20)
     valid = [
         {0: f"项目组-{number}", 1: f"team_{number:x}"}.get(number % 10, f"g{100_000 + number}")
@@ -106,21 +97,13 @@ def demo_ids() -> list[str]:
     return lines
 
 
-def contradictions(outcome: Outcome) -> list[str]:
-    """The contradictions, a sentence each; none if all adds up."""
-    counts, written = outcome.report.counts, outcome.written
-    settled = counts.found + counts.missing + counts.failed
-    refused = {each.group_id for each in outcome.failed if each.error == InvalidGroupId.__name__}
-    sentences = [f"{each.group_id!r} failed: {each.message}" for each in outcome.failed if each.group_id not in refused]
-    if settled != outcome.distinct:
-        sentences.append(f"{settled:,} IDs are found, missing or failed; it should be all {outcome.distinct:,}")
-    if refused != set(INVALID):
-        sentences.append(f"{len(refused)} IDs were refused as invalid; it should be the {len(INVALID)} that are")
-    if len(written) != counts.found or written.total() != counts.found:
-        sentences.append(f"{written.total():,} profiles are in the file; it should be the {counts.found:,} found")
-    if outcome.seen.worst_second > RATE:
-        sentences.append(f"{outcome.seen.worst_second} requests came in one second; the service allows {RATE}")
-    return sentences
+async def _look_up(
+    client: GroupClient, ids_file: Path, profiles_file: Path, failed: list[Failure], context: Context
+) -> Report:
+    async with client:
+        printer = FailedIdsPrinter(failed.append)
+        job = Job(client, file_source(ids_file), open_sink(profiles_file), printer, restart=True)
+        return await watch(job, display("auto", stdout_has_rows=False, interval=1.0), context.warnings)
 
 
 def _print_summary(outcome: Outcome) -> None:
@@ -144,3 +127,20 @@ def _print_summary(outcome: Outcome) -> None:
         line.stylize("bold", 0, _NUMBERS_WIDTH)
         console.print(line, soft_wrap=True)
     sys.stdout.flush()
+
+
+def contradictions(outcome: Outcome) -> list[str]:
+    """The contradictions between the counts, a sentence each."""
+    counts, written = outcome.report.counts, outcome.written
+    settled = counts.found + counts.missing + counts.failed
+    refused = {each.group_id for each in outcome.failed if each.error == InvalidGroupId.__name__}
+    sentences = [f"{each.group_id!r} failed: {each.message}" for each in outcome.failed if each.group_id not in refused]
+    if settled != outcome.distinct:
+        sentences.append(f"{settled:,} IDs are found, missing or failed; it should be all {outcome.distinct:,}")
+    if refused != set(INVALID):
+        sentences.append(f"{len(refused)} IDs were refused as invalid; it should be the {len(INVALID)} that are")
+    if len(written) != counts.found or written.total() != counts.found:
+        sentences.append(f"{written.total():,} profiles are in the file; it should be the {counts.found:,} found")
+    if outcome.seen.worst_second > RATE:
+        sentences.append(f"{outcome.seen.worst_second} requests came in one second; the service allows {RATE}")
+    return sentences

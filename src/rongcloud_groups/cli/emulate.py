@@ -52,7 +52,7 @@ def emulate(
 
 
 def _export(address: "Address") -> None:
-    """Write export lines to stdout and close it, so that a shell that evaluates them need not wait for the end."""
+    """Write export lines to stdout and close it, so that a shell that evaluates them does not wait for the end."""
     variables = {
         "RONGCLOUD_BASE_URL": address.url,
         "RONGCLOUD_APP_KEY": address.app_key,

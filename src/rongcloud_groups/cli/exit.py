@@ -40,13 +40,13 @@ class ShowHelp(Exception):  # noqa: N818  a way to end, not an error
 
 
 class Context:
-    """The context in which a command runs. Signals end the command gently at first, and within a second in any case.
+    """One run of a command. A signal or ``--max-time`` first stops its work, and soon ends the process in any case.
 
     Attributes:
-        warnings: those of the client and its limiter.
-        exit_code: the exit code of the signal that ends the command, or of ``--max-time``; 0 while nothing does.
-        grace: seconds from then until the command's work has ended, or is abandoned.
-        stop: ends the work that an event loop runs, from any thread; None outside a loop.
+        warnings: the warnings of the client and its limiter.
+        exit_code: the exit code of the signal, or of ``--max-time``; 0 until one of them comes.
+        grace: seconds that the work then has to stop.
+        stop: stops the work, called from any thread; None while no event loop runs.
     """
 
     def __init__(self, warnings: Warnings) -> None:
@@ -57,7 +57,7 @@ class Context:
         self._ended = threading.Event()
 
     def run(self, work: Coroutine[Any, Any, Result], *, max_seconds: float = threading.TIMEOUT_MAX) -> Result:
-        """Run work in an event loop; raise `KeyboardInterrupt` if it is cancelled, because the command is to end."""
+        """Run work in an event loop; raise `KeyboardInterrupt` if a signal or ``max_seconds`` cancelled it."""
 
         async def main() -> Result:
             task = asyncio.current_task()
@@ -79,7 +79,7 @@ class Context:
             timer.cancel()
 
     def end_by_signal(self, number: int, *_: object) -> None:
-        """Handle a signal: the second one ends the process at once."""
+        """Handle SIGINT or SIGTERM: the second one ends the process at once."""
         if self.exit_code:
             os._exit(self.exit_code)
         self._end(128 + number)
@@ -96,15 +96,15 @@ class Context:
             raise KeyboardInterrupt
 
     def _end_process(self) -> None:
-        """The main thread may wait without end: for a name server, a disk, a reader of stdout."""
+        """End the process even if its main thread waits forever: for a name server, a disk, a reader of stdout."""
         self._ended.wait(self.grace)
-        time.sleep(0.3)  # the last messages, and Python's shutdown, which waits for the threads of a name server
+        time.sleep(0.3)  # for the last messages, and for Python's shutdown, which waits for threads that resolve names
         os._exit(self.exit_code)
 
 
 @contextmanager
 def handled(handlers: Mapping[signal.Signals, Callable[..., object] | signal.Handlers]) -> Iterator[None]:
-    """Handle signals in another way for as long as the context lasts."""
+    """Install handlers of signals while the context lasts."""
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -142,13 +142,10 @@ def run_command(work: Callable[[Context], int], *, debug: bool, in_json: bool = 
 
 
 def exit_code_for(error: Exception) -> ExitCode:
-    match error:
-        case AuthenticationError() | ServiceNotEnabled():
-            return ExitCode.NOT_ACCEPTED
-        case ConfigError() | ModuleNotFoundError(name="trustme"):
-            return ExitCode.USAGE
-        case _:
-            return ExitCode.ERROR
+    if isinstance(error, AuthenticationError | ServiceNotEnabled):
+        return ExitCode.NOT_ACCEPTED
+    no_emulator = isinstance(error, ModuleNotFoundError) and error.name == "trustme"
+    return ExitCode.USAGE if no_emulator or isinstance(error, ConfigError) else ExitCode.ERROR
 
 
 def error_message(error: Exception, *, debug: bool = False) -> str:
@@ -162,11 +159,11 @@ def error_message(error: Exception, *, debug: bool = False) -> str:
             message = "the working directory is no longer there"
         case MemoryError():
             message = "out of memory"
-        case RongCloudError() | OSError() | ModuleNotFoundError(name="trustme"):  # the extra emulator is not installed
+        case RongCloudError() | OSError() | ModuleNotFoundError(name="trustme"):  # of the extra emulator
             message = str(error).strip() or type(error).__name__
         case _:
             message = f"unexpected {type(error).__name__}: {error}{'' if debug else ' (--debug shows where)'}"
-    if not isinstance(error, ConfigError):  # which may list alternatives, a line each
+    if not isinstance(error, ConfigError):  # that may list alternatives, one a line
         message = one_line(message)
     return "; ".join([message, *getattr(error, "__notes__", ())])
 

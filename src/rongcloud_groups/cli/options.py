@@ -109,7 +109,9 @@ class SyncOptions:
     @property
     def path(self) -> Path | None:
         """The output; None for stdout. A link is followed, and its target replaced."""
-        return None if self.output in {None, "-"} else _followed(Path(str(self.output)))
+        if self.output is None or self.output == "-":
+            return None
+        return _followed(Path(self.output))
 
     @property
     def failures_path(self) -> Path | None:
@@ -145,12 +147,12 @@ class SyncOptions:
 
 
 def is_same(one: Path | None, other: Path | None) -> bool:
-    """Whether both are one file, perhaps by a link."""
+    """Whether both are paths of one file."""
     return one is not None and other is not None and os.path.realpath(one) == os.path.realpath(other)
 
 
 def _followed(path: Path) -> Path:
-    """The target of a link to a file, or to none yet; a device or pipe keeps the name that was given."""
+    """The target of a link to a file or to nothing; a link to a device or pipe stays as it is."""
     if path.is_symlink() and (path.is_file() or not path.exists()):
         return Path(os.path.realpath(path))
     return path

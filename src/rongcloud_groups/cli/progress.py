@@ -70,13 +70,13 @@ class Display:
         self._thread.start()
 
     def show(self, progress: Progress) -> None:
-        """Show how far the job is, unless the thread is still busy with earlier output."""
+        """Show the progress, unless earlier output still waits to be written."""
         self._speed.add(progress)
         if self._waiting.empty():
             self._waiting.put(progress)
 
     def say(self, text: str, fields: dict[str, Any]) -> None:
-        """Show a message above the progress; where a thousand wait, a thread waits, and an event loop drops it."""
+        """Show a message above the progress. If 1,000 wait already, the main thread drops it, and another waits."""
         line = json.dumps(fields) if self._in_json else fitted(text, sys.stderr)
         if threading.current_thread() is threading.main_thread():
             with suppress(queue.Full):
@@ -85,8 +85,8 @@ class Display:
             self._waiting.put(line)
 
     def suspend(self, *_: object) -> None:
-        """Handle Ctrl-Z: leave the terminal as it was while the process is stopped."""
-        locked = self._drawing.acquire(timeout=0.5)  # without it, a terminal that takes nothing has the process
+        """Handle Ctrl-Z: restore the terminal, and stop the process until SIGCONT."""
+        locked = self._drawing.acquire(timeout=0.5)  # unless a write to a terminal that takes nothing holds it
         if locked:
             self._erase()
         os.kill(os.getpid(), signal.SIGSTOP)
@@ -94,7 +94,7 @@ class Display:
             self._drawing.release()
 
     def close(self) -> None:
-        """Write all messages, and leave the terminal as it was."""
+        """Write all messages, and restore the terminal."""
         self._waiting.put(None)
         self._thread.join()
 
@@ -115,7 +115,7 @@ class Display:
         write_stderr(f"{line}\n")
 
     def _erase(self) -> None:
-        """Lines stay."""
+        """Erase a bar; lines stay."""
 
 
 def display(
@@ -140,7 +140,7 @@ def display(
 
 
 async def watch(job: Job, screen: Display, warnings: Warnings) -> Report:
-    """Run a job, and show how far it is; neither the terminal's end nor Ctrl-Z harms it."""
+    """Run a job and show its progress; a terminal that is closed, or Ctrl-Z, does not harm it."""
 
     async def show() -> None:
         while True:
@@ -175,7 +175,7 @@ def plain_line(progress: Progress, speed: Speed) -> str:
 
 
 def status_line(progress: Progress, speed: Speed) -> str:
-    """How far the job is, as a JSON object with ``"message_type": "status"``."""
+    """The progress as a JSON object with ``"message_type": "status"``."""
     left = speed.seconds_left(progress)
     status = {
         "message_type": "status",

@@ -33,18 +33,18 @@ class BarDisplay(Display):
         segments = [segment for line in lines for segment in (*line, Segment.line())]
         with self._console.capture() as capture:
             self._console.print(Segments(segments[:-1]), end="", crop=False)
-        write_stderr(f"{self._erased()}{capture.get()}")
+        write_stderr(f"{self._erasure()}{capture.get()}")
         self._drawn, self._lengths = capture.get(), [Segment.get_line_length(line) for line in lines]
 
     def _write(self, line: str) -> None:
-        write_stderr(f"{self._erased()}{line}\n{self._drawn}")
+        write_stderr(f"{self._erasure()}{line}\n{self._drawn}")
 
     def _erase(self) -> None:
-        write_stderr(self._erased())
+        write_stderr(self._erasure())
         self._drawn, self._lengths = "", []
 
-    def _erased(self) -> str:
-        """Control codes that erase the lines, which a terminal that became narrower has wrapped."""
+    def _erasure(self) -> str:
+        """The control codes that erase the lines drawn; a terminal that has become narrower has wrapped them."""
         rows = sum(max(1, -(-length // self._console.width)) for length in self._lengths)
         return "\r\x1b[2K" + "\x1b[1A\x1b[2K" * (rows - 1) if rows else ""
 

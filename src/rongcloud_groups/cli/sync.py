@@ -1,4 +1,4 @@
-"""``rongcloud-groups sync``: parse, run a job, end with an exit code."""
+"""``rongcloud-groups sync``: the profiles of a file of IDs, into a file or a database."""
 
 from rongcloud_groups.cli.console import say
 from rongcloud_groups.cli.exit import Context, ShowHelp, run_command

@@ -1,4 +1,4 @@
-"""Checks the command line of ``sync`` and runs its job, which stops when the command is to end."""
+"""The job of ``sync``: the checks before it, and its report."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ def check(options: SyncOptions) -> None:
 
 
 async def run_job(options: SyncOptions, connection: ConnectionOptions, context: Context) -> int:
-    """Run the job of a ``sync`` command line; returns the exit code."""
+    """Run the job, and print its report; returns the exit code."""
     async with GroupClient(**connection.for_client()) as client:
         source = _source(options, client)
         if options.dry_run:
@@ -110,7 +110,7 @@ def _source(options: SyncOptions, client: GroupClient) -> bulk.Source:
 
 
 def _check_that_new(options: SyncOptions, sink: bulk.Sink) -> None:
-    """Only the list beside an output is known to have no ID that has a row there already."""
+    """Refuse an output with rows: only the list of failed IDs beside it is known to have none of their IDs."""
     if options.path is not None and options.path.exists() and (options.restart or sink.load() is None):
         raise ConfigError(
             f"{options.output} exists, and {options.retry_failed} is not its own list of failed IDs "
