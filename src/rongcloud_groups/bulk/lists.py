@@ -34,9 +34,8 @@ class Failure(Struct, frozen=True):
 def failure(group_id: str, error: RongCloudError, max_attempts: int) -> Failure:
     """The note of an ID that ended in this error."""
     code = error.code if isinstance(error, ServiceError) else None
-    attempts = max_attempts if action_for(error) in RETRIED else 1
-    if isinstance(error, InvalidGroupId):
-        attempts = 0
+    most = max_attempts if action_for(error) in RETRIED else 1
+    attempts = 0 if isinstance(error, InvalidGroupId) else most
     return Failure(group_id, type(error).__name__, code, str(error), attempts)
 
 
@@ -94,6 +93,21 @@ class FailedIdsFile(PartialFile, Failures):
         self.append(msgspec.json.Encoder().encode_lines(failures))
 
 
+class FailedIdsPrinter(Failures):
+    """For an output that has no file beside it: each failure is shown at once.
+
+    Args:
+        show: shows a failure.
+    """
+
+    def __init__(self, show: Callable[[Failure], None]) -> None:
+        self._show = show
+
+    def write(self, failures: Sequence[Failure]) -> None:
+        for each in failures:
+            self._show(each)
+
+
 class MissingIdsFile(PartialFile, MissingIds):
     """An ID a line; the file is there only if a group is missing.
 
@@ -112,18 +126,3 @@ class MissingIdsFile(PartialFile, MissingIds):
 
     def write(self, group_ids: Sequence[str]) -> None:
         self.append("".join(f"{group_id}\n" for group_id in group_ids).encode())
-
-
-class FailedIdsPrinter(Failures):
-    """For an output that has no file beside it: each failure is shown at once.
-
-    Args:
-        show: shows a failure.
-    """
-
-    def __init__(self, show: Callable[[Failure], None]) -> None:
-        self._show = show
-
-    def write(self, failures: Sequence[Failure]) -> None:
-        for each in failures:
-            self._show(each)
