@@ -430,6 +430,21 @@ def test_an_error_that_stops_the_event_loop_ends_the_calls() -> None:
     for _ in range(2):
         with pytest.raises(ClientClosed):
             client.get("g1")
-    with pytest.raises((SystemExit, RuntimeError)):
+    with pytest.raises(SystemExit):
         client.close()
     assert client.closed
+
+
+@pytest.mark.usefixtures("address")
+def test_a_hook_that_calls_its_blocking_client_is_refused() -> None:
+    refused: list[str] = []
+
+    def call(event: Event) -> None:
+        if isinstance(event, BatchSent):
+            with pytest.raises(RuntimeError) as caught:
+                client.stats()
+            refused.append(str(caught.value))
+
+    with BlockingGroupClient.from_env(hooks=[call]) as client:
+        client.get("g1")
+    assert ["own event loop" in text for text in refused] == [True]

@@ -6,10 +6,11 @@ from contextvars import ContextVar
 from types import coroutine
 from typing import Any
 
+import httpx
 import pytest
 from support.virtual_time import settle
 
-from rongcloud_groups import GroupProfile, RongCloudError
+from rongcloud_groups import GroupClient, GroupProfile, RongCloudError
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.waiters import GetWaiter, WakeUps, settle_gets
 
@@ -139,3 +140,20 @@ async def test_an_error_leaves_no_cycle_to_the_garbage_collector() -> None:
         assert not [each for each in gc.get_objects() if isinstance(each, GetWaiter)]
     finally:
         gc.enable()
+
+
+def test_the_end_of_asyncio_run_cancels_a_get_that_is_open() -> None:
+    async def main() -> asyncio.Task[GroupProfile | None]:
+        sent = asyncio.Event()
+
+        async def hang(_: httpx.Request) -> httpx.Response:
+            sent.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+        client = await GroupClient("key", "secret", transport=httpx.MockTransport(hang)).open()
+        task = asyncio.create_task(client.get("g1"))
+        await sent.wait()
+        return task
+
+    assert asyncio.run(main()).cancelled()

@@ -1,6 +1,6 @@
 """Waiters of a call: of `get` for one ID, of `get_many` for many."""
 
-from asyncio import CancelledError, Future, get_running_loop
+from asyncio import AbstractEventLoop, CancelledError, Future, get_running_loop
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
@@ -32,12 +32,13 @@ class WakeUps:
     """
 
     def __init__(self) -> None:
+        self.loop: AbstractEventLoop | None = None  # that of the tasks; asyncio.run cancels them while it does not run
         self._tasks: deque[SuspendedTask] = deque()
 
     def extend(self, tasks: "Iterable[SuspendedTask]") -> None:
         """Resume these tasks soon."""
         if not self._tasks:
-            get_running_loop().call_soon(self._resume)
+            (self.loop or get_running_loop()).call_soon(self._resume)
         self._tasks.extend(tasks)
 
     def _resume(self) -> None:
@@ -77,6 +78,7 @@ class GetWaiter(Struct, eq=False):
     get_loop = staticmethod(get_running_loop)
 
     def add_done_callback(self, wake_up: Callable[[Future[None]], object], *, context: Context) -> None:
+        self.wake_ups.loop = get_running_loop()
         self.task = wake_up, context
 
     def cancel(self, msg: object = None) -> bool:

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from rongcloud_groups._dispatch.listing import ProfilePage
 from rongcloud_groups._protocol.secret import Secret
-from rongcloud_groups.blocking.portal import Running
+from rongcloud_groups.blocking.running import Running
 from rongcloud_groups.blocking.stream import BlockingStream
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.config import AllOptions, Options, options_from_environment, with_machine_budget
@@ -105,7 +105,7 @@ class BlockingGroupClient:
             RongCloudError: a page could not be had.
         """
         running = self._run()
-        pages = running.portal.call(running.client.list_groups).pages()
+        pages = running.call(running.client.list_groups).pages()
         while (page := running.wait(lambda: anext(pages, None))) is not None:
             yield from page.groups
 
@@ -121,7 +121,7 @@ class BlockingGroupClient:
             RongCloudError: a page could not be had, or an error that is not retryable.
         """
         running = self._run()
-        listed = running.portal.call(partial(running.client.list_profiles, after=after, since=since))
+        listed = running.call(partial(running.client.list_profiles, after=after, since=since))
         with running.entered(listed) as pages:
             while (page := running.wait(lambda: anext(pages, None))) is not None:
                 yield page
@@ -129,7 +129,7 @@ class BlockingGroupClient:
     def stats(self) -> Stats:
         """Counts of the client so far, and its present state."""
         running = self._run()
-        return running.portal.call(running.client.stats)
+        return running.call(running.client.stats)
 
     def close(self) -> None:
         """Close the client: open lookups of other threads end in `ClientClosed`."""

@@ -8,7 +8,7 @@ from typing import Final, Self
 from anyio import CancelScope
 
 from rongcloud_groups._dispatch.stream import Stream
-from rongcloud_groups.blocking.portal import Running
+from rongcloud_groups.blocking.running import Running
 from rongcloud_groups.lookup import Lookup
 
 IDS_AT_A_TIME: Final = 500
@@ -23,7 +23,7 @@ class BlockingStream(Iterator[Lookup]):
         # A str is refused by the client's own stream, in its own words.
         batches = group_ids if isinstance(group_ids, str) else source.read()
         client = running.client
-        stream = running.portal.call(lambda: client.stream(batches, bulk=bulk))
+        stream = running.call(lambda: client.stream(batches, bulk=bulk))
         self._parts = _parts(running, stream, source)
 
     def __enter__(self) -> Self:
@@ -51,7 +51,7 @@ def _parts(running: Running, stream: Stream, source: "_Source") -> Generator[Loo
             if (part := running.wait(lambda: source.next_part(stream))) is not None:
                 yield part
             elif not source.ended:
-                running.portal.call(source.feed, source.take())
+                running.call(source.feed, source.take())
             elif source.error is not None:
                 raise source.error
             else:
