@@ -393,7 +393,7 @@ class CachedLookups(RuleBasedStateMachine):
     def lose(self) -> None:
         if self.in_flight:
             batch, _ = self.in_flight.pop(0)
-            self.pending.requeue(self.pending.rest(self.pending.entries(batch)))
+            self.pending.requeue(self.pending.withdraw(self.pending.entries(batch)))
 
     @rule(group_id=ids)
     def change(self, group_id: str) -> None:

@@ -222,9 +222,9 @@ class Queue(RuleBasedStateMachine):
                 self.resting[entry.group_id] = entry
             else:
                 self.forget(entry.group_id)
-        group = self.pending.rest(entries[readable:])
+        group = self.pending.withdraw(entries[readable:])
         assert group == [entry for entry in entries[readable:] if entry.group_id in self.resting]
-        both = group, self.entered.rest(twins[readable:])
+        both = group, self.entered.withdraw(twins[readable:])
         if after == "rest":
             self.groups.append(both)
         else:
@@ -285,9 +285,9 @@ class Queue(RuleBasedStateMachine):
             elif after == "settle in part":
                 queue.settle((entry, None) for entry in flight.batch.waiters if isinstance(entry, PendingId))
             elif after == "put back":
-                queue.requeue(queue.rest(entries))
+                queue.requeue(queue.withdraw(entries))
             else:
-                queue.requeue_halves(queue.rest(entries))
+                queue.requeue_halves(queue.withdraw(entries))
 
     @precondition(lambda self: self.halves and len(self.waits) > LIMIT)
     @rule()
@@ -317,8 +317,8 @@ class Queue(RuleBasedStateMachine):
             for group_id in GROUP_IDS:
                 late = any(group_id in waiter.late for waiter in self.waiters)
                 joins = group_id in self.open_ids() and (late or group_id not in self.invalidated)
-                assert queue.begins(group_id) == (not joins)
-                assert queue.waits(group_id) == (group_id in self.waits)
+                assert queue.starts_request(group_id) == (not joins)
+                assert queue.is_queued(group_id) == (group_id in self.waits)
                 assert queue.in_flight(group_id) == (group_id in self.flying)
         assert sorted(entry.group_id for entry in self.entered.waiting()) == sorted(self.waits)
 
@@ -397,20 +397,20 @@ def test_every_tenth_batch_is_the_bulk_lanes_while_both_lanes_hold_something() -
 
 def test_requeued_ids_go_first_and_in_their_old_order() -> None:
     pending, _ = queue(interactive="abcdef")
-    pending.requeue(pending.rest(pending.entries(taken(pending))))
+    pending.requeue(pending.withdraw(pending.entries(taken(pending))))
     assert all_taken(pending) == ["abcd", "ef"]
 
 
 def test_halves_go_by_themselves_and_before_the_rest_of_their_lane() -> None:
     pending, _ = queue(interactive="abcdef", bulk="z")
-    pending.requeue_halves(pending.rest(pending.entries(taken(pending))))
+    pending.requeue_halves(pending.withdraw(pending.entries(taken(pending))))
     assert all_taken(pending) == ["ab", "cd", "efz"]
 
 
 def test_halving_again_ends_in_single_ids_before_the_other_half() -> None:
     pending, _ = queue(interactive="abcd")
     for _ in range(2):
-        pending.requeue_halves(pending.rest(pending.entries(taken(pending))))
+        pending.requeue_halves(pending.withdraw(pending.entries(taken(pending))))
     assert all_taken(pending) == ["a", "b", "cd"]
 
 
@@ -420,13 +420,13 @@ def test_a_half_with_an_interactive_id_is_interactive() -> None:
     pending.add("d", Recorder())
     waiter.open.add("x")
     pending.add("x", waiter)
-    pending.requeue_halves(pending.rest(pending.entries(batch)))
+    pending.requeue_halves(pending.withdraw(pending.entries(batch)))
     assert all_taken(pending) == ["cd", "x", "ab"]
 
 
 def test_asking_interactively_for_an_id_of_a_bulk_half_brings_the_half_forward() -> None:
     pending, _ = queue(bulk="abcd")
-    pending.requeue_halves(pending.rest(pending.entries(taken(pending))))
+    pending.requeue_halves(pending.withdraw(pending.entries(taken(pending))))
     pending.add("d", Recorder())
     assert all_taken(pending) == ["cd", "ab"]
 
@@ -441,7 +441,7 @@ def test_an_id_upgraded_in_flight_comes_back_to_the_interactive_lane() -> None:
     pending, _ = queue(bulk="abcdef")
     batch = taken(pending)
     pending.add("c", Recorder())
-    pending.requeue(pending.rest(pending.entries(batch)))
+    pending.requeue(pending.withdraw(pending.entries(batch)))
     assert taken(pending).group_ids == ["c", "a", "b", "d"]
 
 
@@ -488,7 +488,7 @@ def test_a_late_failure_of_an_abandoned_batch_leaves_a_newer_request_alone() -> 
     second = Recorder()
     second.open.add("a")
     pending.add("a", second)
-    pending.requeue(pending.rest(pending.entries(batch)))
+    pending.requeue(pending.withdraw(pending.entries(batch)))
     again = taken(pending)
     pending.settle_batch(again, {})
     assert second.outcomes == [("a", None)]
@@ -515,13 +515,13 @@ def test_a_waiter_that_arrives_after_an_invalidation_waits_for_the_next_request(
 def test_an_id_that_waits_is_not_stale() -> None:
     pending, _ = queue(interactive="a")
     pending.mark_stale()
-    assert not pending.begins("a")
+    assert not pending.starts_request("a")
 
 
 def test_a_stale_request_that_is_made_again_serves_every_waiter() -> None:
     pending, early = queue(interactive="a")
     batch, late = stale_with_a_late_waiter(pending)
-    pending.requeue(pending.rest(pending.entries(batch)))
+    pending.requeue(pending.withdraw(pending.entries(batch)))
     pending.settle_batch(taken(pending), {})
     assert early.outcomes == late.outcomes == [("a", None)]
     assert pending.open == 0

@@ -81,8 +81,8 @@ class Assembly:
             self.dispatcher,
             self.pending,
             limiter,
-            [each for each in (own_limiter, transports) if each is not None],
-            partial(registered, app_key, self.origins, limiter),
+            [each.aclose for each in (own_limiter, transports) if each is not None],
+            registered(app_key, self.origins, limiter),
         )
         if options["cache"] is not None:
             options["cache"].attach(self.pending, app_key)

@@ -83,10 +83,10 @@ class Dispatcher:
         self.wake = self._changed.set
         self._tasks: TaskGroup | None = None
         self._connecting = ConnectionWait(failover, policy, attempt_timeout)
-        self._without_token = 0
         self._recovery = Recovery(pending, gate, policy, emit, api.credentials.app_key, self._start, self.wake)
         self._closed = False
         self._phase: Phase = "waiting for budget"
+        self._without_token = 0
         self._requests = self._group_ids_sent = 0
         self._budget_wait = 0.0
 
@@ -109,14 +109,13 @@ class Dispatcher:
         )
 
     def phase_of(self, group_id: str) -> Phase:
-        """The phase an open ID is in."""
+        """The phase that an ID is in, or would be in if it were looked up now."""
         if self._pending.in_flight(group_id):
             return "waiting for the service"
         if self._connecting.in_outage:
             return "connecting"
-        if self._recovery.pausing or self._pending.waits(group_id) or not self._pending.is_open(group_id):
-            return self._phase
-        return "waiting for the service"
+        rests = self._pending.is_open(group_id) and not self._pending.is_queued(group_id)
+        return "waiting for the service" if rests and not self._recovery.pausing else self._phase
 
     async def run(self) -> None:
         """Send until cancelled; then abandon the requests in flight."""
@@ -135,14 +134,6 @@ class Dispatcher:
     def close(self) -> None:
         self._closed = True
         self._cancel_all()
-
-    def _cancel_all(self) -> None:
-        for flight in list(self._in_flight.values()):
-            flight.cancel()
-
-    def _cancel(self, batch: Batch) -> None:
-        if flight := self._in_flight.get(batch):
-            flight.cancel()
 
     def __repr__(self) -> str:
         return f"<Dispatcher: {self._requests} requests sent, {len(self._in_flight)} in flight, {self._phase}>"
@@ -175,15 +166,15 @@ class Dispatcher:
         if self._emit:
             self._emit(TokenWaited(waited, self._gate.rate))
         connection = None if self._closed else self._failover.pick()
-        batch = self._pending.take(self._cancel) if connection is not None else None
-        if connection is not None and batch is not None:
-            self._connecting.reset()
-            self._send(connection, batch)
-            return
-        self._gate.unused()
         if connection is None:
+            self._gate.unused()
             self._phase = "connecting"
             await self._connecting.wasted()
+        elif batch := self._pending.take(self._cancel):
+            self._connecting.reset()
+            self._send(connection, batch)
+        else:
+            self._gate.unused()
 
     async def _slow_token(self) -> float:
         """The wait may be longer than a connection may be idle: another one is opened where it closes."""
@@ -259,10 +250,6 @@ class Dispatcher:
         else:
             self._answered(flight, result)
 
-    def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
-        assert self._tasks is not None  # noqa: S101  responses come only inside run()
-        self._tasks.start_soon(task, *args)
-
     def _answered(self, flight: InFlight, result: BatchResult) -> None:
         self._failover.succeeded(flight.connection)
         if self._emit:
@@ -296,6 +283,18 @@ class Dispatcher:
         logger.error("not retryable: %s", error)
         self._pending.abort(error)
         self._cancel_all()
+
+    def _cancel_all(self) -> None:
+        for flight in list(self._in_flight.values()):
+            flight.cancel()
+
+    def _cancel(self, batch: Batch) -> None:
+        if flight := self._in_flight.get(batch):
+            flight.cancel()
+
+    def _start(self, task: Callable[..., Coroutine[Any, Any, None]], *args: object) -> None:
+        assert self._tasks is not None  # noqa: S101  responses come only inside run()
+        self._tasks.start_soon(task, *args)
 
 
 def drop_frames(error: BaseException) -> None:

@@ -6,7 +6,7 @@ clients of one App Key that are open at the same time and do not share a limiter
 
 import os
 from asyncio import AbstractEventLoop, CancelledError, Event, Future, Task, TaskGroup, get_running_loop, wait
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from threading import Lock
 from time import monotonic
@@ -38,18 +38,14 @@ class Start(Protocol):
     def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> Task[T]: ...
 
 
-class Closeable(Protocol):
-    async def aclose(self) -> None: ...
-
-
 class Lifetime:
     """Opens a client, runs its parts until it is closed, and says whether it can be used.
 
     The parts run in their own task, since a client may be opened in one task and closed in another.
 
     Args:
-        owned: closed with the client, in reverse order.
-        registered: entered while the client is open.
+        closers: close what the client owns, the last one first.
+        registration: entered while the client is open.
     """
 
     def __init__(
@@ -58,15 +54,15 @@ class Lifetime:
         dispatcher: Dispatcher,
         pending: PendingQueue,
         limiter: Limiter,
-        owned: Sequence[Closeable],
-        registered: Callable[[], AbstractContextManager[None]],
+        closers: Sequence[Callable[[], Awaitable[None]]],
+        registration: AbstractContextManager[None],
     ) -> None:
         self._failover = failover
         self._dispatcher = dispatcher
         self._pending = pending
         self._limiter = limiter
-        self._owned = owned
-        self._registered = registered
+        self._closers = closers
+        self._registration = registration
         self._host: Task[None] | None = None
         self._pid = 0
         self._tasks: TaskGroup | None = None
@@ -137,21 +133,23 @@ class Lifetime:
         try:
             await limiter.open()
         except BaseException:
-            if limiter in self._owned:
+            if limiter.aclose in self._closers:
                 await limiter.aclose()
             raise
 
     async def _run(self, opened: Future[None]) -> None:
         async with AsyncExitStack() as stack:
-            for each in self._owned:
-                stack.push_async_callback(each.aclose)
+            for close in self._closers:
+                stack.push_async_callback(close)
             try:
-                with self._registered():
+                with self._registration:
                     await self._run_parts(opened)
             except BaseException as error:
                 if not isinstance(error, CancelledError):
                     logger.exception("the client stopped")
-                    cause = _innermost(error)
+                    cause = error
+                    while isinstance(cause, BaseExceptionGroup):
+                        cause = cause.exceptions[0]
                     self._problem = f"the client stopped: {type(cause).__name__}: {cause}"
                 raise
             finally:
@@ -184,12 +182,6 @@ class Lifetime:
             raise ClientClosed("no event loop runs in this thread: use the client in the one that opened it") from None
         if loop is not host.get_loop():
             raise ClientClosed("the client was opened in another event loop: open one client in each")
-
-
-def _innermost(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 @contextmanager

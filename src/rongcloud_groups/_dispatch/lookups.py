@@ -171,7 +171,7 @@ class CachedWaiter:
         if not fresh:
             held = {each: cached.profile for each in group_ids if (cached := self._cache.lookup(each)) is not None}
             group_ids = [group_id for group_id in group_ids if group_id not in held]
-        for group_id in filter(pending.begins, group_ids):
+        for group_id in filter(pending.starts_request, group_ids):
             self._cache.begin(group_id, self)
         if held:
             self._waiter.settle(held)

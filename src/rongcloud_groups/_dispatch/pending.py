@@ -43,7 +43,7 @@ class PendingQueue:
     def __bool__(self) -> bool:
         return bool(self._interactive or self._bulk)
 
-    def begins(self, group_id: str) -> bool:
+    def starts_request(self, group_id: str) -> bool:
         """Whether adding a waiter for this ID would cause a new request."""
         known = self._ids.get(group_id)
         return known is None or (isinstance(known, PendingId) and known.stale and not known.next_waiters)
@@ -191,7 +191,7 @@ class PendingQueue:
         entries = [self._entry(group_id) for group_id in batch.group_ids if group_id in self._ids]
         return [entry for entry in entries if entry.place is batch]
 
-    def rest(self, entries: Iterable[PendingId]) -> list[PendingId]:
+    def withdraw(self, entries: Iterable[PendingId]) -> list[PendingId]:
         """Take entries out of flight, to be requeued later; those without a waiter are dropped."""
         resting = []
         for entry in entries:
@@ -240,7 +240,7 @@ class PendingQueue:
         """Whether a request for an ID is in flight."""
         return isinstance(self._place(group_id), Batch)
 
-    def waits(self, group_id: str) -> bool:
+    def is_queued(self, group_id: str) -> bool:
         """Whether an ID waits for a request now; False where it is in flight, rests, or is not open."""
         return isinstance(self._place(group_id), Lane | list)
 

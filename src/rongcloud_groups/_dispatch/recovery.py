@@ -64,7 +64,7 @@ class Recovery(Struct, eq=False):
             self._pending.settle((entry, error) for entry in entries)
             return
         logger.info("%s; sending each half of the batch alone", error)
-        self._pending.requeue_halves(self._pending.rest(entries))
+        self._pending.requeue_halves(self._pending.withdraw(entries))
         if self._emit:
             self._emit(BatchSplit(len(entries)))
         self._wake()
@@ -86,7 +86,7 @@ class Recovery(Struct, eq=False):
         self.throttled += isinstance(error, RateLimited)
         now = get_running_loop().time()
         waits = [self._policy.count_refusal(entry.attempts, error, now) for entry in entries]
-        resting = self._pending.rest(entries)
+        resting = self._pending.withdraw(entries)
         if any(waits):
             self._start(self._throttled, resting, error, age)
         else:
@@ -129,7 +129,7 @@ class Recovery(Struct, eq=False):
         for entry in entries:
             self._policy.count(entry.attempts, error)
         self._pending.settle([(entry, error) for entry in entries if self._policy.exhausted(entry.attempts)])
-        resting = self._pending.rest(entries)
+        resting = self._pending.withdraw(entries)
         if not resting:
             return
         lost = max(entry.attempts.lost for entry in resting)

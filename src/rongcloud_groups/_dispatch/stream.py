@@ -17,8 +17,6 @@ from rongcloud_groups._transport.containment import is_cancellation
 from rongcloud_groups.errors import ClientClosed, RongCloudError
 from rongcloud_groups.lookup import Lookup, Outcome, lookup_of
 
-_USE = "async with client.stream(ids) as parts: async for part in parts: …"
-
 
 class Stream:
     """An asynchronous iterator of `Lookup` parts; `GroupClient.stream` makes it.
@@ -114,7 +112,7 @@ class Stream:
     def withdraw(self, group_ids: Collection[str]) -> bool:
         """Give up IDs, if a request was sent for none of them; whether that was so."""
         waiting = [group_id for group_id in group_ids if group_id in self._open]
-        if not all(map(self._pending.waits, waiting)):
+        if not all(map(self._pending.is_queued, waiting)):
             return False
         self._pending.leave(self, waiting)
         self._open.difference_update(waiting)
@@ -137,10 +135,10 @@ class Stream:
         self._changed.set()
 
     def _check_entered(self) -> Task[None]:
-        if self._reading is None:
-            raise ClientClosed(f"the stream is not open: write '{_USE}'")
-        if self._left:
-            raise ClientClosed(f"the stream has ended: write '{_USE}'")
+        if self._reading is None or self._left:
+            state = "has ended" if self._left else "is not open"
+            use = "async with client.stream(ids) as parts: async for part in parts: …"
+            raise ClientClosed(f"the stream {state}: write '{use}'")
         return self._reading
 
     async def _read(self) -> None:

@@ -211,11 +211,7 @@ def _failed_key(group_id: object) -> str:
 
 
 def reject_single_str(group_ids: Iterable[object]) -> Iterable[object]:
-    """The IDs themselves.
-
-    Raises:
-        TypeError: it is one str, whose characters would be taken for IDs.
-    """
+    """The IDs themselves; raises a `TypeError` for one str, whose characters would be taken for IDs."""
     if isinstance(group_ids, str | bytes):
         raise TypeError(f"give several group IDs, such as [{group_ids!r}], not one {type(group_ids).__name__}")
     return group_ids
