@@ -170,7 +170,7 @@ class Dispatcher:
             self._gate.unused()
             self._phase = "connecting"
             await self._connecting.wasted()
-        elif batch := self._pending.take(self._cancel):
+        elif (batch := self._pending.take(self._cancel)) is not None:
             self._connecting.reset()
             self._send(connection, batch)
         else:
