@@ -13,7 +13,8 @@ class TooLargeError(DecodeError):
 def max_body(entries: int) -> int:
     """The most bytes of a body, decompressed, with at most so many profiles or listed groups.
 
-    A profile with every text at its documented length, all of it emoji, escaped twice, has 64 KiB.
+    A profile with every text at its documented length, all of it emoji, escaped twice, has 64 KiB. One entry may be
+    larger than that, or the rest of the body, by 256 KiB.
     """
     return min((256 + 64 * entries) * 1024, 16 * 1024 * 1024)
 

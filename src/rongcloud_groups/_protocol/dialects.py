@@ -45,7 +45,7 @@ class Dialect(Struct, frozen=True, kw_only=True, eq=False):
 
     @property
     def switch(self) -> str:
-        """How to choose it."""
+        """The settings that choose it."""
         return f"dialect={self.name!r} (RONGCLOUD_DIALECT={self.name})"
 
 

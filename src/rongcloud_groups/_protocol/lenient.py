@@ -44,7 +44,7 @@ def camel_case(field: str) -> str:
 
 _PERMISSION_KEYS: Final = {name: camel_case(name) for name in Permissions.__struct_fields__}
 _Paths = Sequence[tuple[str, str, str]]
-"""Paths of a field, each with the key of the nested object, if there is one, and the key in it."""
+"""The paths of a field: each whole, the key of its nested object (empty if there is none), and the key in that."""
 
 
 class FieldReader:
@@ -69,7 +69,7 @@ class FieldReader:
         return paths[0][0], b""
 
     def take_object(self, paths: _Paths) -> tuple[str, dict[str, Raw]]:
-        """The members of the object at the first of the paths that exists; each is to be taken from there."""
+        """The members of the object at the first of the paths that exists; the caller pops those that it reads."""
         return next(((path, members) for path, _, _ in paths if (members := self._object(path))), (paths[0][0], {}))
 
     def group_id(self, _: str, raw: bytes) -> str | None:

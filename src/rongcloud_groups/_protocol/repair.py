@@ -46,10 +46,10 @@ def decode_repaired(decoder: "msgspec.json.Decoder[_T]", text: bytes | Raw) -> _
 
 
 def _repaired(text: bytes) -> bytes:
-    r"""The text with the values replaced that make it no JSON.
+    r"""The text, with replacements for the values that make it invalid JSON.
 
-    - A lone surrogate (text that was cut inside an emoji) becomes a byte that is not UTF-8, and so the trouble of the
-      one string that it is in. A control character in a string is escaped.
+    - A lone surrogate (text that was cut inside an emoji) becomes a byte that is not UTF-8, which makes only the string
+      around it unreadable. A control character in a string is escaped.
     - A word that is not JSON, such as ``NaN``, ``Infinity`` or ``01``, becomes a string.
     - A value nested too deep becomes a string that is not UTF-8.
 
@@ -84,10 +84,10 @@ def _repaired(text: bytes) -> bytes:
     return b"".join([*parts, text[copied:] if depth <= limit else b""])
 
 
-def _replacement(word: bytes, most: int) -> tuple[bytes, int]:
-    """The replacement of a string or a word, and how many marks in it were looked at, at most so many."""
+def _replacement(word: bytes, limit: int) -> tuple[bytes, int]:
+    """The replacement of a string or a word, and the number of marks in it that were examined, at most ``limit``."""
     if word[0] == ord('"'):
-        return _IN_STRING.subn(_in_string, word, most)
+        return _IN_STRING.subn(_in_string, word, limit)
     return (word if _WORD.fullmatch(word) else _encode(word.decode(errors="replace"))), 0
 
 

@@ -50,10 +50,10 @@ _ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
 def read_entries(
     reader: ResponseReader[_Model], response: Response, requested: Sequence[str] | None, request_id: str | None
 ) -> tuple[list[_Model], int, str | int | None]:
-    """The models of a response, how many entries have a group ID that cannot be read, and the token of the next page.
+    """The models in a response, the number of entries whose group ID cannot be read, and the token of the next page.
 
-    With ``requested``, the IDs of a batch request, they are those of these groups, in this order; without it, a page of
-    the listing. Errors are as for `ServiceApi.read_batch`.
+    The models are those of the requested group IDs, in their order; all, if ``requested`` is None, as for a page of the
+    listing. Errors are as for `ServiceApi.read_batch`.
     """
     try:
         body = _body_of(response, max_body(reader.limit if requested is None else len(requested)))
@@ -145,7 +145,7 @@ def _message_of(envelope: _Envelope, response: Response, body: bytes) -> str:
 
 
 def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: str) -> None:
-    """Data where the other dialect has them end everything; a mere sign of it may be a proxy's, which goes away."""
+    """Data in the place of the other dialect mean a wrong setting; a mere sign of it may be a proxy's, and pass."""
     other = dialect.other
     ours, theirs = (bool(getattr(envelope, each.envelope or list_key)) for each in (dialect, other))
     inside_theirs = envelope if other.envelope is None else _envelope_of(getattr(envelope, other.envelope))
