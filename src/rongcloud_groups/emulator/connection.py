@@ -24,7 +24,7 @@ class Exchange:
 
     id: int
     method: str
-    target: str
+    path: str  # without a query
     headers: Mapping[str, str]
     arrived: float
     body: bytearray = field(default_factory=bytearray)
@@ -92,7 +92,7 @@ class ServerConnection(asyncio.Protocol, ABC):
         if self.leaving:
             self.host.counts.never_processed += 1
             return
-        self.exchanges[exchange_id] = Exchange(exchange_id, method, target, headers, self._arrived)
+        self.exchanges[exchange_id] = Exchange(exchange_id, method, path, headers, self._arrived)
         goaway = self.host.faults.goaway
         if goaway is not None and goaway.at == self.nth:
             self.host.faults.played[goaway.kind] += 1
@@ -106,8 +106,7 @@ class ServerConnection(asyncio.Protocol, ABC):
         exchange.body += data
         exchange.refused = len(exchange.body) > MAX_BODY_SIZE
         if ended or exchange.refused:
-            body = bytes(exchange.body)
-            response = self.host.respond(exchange.method, exchange.target, exchange.headers, body, exchange.arrived)
+            response = self.host.respond(exchange)
             if response.fault is not None and response.fault.startswith("goaway"):
                 self.go_away(response.fault)
             self.after(response.delay, lambda: self._respond(exchange, response))

@@ -34,53 +34,44 @@ class RateCheck:
     count_refused: bool = False  #: whether a refused request counts as well
     other: OtherConsumer | None = None  #: another consumer of the same budget
     _latest: float = field(default=-math.inf, init=False)
-    _began: float | None = field(default=None, init=False)
+    _began: float = field(default=math.inf, init=False)
     _other_sent: int = field(default=0, init=False)
     _counted: deque[float] = field(default_factory=deque, init=False)  # sliding, fixed
     _tokens: float = field(default=math.inf, init=False)  # bucket
-    _filled_at: float = field(default=0.0, init=False)
 
     def admit(self, now: float) -> bool:
         """Tell whether a request that arrives at `now`, in seconds on a monotonic clock, is let in, and count it."""
         if self.limit is None:
             return True
         now = max(now, self._latest)
-        if self._began is None:
-            self._began = now
+        self._began = min(self._began, now)
         if self.other is not None:
-            self._admit_other(self.other, self._began, now)
-        return self._admit(now)
+            self._admit_other(self.other, now)
+        return self._admit(self.limit, now)
 
-    def _admit_other(self, other: OtherConsumer, began: float, now: float) -> None:
-        start = began + other.begins
+    def _admit_other(self, other: OtherConsumer, now: float) -> None:
+        start = self._began + other.begins
         due = math.floor((min(now, start + other.lasts) - start) * other.rate) + 1 if now >= start else 0
         # Requests over two seconds old can no longer change a decision.
         first = max(self._other_sent, math.floor((now - 2 - start) * other.rate))
         for number in range(first, due):
-            self._admit(max(start + number / other.rate, self._latest))
+            self._admit(self.limit or 0, max(start + number / other.rate, self._latest))
         self._other_sent = max(self._other_sent, due)
 
-    def _admit(self, now: float) -> bool:
-        self._latest = now
-        return self._admit_from_bucket(now) if self.window == "bucket" else self._admit_in_window(now)
-
-    def _admit_in_window(self, now: float) -> bool:
-        counted = self._counted
-        since = math.floor(now) if self.window == "fixed" else None
-        while counted and (now - counted[0] >= 1 if since is None else counted[0] < since):
-            counted.popleft()
-        admitted = self.limit is None or len(counted) < self.limit
+    def _admit(self, limit: int, now: float) -> bool:
+        elapsed, self._latest = now - self._latest, now
+        if self.window == "bucket":
+            self._tokens = min(limit, self._tokens + elapsed * limit)
+            admitted = self._tokens >= 1
+            if admitted or self.count_refused:
+                self._tokens = max(-limit, self._tokens - 1)
+            return admitted
+        since = math.floor(now) if self.window == "fixed" else math.nextafter(now - 1, now)  # a second ago is over
+        while self._counted and self._counted[0] < since:
+            self._counted.popleft()
+        admitted = len(self._counted) < limit
         if admitted or self.count_refused:
-            counted.append(now)
-        return admitted
-
-    def _admit_from_bucket(self, now: float) -> bool:
-        size = float(self.limit or 0)
-        tokens = min(size, self._tokens + (now - self._filled_at) * size)
-        admitted = tokens >= 1
-        if admitted or self.count_refused:
-            tokens = max(-size, tokens - 1)
-        self._tokens, self._filled_at = tokens, now
+            self._counted.append(now)
         return admitted
 
 

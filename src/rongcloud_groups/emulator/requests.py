@@ -26,13 +26,8 @@ STATUS: Final = {
 """The HTTP status of each code of the service."""
 
 
-class ServiceRefusal(Exception):  # noqa: N818  a code on its way into a response, caught by the service itself
-    """The service refuses a request with this code."""
-
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(code, message)
-        self.code = code
-        self.message = message
+class ServiceRefusal(Exception):  # noqa: N818  caught by the service itself
+    """The code and the message of a refusal, on their way into a response."""
 
 
 def check_signature(headers: Mapping[str, str], app_key: str, app_secret: str) -> float:

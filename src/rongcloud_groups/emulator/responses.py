@@ -52,10 +52,8 @@ class ResponseFormat:
         if self._nested_as_strings(version):
             for name in NESTED:
                 part = group.get(name)
-                if isinstance(part, Part):
-                    group[name] = part.text
-                elif isinstance(part, dict):
-                    group[name] = _encode(part).decode()
+                if isinstance(part, dict):
+                    group[name] = part.text if isinstance(part, Part) else _encode(part).decode()
         if version == 4:  # noqa: PLR2004  the service's own version number
             _rename(group, _V4_NAMES)
         elif self.name_key != "groupName":

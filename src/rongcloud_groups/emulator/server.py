@@ -5,12 +5,11 @@ import copy
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any, Self, cast
 
 import msgspec
 
-from rongcloud_groups.emulator.connection import CONTROL_PREFIX, ServerConnection
+from rongcloud_groups.emulator.connection import CONTROL_PREFIX, Exchange, ServerConnection
 from rongcloud_groups.emulator.faults import Faults
 from rongcloud_groups.emulator.http1 import Http1ServerConnection
 from rongcloud_groups.emulator.http2 import Http2ServerConnection
@@ -188,12 +187,12 @@ class Emulator:
         self._arrival.set()
         self._arrival = asyncio.Event()
 
-    def respond(self, method: str, target: str, headers: Mapping[str, str], body: bytes, arrived: float) -> Response:
+    def respond(self, request: Exchange) -> Response:
         """Respond to a whole request; connections call this."""
-        path = target.partition("?")[0]
+        method, path = request.method, request.path
         if path.startswith(CONTROL_PREFIX):
             return self._control(method, path.removeprefix(CONTROL_PREFIX))
-        response = self.service.respond(method, path, headers, body, arrived)
+        response = self.service.respond(method, path, request.headers, bytes(request.body), request.arrived)
         self.counts.codes[response.code] += 1
         self.counts.ids_asked += len(response.group_ids)
         self._asked.update(map(hash, response.group_ids))

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
-from functools import lru_cache
 from math import ceil
 from typing import Final, Literal
 
@@ -88,21 +87,16 @@ class Service(ResponseFormat):
         self._number = 0
 
     def respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
-        """Respond to one request.
+        """Respond to one request, which arrived `now` (seconds on a monotonic clock).
 
-        Args:
-            method: the HTTP method.
-            path: the path, without a query.
-            headers: lower-case names.
-            body: the whole body, or as much of it as shows that it is over `MAX_BODY_SIZE`.
-            now: when the request arrived, in seconds on a monotonic clock.
+        The path has no query, header names are in lower case; the end of a body over `MAX_BODY_SIZE` may be missing.
         """
         try:
             response = self._respond(method, path, headers, body, now)
         except ServiceRefusal as refused:
-            response = self._refusal(refused)
+            response = self._refusal(*refused.args)
         self.codes[response.code] += 1
-        response.headers.append(("date", _http_date(int(self.wall_clock()))))
+        response.headers.append(("date", formatdate(int(self.wall_clock()), usegmt=True)))
         body = response.body
         if self.compressed and "gzip" in headers.get("accept-encoding", ""):
             response.headers.append(("content-encoding", "gzip"))
@@ -173,19 +167,13 @@ class Service(ResponseFormat):
         token = f"p-{end:x}" if end < len(self.universe) else None
         return Response(200, [_JSON], self.encode_listing(shape, groups, token), 200, [])
 
-    def _refusal(self, refused: ServiceRefusal) -> Response:
-        status = 200 if refused.code == 1008 and self.refuse_with_200 else STATUS[refused.code]  # noqa: PLR2004  the service's code
+    def _refusal(self, code: int, message: str) -> Response:
+        throttled = code == 1008  # noqa: PLR2004  the service's code
         headers = [_JSON]
-        if refused.code == 1008 and self.retry_after is not None:  # noqa: PLR2004  the service's code
+        if throttled and self.retry_after is not None:
             headers.append(("retry-after", str(ceil(self.retry_after))))
-        code = str(refused.code) if self.code_as_string else refused.code
-        body = msgspec.json.encode({"code": code, "errorMessage": refused.message})
-        return Response(status, headers, body, refused.code, [])
-
-
-@lru_cache(maxsize=1)
-def _http_date(seconds: int) -> str:
-    return formatdate(seconds, usegmt=True)
+        body = msgspec.json.encode({"code": str(code) if self.code_as_string else code, "errorMessage": message})
+        return Response(200 if throttled and self.refuse_with_200 else STATUS[code], headers, body, code, [])
 
 
 def _spoiled(response: Response, fault: str | None) -> Response:
@@ -197,7 +185,6 @@ def _spoiled(response: Response, fault: str | None) -> Response:
         return response._replace(body=b"\x00\xff{]garbage")
     if fault in _PAGES:
         status, title = _PAGES[fault]
-        return response._replace(
-            status=status, headers=[("content-type", "text/html")], body=_HTML.format(title).encode(), code=0
-        )
+        page = _HTML.format(title).encode()
+        return response._replace(status=status, headers=[("content-type", "text/html")], body=page, code=0)
     return response
