@@ -1,4 +1,4 @@
-"""How the figures of both benchmarks are shown and kept."""
+"""How the figures of the benchmarks are shown and kept."""
 
 import os
 import platform

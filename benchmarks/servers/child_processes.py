@@ -113,7 +113,7 @@ def seen(address: Address) -> tuple[list[float], Report]:
 
 @contextmanager
 def late_timers(late: list[float]) -> Iterator[None]:
-    """Append to `late` what `machine_jitter.py` found meanwhile."""
+    """Append to `late` what `machine_jitter.py` finds in the time of the context."""
     command = [sys.executable, "-m", "benchmarks.measuring.machine_jitter"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603  our own program
         assert process.stdout is not None
