@@ -92,30 +92,31 @@ class HTTP1Connection(SocketConnection):
         return b"".join(self._h11.send(event) or b"" for event in events)
 
     def _receive(self, response: PendingResponse, data: bytes) -> None:
+        body = bytearray()  # of this read: a part of the response for each chunk would take more memory than its body
         try:
             self._h11.receive_data(data)
-            while not response.ended:
-                event = self._h11.next_event()
-                if event is h11.NEED_DATA:
-                    return
-                self._take(response, event)
-            whole = response.whole()
+            while not response.ended and (event := self._h11.next_event()) is not h11.NEED_DATA:
+                self._take(response, event, body)
+            if body:
+                response.add_body(bytes(body), final=response.ended)
+            whole = response.whole() if response.ended else None
         except h11.RemoteProtocolError as error:
             silent = not data and not response.status
             self._close("server disconnected without sending a response" if silent else str(error))
         except TransportError as error:
             self._close(str(error))
         else:
-            self._end_request()
-            response.set_result(whole)
-            self._reuse()
+            if whole is not None:
+                self._end_request()
+                response.set_result(whole)
+                self._reuse()
 
-    def _take(self, response: PendingResponse, event: h11.Event | type) -> None:
+    def _take(self, response: PendingResponse, event: h11.Event | type, body: bytearray) -> None:
         match event:
             case h11.Data():
-                response.add_body(event.data)
+                body += event.data
                 self._chunks += event.chunk_start
-                if self._chunks > max(_MAX_TINY_CHUNKS, response.size // _TINY):
+                if self._chunks > max(_MAX_TINY_CHUNKS, (response.size + len(body)) // _TINY):
                     raise TransportError("a body in chunks of a few bytes")
             case h11.InformationalResponse() | h11.Response():
                 self._take_head(response, event)

@@ -41,7 +41,7 @@ class PendingResponse(asyncio.Future[Response]):
         self.ended = False
         self._on_cancelled = on_cancelled
         self._headers: dict[str, str] = {}
-        self._body = bytearray()
+        self._parts: list[bytes] = []
 
     def cancel(self, msg: object = None) -> bool:
         cancelled = super().cancel(msg)
@@ -70,7 +70,7 @@ class PendingResponse(asyncio.Future[Response]):
         self.ended = final
         if not self.status:
             raise TransportError("a body before its header")
-        self._body += data
+        self._parts.append(data)
         self.size += len(data)
         if self.size > MAX_BODY_SIZE:
             raise TransportError(f"a body of more than {MAX_BODY_SIZE >> 20} MiB")
@@ -80,7 +80,7 @@ class PendingResponse(asyncio.Future[Response]):
     def whole(self) -> Response:
         """The response, once it has ended."""
         self._check_length()
-        return Response(self.status, self._headers, bytes(self._body))
+        return Response(self.status, self._headers, b"".join(self._parts))
 
     def _check_length(self) -> None:
         if self.length not in (None, self.size):
