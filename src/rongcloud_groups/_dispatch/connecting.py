@@ -38,7 +38,7 @@ class ConnectionWait:
 
     @property
     def in_outage(self) -> bool:
-        """Whether a connection could not be had, and none has taken a request since."""
+        """Whether a connection failed, and none has taken a request since."""
         return self._setbacks > 0
 
     async def step(self, *, busy: bool) -> bool:
@@ -70,7 +70,7 @@ class ConnectionWait:
         return True
 
     async def keep(self) -> NoReturn:
-        """Open another connection wherever the last one closes, until cancelled."""
+        """Open another connection whenever the last one closes, until cancelled."""
         while True:
             with suppress(TransportError), contained(TransportError, "connecting"):
                 await self._failover.ready()

@@ -177,7 +177,7 @@ class Dispatcher:
             self._gate.unused()
 
     async def _slow_token(self) -> float:
-        """The wait may be longer than a connection may be idle: another one is opened where it closes."""
+        """Wait for a token that may take longer than a connection may be idle; one that closes is replaced."""
         keeping = get_running_loop().create_task(self._connecting.keep())
         try:
             return await self._gate.wait()
@@ -186,7 +186,7 @@ class Dispatcher:
             await wait([keeping])
 
     async def _no_token(self, error: RongCloudError) -> None:
-        """The rate limiter failed: the next batch lost an attempt."""
+        """The rate limiter failed: count it as a lost attempt of the next batch, and back off."""
         if self._policy.action(error) == "fatal":
             self._abort_all(error)
         elif batch := self._pending.take(self._cancel):

@@ -52,7 +52,7 @@ class Listing:
         """Each group in turn; a page is asked for when the one before is used up.
 
         Raises:
-            RongCloudError: a page could not be had.
+            RongCloudError: a page could not be fetched.
         """
         async for page in self.pages():
             for group in page.groups:
@@ -65,7 +65,7 @@ class Listing:
             after: `ListingPage.next_page_token` of the last page that is known already; None to begin at the first.
 
         Raises:
-            RongCloudError: a page could not be had.
+            RongCloudError: a page could not be fetched.
         """
         token, seen = after, {after}
         while True:
@@ -112,15 +112,15 @@ class Listing:
                 await anyio.sleep(self._policy.back_off(attempts.lost))
 
     async def _connection_with_token(self) -> Connection:
-        wait = ConnectionWait(self._failover, self._policy, self._attempt_timeout)
+        connecting = ConnectionWait(self._failover, self._policy, self._attempt_timeout)
         while True:
-            while not await wait.step(busy=False):
+            while not await connecting.step(busy=False):
                 pass
             await self._gate.wait()
             if connection := self._failover.pick():
                 return connection
             self._gate.unused()
-            await wait.wasted()
+            await connecting.wasted()
 
     async def _attempt(self, connection: Connection, token: str | None) -> ListingPage:
         request = self._api.listing_request(token)
@@ -202,7 +202,7 @@ class ProfilePages:
         """The next page, once each of its groups has its outcome.
 
         Raises:
-            RongCloudError: a page could not be had, or an error that is not retryable.
+            RongCloudError: a page could not be fetched, or an error that is not retryable.
         """
         self._check_entered()
         page = await _result_of(self._pages[0])
