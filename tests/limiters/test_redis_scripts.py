@@ -26,6 +26,8 @@ from rongcloud_groups.limiters.throttle import DECREASE_FACTOR, PAUSE, Throttle
 START = 1_800_000_000.0
 GAP = SlotSchedule(100, jitter=SHARED_JITTER).gap(START)
 UNUSED = -1.0
+CONFIRMED_FOR = 0.01
+KEYS = ("app", "app:sent", "app:free", "app:claimed")
 Report = tuple[int, float, float]
 
 
@@ -39,9 +41,15 @@ class Reserved(NamedTuple):
     is_new: bool
     set_back: float
     queue: float
-    first: int
+    confirmed: list[float]
+    names: list[int]
     slots: list[float]
     usable_until: list[float]
+
+    @property
+    def first(self) -> int:
+        """The name of the first slot."""
+        return self.names[0]
 
 
 class Budget:
@@ -58,14 +66,23 @@ class Budget:
         self.redis.hset("app", mapping=state | {"late": 0, "late_at": 0} | fields)
 
     def reserve(
-        self, wanted: int = 1, *, lead: float = 0.0, usable_for: float = MAX_LATE, reports: tuple[Report, ...] = ()
+        self,
+        wanted: int = 1,
+        *,
+        lead: float = 0.0,
+        usable_for: float = MAX_LATE,
+        firm_within: float = 1e6,
+        confirm: tuple[int, ...] = (),
+        confirmed_for: float = CONFIRMED_FOR,
+        reports: tuple[Report, ...] = (),
     ) -> Reserved:
         values = [repr(value) for report in reports for value in report]
-        reply = self._run(RESERVE, self.limit, lead, usable_for, wanted, *values)
-        now, paused_until, rate, limit_before, is_new, set_back, queue, *slots = reply
-        first = int(slots[0]) if slots else 0
-        rest = (queue, first, slots[1::3], slots[2::3])
-        return Reserved(now, paused_until, rate, limit_before, bool(is_new), set_back, *rest)
+        claims = (firm_within, confirmed_for, len(confirm), *confirm)
+        reply = self._run(RESERVE, self.limit, lead, usable_for, wanted, *claims, *values)
+        now, paused_until, rate, limit_before, is_new, set_back, queue, count, *rest = reply
+        confirmed, slots = rest[: int(count)], rest[int(count) :]
+        columns = ([int(name) for name in slots[::3]], slots[1::3], slots[2::3])
+        return Reserved(now, paused_until, rate, limit_before, bool(is_new), set_back, queue, confirmed, *columns)
 
     def report(self, *reports: Report) -> None:
         self.reserve(0, reports=reports)
@@ -81,7 +98,7 @@ class Budget:
         return self._run(REFUSED, self.limit, age, 0.0, retry_after)
 
     def _run(self, script: str, *arguments: object) -> list[float]:
-        return eval_at(self.now, self.redis, script, ("app", "app:sent", "app:free"), arguments)
+        return eval_at(self.now, self.redis, script, KEYS, arguments)
 
 
 @pytest.fixture
@@ -170,6 +187,45 @@ def test_a_slot_that_was_given_up_is_forgotten_when_its_time_is_over(redis: Redi
     budget.reserve(0)
     assert redis.zcard("app:free") == 0
     assert redis.zcard("app:sent") == 3
+
+
+# ---- claims
+
+
+def test_a_claim_that_is_confirmed_is_its_owners(redis: Redis, budget: Budget) -> None:
+    claim = budget.reserve(3, firm_within=0.0)
+    assert redis.zrange("app:claimed", 0, -1) == [str(name).encode() for name in (claim.first + 1, claim.first + 2)]
+    confirmed = budget.reserve(0, confirm=(claim.first + 2,))
+    assert confirmed.confirmed == [claim.first + 2]
+    assert [redis.zscore("app:sent", claim.first + 2)] == near(claim.slots[2] + CONFIRMED_FOR)
+    budget.now = claim.slots[2]
+    assert budget.reserve(2).slots == near(claim.slots[2] + GAP, claim.slots[2] + 2 * GAP)
+
+
+def test_a_claim_that_is_not_confirmed_goes_to_the_next_process_that_calls(budget: Budget) -> None:
+    claim = budget.reserve(5, firm_within=0.0)
+    budget.now = claim.slots[3] - GAP - 0.003
+    following = budget.reserve()
+    assert following.first == claim.first + 2
+    assert following.slots == near(claim.slots[2])
+    budget.now = claim.slots[3] - GAP
+    assert budget.reserve().first == claim.first + 3
+    assert budget.reserve(0, confirm=(claim.first + 2, claim.first + 3)).confirmed == []
+
+
+def test_a_claim_confirmed_late_is_its_owners_while_no_other_process_has_it(budget: Budget) -> None:
+    claim = budget.reserve(2, firm_within=0.0)
+    budget.now = claim.slots[1]
+    budget.reserve(0)
+    assert budget.reserve(0, confirm=(claim.first + 1,)).confirmed == [claim.first + 1]
+
+
+def test_a_claim_that_no_process_takes_is_forgotten(redis: Redis, budget: Budget) -> None:
+    budget.reserve(3, firm_within=0.0)
+    budget.now += 0.1
+    budget.reserve(0)
+    assert redis.zcard("app:claimed") == redis.zcard("app:free") == 0
+    assert redis.zcard("app:sent") == 1
 
 
 def test_no_more_is_remembered_than_counts(redis: Redis, budget: Budget) -> None:
@@ -328,7 +384,7 @@ def left_in(budget: Budget, script: list[Call]) -> Iterator[float]:
         expected = [schedule.reserve(budget.now, call.lead) for _ in reserved.slots]
         assert reserved.slots == pytest.approx(expected, abs=2e-6)
         assert reserved.rate == pytest.approx(schedule.rate(budget.now), rel=1e-4)
-        named = zip(expected, enumerate(reserved.slots, reserved.first), cycle(call.late), strict=False)
+        named = zip(expected, zip(reserved.names, reserved.slots, strict=True), cycle(call.late), strict=False)
         for slot, (name, time), late in named:
             left_at = time + MAX_LATE if call.killed else UNUSED if late == UNUSED else time + late
             if left_at != UNUSED:
@@ -337,6 +393,77 @@ def left_in(budget: Budget, script: list[Call]) -> Iterator[float]:
                 settle(schedule, slot, slot + MAX_LATE)
             else:
                 unreported.setdefault(call.process, {})[slot] = (name, left_at, max(0.0, late))
+
+
+class ClaimingCall(NamedTuple):
+    """A call that may claim, and confirms some of the claims of its process or none; the rest is as in `Call`."""
+
+    after: float
+    process: int
+    wanted: int
+    firm_within: float
+    confirmed: int
+    killed: bool
+    late: float
+
+
+claiming_calls = st.builds(
+    ClaimingCall,
+    after=st.sampled_from([0.0, 0.001, 0.005, 0.01, 0.03, 0.3]),
+    process=st.integers(0, 3),
+    wanted=st.sampled_from([0, 1, 1, 2, 5]),
+    firm_within=st.sampled_from([0.0, 0.02, 0.05, 10.0]),
+    confirmed=st.integers(0, 3),
+    killed=st.sampled_from([False] * 5 + [True]),
+    late=st.sampled_from([0.0] * 4 + [0.004, CONFIRMED_FOR, MAX_LATE]),
+)
+
+
+@settings(max_examples=100)
+@given(script=st.lists(claiming_calls, min_size=20, max_size=120), limit=st.sampled_from([7.5, 20, 40, 100]))
+def test_each_claim_is_used_once_at_most_and_no_window_is_over_the_limit(
+    server: RedisServer, script: list[ClaimingCall], limit: float
+) -> None:
+    with Redis.from_url(server.url) as redis:
+        redis.flushall()
+        left = left_with_claims(Budget(redis, limit), script)
+    requests, seconds = Window.of(limit)
+    times = sorted(left.values())
+    assert all(
+        later - earlier >= seconds + SHARED_JITTER - 1e-4
+        for earlier, later in zip(times, times[requests:], strict=False)
+    )
+
+
+def left_with_claims(budget: Budget, script: list[ClaimingCall]) -> dict[int, float]:
+    """When requests leave, by the name of their slot; a process that is killed reports nothing of its last call."""
+    left: dict[int, float] = {}
+    claims: list[dict[int, tuple[float, float]]] = [{} for _ in range(4)]
+    reports: list[list[Report]] = [[] for _ in range(4)]
+    for call in script:
+        budget.now += call.after
+        own = claims[call.process]
+        reserved = budget.reserve(
+            call.wanted,
+            firm_within=call.firm_within,
+            confirm=tuple(own)[: call.confirmed],
+            reports=tuple(reports[call.process]),
+        )
+        reports[call.process] = []
+        firm = {int(name): own.pop(int(name)) for name in reserved.confirmed}
+        firm = {name: (slot, min(until, slot + CONFIRMED_FOR)) for name, (slot, until) in firm.items()}
+        for name, slot, until in zip(reserved.names, reserved.slots, reserved.usable_until, strict=True):
+            (firm if slot <= reserved.now + call.firm_within else own)[name] = slot, until
+        for name, (slot, until) in firm.items():
+            left_at = max(budget.now, min(slot + call.late, until))
+            if left_at <= until:
+                assert name not in left
+                left[name] = left_at
+            reports[call.process].append((name, left_at if left_at <= until else UNUSED, 0.0))
+        if call.killed:
+            own.clear()
+            reports[call.process] = []
+    return left
 
 
 def settle(schedule: SlotSchedule, slot: float, left_at: float) -> None:

@@ -39,6 +39,7 @@ class FarRedis:
         self._round_trip = round_trip
         self._random = Random(0)
         self.calls = 0
+        self.is_cut = False
 
     def run(self, script: str, keys: Sequence[str], arguments: Sequence[float]) -> "asyncio.Future[Reply]":
         loop = asyncio.get_running_loop()
@@ -47,6 +48,8 @@ class FarRedis:
         self.calls += 1
 
         def at_redis() -> None:
+            if self.is_cut:
+                return
             values = eval_at(START + loop.time(), self._redis, script, keys, arguments)
             loop.call_later(self._way(), answered, values)
 
@@ -87,6 +90,32 @@ async def sent_by(
     begins = [0.07 * number % 0.3 for number in range(len(pauses))]
     tasks = map(work, redises, pauses, begins)
     return list(await asyncio.gather(*tasks)), sum(far.calls for far in redises)
+
+
+async def sent_beside_killed(redis: Redis, round_trip: float, seconds: float) -> list[float]:
+    """When the requests leave of four processes, and of others, each of which is killed after a second."""
+    redis.flushall()
+    sent: list[float] = []
+
+    async def work(far: FarRedis) -> None:
+        slots = RedisSlots(far, "budget", 100)  # type: ignore[arg-type]
+        await slots.connect()
+        while True:
+            await slots.acquire()
+            sent.append(now())
+            await asyncio.sleep(SEND_TIME)
+
+    async with asyncio.TaskGroup() as group:
+        last = [group.create_task(work(FarRedis(redis, round_trip))) for _ in range(4)]
+        while now() < seconds:
+            far = FarRedis(redis, round_trip)
+            last.append(group.create_task(work(far)))
+            await asyncio.sleep(0.97 + 0.0123 * len(last) % 0.06)
+            far.is_cut = True
+            last[-1].cancel()
+        for task in last:
+            task.cancel()
+    return sent
 
 
 def busy(_: int) -> float:
@@ -139,3 +168,10 @@ def test_a_process_takes_no_more_than_it_uses(redis: Redis, round_trip: float) -
     parts = together(sent, 20.0)
     assert sum(parts) >= 95
     assert min(parts) >= 13
+
+
+@pytest.mark.parametrize(("round_trip", "least"), [(0.0005, 97.7), (0.005, 97.2)])
+def test_a_process_that_is_killed_costs_the_others_one_request(redis: Redis, round_trip: float, least: float) -> None:
+    sent = run(sent_beside_killed(redis, round_trip, 30.0), lateness=0.0005)
+    assert sum(SETTLED <= time < 30.0 for time in sent) / 20 >= least
+    assert worst_second(sent) <= 100

@@ -1,6 +1,6 @@
 -- The state of a budget, and the arithmetic of schedule.SlotSchedule and throttle.Throttle on it.
 -- KEYS: a hash with the state; a sorted set of the latest slots by the time when their requests left, or may leave at
--- the latest; a sorted set of those that were given up before their time, by that time.
+-- the latest; a sorted set of those that were given up before their time, by that time; and one of those that are claimed.
 -- ARGV[1]: requests/s that the service allows.
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
@@ -21,7 +21,7 @@ local set_back = math.max(0, seen_at - now)
 local is_new = not (next_slot and paused_until and cut_at and cut_from and number and late and late_at)
 if is_new or set_back > CLOCK_STEP
     or math.max(next_slot, paused_until) > now + 2 * MAX_PAUSE or cut_at > now + CLOCK_STEP then
-  redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+  redis.call('DEL', unpack(KEYS))
   next_slot, paused_until, cut_at, cut_from, number = now + QUIET_PERIOD, 0, 0, 0, math.floor(now * 1000000)
   late, late_at, is_new = 0, 0, true
 end

@@ -31,8 +31,8 @@ class RedisLimiter(Shared):
 
     Each request gets its own send time on Redis's clock, whichever process sends it, so that no second has more
     than the limit; Redis remembers when the latest ones left. A busy process reserves them ahead, as many as its calls
-    to Redis take time; a process that is killed wastes those. Works on Redis 6.2 and later and on Valkey, over TCP,
-    TLS and Unix sockets; not with Sentinel or Cluster URLs.
+    to Redis take time. A process that is killed near Redis costs the others about one request. Works on Redis 6.2 and
+    later and on Valkey, over TCP, TLS and Unix sockets; not with Sentinel or Cluster URLs.
 
     Redis's clock should be slewed and not stepped, and its keys must not be evicted: a round trip that takes a few
     milliseconds more one way than the other, or lost keys, can let a request or more over the limit.
@@ -52,7 +52,7 @@ class RedisLimiter(Shared):
             it comes to less than one request a second, nothing leaves then.
 
     Attributes:
-        key: where Redis keeps the budget; two more keys begin with it.
+        key: where Redis keeps the budget; three more keys begin with it.
 
     Raises:
         ConfigError: an argument cannot be used; the message names it.

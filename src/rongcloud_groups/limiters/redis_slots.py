@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from redis.exceptions import RedisError
 
+from rongcloud_groups.limiters.redis_claims import Claims, Slot
 from rongcloud_groups.limiters.redis_connection import RedisClock, RedisConnection, Reply
 from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD, WAKE_UP_SLACK
 from rongcloud_groups.limiters.scripts import CLOCK_STEP, REFUSED, RESERVE
@@ -28,14 +29,6 @@ MAX_SLOTS = 250  # slots that a process reserves with one call
 LATENESS_KEPT = 0.98  # part of the event loop's greatest lateness that is remembered from one slot to the next
 MAX_LATENESS = 10.0  # seconds; an event loop that comes round less often gets no slot
 logger = getLogger(__name__)
-
-
-class Slot(NamedTuple):
-    """A reserved send time, on Redis's clock, and until when it may be used."""
-
-    name: int
-    time: float
-    usable_until: float
 
 
 class _Report(NamedTuple):
@@ -67,7 +60,8 @@ class RedisSlots:
     def __init__(self, connection: RedisConnection, key: str, limit: float) -> None:
         self.rate = self._limit = limit
         self._connection = connection
-        self._keys = [key, f"{key}:sent", f"{key}:free"]
+        self._keys = [key, f"{key}:sent", f"{key}:free", f"{key}:claimed"]
+        self._claims = Claims(limit)
         self._reply: Future[Reply] | None = None  # of the call that is under way
         self._lead = 0.0  # seconds that its reply was expected to take
         self._pause = 0.0  # seconds from one request until the next one wants a slot, lately
@@ -80,6 +74,7 @@ class RedisSlots:
     def forget(self) -> None:
         """Start over, with no slot and a clock not yet known. Redis takes unreported slots for used."""
         self._slots: deque[Slot] = deque()
+        self._claims.clear()
         self._reports: list[_Report] = []
         self._paused_until = 0.0  # on Redis's clock
         self._clock = RedisClock()
@@ -181,9 +176,12 @@ class RedisSlots:
             return
         reports, self._reports = self._reports, []
         self._lead = min(WAY_BACK * self._call_time, MAX_LATENESS)
-        arguments = [self._limit, self._lead, MAX_LATE + 2 * self._late, wanted]
+        now = self._clock.now()
+        late = self._late if self._active else MAX_LATE
+        claims = self._claims.confirm(max([now, *(slot.time for slot in self._slots)]), now, self._latency, late)
+        arguments = [self._limit, self._lead, MAX_LATE + 2 * self._late, wanted, *claims, *chain.from_iterable(reports)]
         called_at = monotonic()
-        self._reply = self._connection.run(RESERVE, self._keys, [*arguments, *chain.from_iterable(reports)])
+        self._reply = self._connection.run(RESERVE, self._keys, arguments)
         self._reply.add_done_callback(lambda _: self._note_call_time(monotonic() - called_at))
 
     async def _reserve(self) -> float:
@@ -197,14 +195,21 @@ class RedisSlots:
         waiting_since = now
         while not self._slots:
             self._waited = self._active
-            self.start_call(int(self._wanted + random()))
+            await sleep(max(0.0, self._claims.due_in(self._clock.now(), self._latency)))
+            self.start_call(int(self._wanted + random()) if self._active or not self._claims else 0)
             waiting_since = self._clock.at(await self._finish_call())
-        more = max(0, int(self._wanted + random()) - len(self._slots))
+        more = max(0, int(self._wanted + random()) - len(self._slots) - len(self._claims))
         soon = now + 2 * self._call_time + self._late + MARGIN
         others_wait = bool(self._reports) and self._slots[0].time > now + MAX_LATE  # for the reports
-        if others_wait or (more and self._slots[-1].time <= soon):
+        claim_lapses = bool(self._claims) and self._claims.due_in(self._slots[-1].time, self._latency) <= 0
+        if others_wait or claim_lapses or (more and self._slots[-1].time <= soon):
             self.start_call(more)
         return waiting_since
+
+    @property
+    def _latency(self) -> float:
+        """Seconds from the wish to call Redis until the reply is taken in, at most."""
+        return self._call_time + self._late + WAKE_UP_SLACK
 
     def _start_timer(self) -> None:
         """Notice that the process becomes idle: a pause is one that is long for it, and longer than a call."""
@@ -240,13 +245,15 @@ class RedisSlots:
         assert self._reply is not None  # noqa: S101
         reply, self._reply = self._reply, None
         sent_at, received_at, values = reply.result()
-        now, paused_until, self.rate, limit_before, is_new, set_back, queue, *slots = values
+        now, paused_until, self.rate, limit_before, is_new, set_back, queue, confirmed, *rest = values
         step = self._clock.note(sent_at, received_at, now)
         self._check_budget(limit_before, is_new=bool(is_new), clock_step=step if abs(step) > CLOCK_STEP else -set_back)
         self._paused_until = max(self._paused_until, paused_until)
-        reserved = (Slot(int(name), *times) for name, *times in zip(slots[::3], slots[1::3], slots[2::3], strict=True))
-        self._slots = deque(sorted([*self._slots, *reserved], key=attrgetter("time")))
-        if slots:
+        names, slots = rest[: int(confirmed)], rest[int(confirmed) :]
+        reserved = [Slot(int(name), *times) for name, *times in zip(slots[::3], slots[1::3], slots[2::3], strict=True)]
+        firm = self._claims.settle(now, names, reserved)
+        self._slots = deque(sorted([*self._slots, *firm], key=attrgetter("time")))
+        if reserved:
             self._wanted = self._next_wanted(queue, self._lead)
         return received_at
 
@@ -263,6 +270,7 @@ class RedisSlots:
         name = self._connection.name
         if abs(clock_step) > CLOCK_STEP:
             self._slots.clear()
+            self._claims.clear()
             self._reports.clear()
             self._paused_until = 0.0
             self._quiet_until = monotonic() + QUIET_PERIOD
@@ -271,6 +279,7 @@ class RedisSlots:
             )
         elif is_new and self._acquired_at > -inf:
             self._slots.clear()
+            self._claims.clear()
             logger.warning("the budget in Redis at %s was lost: pausing for %g s", name, QUIET_PERIOD)
         if limit_before not in self._limits_seen:
             self._limits_seen.add(limit_before)
@@ -288,7 +297,7 @@ class RedisSlots:
         late = max(0.0, now - max(slot.time, waiting_since))
         self._late = min(MAX_LATENESS, max(late, LATENESS_KEPT * self._late))
         in_time = slot.time >= self._paused_until and now <= slot.usable_until
-        self._reports.append(_Report(slot.name, now if in_time else -slot.time, late))
+        self._reports.append(_Report(slot.name, now, late) if in_time else _Report(slot.name, -slot.time, 0.0))
         return in_time
 
     def _give_up(self) -> None:
