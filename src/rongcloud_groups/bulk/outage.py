@@ -24,9 +24,10 @@ class OutageDetector:
 
     def feed(self, block: Block) -> list[Block]:
         """Take the next settled block; return those that can be written, or raise `ServiceUnavailable`."""
-        outcomes = [each for each in block.outcomes.values() if not isinstance(each, InvalidGroupId)]
-        unanswered = sum(map(_is_unanswered, outcomes))
-        some_answered = unanswered < len(outcomes)
+        errors = [each for each in block.outcomes.values() if isinstance(each, RongCloudError)]
+        unanswered = sum(map(_is_unanswered, errors))
+        invalid = sum(isinstance(each, InvalidGroupId) for each in errors)
+        some_answered = unanswered + invalid < len(block.group_ids)
         self._any_answered |= some_answered
         self._unanswered_in_a_row = 0 if some_answered else self._unanswered_in_a_row + unanswered
         if not unanswered and (some_answered or not self._held_back):
