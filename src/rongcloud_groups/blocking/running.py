@@ -4,7 +4,7 @@ import asyncio
 import os
 from asyncio import AbstractEventLoop, run_coroutine_threadsafe
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import Context
 from threading import Thread, current_thread
@@ -103,7 +103,7 @@ def _run(client: GroupClient, opened: Future[_Opened], ended: Future[None], call
     else:
         ended.set_result(None)
     for call in list(calls):
-        if not call.done():  # scheduled after the end
+        with suppress(InvalidStateError):  # it has its result, or was given up
             call.set_exception(ClientClosed("the client is closed"))
 
 
