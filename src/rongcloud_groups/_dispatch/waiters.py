@@ -78,7 +78,8 @@ class GetWaiter(Struct, eq=False):
     get_loop = staticmethod(get_running_loop)
 
     def add_done_callback(self, wake_up: Callable[[Future[None]], object], *, context: Context) -> None:
-        self.wake_ups.loop = get_running_loop()
+        if self.wake_ups.loop is None:
+            self.wake_ups.loop = get_running_loop()
         self.task = wake_up, context
 
     def cancel(self, msg: object = None) -> bool:
