@@ -2,7 +2,7 @@
 
 from asyncio import Lock, Task, get_running_loop, wait
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
@@ -58,7 +58,7 @@ class Listing:
             for group in page.groups:
                 yield group
 
-    async def pages(self, after: str | None = None) -> AsyncIterator[ListingPage]:
+    async def pages(self, after: str | None = None) -> AsyncGenerator[ListingPage]:
         """Page by page, at most 1,000 groups each.
 
         Args:
@@ -193,6 +193,7 @@ class ProfilePages:
         for page in self._pages:
             page.cancel()
         await wait(self._pages)
+        await self._listed.aclose()
 
     def __aiter__(self) -> Self:
         self._check_entered()
