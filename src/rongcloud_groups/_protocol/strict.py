@@ -5,7 +5,7 @@ the same two turns them into models. If one entry has another shape, each is rea
 All ways give equal results.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, lru_cache
 from operator import attrgetter
@@ -106,11 +106,13 @@ def listed_group_reader(dialect: Dialect) -> ResponseReader[ListedGroup]:
     return ResponseReader(dialect, ListedGroup, dialect.listed_group, "groups", PAGE_SIZE)
 
 
-def matched(group_ids: Sequence[str], items: Sequence[_T], requested: Iterable[str]) -> tuple[list[str], list[_T]]:
+def matched(group_ids: Sequence[str], items: Sequence[_T], requested: Sequence[str]) -> tuple[Sequence[str], list[_T]]:
     """The requested ones of these IDs, in the order of the request, and their items; of two, the first counts."""
     by_id = dict(zip(reversed(group_ids), reversed(items), strict=True))
-    present = list(filter(by_id.__contains__, requested))
-    return present, list(map(by_id.__getitem__, present))
+    try:
+        return requested, list(map(by_id.__getitem__, requested))
+    except KeyError:  # some are missing; the usual case takes no look-up for that
+        return matched(group_ids, items, [group_id for group_id in requested if group_id in by_id])
 
 
 def _array_of(entry: Any, limit: int) -> Any:
