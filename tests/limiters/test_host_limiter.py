@@ -54,6 +54,20 @@ async def main():
 
 asyncio.run(main())
 """
+RESERVES_A_SLOT = """
+import asyncio, sys
+from rongcloud_groups.limiters import HostLimiter
+
+async def main():
+    limiter = HostLimiter(sys.argv[1], 0.1)
+    await limiter.acquire()
+    waiting = asyncio.create_task(limiter.acquire())
+    await asyncio.sleep(0)
+    print("reserved", flush=True)
+    await waiting
+
+asyncio.run(main())
+"""
 HOLDS_THE_LOCK = """
 import fcntl, sys
 file = open(sys.argv[1], "r+b")
@@ -180,9 +194,19 @@ def test_with_any_numbers_in_a_record_slots_come_within_minutes_at_a_sane_rate(
 
 
 past = st.floats(0, 1000)
+pids = st.integers(1, 2**31)
 
 
-@given(past, past, st.floats(0, 500), st.floats(0, 100), st.floats(0, MAX_LATE), past, st.lists(past), st.lists(past))
+@given(
+    past,
+    past,
+    st.floats(0, 500),
+    st.floats(0, 100),
+    st.floats(0, MAX_LATE),
+    past,
+    st.lists(past),
+    st.dictionaries(past, pids),
+)
 def test_a_record_is_read_as_it_was_written(
     next_slot: float,
     paused_until: float,
@@ -191,12 +215,13 @@ def test_a_record_is_read_as_it_was_written(
     late: float,
     late_at: float,
     sent: list[float],
-    reserved: list[float],
+    owners: dict[float, int],
 ) -> None:
     written = schedule(
         next_slot=next_slot,
         sent=sorted(sent),
-        reserved=sorted(reserved),
+        reserved=sorted(owners),
+        owners=[owners[slot] for slot in sorted(owners)],
         late=late,
         late_at=late_at,
         paused_until=paused_until,
@@ -453,6 +478,18 @@ async def test_processes_keep_the_limit_together_also_when_one_is_killed(
 def granted_by(worker: "subprocess.Popen[str]") -> Sequence[float]:
     output, _ = worker.communicate("enough\n", timeout=100)
     return msgspec.json.decode(output, type=list[float])
+
+
+async def test_the_slot_of_a_process_that_was_killed_goes_to_another_one(
+    path: Path, children: list["subprocess.Popen[str]"]
+) -> None:
+    worker = started(children, RESERVES_A_SLOT, str(path))
+    assert line_of(worker) == "reserved"
+    following = next_slot(path, 0.1)
+    worker.kill()
+    worker.wait()
+    async with waiting(HostLimiter(path, 0.1)):
+        assert next_slot(path, 0.1) == following
 
 
 async def test_a_lock_of_another_process_stops_requests_and_is_reported_after_a_second(

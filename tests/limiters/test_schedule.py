@@ -117,15 +117,19 @@ def test_the_limit_holds_with_the_jitter_when_processes_come_and_go_and_die(
     shared = SlotSchedule(limit, jitter=HOST_JITTER)
     ready_at = [0.0] * processes
     reserved: list[float | None] = [None] * processes
+    owners, gone = list(range(processes)), set[int]()
     sent = []
     for pause, late, dies in islice(cycle(waits), 600):
         process = min(range(processes), key=lambda one: (ready_at[one], one))
         now, slot = ready_at[process], reserved[process]
         if slot is None:
-            slot = reserved[process] = shared.reserve(now)
+            slot = reserved[process] = shared.reserve(now, owner=owners[process], is_gone=gone.__contains__)
             ready_at[process] = max(now, slot) + late
         else:
-            if not dies and shared.use(slot, now):
+            if dies:
+                gone.add(owners[process])
+                owners[process] = processes + len(gone)
+            elif shared.use(slot, now):
                 sent.append(now)
             reserved[process] = None
             ready_at[process] = now + pause
@@ -249,6 +253,20 @@ def test_a_slot_whose_owner_died_counts_until_it_cannot_be_used_any_more() -> No
 
     assert next_slot(MAX_LATE - 0.005) >= 1 + HOST_JITTER - 99 * GAP
     assert next_slot(MAX_LATE + 0.001) == pytest.approx(max(GAP, MAX_LATE + 0.001 - WAKE_UP_SLACK))
+
+
+def test_a_slot_whose_process_is_gone_goes_to_the_next_one_that_asks() -> None:
+    schedule = in_use()
+    slots = [schedule.reserve(50.0, owner=owner) for owner in range(4)]
+    assert schedule.reserve(50.0, owner=4, is_gone={2}.__contains__) == slots[2]
+    assert schedule.reserve(50.0, owner=5, is_gone={2}.__contains__) == pytest.approx(slots[3] + GAP)
+    assert [schedule.use(slots[2], slots[2]) for _ in range(2)] == [True, False]
+
+
+def test_a_slot_whose_process_is_gone_is_lost_when_its_time_is_over() -> None:
+    schedule = in_use()
+    slot = schedule.reserve(50.0, owner=1)
+    assert schedule.reserve(slot + 0.05, owner=2, is_gone={1}.__contains__) > slot + 0.04
 
 
 def test_more_processes_than_are_remembered_wait_without_a_slot() -> None:

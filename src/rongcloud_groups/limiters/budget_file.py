@@ -34,11 +34,11 @@ except ImportError:  # pragma: no cover  Windows
 logger = logging.getLogger(__name__)
 
 MARK = b"rcslots"
-VERSION = b"3"
+VERSION = b"4"
 HEADER = Struct("<7sc16s8s2q7d")
 STATE = ("next_slot", "late", "late_at", "paused_until", "cut_at", "cut_from")
 """The numbers of a schedule that a record has, in this order, after the limit."""
-MAX_RECORD = HEADER.size + 8 * (MAX_HISTORY + MAX_RESERVED)
+MAX_RECORD = HEADER.size + 8 * (MAX_HISTORY + 2 * MAX_RESERVED)
 RECENT = 10.0  # seconds; a limit that was written longer ago than this may have been changed since
 
 _Result = TypeVar("_Result")
@@ -166,7 +166,8 @@ def _record(name: bytes, schedule: SlotSchedule, limit: float) -> bytes:
     counts = len(schedule.sent), len(schedule.reserved)
     numbers = (getattr(schedule, name) for name in STATE)
     header = HEADER.pack(MARK, VERSION, _boot_id(), name, *counts, limit, *numbers)
-    return header + schedule.sent.tobytes() + schedule.reserved.tobytes()
+    owners = array("q", (schedule.owners.get(slot, 0) for slot in schedule.reserved))
+    return header + schedule.sent.tobytes() + schedule.reserved.tobytes() + owners.tobytes()
 
 
 def _schedule(record: bytes, limit: float, now: float) -> SlotSchedule | None:
@@ -174,13 +175,14 @@ def _schedule(record: bytes, limit: float, now: float) -> SlotSchedule | None:
     if len(record) < HEADER.size:
         return None
     _, version, boot_id, _, sent, reserved, _, *numbers = HEADER.unpack_from(record)
-    end = HEADER.size + 8 * (sent + reserved)
+    end = HEADER.size + 8 * (sent + 2 * reserved)
     complete = 0 <= sent <= MAX_HISTORY and 0 <= reserved <= MAX_RESERVED and end <= len(record)
     if version != VERSION or boot_id != _boot_id() or not complete:
         return None
-    times = array("d", record[HEADER.size : end])
+    times = array("d", record[HEADER.size : end - 8 * reserved])
+    owners = array("q", record[end - 8 * reserved : end])
     state = dict(zip(STATE, numbers, strict=True))
-    schedule = SlotSchedule(limit, jitter=HOST_JITTER, sent=times[:sent], reserved=times[sent:], **state)
+    schedule = SlotSchedule(limit, jitter=HOST_JITTER, sent=times[:sent], reserved=times[sent:], owners=owners, **state)
     return schedule if _is_possible(schedule, now) else None
 
 

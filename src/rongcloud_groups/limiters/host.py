@@ -30,8 +30,8 @@ class HostLimiter(Shared):
     Each request gets its own send time, whichever process sends it, so that no second has more than the limit;
     the law is in `limiters.schedule`. The file remembers when the latest requests left. It is created where there is
     none, with the group's permission to write where the directory has that. It may be deleted: nothing leaves for 1.6 s
-    then, as after a reboot. A process that dies leaves nothing locked. The file must be on a local file system. Windows
-    has no such locks: use `RedisLimiter` there.
+    then, as after a reboot. A process that dies leaves nothing locked, and its slot to the others. The file must be on
+    a local file system. Windows has no such locks: use `RedisLimiter` there.
 
     More than about 90 processes that always have work use 91 % of the limit: while one waits for its slot, the others
     allow for its being `MAX_LATE` late.
@@ -110,7 +110,7 @@ class HostLimiter(Shared):
         """A slot, and whether a request leaves with it at once: to come back for that could take too long."""
         self._correct(schedule, now)
         self._rate = schedule.rate(now)
-        slot = schedule.reserve(now)
+        slot = schedule.reserve(now, owner=os.getpid(), is_gone=_is_gone)
         return slot, slot <= now and self._use(schedule, slot, now)
 
     def _use(self, schedule: SlotSchedule, slot: float, now: float) -> bool:
@@ -140,3 +140,14 @@ class HostLimiter(Shared):
                     )
             await sleep(uniform(0.5, 1.0) * retry)
             retry = min(2 * retry, MAX_RETRY)
+
+
+def _is_gone(process: int) -> bool:
+    """Whether this machine, or this container, has no process of that number."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        pass  # another user's
+    return False

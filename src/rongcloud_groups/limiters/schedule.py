@@ -32,8 +32,8 @@ a log of the latest send times is the proof (see `SlotSchedule`), and the gap ke
 """
 
 from array import array
-from bisect import insort
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, insort
+from collections.abc import Callable, Iterable, Sequence
 from math import ceil, exp, floor, inf
 from typing import NamedTuple, Self
 
@@ -135,12 +135,16 @@ class SlotSchedule(Pacing):
     or is counted as leaving at the latest moment that is allowed to it. So X leaves at least W + J after the earliest
     of them, and the last of all does too.
 
+    A slot whose process is gone is handed on as it is, which changes nothing that was counted on. Where that was wrong,
+    `use` still lets one request leave with it.
+
     Args:
         limit: requests/s that the service allows; of a fraction only whole requests are used.
         jitter: J, in seconds.
         next_slot: before it no more slots are given out.
         sent: when the latest requests left, in order.
         reserved: the slots that are not used yet, in order.
+        owners: the process of each of these.
         **pacing: see `Pacing`.
 
     Raises:
@@ -155,23 +159,35 @@ class SlotSchedule(Pacing):
         next_slot: float = 0.0,
         sent: Iterable[float] = (),
         reserved: Iterable[float] = (),
+        owners: Iterable[int] = (),
         **pacing: float,
     ) -> None:
         super().__init__(Window.of(limit), jitter=jitter, **pacing)
         self.next_slot = next_slot
         self.sent = array("d", sent)
         self.reserved = array("d", reserved)
+        self.owners = dict(zip(self.reserved, owners, strict=False))
 
-    def reserve(self, now: float, lead: float = 0.0) -> float:
+    def reserve(
+        self, now: float, lead: float = 0.0, owner: int = 0, is_gone: Callable[[int], bool] = lambda _: False
+    ) -> float:
         """Give out the next slot.
 
         Args:
             now: the time.
             lead: seconds that the slot takes to get to its process.
+            owner: this process.
+            is_gone: whether a process does not exist any more.
         """
         self.reserved = array("d", (slot for slot in self.reserved if now - slot <= MAX_LATE))
-        slot = max(now + lead - self.catch_up(now), self.next_slot, self.paused_until, self._window_opens(now))
+        earliest = max(now + lead - self.catch_up(now), self.paused_until)
+        for slot in self.reserved[bisect_left(self.reserved, earliest) :]:
+            if is_gone(self.owners.get(slot, 0)):
+                self.owners[slot] = owner
+                return slot
+        slot = max(earliest, self.next_slot, self._window_opens(now))
         insort(self.reserved, slot)
+        self.owners[slot] = owner
         del self.reserved[MAX_RESERVED:]
         self.next_slot = slot + self.gap(now)
         return slot
