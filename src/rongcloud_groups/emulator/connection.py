@@ -34,6 +34,8 @@ class Exchange:
 
 
 class ServerConnection(asyncio.Protocol, ABC):
+    """Keeps the exchanges of a connection; a subclass speaks the protocol."""
+
     http_version: ClassVar[str]
 
     def __init__(self, host: "Emulator") -> None:
@@ -42,7 +44,7 @@ class ServerConnection(asyncio.Protocol, ABC):
         self.leaving = False  # whether no new request is taken
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.nth = 0  # the number of the last request
-        self._arrived = 0.0  # when the last bytes did
+        self._arrived = 0.0  # when the last bytes arrived
         self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:

@@ -1,4 +1,4 @@
-"""The groups that exist: made from their ID alone, or put in by hand."""
+"""The groups that exist: made from their ID alone, or added."""
 
 import json
 import re
@@ -98,7 +98,7 @@ class Universe:
         return universe
 
     def add(self, group_id: str, **fields: Any) -> None:
-        """Put in a group that has exactly these fields; an earlier one of this ID is replaced.
+        """Add a group that has exactly these fields; an earlier one of this ID is replaced.
 
         Args:
             group_id: its ID.
@@ -118,7 +118,7 @@ class Universe:
         return group and {name: dict(part) if isinstance(part, dict) else part for name, part in group.items()}
 
     def shared(self, group_id: str) -> Group | None:
-        """The same with nested parts that other groups have too, and which are not to be changed."""
+        """The same, but its nested parts may belong to other groups too, and must not be changed."""
         explicit = self._explicit.get(group_id)
         if explicit is not None:
             return dict(explicit)

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 
+_AT_LEAST_0: Final = ("rate", "retry_after", "other", "latency", "latency_tail", "listed")
+
+
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
-
-
-_AT_LEAST_0: Final = ("rate", "retry_after", "other", "latency", "latency_tail", "listed")
 
 
 @dataclass(frozen=True, kw_only=True)
