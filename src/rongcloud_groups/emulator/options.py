@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
-
 _AT_LEAST_0: Final = ("rate", "retry_after", "other", "latency", "latency_tail", "listed")
 
 
