@@ -44,7 +44,7 @@ class ParquetSink(FileSink):
         self._file.append(_stream(record_batch(rows)))
 
     def publish(self) -> None:
-        """Write the rows in groups of `ROWS_IN_A_GROUP`, the last one with the rest, and give the file its name."""
+        """Write the row groups, and give the file its name."""
         self._file.close()
         if not self._file.partial.exists():
             return
@@ -53,15 +53,7 @@ class ParquetSink(FileSink):
             pa.OSFile(str(self._file.partial)) as file,
             pq.ParquetWriter(new, SCHEMA, compression="zstd", write_statistics=_SELECTED_BY) as writer,
         ):
-            rows = SCHEMA.empty_table()
-            for batch in self._batches(file):
-                rows = pa.concat_tables([rows, pa.Table.from_batches([batch])])
-                while rows.num_rows >= ROWS_IN_A_GROUP:
-                    writer.write_table(rows.slice(0, ROWS_IN_A_GROUP))
-                    rows = rows.slice(ROWS_IN_A_GROUP)
-                    pa.default_memory_pool().release_unused()
-            if rows.num_rows:
-                writer.write_table(rows)
+            _write_groups(self._batches(file), writer)
         self._file.discard()
 
     def cancel(self) -> None:
@@ -107,3 +99,19 @@ def _stream(batch: pa.RecordBatch) -> bytes:
     with pa.ipc.new_stream(stream, SCHEMA, options=_COMPRESSED) as writer:
         writer.write_batch(batch)
     return bytes(stream.getvalue().to_pybytes())
+
+
+def _write_groups(batches: Iterator[pa.RecordBatch], writer: pq.ParquetWriter) -> None:
+    """Write the rows in groups of `ROWS_IN_A_GROUP`, the last one with the rest."""
+    group: list[pa.RecordBatch] = []
+    missing = ROWS_IN_A_GROUP
+    for batch in batches:
+        rest = batch
+        while rest.num_rows >= missing:
+            writer.write_table(pa.Table.from_batches([*group, rest.slice(0, missing)]))
+            group, rest, missing = [], rest.slice(missing), ROWS_IN_A_GROUP
+            pa.default_memory_pool().release_unused()
+        group.append(rest)
+        missing -= rest.num_rows
+    if missing < ROWS_IN_A_GROUP:
+        writer.write_table(pa.Table.from_batches(group))
