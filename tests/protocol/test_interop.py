@@ -57,8 +57,8 @@ async def test_hypercorn_is_understood(alpn: str, version: str, tmp_path: Path) 
         connection = await opened(url)
         assert connection.http_version == version
         for size in (10, 200_000):
-            reply = await connection.send(QUERY._replace(body=b"x" * size), 10)
-            assert reply.status == 200
-            assert reply.headers["x-path"] == "/q"
-            assert reply.body == b"x" * size * 2
+            response = await connection.send(QUERY._replace(body=b"x" * size), 10)
+            assert response.status == 200
+            assert response.headers["x-path"] == "/q"
+            assert response.body == b"x" * size * 2
         await connection.aclose()
