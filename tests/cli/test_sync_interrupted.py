@@ -60,6 +60,18 @@ async def test_a_signal_stops_the_job_after_the_requests_in_flight_and_it_resume
     assert (here / "out.jsonl").read_bytes() == (here / "undisturbed.jsonl").read_bytes()
 
 
+async def test_two_signals_at_once_are_one(variables: dict[str, str], emulator: Emulator, here: Path) -> None:
+    written(here / "ids.txt", *ids(6000))
+    slow = variables | {"RONGCLOUD_RATE": "30", "RONGCLOUD_LIMITER": "local"}
+    process = await started("sync", "ids.txt", "-o", "out.jsonl", "--report", "json", env=slow, here=here)
+    await until(lambda: emulator.report().batch_requests >= 5)
+    for number in (signal.SIGINT, signal.SIGTERM):  # the same one twice may come as one
+        process.send_signal(number)
+    _, errors = await process.communicate()
+    assert not json.loads(errors.splitlines()[-1])["complete"]
+    assert process.returncode in {130, 143}
+
+
 async def test_a_second_signal_stops_at_once(variables: dict[str, str], emulator: Emulator, here: Path) -> None:
     emulator.service.faults = Faults(share={"hang": 1.0})
     written(here / "ids.txt", *ids(600))

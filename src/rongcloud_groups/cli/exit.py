@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import math
 import os
 import signal
 import sys
@@ -18,6 +19,8 @@ from typing import Any, TypeVar
 from rongcloud_groups._tables.output import printable
 from rongcloud_groups.cli.console import Warnings, one_line, say
 from rongcloud_groups.errors import AuthenticationError, ConfigError, RongCloudError, ServiceNotEnabled
+
+SAME_SIGNAL = 0.1  # seconds in which two signals are one: `timeout` and shells signal a process and then its group
 
 Result = TypeVar("Result")
 
@@ -54,6 +57,7 @@ class Context:
         self.exit_code = 0
         self.grace = 0.5
         self.stop: Callable[[], object] | None = None
+        self._signaled_at = -math.inf
         self._ended = threading.Event()
 
     def run(self, work: Coroutine[Any, Any, Result], *, max_seconds: float = threading.TIMEOUT_MAX) -> Result:
@@ -80,8 +84,11 @@ class Context:
 
     def end_by_signal(self, number: int, *_: object) -> None:
         """Handle SIGINT or SIGTERM: the second one ends the process at once."""
+        if time.monotonic() - self._signaled_at <= SAME_SIGNAL:
+            return
         if self.exit_code:
             os._exit(self.exit_code)
+        self._signaled_at = time.monotonic()
         self._end(128 + number)
 
     def _end(self, exit_code: int) -> None:
