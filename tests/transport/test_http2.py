@@ -139,6 +139,13 @@ async def test_a_hung_stream_times_out_alone_while_others_get_responses() -> Non
         assert (await client.ask()).status == 200
 
 
+async def test_a_deadline_that_is_due_at_once_is_met_beside_a_later_one() -> None:
+    async with serving(by_path) as server, server.client() as client:
+        for future in [client.connection.send(QUERY._replace(path="/hang"), timeout) for timeout in (0.0001, 0.05)]:
+            with pytest.raises(TransportError, match="no response within"):
+                await future
+
+
 async def test_a_black_hole_is_noticed_by_a_ping_that_is_not_acknowledged() -> None:
     async with (
         serving(by_path, acknowledges_pings=False) as server,

@@ -6,6 +6,7 @@ are the socket, the timer, the count of slots, and the care for a server that fa
 """
 
 import asyncio
+from math import inf
 from typing import Final
 
 from rongcloud_groups._http import Request, Response
@@ -44,6 +45,7 @@ class HTTP2Connection(SocketConnection):
         self._settled = asyncio.Event()
         self._session = Session(host, self._on_cancelled)
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = inf  # uvloop's handle of a timer that is due at once does not know it
         self._silent_from = 0.0  # when the silence is too long
         self._blocked_timer: asyncio.TimerHandle | None = None  # runs while the server lets no request in
         self._pinged = False
@@ -154,13 +156,13 @@ class HTTP2Connection(SocketConnection):
 
     def _wake_at(self, due: float) -> None:
         """Look at the deadlines then, or before: one timer serves them all, and most requests set none."""
-        if self._timer is None or due < self._timer.when():
+        if due < self._timer_due:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._loop.call_at(due, self._on_timer)
+            self._timer, self._timer_due = self._loop.call_at(due, self._on_timer), due
 
     def _on_timer(self) -> None:
-        self._timer = None
+        self._timer, self._timer_due = None, inf
         now = self._loop.time()
         for stream in list(self._session.streams.values()):
             if stream.deadline <= now:
