@@ -33,6 +33,19 @@ def tasks_of_clients() -> set[str]:
     }
 
 
+async def test_an_opening_that_a_log_filter_of_the_application_breaks_ends(
+    emulator: Emulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: logging.LogRecord) -> bool:
+        raise RuntimeError("no disk for the log")
+
+    monkeypatch.setattr(lifetime, "_WARNED", set())
+    monkeypatch.setattr(logging.getLogger("rongcloud_groups"), "filters", [refuse])
+    async with client_of(emulator):
+        with pytest.raises(RuntimeError, match="no disk"):
+            await client_of(emulator).open()
+
+
 async def test_a_client_is_opened_and_closed_without_async_with(emulator: Emulator) -> None:
     client = await client_of(emulator).open()
     assert len(await client.get_many(["g1", "g2"])) == 2

@@ -89,6 +89,7 @@ class Lifetime:
         except BaseException:
             self._host.cancel()
             await wait([self._host])
+            _ = self._host.cancelled() or self._host.exception()  # it is the one that is raised here
             raise
 
     async def close(self) -> None:
@@ -145,7 +146,9 @@ class Lifetime:
                 with self._registration:
                     await self._run_parts(opened)
             except BaseException as error:
-                if not isinstance(error, CancelledError):
+                if not opened.done():
+                    opened.set_exception(error)
+                elif not isinstance(error, CancelledError):
                     logger.exception("the client stopped")
                     cause = error
                     while isinstance(cause, BaseExceptionGroup):
