@@ -49,6 +49,19 @@ def warnings_in(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if not line.startswith("Executing <")]
 
 
+def run_in_developer_mode(*arguments: str, cwd: Path | None = None) -> tuple[int, str, list[str]]:
+    """A Python process with warnings as errors: its exit code, its output, and the lines of its stderr."""
+    finished = subprocess.run(  # noqa: S603  our own interpreter
+        [sys.executable, "-X", "dev", "-W", "error", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    return finished.returncode, finished.stdout, warnings_in(finished.stderr)
+
+
 def merged(parts: Iterator[Lookup]) -> tuple[int, int, int]:
     found = missing = failed = 0
     for part in parts:
@@ -230,14 +243,7 @@ def test_a_forked_child_ends_whether_or_not_it_uses_the_client(use: str) -> None
         "    signal.alarm(60)\n"
         f"    {use}\n"
     )
-    finished = subprocess.run(  # noqa: S603  our own interpreter
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert (finished.returncode, finished.stdout, warnings_in(finished.stderr)) == (0, "0\n", [])
+    assert run_in_developer_mode("-c", program) == (0, "0\n", [])
 
 
 def test_it_is_pickled_without_its_secret_which_the_environment_has(address: Address) -> None:
@@ -283,14 +289,7 @@ def test_a_script_ends_without_a_word_whether_or_not_it_closes(end: str) -> None
         "client = BlockingGroupClient.from_env()\n"
         f"print(len(client.get_many(['g1', 'g2'])))\n{end}\n"
     )
-    finished = subprocess.run(  # noqa: S603  our own interpreter
-        [sys.executable, "-X", "dev", "-W", "error", "-c", program],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert (finished.returncode, finished.stdout, warnings_in(finished.stderr)) == (0, "2\n", [])
+    assert run_in_developer_mode("-c", program) == (0, "2\n", [])
 
 
 POOLS = """
@@ -348,16 +347,8 @@ def test_pools_of_processes_use_the_shared_client_and_end_without_a_word(kind: s
     if kind not in multiprocessing.get_all_start_methods():
         pytest.skip(f"the platform has no {kind}")
     (tmp_path / "pools.py").write_text(POOLS, encoding="utf-8")  # spawned processes import it
-    finished = subprocess.run(  # noqa: S603  our own interpreter
-        [sys.executable, "-X", "dev", "-W", "error", "pools.py", kind, f"file:{tmp_path / 'budget'}"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    assert (finished.returncode, warnings_in(finished.stderr)) == (0, [])
-    assert finished.stdout == "[60, 60, 60]\n[60, 60, 60]\n0\n"
+    ended = run_in_developer_mode("pools.py", kind, f"file:{tmp_path / 'budget'}", cwd=tmp_path)
+    assert ended == (0, "[60, 60, 60]\n[60, 60, 60]\n0\n", [])
 
 
 def test_ctrl_c_ends_a_call_and_gives_up_its_ids() -> None:

@@ -178,7 +178,8 @@ class RedisSlots:
         self._lead = min(WAY_BACK * self._call_time, MAX_LATENESS)
         now = self._clock.now()
         late = self._late if self._active else MAX_LATE
-        claims = self._claims.confirm(max([now, *(slot.time for slot in self._slots)]), now, self._latency, late)
+        busy_until = self._slots[-1].time if self._slots else now
+        claims = self._claims.confirm(busy_until, now, self._latency, late)
         arguments = [self._limit, self._lead, MAX_LATE + 2 * self._late, wanted, *claims, *chain.from_iterable(reports)]
         called_at = monotonic()
         self._reply = self._connection.run(RESERVE, self._keys, arguments)
