@@ -14,15 +14,6 @@ from rongcloud_groups.errors import ConfigError, RongCloudError
 from rongcloud_groups.lookup import Outcome
 from rongcloud_groups.models import GroupProfile
 
-MISSING_TTL = 10.0
-"""Seconds for which a missing group is kept by default; it may be created at any moment."""
-
-
-class CachedOutcome(msgspec.Struct, frozen=True):
-    """An outcome that a cache holds; ``profile`` is None where the service has no such group."""
-
-    profile: GroupProfile | None
-
 
 class CacheInfo(msgspec.Struct, frozen=True):
     """The counts of a cache.
@@ -79,7 +70,7 @@ class Cache:
         if self._jitter > 1:
             raise ConfigError(f"jitter is {jitter!r}; give a part of the time, 0 to 1")
         if missing_ttl is None:
-            missing_ttl = min(MISSING_TTL, self._ttl)
+            missing_ttl = min(10.0, self._ttl)  # the group may be created at any moment
         self._missing_ttl = missing_ttl and positive("missing_ttl", missing_ttl)
         try:
             from cachetools import TLRUCache
@@ -127,15 +118,16 @@ class Cache:
         self._held.expire()
         return CacheInfo(self._hits, self._misses, len(self._held), int(self._held.maxsize))
 
-    def lookup(self, group_id: str) -> CachedOutcome | None:
-        """The outcome that it holds for an ID, or None."""
-        try:
-            cached = self._held[group_id]
-        except KeyError:
-            self._misses += 1
-            return None
-        self._hits += 1
-        return cached
+    def lookup(self, group_ids: Iterable[str]) -> dict[str, Outcome]:
+        """The outcomes that it holds of these IDs."""
+        outcomes: dict[str, Outcome] = {}
+        for group_id in group_ids:
+            try:
+                outcomes[group_id] = self._held[group_id]
+            except KeyError:
+                self._misses += 1
+        self._hits += len(outcomes)
+        return outcomes
 
     def begin(self, group_id: str, opener: object) -> None:
         """``opener`` has caused a request for an ID."""
@@ -146,15 +138,15 @@ class Cache:
         if self._openers.get(group_id) is opener:
             del self._openers[group_id]
             if not isinstance(outcome, RongCloudError):
-                self._held[group_id] = CachedOutcome(outcome)
+                self._held[group_id] = outcome
 
     def discard(self, group_id: str, opener: object) -> None:
         """``opener`` will not see the outcome."""
         if self._openers.get(group_id) is opener:
             del self._openers[group_id]
 
-    def _expiry(self, _: str, cached: CachedOutcome, now: float) -> float:
-        seconds = self._missing_ttl if cached.profile is None else self._ttl
+    def _expiry(self, _: str, profile: GroupProfile | None, now: float) -> float:
+        seconds = self._missing_ttl if profile is None else self._ttl
         return now + seconds * (1 - self._jitter * random())
 
     def __repr__(self) -> str:

@@ -349,11 +349,11 @@ class CachedLookups(RuleBasedStateMachine):
     @rule(group_id=ids, fresh=st.booleans())
     def ask(self, group_id: str, fresh: bool) -> None:  # noqa: FBT001  hypothesis calls it
         asker = Asker()
-        held = self.cache.lookup(group_id)
+        held = self.cache.lookup([group_id])
         queued = self.queued[asker] = CachedWaiter(asker, self.cache)
         self.pending.add_all(queued.not_held([group_id], self.pending, fresh=fresh), queued)
-        if held is not None and not fresh:
-            assert asker.outcomes == {group_id: held.profile}
+        if held and not fresh:
+            assert asker.outcomes == held
         else:
             self.waiting.append((asker, group_id, self.versions[group_id]))
 
@@ -407,10 +407,9 @@ class CachedLookups(RuleBasedStateMachine):
     @invariant()
     def what_is_held_is_neither_outdated_nor_old(self) -> None:
         for group_id, version in self.versions.items():
-            held = self.cache.lookup(group_id)
-            if held is not None:
-                assert held.profile is not None
-                assert held.profile.member_count == version
+            for profile in self.cache.lookup([group_id]).values():
+                assert isinstance(profile, GroupProfile)
+                assert profile.member_count == version
                 assert self.clock - self.read_at[group_id, version] <= self.TTL
 
     @invariant()

@@ -167,10 +167,8 @@ class CachedWaiter:
 
     def not_held(self, group_ids: Collection[str], pending: PendingQueue, *, fresh: bool) -> Collection[str]:
         """The IDs to wait for; those that the cache holds are settled, unless they are to be ``fresh``."""
-        held: dict[str, Outcome] = {}
-        if not fresh:
-            held = {each: cached.profile for each in group_ids if (cached := self._cache.lookup(each)) is not None}
-            group_ids = [group_id for group_id in group_ids if group_id not in held]
+        held = {} if fresh else self._cache.lookup(group_ids)
+        group_ids = [group_id for group_id in group_ids if group_id not in held]
         for group_id in filter(pending.starts_request, group_ids):
             self._cache.begin(group_id, self)
         if held:
