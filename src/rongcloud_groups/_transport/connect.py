@@ -66,7 +66,8 @@ class Dialler:
         return tls_context(self.verify, ["h2", "http/1.1"] if self.http2 else ["http/1.1"])
 
     async def connect(self, origin: Origin, on_change: OnChange) -> Connection:
-        attempt = _Attempt(self, origin, on_change)
+        proxy = self.proxy if self.proxy is not None and self.proxy.serves(origin) else None
+        attempt = _Attempt(self, origin, on_change, proxy)
         limit = asyncio.timeout(self.timeout)
         try:
             async with limit:
@@ -95,6 +96,7 @@ class Dialler:
             done.exception()  # every waiter may have left
 
 
+@dataclass(eq=False, repr=False)
 class _Attempt(asyncio.Protocol):
     """One attempt to connect, and the protocol of its transport until ALPN has chosen another.
 
@@ -102,23 +104,21 @@ class _Attempt(asyncio.Protocol):
         step: the step that is being taken; empty once the connection is open.
     """
 
-    step = ""
+    dialler: Dialler
+    origin: Origin
+    on_change: OnChange
+    proxy: Proxy | None
+    step: str = ""
     transport: asyncio.Transport | None = None
-    _connection: SocketConnection
-
-    def __init__(self, dialler: Dialler, origin: Origin, on_change: OnChange) -> None:
-        self._dialler = dialler
-        self._origin = origin
-        self._on_change = on_change
-        self._proxy = dialler.proxy if dialler.proxy is not None and dialler.proxy.serves(origin) else None
+    connection: SocketConnection = field(init=False)
 
     async def open(self) -> Connection:
         connected = await self._reach()
         loop = asyncio.get_running_loop()
         tls: dict[str, Any] = {}
-        if self._origin.scheme == "https":
+        if self.origin.scheme == "https":
             self.step = "TLS handshake"
-            context, host = self._dialler.tls, self._origin.host
+            context, host = self.dialler.tls, self.origin.host
             tls = {"ssl": context, "server_hostname": host, "ssl_shutdown_timeout": CLOSE_TIMEOUT}
         try:
             await loop.create_connection(lambda: self, sock=connected, **tls)
@@ -126,28 +126,28 @@ class _Attempt(asyncio.Protocol):
             if type(loop).__module__.partition(".")[0] in _OWNERS_OF_DESCRIPTORS:
                 connected.detach()
         self.step = _READY_STEP
-        await self._connection.wait_ready()
+        await self.connection.wait_ready()
         self.step = ""
-        return self._connection
+        return self.connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
-        self._connection = self._make_connection(transport.get_extra_info("ssl_object"))
-        self.transport.set_protocol(self._connection)
-        self._connection.connection_made(transport)  # in the same step, so no byte is missed
+        self.connection = self._make_connection(transport.get_extra_info("ssl_object"))
+        self.transport.set_protocol(self.connection)
+        self.connection.connection_made(transport)  # in the same step, so no byte is missed
 
     async def _reach(self) -> socket.socket:
         """A socket that is connected to the origin, through the proxy if there is one."""
-        proxy = self._proxy
-        _, host, port = self._origin if proxy is None else proxy.origin
+        proxy = self.proxy
+        _, host, port = self.origin if proxy is None else proxy.origin
         self.step = "name resolution" if proxy is None else f"name resolution of proxy {host}:{port}"
-        addresses = await self._dialler.resolve(host, port)
+        addresses = await self.dialler.resolve(host, port)
         self.step = "connecting" if proxy is None else f"connecting to proxy {host}:{port}"
         connected = await start_connection(addresses, happy_eyeballs_delay=_ATTEMPT_DELAY, interleave=1)
-        if proxy is not None and self._origin.scheme == "https":
+        if proxy is not None and self.origin.scheme == "https":
             self.step = f"tunnel through proxy {host}:{port}"
             try:
-                await _open_tunnel(connected, self._origin, proxy)
+                await _open_tunnel(connected, self.origin, proxy)
             except BaseException:
                 connected.close()
                 raise
@@ -155,10 +155,10 @@ class _Attempt(asyncio.Protocol):
 
     def _make_connection(self, tls: ssl.SSLObject | None) -> SocketConnection:
         if tls is not None and tls.selected_alpn_protocol() == "h2":
-            host, dialler = self._origin.authority, self._dialler
+            host, dialler = self.origin.authority, self.dialler
             limit, timeout = dialler.max_in_flight, dialler.timeout
-            return HTTP2Connection(host, self._on_change, max_in_flight=limit, slot_timeout=timeout)
-        return HTTP1Connection(self._origin, self._on_change, self._proxy if tls is None else None)
+            return HTTP2Connection(host, self.on_change, max_in_flight=limit, slot_timeout=timeout)
+        return HTTP1Connection(self.origin, self.on_change, self.proxy if tls is None else None)
 
 
 def _look_up(host: str, port: int, flags: int = 0) -> list[AddrInfoType]:

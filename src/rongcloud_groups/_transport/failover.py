@@ -3,6 +3,7 @@
 import logging
 from asyncio import Event, Future, Lock, get_running_loop
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import anyio
@@ -15,7 +16,7 @@ from rongcloud_groups.errors import RongCloudError, ServerError, ServiceError, T
 from rongcloud_groups.events import Emitter, HostSwitched
 
 PROBE_AFTER: Final = 60.0
-"""Seconds from a switch to a backup until the primary is tried again, with one request."""
+"""Seconds from a switch to a backup, or from the last probe, until one request probes the primary."""
 
 _MISDIRECTED: Final = 421  # a new connection may lead to the right host; RFC 9110, section 15.5.20
 
@@ -25,8 +26,7 @@ _logger = logging.getLogger(__name__)
 class Failover:
     """One pool an origin, and requests sent to one of them.
 
-    An origin that fails is left for the next one at once, and the primary is probed with one request after
-    `PROBE_AFTER` seconds.
+    An origin that fails is left for the next one at once, and the primary is probed every `PROBE_AFTER` seconds.
 
     Args:
         origins: the primary, then its backups; the other arguments are those of `ConnectionPool`.
@@ -41,12 +41,13 @@ class Failover:
         requests_per_connection: int | None,
         max_in_flight: int,
     ) -> None:
+        self._changed = Event()
         self._pools = [
             ConnectionPool(
                 origin=origin,
                 connector=connector,
                 emit=emit,
-                on_change=self._on_change,
+                on_change=self._changed.set,
                 on_unreachable=self._on_unreachable,
                 requests_per_connection=requests_per_connection,
                 max_in_flight=max_in_flight,
@@ -61,7 +62,6 @@ class Failover:
         self._unreachable: set[ConnectionPool] = set()
         self._failure: TransportError | None = None
         self._waiting = Lock()
-        self._changed = Event()
         self._tasks: TaskGroup | None = None
         self.switches = 0
 
@@ -98,9 +98,8 @@ class Failover:
             connection.pool.on_sent(connection)
         if connection is self._probe:
             self._probe = None
-            self._schedule_probe()
         if self._tasks is not None and get_running_loop().time() >= self._probe_at:
-            self._probe_at = float("inf")
+            self._schedule_probe()
             self._tasks.start_soon(self._open_probe)
         return future
 
@@ -136,7 +135,6 @@ class Failover:
                 self._switch_to_next(str(error))
             else:
                 connection.detach(f"probe failed: {error}")
-                self._schedule_probe()
         elif isinstance(error, ServiceError):
             self.succeeded(connection)
             if error.status == _MISDIRECTED:
@@ -147,16 +145,8 @@ class Failover:
         if connection.pool is self._primary and self._pool is not self._primary:
             self._switch_to(self._primary, "it responds again")
 
-    def _on_change(self) -> None:
-        if self._probe is not None and self._probe.closed:
-            self._probe = None
-            self._schedule_probe()
-        self._changed.set()
-
-    def _on_unreachable(self, pool: ConnectionPool, error: TransportError) -> None:
-        if pool is not self._pool:
-            return
-        self._unreachable.add(pool)
+    def _on_unreachable(self, error: TransportError) -> None:
+        self._unreachable.add(self._pool)
         self._switch_to_next(str(error))
         if self._pool in self._unreachable:
             self._unreachable.clear()
@@ -184,11 +174,7 @@ class Failover:
         self._probe_at = get_running_loop().time() + PROBE_AFTER if on_backup else float("inf")
 
     async def _open_probe(self) -> None:
-        try:
+        with suppress(TransportError):
             probe = await self._primary.connect()
-        except TransportError:
-            self._schedule_probe()
-            return
-        if self._pool is not self._primary:
-            self._probe = probe
-        self._on_change()
+            self._probe = None if self._pool is self._primary else probe
+            self._changed.set()

@@ -41,7 +41,7 @@ class ConnectionPool:
 
     Attributes:
         on_change: called when a connection became ready, or was lost.
-        on_unreachable: called with the pool and the reason when it has no usable connection and cannot open one.
+        on_unreachable: called with the reason when it is active, has no usable connection and cannot open one.
         requests_per_connection: requests that a connection must not reach; None for no limit.
         max_in_flight: requests in flight at most.
         active: whether requests go to this origin.
@@ -53,7 +53,7 @@ class ConnectionPool:
     connector: Connector
     emit: Emitter
     on_change: Callable[[], None]
-    on_unreachable: Callable[["ConnectionPool", TransportError], None]
+    on_unreachable: Callable[[TransportError], None]
     requests_per_connection: int | None
     max_in_flight: int
 
@@ -177,7 +177,7 @@ class ConnectionPool:
         """A connection carried no request: from the second in a row, back off before the next."""
         self._wasted += 1
         if self.wanted and not self._usable():
-            self.on_unreachable(self, TransportError(f"{self.host}: {reason}", never_processed=True))
+            self.on_unreachable(TransportError(f"{self.host}: {reason}", never_processed=True))
         if self._wasted > 1:
             self._open_not_before = _now() + min(MAX_BACK_OFF, 0.1 * 2.0 ** min(self._wasted, 10))
 
@@ -204,8 +204,8 @@ class ConnectionPool:
             connection = await self.connect()
         except TransportError as error:
             self._spare_not_before = _now() + SPARE_PAUSE
-            if not self._usable():
-                self.on_unreachable(self, error)
+            if self.active and not self._usable():
+                self.on_unreachable(error)
         else:
             if not self.active:
                 connection.detach("opened too late")

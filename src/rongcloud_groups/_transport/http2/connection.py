@@ -52,7 +52,7 @@ class HTTP2Connection(SocketConnection):
         self._delivering: list[asyncio.Future[bool]] = []  # they wait for the ACK of a PING
         self._undelivered: list[asyncio.Future[bool]] = []  # and these for the next one
         self._reading_paused = self._writing_paused = False
-        self._changed = self._closed_by_server = False
+        self._closed_by_server = False
 
     async def wait_ready(self) -> None:
         await self._settled.wait()
@@ -115,7 +115,7 @@ class HTTP2Connection(SocketConnection):
 
     def resume_writing(self) -> None:
         self._writing_paused = False
-        self._changed = True
+        self._session.changed = True
         self._end_step()
 
     # Receiving
@@ -142,7 +142,7 @@ class HTTP2Connection(SocketConnection):
         try:
             self._session.step()
         except ProtocolError as error:
-            self._end(f"HTTP/2 broken by the server: {error}", error.code)
+            self._close(f"HTTP/2 broken by the server: {error}", error.code)
         if self._session.goaway:
             self._retire(self._session.goaway)
         if self._session.max_streams:
@@ -188,7 +188,7 @@ class HTTP2Connection(SocketConnection):
         """Sends a PING after some silence, and gives the connection up when that brings nothing either."""
         if self._silent_from <= now:
             if self._pinged:
-                self._end("nothing received, not even the ACK of a PING")
+                self._close("nothing received, not even the ACK of a PING")
                 self._transport.abort()
                 return
             self._pinged = True
@@ -211,18 +211,14 @@ class HTTP2Connection(SocketConnection):
     def _retire(self, reason: str) -> None:
         if not self.closed_reason:
             self.closed_reason = reason
-            self._changed = True
+            self._session.changed = True
 
-    def _close(self, reason: str) -> None:
-        self._end(reason)
-        self._end_step()
-
-    def _end(self, reason: str, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
+    def _close(self, reason: str, code: ErrorCode = ErrorCode.NO_ERROR) -> None:
         """Ends everything at once, with a GOAWAY."""
         if self.closed:
             return
         self._retire(reason)
-        self.closed = self._changed = True
+        self.closed = self._session.changed = True
         for stream_id in list(self._session.streams):
             self._session.fail(stream_id, reason)
         if self._timer is not None:
@@ -234,6 +230,7 @@ class HTTP2Connection(SocketConnection):
             self._session.write(GOAWAY, payload=TWO_WORDS.pack(0, code))
             self._flush()
             self._transport.close()
+        self._end_step()
 
     def _flush(self) -> None:
         if data := self._session.data_to_send():
@@ -244,7 +241,7 @@ class HTTP2Connection(SocketConnection):
         session = self._session
         self.in_flight = len(session.streams)
         if self.closed_reason and not self.in_flight:
-            self._end(self.closed_reason)
+            self._close(self.closed_reason)
         if not self.closed:
             self._flush()
         blocked = self._writing_paused or not session.max_streams or session.send_window < _MIN_SEND_WINDOW
@@ -258,8 +255,8 @@ class HTTP2Connection(SocketConnection):
         elif self._blocked_timer is not None and (self.closed_reason or not blocked):
             self._blocked_timer.cancel()
             self._blocked_timer = None
-        if self._changed or session.changed:
-            self._changed = session.changed = False
+        if session.changed:
+            session.changed = False
             self._on_change()
 
 

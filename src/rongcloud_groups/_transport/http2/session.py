@@ -75,7 +75,7 @@ class Session:
         send_window: how many bytes of bodies the server takes on all streams together.
         goaway: why the server takes no more requests; empty while it does.
         acknowledged: whether a PING with `PING_DATA` was, since the owner took note.
-        changed: whether a stream ended or a limit changed, since the owner took note.
+        changed: whether there is something for the owner to report: a stream ended, or a limit changed.
     """
 
     def __init__(self, host: str, on_cancelled: OnCancelled) -> None:
