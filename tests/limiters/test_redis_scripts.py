@@ -208,7 +208,7 @@ def test_a_claim_that_is_not_confirmed_goes_to_the_next_process_that_calls(budge
     following = budget.reserve()
     assert following.first == claim.first + 2
     assert following.slots == near(claim.slots[2])
-    budget.now = claim.slots[3] - GAP
+    budget.now = claim.slots[3] - 1 / 100
     assert budget.reserve().first == claim.first + 3
     assert budget.reserve(0, confirm=(claim.first + 2, claim.first + 3)).confirmed == []
 

@@ -170,8 +170,10 @@ def test_a_process_takes_no_more_than_it_uses(redis: Redis, round_trip: float) -
     assert min(parts) >= 13
 
 
-@pytest.mark.parametrize(("round_trip", "least"), [(0.0005, 97.7), (0.005, 97.2)])
-def test_a_process_that_is_killed_costs_the_others_one_request(redis: Redis, round_trip: float, least: float) -> None:
+@pytest.mark.parametrize(("round_trip", "least"), [(0.0005, 98.4), (0.005, 98.1)])
+def test_a_process_that_is_killed_costs_the_others_less_than_one_request(
+    redis: Redis, round_trip: float, least: float
+) -> None:
     sent = run(sent_beside_killed(redis, round_trip, 30.0), lateness=0.0005)
     assert sum(SETTLED <= time < 30.0 for time in sent) / 20 >= least
     assert worst_second(sent) <= 100

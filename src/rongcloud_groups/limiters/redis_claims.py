@@ -29,7 +29,7 @@ class Claims:
     """
 
     def __init__(self, limit: float) -> None:
-        self._lapse = 1 / Window.of(limit).rate + WAKE_UP_SLACK
+        self._lapse = 1 / Window.of(limit).rate
         self.clear()
 
     def __len__(self) -> int:
@@ -61,7 +61,7 @@ class Claims:
             self._confirming.append(self._claims.pop(0))
             busy_until = self._confirming[-1].time
         self._firm_within = busy_until - now + self._lapse + 2 * latency
-        self._usable_for = 2 * (WAKE_UP_SLACK + late)
+        self._usable_for = WAKE_UP_SLACK + 2 * late
         return [self._firm_within, self._usable_for, len(self._confirming), *(claim.name for claim in self._confirming)]
 
     def settle(self, now: float, confirmed: list[float], reserved: list[Slot]) -> list[Slot]:

@@ -197,15 +197,23 @@ class RedisSlots:
         while not self._slots:
             self._waited = self._active
             await sleep(max(0.0, self._claims.due_in(self._clock.now(), self._latency)))
-            self.start_call(int(self._wanted + random()) if self._active or not self._claims else 0)
+            self.start_call(self._more_than(0) if self._active or not self._claims else 0)
             waiting_since = self._clock.at(await self._finish_call())
-        more = max(0, int(self._wanted + random()) - len(self._slots) - len(self._claims))
+        more = self._more_than(len(self._slots) + len(self._claims))
         soon = now + 2 * self._call_time + self._late + MARGIN
         others_wait = bool(self._reports) and self._slots[0].time > now + MAX_LATE  # for the reports
         claim_lapses = bool(self._claims) and self._claims.due_in(self._slots[-1].time, self._latency) <= 0
         if others_wait or claim_lapses or (more and self._slots[-1].time <= soon):
             self.start_call(more)
         return waiting_since
+
+    def _more_than(self, in_hand: int) -> int:
+        """Slots to ask for. Of two in a row that a killed process had claimed, the others can use only the second one.
+
+        So it asks for one at a time, unless others would pass during a call.
+        """
+        at_once = 1 + int(2 * self._call_time * self.rate)
+        return max(0, min(int(self._wanted + random()) - in_hand, at_once))
 
     @property
     def _latency(self) -> float:

@@ -36,7 +36,7 @@ for index = 8 + claims, #ARGV, 3 do
 end
 
 -- A claim lapses one request before its time, when the process of the next slot confirms that.
-local lapsed = redis.call('ZRANGEBYSCORE', claimed, '-inf', exactly(now + 1 / full_rate + WAKE_UP_SLACK), 'WITHSCORES')
+local lapsed = redis.call('ZRANGEBYSCORE', claimed, '-inf', exactly(now + 1 / full_rate), 'WITHSCORES')
 for index = 1, #lapsed, 2 do
   redis.call('ZREM', claimed, lapsed[index])
   redis.call('ZADD', free, lapsed[index + 1], lapsed[index])
