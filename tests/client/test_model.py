@@ -32,8 +32,8 @@ from rongcloud_groups import (
     ParameterError,
 )
 from rongcloud_groups.emulator import Emulator, Faults, Service
-from rongcloud_groups.emulator.connection import Exchange
-from rongcloud_groups.emulator.http1 import Http1ServerConnection
+from rongcloud_groups.emulator.http1 import Http1Protocol
+from rongcloud_groups.emulator.requests import Exchange
 from rongcloud_groups.emulator.responses import Response
 
 SECONDS = float(os.environ.get("RONGCLOUD_MODEL_MINUTES", "0")) * 60 or 5.0
@@ -71,7 +71,7 @@ class GatewayService(Service):
         return response._replace(status=STATUSES[fault], body=b"try again", code=0)
 
 
-class GatewayConnection(Http1ServerConnection):
+class GatewayProtocol(Http1Protocol):
     """Over HTTP/1.1, has faults of gateways: a surplus response, and a response that ends half-closed."""
 
     chance = random.Random()
@@ -79,22 +79,22 @@ class GatewayConnection(Http1ServerConnection):
 
     def pump(self, exchange: Exchange) -> None:
         draw = self.chance.random()
-        if exchange.whole and draw < SHARE and self.transport.can_write_eof():
-            self.host.faults.played["half-closed"] += 1
+        if exchange.whole and draw < SHARE and self.connection.transport.can_write_eof():
+            self.connection.host.faults.played["half-closed"] += 1
             exchange.unsent, exchange.whole = exchange.unsent[: len(exchange.unsent) // 2], False
             super().pump(exchange)
-            self.flush()
-            self.transport.write_eof()
+            self.connection.flush()
+            self.connection.transport.write_eof()
             return
         if exchange.whole and draw > 1 - SHARE:
             body = b'{"code":200,"profiles":[]}'
             self.surplus = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
         super().pump(exchange)
 
-    def flush(self) -> None:
+    def data_to_send(self) -> bytes:
         # In the same write: one that came after the next request would be taken for its response.
-        self._unwritten, self.surplus = self._unwritten + self.surplus, b""
-        super().flush()
+        surplus, self.surplus = self.surplus, b""
+        return super().data_to_send() + surplus
 
 
 class Driver:
@@ -302,8 +302,8 @@ async def drive(seed: int) -> None:
 def test_each_id_ends_once_and_rightly_whatever_happens_beside_it(
     loop_factory: Callable[[], asyncio.AbstractEventLoop], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("rongcloud_groups.emulator.server.Http1ServerConnection", GatewayConnection)
-    monkeypatch.setattr(GatewayConnection, "chance", random.Random(SEED))
+    monkeypatch.setattr("rongcloud_groups.emulator.connection.Http1Protocol", GatewayProtocol)
+    monkeypatch.setattr(GatewayProtocol, "chance", random.Random(SEED))
     print(f"RONGCLOUD_MODEL_SEED={SEED}")  # noqa: T201  pytest shows it where the test fails
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(drive(SEED))

@@ -2,41 +2,26 @@
 
 import asyncio
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, cast
+from typing import TYPE_CHECKING, cast
 
-from rongcloud_groups.emulator.requests import MAX_BODY_SIZE
+from rongcloud_groups.emulator.http1 import Http1Protocol
+from rongcloud_groups.emulator.http2 import Http2Protocol
+from rongcloud_groups.emulator.requests import MAX_BODY_SIZE, Exchange
 from rongcloud_groups.emulator.responses import Response
 
 if TYPE_CHECKING:
     from rongcloud_groups.emulator.server import Emulator
 
 CONTROL_PREFIX = "/_emulator/"
-LINGER = 0.25  # seconds in which a client can still send before a connection that ends on its account is closed
+_LINGER = 0.25  # seconds in which a client can still send before a connection that ends on its account is closed
 _SLOW_PIECES = 10
 
 
-@dataclass(slots=True, eq=False)
-class Exchange:
-    """A request as far as it was received, and the rest of its response."""
+class ServerConnection(asyncio.Protocol):
+    """Keeps the exchanges of a connection; `protocol` speaks the version that ALPN chose."""
 
-    id: int
-    method: str
-    path: str  # without a query
-    headers: Mapping[str, str]
-    arrived: float
-    body: bytearray = field(default_factory=bytearray)
-    refused: bool = False  # whether the body is too long, and the rest of it ignored
-    unsent: bytes = b""
-    whole: bool = False  # whether `unsent` is all that is left of the response
-
-
-class ServerConnection(asyncio.Protocol, ABC):
-    """Keeps the exchanges of a connection; a subclass speaks the protocol."""
-
-    http_version: ClassVar[str]
+    protocol: Http1Protocol | Http2Protocol
 
     def __init__(self, host: "Emulator") -> None:
         self.host = host
@@ -45,52 +30,32 @@ class ServerConnection(asyncio.Protocol, ABC):
         self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.nth = 0  # the number of the last request
         self._arrived = 0.0  # when the last bytes arrived
-        self._idle_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self.host.connections.add(self)
+        tls = transport.get_extra_info("ssl_object")
+        speaks_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
+        self.protocol = Http2Protocol(self) if speaks_http2 else Http1Protocol(self)
+        self.flush()
         self._start_idle_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
         self.host.connections.discard(self)
         self.lost.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         if not self.host.faults.black_hole:
             self._arrived = time.monotonic()
-            self.receive(data)
+            self.protocol.receive(data)
             self._start_idle_timer()
-
-    @abstractmethod
-    def receive(self, data: bytes) -> None: ...
-
-    @abstractmethod
-    def send_head(self, exchange: Exchange, response: Response) -> None: ...
-
-    @abstractmethod
-    def pump(self, exchange: Exchange) -> None:
-        """Send as much of `unsent` as the client takes."""
-
-    @abstractmethod
-    def reset(self, exchange: Exchange, fault: str) -> None:
-        """End an exchange without a response."""
-
-    @abstractmethod
-    def go_away(self, kind: str) -> None:
-        """Take no more requests; `kind` is a fault that begins with ``goaway``."""
-
-    @abstractmethod
-    def flush(self) -> None: ...
 
     def begin(self, exchange_id: int, method: str, target: str, headers: Mapping[str, str]) -> None:
         """Note that a request's headers came."""
         path = target.partition("?")[0]
         if not path.startswith(CONTROL_PREFIX):
             self.nth += 1
-            self.host.arrived(path, self.http_version, self._arrived, self.nth)
+            self.host.arrived(path, self.protocol.version, self._arrived, self.nth)
         if self.leaving:
             self.host.counts.never_processed += 1
             return
@@ -98,7 +63,7 @@ class ServerConnection(asyncio.Protocol, ABC):
         goaway = self.host.faults.goaway
         if goaway is not None and goaway.at == self.nth:
             self.host.faults.played[goaway.kind] += 1
-            self.go_away(goaway.kind)
+            self._go_away(goaway.kind)
 
     def take_body(self, exchange_id: int, data: bytes = b"", *, ended: bool = False) -> None:
         """Note a part of a request's body, and respond at its end or as soon as it is too long."""
@@ -110,26 +75,26 @@ class ServerConnection(asyncio.Protocol, ABC):
         if ended or exchange.refused:
             response = self.host.respond(exchange)
             if response.fault is not None and response.fault.startswith("goaway"):
-                self.go_away(response.fault)
-            self.after(response.delay, lambda: self._respond(exchange, response))
+                self._go_away(response.fault)
+            if response.delay > 0:
+                self._after(response.delay, lambda: self._respond(exchange, response))
+            else:
+                self._respond(exchange, response)
 
-    def after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call later, unless the connection is lost before; at once for 0 seconds."""
-        if seconds <= 0:
-            call()
-        else:
-            asyncio.get_running_loop().call_later(seconds, lambda: None if self.lost.done() else call())
-
-    def write(self, data: bytes) -> None:
+    def flush(self) -> None:
+        data = self.protocol.data_to_send()
         if data and not self.host.faults.black_hole:
             self.transport.write(data)
+        if self.leaving and not self.exchanges:
+            self.close_later()
 
     def close(self) -> None:
+        self.exchanges.clear()
         if not self.transport.is_closing():  # closed twice, asyncio's TLS could not be aborted
             self.transport.close()
 
-    def shut_down(self) -> None:
-        self.close()
+    def close_later(self) -> None:
+        self._after(_LINGER, self.close)
 
     def violated(self) -> None:
         """Close because the client broke the protocol."""
@@ -137,15 +102,23 @@ class ServerConnection(asyncio.Protocol, ABC):
         self.flush()
         self.close()
 
+    def _go_away(self, kind: str) -> None:
+        """Take no more requests; `kind` is a fault that begins with ``goaway``."""
+        if not self.leaving:
+            self.leaving = True
+            self.protocol.go_away(kind)
+            if kind == "goaway-close":
+                self.close()
+
     def _respond(self, exchange: Exchange, response: Response) -> None:
         fault, body = response.fault or "", response.body
         if exchange.id not in self.exchanges or fault == "hang":
             return
         if fault in ("rst", "refuse"):
-            self.reset(exchange, fault)
+            self.protocol.reset(exchange, fault)
             self.flush()
             return
-        self.send_head(exchange, response)
+        self.protocol.send_head(exchange, response)
         if fault == "slow-body":
             self._send_slowly(exchange, body, max(1, -(-len(body) // _SLOW_PIECES)))
         elif fault in ("drop", "cut"):
@@ -159,23 +132,26 @@ class ServerConnection(asyncio.Protocol, ABC):
         if exchange.id in self.exchanges:
             self._send(exchange, body[:size], whole=len(body) <= size)
             if not exchange.whole:
-                self.after(self.host.faults.piece_pause, lambda: self._send_slowly(exchange, body[size:], size))
+                self._after(self.host.faults.piece_pause, lambda: self._send_slowly(exchange, body[size:], size))
 
     def _send(self, exchange: Exchange, data: bytes, *, whole: bool) -> None:
         exchange.unsent += data
         exchange.whole = whole
-        self.pump(exchange)
+        self.protocol.pump(exchange)
         self.flush()
 
-    def _start_idle_timer(self) -> None:
-        if self._idle_timer is not None:
-            self._idle_timer.cancel()
-        if self.host.faults.idle is not None:
-            self._idle_timer = asyncio.get_running_loop().call_later(self.host.faults.idle, self._close_if_idle)
+    def _after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call later, unless the connection is lost before."""
+        asyncio.get_running_loop().call_later(seconds, lambda: None if self.lost.done() else call())
 
-    def _close_if_idle(self) -> None:
-        if self.exchanges:
+    def _start_idle_timer(self) -> None:
+        if self.host.faults.idle is not None:
+            arrived = self._arrived
+            self._after(self.host.faults.idle, lambda: self._close_if_idle(since=arrived))
+
+    def _close_if_idle(self, since: float) -> None:
+        if self.exchanges and since == self._arrived:
             self._start_idle_timer()
-        else:
+        elif since == self._arrived:
             self.host.faults.played["idle"] += 1
             self.close()

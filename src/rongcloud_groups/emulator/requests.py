@@ -1,9 +1,10 @@
-"""Reads requests: credentials, group IDs, page."""
+"""Requests: the state of one, and what it says: credentials, group IDs, page."""
 
 import hashlib
 import hmac
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import parse_qsl
 
@@ -24,6 +25,21 @@ STATUS: Final = {
     1008: 429, 1009: 430, 1050: 504,
 }  # fmt: skip
 """The HTTP status of each code of the service."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """A request as far as it was received, and the rest of its response."""
+
+    id: int
+    method: str
+    path: str  # without a query
+    headers: Mapping[str, str]
+    arrived: float
+    body: bytearray = field(default_factory=bytearray)
+    refused: bool = False  # whether the body is too long, and the rest of it ignored
+    unsent: bytes = b""
+    whole: bool = False  # whether `unsent` is all that is left of the response
 
 
 class ServiceRefusal(Exception):  # noqa: N818  caught by the service itself

@@ -5,15 +5,14 @@ import copy
 import socket
 import ssl
 from collections import Counter
-from typing import Any, Self, cast
+from typing import Any, Self
 
 import msgspec
 
-from rongcloud_groups.emulator.connection import CONTROL_PREFIX, Exchange, ServerConnection
+from rongcloud_groups.emulator.connection import CONTROL_PREFIX, ServerConnection
 from rongcloud_groups.emulator.faults import Faults
-from rongcloud_groups.emulator.http1 import Http1ServerConnection
-from rongcloud_groups.emulator.http2 import Http2ServerConnection
 from rongcloud_groups.emulator.rate_limit import worst_second
+from rongcloud_groups.emulator.requests import Exchange
 from rongcloud_groups.emulator.responses import Response
 from rongcloud_groups.emulator.service import ROUTES, Service
 
@@ -171,7 +170,7 @@ class Emulator:
         """Close every connection, as a server does that restarts; keep listening."""
         connections = set(self.connections)
         for connection in connections:
-            connection.shut_down()
+            connection.protocol.shut_down()
         await _lost(connections)
         for connection in connections & self.connections:
             connection.transport.abort()
@@ -230,14 +229,11 @@ class Emulator:
         try:
             if self.faults.black_hole:
                 self.faults.played["black-hole"] += 1
-                while await loop.sock_recv(accepted, 65_536):
-                    pass
-                accepted.close()
-                return
-            if self.faults.handshake:
+            elif self.faults.handshake:
                 self.faults.played["handshake"] += 1
                 await asyncio.sleep(self.faults.handshake)
-            await loop.connect_accepted_socket(lambda: _Negotiated(self), accepted, ssl=self._server_context)
+            tls = None if self.faults.black_hole else self._server_context
+            await loop.connect_accepted_socket(lambda: ServerConnection(self), accepted, ssl=tls)
         except OSError:
             self.counts.tls_failures += 1
             accepted.close()
@@ -246,18 +242,3 @@ class Emulator:
 async def _lost(connections: set[ServerConnection]) -> None:
     if connections:
         await asyncio.wait([connection.lost for connection in connections], timeout=_CLOSING_TIME)
-
-
-class _Negotiated(asyncio.Protocol):
-    """Hands a new connection to the protocol that ALPN chose."""
-
-    def __init__(self, emulator: Emulator) -> None:
-        self._emulator = emulator
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
-        tls = transport.get_extra_info("ssl_object")
-        speaks_http2 = tls is not None and tls.selected_alpn_protocol() == "h2"
-        connection = Http2ServerConnection(self._emulator) if speaks_http2 else Http1ServerConnection(self._emulator)
-        transport.set_protocol(connection)
-        connection.connection_made(transport)
