@@ -28,11 +28,11 @@ from rongcloud_groups.limiters.schedule import (
     HOST_JITTER,
     MAX_LATE,
     MAX_RESERVED,
+    PAUSE,
     QUIET_PERIOD,
     WAKE_UP_SLACK,
     SlotSchedule,
 )
-from rongcloud_groups.limiters.throttle import PAUSE
 from rongcloud_groups.limiters.url import limiter_from_url
 
 GAP = (1 + HOST_JITTER + WAKE_UP_SLACK) / 100

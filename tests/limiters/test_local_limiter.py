@@ -12,8 +12,7 @@ from limiters.simulation import counted
 from support.virtual_time import at, now, run, stall, virtual_time
 
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient, LocalLimiter
-from rongcloud_groups.limiters.schedule import MAX_LATE, PATH_JITTER, WAKE_UP_SLACK, Window
-from rongcloud_groups.limiters.throttle import PAUSE, PAUSE_JITTER
+from rongcloud_groups.limiters.schedule import MAX_LATE, PATH_JITTER, PAUSE, PAUSE_JITTER, WAKE_UP_SLACK, Window
 
 LIMITS = [0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 33.3, 99.0, 100.0, 250.0, 1000.0]
 

@@ -24,8 +24,7 @@ from rongcloud_groups.emulator import Emulator, Service, worst_second
 from rongcloud_groups.limiters.local import LocalLimiter
 from rongcloud_groups.limiters.redis import RedisLimiter, fallback_limit
 from rongcloud_groups.limiters.redis_connection import RedisClock
-from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD, Window
-from rongcloud_groups.limiters.throttle import PAUSE
+from rongcloud_groups.limiters.schedule import MAX_LATE, PAUSE, QUIET_PERIOD, Window
 
 
 def in_use(redis: Redis, key: str, *, ahead: float = -5.0, **fields: Any) -> float:

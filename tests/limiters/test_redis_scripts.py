@@ -12,16 +12,18 @@ from redis import Redis
 from support.redis_server import RedisServer, eval_at
 
 from rongcloud_groups.limiters.schedule import (
+    DECREASE_FACTOR,
     MAX_HISTORY,
     MAX_LATE,
+    PAUSE,
     QUIET_PERIOD,
     SHARED_JITTER,
     WAKE_UP_SLACK,
+    Pacing,
     SlotSchedule,
     Window,
 )
 from rongcloud_groups.limiters.scripts import CLOCK_STEP, HORIZON, REFUSED, RESERVE
-from rongcloud_groups.limiters.throttle import DECREASE_FACTOR, PAUSE, Throttle
 
 START = 1_800_000_000.0
 GAP = SlotSchedule(100, jitter=SHARED_JITTER).gap(START)
@@ -314,7 +316,7 @@ def test_retry_after_is_honoured_up_to_a_minute(budget: Budget, retry_after: flo
 def test_the_climb_is_that_of_one_process(budget: Budget, cut_from: float, elapsed: float) -> None:
     budget.set(cut_at=START - elapsed, cut_from=cut_from)
     assert budget.reserve().rate == pytest.approx(
-        Throttle(100, cut_at=START - elapsed, cut_from=cut_from).rate(START), rel=1e-5
+        Pacing(Window.of(100), jitter=0, cut_at=START - elapsed, cut_from=cut_from).rate(START), rel=1e-5
     )
 
 

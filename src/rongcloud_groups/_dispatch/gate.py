@@ -8,7 +8,7 @@ from rongcloud_groups.errors import TransportError
 from rongcloud_groups.limiters.credit_guard import CreditGuard
 from rongcloud_groups.limiters.interface import Limiter, SendObserver, SharedLimiter
 from rongcloud_groups.limiters.local import LocalLimiter
-from rongcloud_groups.limiters.throttle import MAX_PAUSE
+from rongcloud_groups.limiters.schedule import MAX_PAUSE
 
 MAX_SHARING: Final = 100
 """Clients that may share a limiter and each get a request before a wait for it counts as failed."""

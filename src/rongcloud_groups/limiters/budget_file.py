@@ -20,11 +20,13 @@ from rongcloud_groups.limiters.schedule import (
     HOST_JITTER,
     MAX_HISTORY,
     MAX_LATE,
+    MAX_PAUSE,
     MAX_RESERVED,
+    MIN_SHARE,
+    PAUSE_JITTER,
     QUIET_PERIOD,
     SlotSchedule,
 )
-from rongcloud_groups.limiters.throttle import MAX_PAUSE, MIN_SHARE, PAUSE_JITTER
 
 try:
     import fcntl

@@ -2,7 +2,6 @@
 
 import os
 from asyncio import AbstractEventLoop, Lock, get_running_loop
-from types import TracebackType
 from typing import Protocol, Self, runtime_checkable
 
 from rongcloud_groups.errors import ClientClosed
@@ -106,7 +105,5 @@ class Shared(LoopBound):
         await self.open()
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()

@@ -29,7 +29,7 @@ class LocalLimiter(LoopBound):
 
         self._new_bucket = AsyncLimiter
         self._pacing = Pacing(Window.of(limit, max_requests=inf), jitter=PATH_JITTER)
-        self._rate = self._pacing.limit
+        self._rate = self._pacing.window.rate
         self._bucket: AsyncLimiter | None = None
         self._empty_at = 0.0
         self._granted_at = 0.0
@@ -98,4 +98,4 @@ class LocalLimiter(LoopBound):
         self._bucket = None
 
     def __repr__(self) -> str:
-        return f"LocalLimiter({self._pacing.limit:g}, rate={self._rate:.1f})"
+        return f"LocalLimiter({self._pacing.window.rate:g}, rate={self._rate:.1f})"

@@ -34,11 +34,11 @@ a log of the latest send times is the proof (see `SlotSchedule`), and the gap ke
 from array import array
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
-from math import ceil, exp, floor, inf
+from math import cbrt, ceil, exp, floor, inf
+from random import random
 from typing import NamedTuple, Self
 
 from rongcloud_groups._validation import positive
-from rongcloud_groups.limiters.throttle import Throttle
 
 PATH_JITTER = 0.007  #: seconds by which two requests may come closer together on their way than they left
 SHARED_JITTER = 0.007  #: the same between machines that share a clock
@@ -49,6 +49,12 @@ LATENESS_DECAY = 1.0  #: seconds in which the lateness that was seen, L, falls b
 MAX_HISTORY = 500  #: requests whose send times a shared budget remembers
 MAX_RESERVED = 500  #: slots that are given out and not used yet; more processes than that wait without one
 QUIET_PERIOD = 1.6  #: seconds without a request where it is not known what other processes sent in the last second
+PAUSE = 0.2  # seconds without a request after a refusal that does not say how long to wait
+PAUSE_JITTER = 0.05  # upper bound, in seconds, of the time added to a pause so that processes do not come back together
+MAX_PAUSE = 60.0  # upper bound for ``Retry-After``, in seconds
+DECREASE_FACTOR = 0.85  # the part of the rate that remains after a refusal
+MIN_SHARE = 0.05  # the part of the limit that remains, however many refusals there are
+RECOVERY_TIME = 4.0  # seconds that the climb back from a cut at the full limit takes
 MICROSECOND = 1e-6
 
 
@@ -82,27 +88,64 @@ class Window(NamedTuple):
         return self.requests / self.seconds
 
 
-class Pacing(Throttle):
-    """How far apart requests leave and how late they may be, as refusals and lateness lower the limit.
+class Pacing:
+    """How far apart requests leave and how late they may be, as lateness and refusals lower the limit.
 
-    Times are seconds on one clock.
+    A refusal brings a pause, one cut for all requests that had left by then, and a cubic climb back. Times are seconds
+    on one clock.
 
     Args:
         window: how the service counts.
         jitter: J, in seconds.
         late: L as it was seen last, in seconds.
         late_at: when that was.
-        **throttle: see `Throttle`.
+        paused_until: when the last pause ends.
+        cut_at: when the rate was cut last.
+        cut_from: the rate that the climb aims at first, in requests/s; 0 where there was no cut.
     """
 
     def __init__(
-        self, window: Window, *, jitter: float, late: float = 0.0, late_at: float = 0.0, **throttle: float
+        self,
+        window: Window,
+        *,
+        jitter: float,
+        late: float = 0.0,
+        late_at: float = 0.0,
+        paused_until: float = 0.0,
+        cut_at: float = -MAX_PAUSE,
+        cut_from: float = 0.0,
     ) -> None:
-        super().__init__(window.rate, **throttle)
         self.window = window
         self.jitter = jitter
         self.late = late
         self.late_at = late_at
+        self.paused_until = paused_until
+        self.cut_at = cut_at
+        self.cut_from = cut_from
+
+    def rate(self, now: float) -> float:
+        """Requests/s: rises fast after a cut, slowly near the rate that was refused, then ever faster."""
+        limit = self.window.rate
+        if not self.cut_from:
+            return limit
+        steepness = limit * (1 - DECREASE_FACTOR) / RECOVERY_TIME**3
+        back = cbrt(self.cut_from * (1 - DECREASE_FACTOR) / steepness)
+        rate = self.cut_from + steepness * (now - self.cut_at - back) ** 3
+        return min(limit, max(rate, limit * MIN_SHARE))
+
+    def refused(self, now: float, retry_after: float | None, age: float) -> None:
+        """Take in a refusal; the arguments are as for `Limiter.throttle`."""
+        if now - age >= self.cut_at:
+            # Refused on the way back: the true share has shrunk, so aim lower (RFC 9438, section 4.7).
+            rate = self.rate(now)
+            self.cut_from = rate * (1 + DECREASE_FACTOR) / 2 if rate < self.cut_from else rate
+            self.cut_at = now
+            self._pause_until(now + PAUSE)
+        if retry_after is not None:
+            self._pause_until(now + min(retry_after, MAX_PAUSE))
+
+    def _pause_until(self, end: float) -> None:
+        self.paused_until = max(self.paused_until, end + random() * PAUSE_JITTER)
 
     def lateness(self, now: float) -> float:
         """L: how late, beyond every timer's slack, a process was lately."""

@@ -1,15 +1,15 @@
-"""The scripts of `RedisLimiter`, one atomic step each on Redis's clock, with constants of `schedule` and `throttle`.
+"""The scripts of `RedisLimiter`, one atomic step each on Redis's clock, with the constants of `schedule`.
 
 They run on Redis 6.2 or later and on Valkey. Times are seconds of Redis's clock.
 """
 
 from importlib.resources import files
 
-from rongcloud_groups.limiters import schedule, throttle
+from rongcloud_groups.limiters import schedule
 
 CLOCK_STEP = 0.5  # seconds; clocks that move apart by more at once were set
 HORIZON = 1.0  # seconds ahead of now within which a process takes more than one slot
-_VALUES = {**vars(schedule), **vars(throttle), "CLOCK_STEP": CLOCK_STEP, "HORIZON": HORIZON}
+_VALUES = {**vars(schedule), "CLOCK_STEP": CLOCK_STEP, "HORIZON": HORIZON}
 _CONSTANTS = "".join(f"local {name} = {value}\n" for name, value in _VALUES.items() if name.isupper())
 
 
