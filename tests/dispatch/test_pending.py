@@ -1,5 +1,7 @@
 import asyncio
 from collections.abc import Collection, Iterable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -9,6 +11,7 @@ from support.virtual_time import settle, virtual_time
 
 from rongcloud_groups import GroupProfile, RongCloudError
 from rongcloud_groups._dispatch.lanes import Batch, PendingId, Waiter
+from rongcloud_groups._dispatch.lifetime import Lifetime
 from rongcloud_groups._dispatch.pending import BULK_EVERY, PendingQueue
 from rongcloud_groups._dispatch.stream import Stream
 from rongcloud_groups.lookup import Outcome
@@ -579,8 +582,8 @@ async def test_a_stream_that_is_left_leaves_nothing_in_the_queue() -> None:
     pending = PendingQueue(LIMIT)
     source = (f"g{number}" for number in range(100))
 
-    start = asyncio.get_running_loop().create_task
-    async with Stream(source, pending=pending, wake=lambda: None, start=start, window=8, bulk=True) as parts:
+    lifetime = cast("Lifetime", SimpleNamespace(start=asyncio.get_running_loop().create_task))
+    async with Stream(source, pending, lifetime, window=8, bulk=True) as parts:
         await settle()
         assert len(pending) == 8
         pending.settle_batch(taken(pending), {})

@@ -37,9 +37,6 @@ if TYPE_CHECKING:  # imported with the first client that needs them
 class Assembly:
     """The parts of one client.
 
-    Args:
-        options: all of them.
-
     Raises:
         ConfigError: an option cannot be used; the message names it.
     """
@@ -50,31 +47,25 @@ class Assembly:
         self.origins = checked_origins(options)
         self.api = ServiceApi(dialect(options["dialect"]), Credentials(app_key, app_secret))
         emit = Emitter(options["hooks"])
-        max_in_flight, attempt_timeout = options["max_in_flight"], options["attempt_timeout"]
         limiter = _limiter(options, app_key)
         own_limiter = limiter if isinstance(options["limiter"], str) and isinstance(limiter, SharedLimiter) else None
         transports = _transports(options)
         self.connector = transports or _dialler(options)
-        policy = RetryPolicy(options["max_attempts"], options["outage_timeout"], len(self.origins))
+        policy = RetryPolicy(
+            options["max_attempts"], options["outage_timeout"], options["attempt_timeout"], len(self.origins)
+        )
         guard = CreditGuard(options["rate"]) if options["guard"] else None
-        self.gate = SendGate(limiter, guard, attempt_timeout=attempt_timeout)
+        self.gate = SendGate(limiter, guard, attempt_timeout=options["attempt_timeout"])
         self.pending = PendingQueue(BATCH_LIMIT)
         self.failover = Failover(
             self.origins,
             self.connector,
             emit,
             requests_per_connection=None if transports and transports.shared else options["requests_per_connection"],
-            max_in_flight=max_in_flight,
+            max_in_flight=options["max_in_flight"],
         )
         self.dispatcher = Dispatcher(
-            self.pending,
-            self.failover,
-            self.gate,
-            self.api,
-            policy,
-            emit,
-            max_in_flight=max_in_flight,
-            attempt_timeout=attempt_timeout,
+            self.pending, self.failover, self.gate, self.api, policy, emit, options["max_in_flight"]
         )
         self.lifetime = Lifetime(
             self.failover,
@@ -87,21 +78,15 @@ class Assembly:
         if options["cache"] is not None:
             options["cache"].attach(self.pending, app_key)
         self.lookups = Lookups(self.pending, options["cache"], self.dispatcher, emit, options["deadline"])
-        self.listing = Listing(self.failover, self.api, policy, self.lifetime.start, attempt_timeout=attempt_timeout)
+        self.listing = Listing(self.failover, self.api, policy, self.lifetime)
 
     def stream(self, group_ids: Iterable[object] | AsyncIterable[object], *, bulk: bool) -> Stream:
-        return Stream(
-            group_ids,
-            pending=self.pending,
-            wake=self.dispatcher.wake,
-            start=self.lifetime.start,
-            window=2 * BATCH_LIMIT * self.options["max_in_flight"],
-            bulk=bulk,
-        )
+        window = 2 * BATCH_LIMIT * self.options["max_in_flight"]
+        return Stream(group_ids, self.pending, self.lifetime, window=window, bulk=bulk)
 
     def profile_pages(self, *, after: str | None, since: datetime | None) -> ProfilePages:
         look_up = partial(self.lookups.get_many, deadline=inf, bulk=True, fresh=False)
-        return ProfilePages(self.listing, look_up, self.lifetime.start, after=after, since=since)
+        return ProfilePages(self.listing, look_up, self.lifetime, after=after, since=since)
 
 
 def _transports(options: Options) -> "HttpxTransports | None":

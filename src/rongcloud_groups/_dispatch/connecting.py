@@ -24,10 +24,9 @@ class ConnectionWait:
     and then take no request are bounded by `RetryPolicy.max_attempts`.
     """
 
-    def __init__(self, failover: Failover, policy: RetryPolicy, attempt_timeout: float) -> None:
+    def __init__(self, failover: Failover, policy: RetryPolicy) -> None:
         self._failover = failover
         self._policy = policy
-        self._attempt_timeout = attempt_timeout
         self.reset()
 
     def reset(self) -> None:
@@ -54,7 +53,7 @@ class ConnectionWait:
         if self._since is None or busy:
             self._since = now
         left = self._since + self._policy.outage_timeout - now
-        seconds = max(0.0, min(self._attempt_timeout * (self._policy.origins + 0.5), left))  # each is tried in turn
+        seconds = max(0.0, min(self._policy.attempt_timeout * (self._policy.origins + 0.5), left))  # each in turn
         try:
             async with timeout(seconds):
                 with contained(TransportError, "connecting"):

@@ -1,6 +1,6 @@
 """The dispatcher: a ready connection, a token, up to 50 IDs, sent in one step; then the response is handled."""
 
-from asyncio import Event, Future, get_running_loop, wait
+from asyncio import Future, get_running_loop, wait
 from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any
@@ -52,11 +52,7 @@ class InFlight(Struct, eq=False):
 
 
 class Dispatcher:
-    """Sends the waiting IDs as fast as the budget allows, and settles every ID that it took.
-
-    Attributes:
-        wake: call it when an ID may wait to be sent.
-    """
+    """Sends the waiting IDs as fast as the budget allows, and settles every ID that it took."""
 
     def __init__(
         self,
@@ -66,9 +62,7 @@ class Dispatcher:
         api: ServiceApi,
         policy: RetryPolicy,
         emit: Emitter,
-        *,
         max_in_flight: int,
-        attempt_timeout: float,
     ) -> None:
         self._pending = pending
         self._failover = failover
@@ -77,14 +71,10 @@ class Dispatcher:
         self._policy = policy
         self._emit = emit
         self._max_in_flight = max_in_flight
-        self._attempt_timeout = attempt_timeout
         self._in_flight: dict[Batch, InFlight] = {}
-        self._changed = Event()
-        self.wake = self._changed.set
         self._tasks: TaskGroup | None = None
-        self._connecting = ConnectionWait(failover, policy, attempt_timeout)
-        self._recovery = Recovery(pending, gate, policy, emit, api.credentials.app_key, self._start, self.wake)
-        self._closed = False
+        self._connecting = ConnectionWait(failover, policy)
+        self._recovery = Recovery(pending, gate, policy, emit, api.credentials.app_key, self._start)
         self._phase: Phase = "waiting for budget"
         self._without_token = 0
         self._requests = self._group_ids_sent = 0
@@ -132,8 +122,8 @@ class Dispatcher:
                 self.close()
 
     def close(self) -> None:
-        self._closed = True
-        self._cancel_all()
+        for flight in list(self._in_flight.values()):
+            flight.cancel()
 
     def __repr__(self) -> str:
         return f"<Dispatcher: {self._requests} requests sent, {len(self._in_flight)} in flight, {self._phase}>"
@@ -143,8 +133,8 @@ class Dispatcher:
             self._phase = "waiting for the service" if self._pending else "waiting for budget"
             if not self._pending.open:
                 self._connecting.reset()
-            self._changed.clear()
-            await self._changed.wait()
+            self._pending.changed.clear()
+            await self._pending.changed.wait()
 
     async def _connected(self) -> bool:
         if self._failover.pick() is not None:
@@ -165,7 +155,7 @@ class Dispatcher:
         self._budget_wait += waited
         if self._emit:
             self._emit(TokenWaited(waited, self._gate.rate))
-        connection = None if self._closed else self._failover.pick()
+        connection = self._failover.pick()
         if connection is None:
             self._gate.unused()
             self._phase = "connecting"
@@ -205,7 +195,7 @@ class Dispatcher:
         sent_at = get_running_loop().time()
         try:
             with contained(TransportError, f"sending to {connection.host}"):
-                future = self._failover.send(connection, request, self._attempt_timeout)
+                future = self._failover.send(connection, request, self._policy.attempt_timeout)
         except TransportError as error:
             self._gate.lost(connection.delivered)
             self._failover.failed(connection, error)
@@ -235,7 +225,7 @@ class Dispatcher:
                 )
         except BaseException as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
             self._start(_raise, fault)
-        self._changed.set()
+        self._pending.changed.set()
 
     def _handle(self, flight: InFlight, future: Future[Response]) -> None:
         try:
@@ -282,11 +272,7 @@ class Dispatcher:
     def _abort_all(self, error: RongCloudError) -> None:
         logger.error("not retryable: %s", error)
         self._pending.abort(error)
-        self._cancel_all()
-
-    def _cancel_all(self) -> None:
-        for flight in list(self._in_flight.values()):
-            flight.cancel()
+        self.close()
 
     def _cancel(self, batch: Batch) -> None:
         if flight := self._in_flight.get(batch):

@@ -10,8 +10,10 @@ from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from threading import Lock
 from time import monotonic
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, TypeVar
 from weakref import WeakSet
+
+from msgspec import Struct, field
 
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.pending import PendingQueue
@@ -32,13 +34,7 @@ _WARNED: Final[set[tuple[int, str, str]]] = set()
 T = TypeVar("T")
 
 
-class Start(Protocol):
-    """Runs a task until it ends or the client closes. A task that is started later is cancelled at once."""
-
-    def __call__(self, coroutine: Coroutine[Any, Any, T], /) -> Task[T]: ...
-
-
-class Lifetime:
+class Lifetime(Struct, eq=False):
     """Opens a client, runs its parts until it is closed, and says whether it can be used.
 
     The parts run in their own task, since a client may be opened in one task and closed in another.
@@ -48,36 +44,25 @@ class Lifetime:
         registration: entered while the client is open.
     """
 
-    def __init__(
-        self,
-        failover: Failover,
-        dispatcher: Dispatcher,
-        pending: PendingQueue,
-        limiter: Limiter,
-        closers: Sequence[Callable[[], Awaitable[None]]],
-        registration: AbstractContextManager[None],
-    ) -> None:
-        self._failover = failover
-        self._dispatcher = dispatcher
-        self._pending = pending
-        self._limiter = limiter
-        self._closers = closers
-        self._registration = registration
-        self._host: Task[None] | None = None
-        self._pid = 0
-        self._tasks: TaskGroup | None = None
-        self._running: set[Task[Any]] = set()
-        self._closing = Event()
-        self._loop: AbstractEventLoop | None = None  # in which the client can be used, while it can
-        self._problem = "the client is closed"
+    _failover: Failover
+    _dispatcher: Dispatcher
+    _pending: PendingQueue
+    _limiter: Limiter
+    _closers: Sequence[Callable[[], Awaitable[None]]]
+    _registration: AbstractContextManager[None]
+    _host: Task[None] | None = None
+    _pid: int = 0
+    _tasks: TaskGroup | None = None
+    _running: set[Task[Any]] = field(default_factory=set)
+    _closing: Event = field(default_factory=Event)
+    _loop: AbstractEventLoop | None = None  # in which the client can be used, while it can
+    _problem: str = "the client is closed"
 
     @property
     def is_open(self) -> bool:
         return self._tasks is not None
 
     async def open(self) -> None:
-        if self._host is None and isinstance(self._limiter, SharedLimiter):
-            await self._open_limiter(self._limiter)
         if self._host is not None:
             raise ClientClosed("a client is opened once; make another one")
         loop = get_running_loop()
@@ -102,6 +87,7 @@ class Lifetime:
             raise error
 
     def start(self, coroutine: Coroutine[Any, Any, T]) -> Task[T]:
+        """Run a task until it ends or the client closes. One that is started later is cancelled at once."""
         if self._tasks is None or self._closing.is_set():
             task = get_running_loop().create_task(coroutine)
             task.cancel()
@@ -130,19 +116,13 @@ class Lifetime:
         if self._tasks is None:
             raise ClientClosed("the client is still opening: wait until 'async with' or open() has opened it")
 
-    async def _open_limiter(self, limiter: SharedLimiter) -> None:
-        try:
-            await limiter.open()
-        except BaseException:
-            if limiter.aclose in self._closers:
-                await limiter.aclose()
-            raise
-
     async def _run(self, opened: Future[None]) -> None:
         async with AsyncExitStack() as stack:
             for close in self._closers:
                 stack.push_async_callback(close)
             try:
+                if isinstance(self._limiter, SharedLimiter):
+                    await self._limiter.open()
                 with self._registration:
                     await self._run_parts(opened)
             except BaseException as error:

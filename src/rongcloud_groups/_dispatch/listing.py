@@ -4,14 +4,13 @@ from asyncio import Lock, Task, get_running_loop, wait
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import datetime
-from types import TracebackType
 from typing import Final, NamedTuple, Self, TypeVar
 
 import anyio
 
 from rongcloud_groups._dispatch.connecting import ConnectionWait
 from rongcloud_groups._dispatch.gate import SendGate
-from rongcloud_groups._dispatch.lifetime import Start
+from rongcloud_groups._dispatch.lifetime import Lifetime
 from rongcloud_groups._dispatch.retry import Attempts, RetryPolicy
 from rongcloud_groups._protocol.api import ListingPage, ServiceApi
 from rongcloud_groups._protocol.error_codes import RETRIED
@@ -38,15 +37,12 @@ class Listing:
     connections, with the same retries and failover.
     """
 
-    def __init__(
-        self, failover: Failover, api: ServiceApi, policy: RetryPolicy, start: Start, *, attempt_timeout: float
-    ) -> None:
+    def __init__(self, failover: Failover, api: ServiceApi, policy: RetryPolicy, lifetime: Lifetime) -> None:
         self._failover = failover
         self._api = api
         self._policy = policy
-        self._start = start
-        self._attempt_timeout = attempt_timeout
-        self._gate = SendGate(LocalLimiter(LISTING_RATE), attempt_timeout=attempt_timeout)
+        self._lifetime = lifetime
+        self._gate = SendGate(LocalLimiter(LISTING_RATE), attempt_timeout=policy.attempt_timeout)
 
     async def __aiter__(self) -> AsyncIterator[ListedGroup]:
         """Each group in turn; a page is asked for when the one before is used up.
@@ -80,7 +76,7 @@ class Listing:
 
     async def _page(self, token: str | None) -> ListingPage:
         """The page with this token, or the first."""
-        task = self._start(self._page_or_error(token))
+        task = self._lifetime.start(self._page_or_error(token))
         try:
             return await _result_of(task)
         finally:
@@ -112,7 +108,7 @@ class Listing:
                 await anyio.sleep(self._policy.back_off(attempts.lost))
 
     async def _connection_with_token(self) -> Connection:
-        connecting = ConnectionWait(self._failover, self._policy, self._attempt_timeout)
+        connecting = ConnectionWait(self._failover, self._policy)
         while True:
             while not await connecting.step(busy=False):
                 pass
@@ -126,7 +122,7 @@ class Listing:
         request = self._api.listing_request(token)
         try:
             with contained(TransportError, f"the request to {connection.host}"):
-                sending = self._failover.send(connection, request, self._attempt_timeout)
+                sending = self._failover.send(connection, request, self._policy.attempt_timeout)
                 self._gate.sent()
                 response = await sending
             with contained(DecodeError, "reading the response"):
@@ -166,14 +162,14 @@ class ProfilePages:
         self,
         listing: Listing,
         look_up: Callable[[list[str]], Awaitable[Lookup]],
-        start: Start,
+        lifetime: Lifetime,
         *,
         after: str | None,
         since: datetime | None,
     ) -> None:
         self._listed = listing.pages(after)
         self._look_up = look_up
-        self._start = start
+        self._lifetime = lifetime
         self._since = since
         self._cursor = Lock()
         self._pages: deque[Task[ProfilePage | RongCloudError | None]] = deque()
@@ -183,12 +179,10 @@ class ProfilePages:
         if self._pages:
             raise ClientClosed("the pages are used once: call client.list_profiles() again")
         for _ in range(PAGES_AHEAD):
-            self._pages.append(self._start(self._next_page()))
+            self._pages.append(self._lifetime.start(self._next_page()))
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         self._left = True
         for page in self._pages:
             page.cancel()
@@ -210,7 +204,7 @@ class ProfilePages:
         if page is None:
             raise StopAsyncIteration
         self._pages.popleft()
-        self._pages.append(self._start(self._next_page()))
+        self._pages.append(self._lifetime.start(self._next_page()))
         return page
 
     def _check_entered(self) -> None:

@@ -6,6 +6,8 @@ from math import inf
 from types import coroutine
 from typing import TypeVar
 
+from msgspec import Struct
+
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.lanes import Waiter
 from rongcloud_groups._dispatch.pending import PendingQueue
@@ -81,7 +83,6 @@ class Lookups:
                 self._pending.add(group_id, waiter)
             else:
                 self._add([group_id], cached, fresh=fresh)
-            self._dispatcher.wake()
             if waiter.outcome is OPEN:
                 yield waiter
             return waiter.result()
@@ -116,11 +117,9 @@ class Lookups:
             while chunk := steps.read(BATCH_LIMIT):
                 self._add(waiter.admit(chunk), queued, fresh=fresh)
                 if steps.over:
-                    self._dispatcher.wake()
                     await steps.pause()
                     if waiter.future.done():  # aborted
                         break
-            self._dispatcher.wake()
             waiter.admitted()
             await waiter.future
             return waiter.lookup()
@@ -153,17 +152,15 @@ def _counts(result: Lookup | GroupProfile | None) -> tuple[int, int, int]:
     return (0, 1, 0) if result is None else (1, 0, 0)
 
 
-class CachedWaiter:
+class CachedWaiter(Struct, eq=False):
     """Waits in the place of a caller's waiter, and stores the outcomes of the requests that it caused.
 
     One that joined a request stores nothing: it may have arrived after an invalidation.
     """
 
-    bulk = False
-
-    def __init__(self, waiter: Waiter, cache: Cache) -> None:
-        self._waiter = waiter
-        self._cache = cache
+    _waiter: Waiter
+    _cache: Cache
+    bulk: bool = False
 
     def not_held(self, group_ids: Collection[str], pending: PendingQueue, *, fresh: bool) -> Collection[str]:
         """The IDs to wait for; those that the cache holds are settled, unless they are to be ``fresh``."""

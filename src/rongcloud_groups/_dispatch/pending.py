@@ -9,6 +9,7 @@ waiter, and in flight by its batch; so whole batches are added, taken and settle
 `PendingId` only once more happens to it: it is shared, retried, bisected, or left in flight.
 """
 
+from asyncio import Event
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
 
@@ -27,6 +28,9 @@ class PendingQueue:
 
     Args:
         limit: the most IDs in a batch.
+
+    Attributes:
+        changed: set when an ID comes to wait for a request.
     """
 
     def __init__(self, limit: int) -> None:
@@ -34,6 +38,7 @@ class PendingQueue:
         self._ids: dict[str, Waiter | Batch | PendingId] = {}
         self._interactive, self._bulk = Lane(self._place), Lane(self._place)
         self._contested = 0
+        self.changed = Event()
         self.found = self.missing = self.failed = 0
 
     def __len__(self) -> int:
@@ -54,6 +59,7 @@ class PendingQueue:
 
     def add(self, group_id: str, waiter: Waiter) -> None:
         """Let ``waiter`` wait for an ID; an open one is requested again only if the request in flight is stale."""
+        self.changed.set()
         if group_id not in self._ids:
             self._ids[group_id] = waiter
             (self._bulk if waiter.bulk else self._interactive).group_ids.append(group_id)
@@ -67,6 +73,7 @@ class PendingQueue:
 
     def add_all(self, group_ids: Collection[str], waiter: Waiter) -> None:
         """Let ``waiter`` wait for several IDs, each given once."""
+        self.changed.set()
         if self._ids.keys().isdisjoint(group_ids):
             for group_id in group_ids:
                 self._ids[group_id] = waiter
@@ -209,12 +216,14 @@ class PendingQueue:
 
     def requeue(self, entries: Iterable[PendingId]) -> None:
         """Let resting entries wait again, at the front of their lane and in their old order."""
+        self.changed.set()
         for entry in reversed([entry for entry in entries if self._ids.get(entry.group_id) is entry]):
             entry.place = lane = self._lane(bulk=entry.bulk)
             lane.group_ids.appendleft(entry.group_id)
 
     def requeue_halves(self, entries: list[PendingId]) -> None:
         """Let resting entries wait again as two halves, each sent alone and before the rest of its lane."""
+        self.changed.set()
         entries = [entry for entry in entries if self._ids.get(entry.group_id) is entry]
         middle = (len(entries) + 1) // 2
         for half in (entries[middle:], entries[:middle]):
@@ -228,10 +237,7 @@ class PendingQueue:
 
     def waiting(self) -> list[PendingId]:
         """The entries that wait for a request."""
-        lanes = (self._interactive, self._bulk)
-        isolated = [entry for lane in lanes for half in lane.isolated for entry in half]
-        queued = [each for lane in lanes for each in dict.fromkeys(lane.group_ids) if self._place(each) is lane]
-        return isolated + [self._entry(group_id) for group_id in queued]
+        return [self._entry(group_id) for group_id in list(self._ids) if self.is_queued(group_id)]
 
     def is_open(self, group_id: str) -> bool:
         return group_id in self._ids

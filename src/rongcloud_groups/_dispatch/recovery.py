@@ -37,7 +37,6 @@ class Recovery(Struct, eq=False):
     _emit: Emitter
     _app_key: str
     _start: Callable[..., None]
-    _wake: Callable[[], None]
     _warn_again_at: float = float("-inf")
     undecodable_in_a_row: int = 0
     pausing: int = 0
@@ -67,7 +66,6 @@ class Recovery(Struct, eq=False):
         self._pending.requeue_halves(self._pending.withdraw(entries))
         if self._emit:
             self._emit(BatchSplit(len(entries)))
-        self._wake()
 
     def repeat(self, entries: list[PendingId], error: RongCloudError) -> None:
         """An undecodable response: retry once, then bisect to the profile at fault."""
@@ -152,4 +150,3 @@ class Recovery(Struct, eq=False):
             self._pending.requeue_halves(entries)  # alone again, so that it costs no other ID its response
         else:
             self._pending.requeue(entries)
-        self._wake()

@@ -44,6 +44,7 @@ class RetryPolicy(Struct, frozen=True):
 
     max_attempts: int
     outage_timeout: float
+    attempt_timeout: float
     origins: int
 
     def action(self, error: Exception) -> ErrorAction:

@@ -2,13 +2,12 @@
 
 from asyncio import Event, Task, wait
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable
 from copy import copy
 from itertools import islice
-from types import TracebackType
 from typing import Self
 
-from rongcloud_groups._dispatch.lifetime import Start
+from rongcloud_groups._dispatch.lifetime import Lifetime
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.steps import Steps
 from rongcloud_groups._dispatch.waiters import checked, reject_single_str
@@ -27,17 +26,15 @@ class Stream:
     def __init__(
         self,
         group_ids: Iterable[object] | AsyncIterable[object],
-        *,
         pending: PendingQueue,
-        wake: Callable[[], None],
-        start: Start,
+        lifetime: Lifetime,
+        *,
         window: int,
         bulk: bool,
     ) -> None:
         self._group_ids = reject_single_str(group_ids) if isinstance(group_ids, Iterable) else group_ids
         self._pending = pending
-        self._wake = wake
-        self._start = start
+        self._lifetime = lifetime
         self._window = window
         self.bulk = bulk
         # A collection is in memory anyway, so each of its IDs can be remembered; a source without end cannot.
@@ -56,13 +53,11 @@ class Stream:
     async def __aenter__(self) -> Self:
         if self._reading is not None:
             raise ClientClosed("a stream is used once: make another one with client.stream()")
-        self._reading = self._start(self._read())
+        self._reading = self._lifetime.start(self._read())
         self._reading.add_done_callback(lambda _: self._changed.set())
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc_value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, exc_type: object, exc_value: BaseException | None, traceback: object) -> None:
         assert self._reading is not None  # noqa: S101  it was entered
         self._left = True
         ended_before = self._reading.done()
@@ -195,4 +190,3 @@ class Stream:
         valid = [group_id for group_id, error in new.items() if error is None] if invalid else new
         self._open.update(valid)
         self._pending.add_all(valid, self)
-        self._wake()
