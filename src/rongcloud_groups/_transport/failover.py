@@ -147,12 +147,10 @@ class Failover:
 
     def _on_unreachable(self, error: TransportError) -> None:
         self._unreachable.add(self._pool)
-        self._switch_to_next(str(error))
-        if self._pool in self._unreachable:
-            self._unreachable.clear()
+        if len(self._unreachable) == len(self._pools):
             self._failure = error
             self._pool.wanted = False
-            self._changed.set()
+        self._switch_to_next(str(error))
 
     def _switch_to_next(self, reason: str) -> None:
         if len(self._pools) > 1:
@@ -160,14 +158,13 @@ class Failover:
 
     def _switch_to(self, pool: ConnectionPool, reason: str) -> None:
         old, self._pool = self._pool, pool
-        wanted = old.wanted
         self.switches += 1
         self._schedule_probe()
+        pool.activate(wanted=old.wanted)
         old.deactivate(f"switched to {pool.host}")
         _logger.warning("requests go to %s instead of %s from now on: %s", pool.host, old.host, reason)
         if self._emit:
             self._emit(HostSwitched(old.host, pool.host, reason))
-        pool.activate(wanted=wanted and pool not in self._unreachable)
 
     def _schedule_probe(self) -> None:
         on_backup = self._pool is not self._primary
