@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -223,7 +224,7 @@ async def test_another_beginning_of_the_input_is_noticed() -> None:
 @example([["", "\0", "a\0b", "a\0c", "a\0b"], ["a\0c", "z"]])
 def test_seen_ids_are_those_of_a_set(lists: list[list[str]]) -> None:
     known: dict[str, None] = {}
-    with SeenIds() as seen:
+    with closing(SeenIds()) as seen:
         for some in lists:
             new = [group_id for group_id in dict.fromkeys(some) if group_id not in known]
             assert seen.add(some) == new

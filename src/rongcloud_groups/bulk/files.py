@@ -117,11 +117,7 @@ def replacing(path: Path, *, like: Path) -> Iterator[BinaryIO]:
 
 
 class OutputLock:
-    """Keeps out other jobs with the same output, from before its checkpoint is read until all is in its place.
-
-    Use it in ``with``. The lock is the file ``OUT.lock``; one that a killed process left behind is taken over. Without
-    an output there is nothing to lock.
-    """
+    """Keeps out other jobs with the same output, by the file ``OUT.lock``; one of a killed process is taken over."""
 
     def __init__(self, output: Path | None) -> None:
         self._output = output

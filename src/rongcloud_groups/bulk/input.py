@@ -1,7 +1,7 @@
 """The input of a job: scanned first where that is possible, then read in blocks of distinct IDs."""
 
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, closing
 from hashlib import blake2b
 from typing import Any
 
@@ -64,7 +64,7 @@ class JobInput:
     async def blocks(self, *, done: int, digest: str) -> AsyncGenerator[Block]:
         """The records in blocks, without the ``done`` ones at the start, whose digest is given."""
         unsent, so_far = 0, ""
-        with SeenIds() as seen:
+        with closing(SeenIds()) as seen:
             async for ids, so_far in _digested(self._source, first=done):
                 new = seen.add(ids)
                 if done:

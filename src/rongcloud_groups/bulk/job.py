@@ -60,8 +60,8 @@ class Job:
         self._client = client
         self._source = source
         self._sink = sink
-        self._lock = OutputLock(sink.path)
-        self._output = JobOutput(sink, failures, missing or MissingIds(), source, self._lock, client.max_attempts)
+        lock = OutputLock(sink.path)
+        self._output = JobOutput(sink, failures, missing or MissingIds(), source, lock, client.max_attempts)
         self._restart, self._keep = restart, keep
         self._input = JobInput(source, allow_empty=allow_empty)
         self._state = "new"
@@ -100,7 +100,7 @@ class Job:
             raise RuntimeError("a Job runs once; make another one, which resumes where this one stopped")
         self._state = "running"
         try:
-            with self._lock:
+            with self._output.lock:
                 return await self._run()
         except WriteCancelled:
             return self._report(self._output.committed)

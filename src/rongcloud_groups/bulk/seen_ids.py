@@ -1,7 +1,7 @@
 """Which IDs were there before: exact, in flat memory, on disk."""
 
 import sqlite3
-from typing import Final, Self
+from typing import Final
 
 import msgspec
 
@@ -12,10 +12,7 @@ _INSERT_ONE: Final = "INSERT OR IGNORE INTO seen VALUES (?)"
 
 
 class SeenIds:
-    """A set of IDs in a temporary database, which vanishes with the process.
-
-    Use it in ``with``. It need not be durable: a resumed job reads its input from the start again.
-    """
+    """A set of IDs in a temporary database. It need not be durable: a resumed job reads its input again."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)  # no name: a temporary file
@@ -35,8 +32,5 @@ class SeenIds:
             raise OSError(f"cannot keep the IDs that were read in a temporary file (see TMPDIR): {error}") from None
         return [group_id for group_id in dict.fromkeys(group_ids) if group_id in new]
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._database.close()

@@ -67,9 +67,7 @@ def open_sink(
     if chosen == "parquet":
         try:
             from rongcloud_groups.bulk.sinks.parquet import ParquetSink
-        except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] != "pyarrow":
-                raise
+        except ModuleNotFoundError:
             raise ConfigError(extra_needed("Parquet", "parquet")) from None
         return ParquetSink(path, force=force)
     return TextSink(path, chosen, force=force)

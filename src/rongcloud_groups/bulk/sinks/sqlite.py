@@ -43,10 +43,7 @@ _FORGET_CHECKPOINT: Final = "DELETE FROM _sync WHERE name IN ('checkpoint', 'jou
 class SqliteSink(Sink):
     """The table ``groups``, one row a group, updated where it is there already.
 
-    Rows can be read while the job runs, and other programs can write in between. The table ``_sync`` holds the version
-    of the row schema, the App Key and, while a job is unfinished, its checkpoint. Rows of groups that are not among the
-    IDs stay as they are; those of missing groups are deleted, unless ``keep_missing``. ``force`` adds to a database
-    that has the groups of another App Key.
+    The table ``_sync`` holds the version of the row schema, the App Key and, while a job is unfinished, its checkpoint.
     """
 
     seconds_between_commits = 0.25
