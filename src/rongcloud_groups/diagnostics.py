@@ -7,7 +7,7 @@ import socket
 import ssl
 import time
 from asyncio import get_running_loop
-from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Final, NamedTuple, Unpack
 
 from msgspec import Struct
@@ -109,18 +109,17 @@ class _Outcome(NamedTuple):
         return not self.is_wrong_dialect and not self.is_down
 
     @property
+    def codes(self) -> set[int]:
+        """The code and the HTTP status of a refusal."""
+        return {self.error.code, self.error.status} if isinstance(self.error, ServiceError) else set()
+
+    @property
     def is_wrong_dialect(self) -> bool:
-        if isinstance(self.error, ServiceError):
-            return bool({NO_SUCH_API, UNKNOWN_APP_KEY} & {self.error.code, self.error.status})
-        return isinstance(self.error, ConfigError | DecodeError)
+        return isinstance(self.error, ConfigError | DecodeError) or bool(self.codes & {NO_SUCH_API, UNKNOWN_APP_KEY})
 
     @property
     def is_down(self) -> bool:
         return isinstance(self.error, ServerError | TransportError)
-
-    @property
-    def is_bad_signature(self) -> bool:
-        return isinstance(self.error, ServiceError) and self.error.code == BAD_SIGNATURE
 
     @property
     def clock_problem(self) -> str:
@@ -145,12 +144,10 @@ class _Check:
             try:
                 connection = await self._parts.connector.connect(origin, lambda: None)
             except TransportError as error:
-                self._problems.append(Finding(str(error), _advice_to_connect(error)))
+                self._report(error, _advice_to_connect(error))
                 continue
-            try:
+            async with aclosing(connection):
                 outcome = await self._ask_in_either_dialect(connection)
-            finally:
-                await connection.aclose()
             if outcome.round_trip is not None:
                 diagnosis = self._diagnosis(origin, connection, outcome)
             if not outcome.is_down or self._requests == MAX_REQUESTS:
@@ -161,15 +158,14 @@ class _Check:
         """The outcome in the dialect that is set, or in the other one if the service speaks that."""
         api = self._parts.api
         outcome = await self._ask(connection, api)
-        if outcome.is_wrong_dialect and self._requests < MAX_REQUESTS and connection.open_slots:
+        error = outcome.error
+        if error and outcome.is_wrong_dialect and self._requests < MAX_REQUESTS and connection.open_slots:
             other = await self._ask(connection, ServiceApi(api.dialect.other, api.credentials))
             if other.shows_dialect:
-                assert outcome.error is not None  # noqa: S101  it speaks against the dialect
-                switch = f"the service responds in the other dialect: set {other.dialect.switch}"
-                self._problems.append(Finding(_without_hint(outcome.error), switch))
+                self._report(error, f"the service responds in the other dialect: set {other.dialect.switch}")
                 outcome = other
-        if outcome.error is not None and not outcome.accepted:
-            self._problems.append(Finding(_without_hint(outcome.error), _advice(outcome, outcome.error)))
+        if outcome.error and not outcome.accepted:
+            self._report(outcome.error, _advice(outcome, outcome.error))
         return outcome
 
     async def _ask(self, connection: Connection, api: ServiceApi) -> _Outcome:
@@ -183,14 +179,20 @@ class _Check:
             self._parts.gate.sent()
             response = await sending
             round_trip = get_running_loop().time() - sent_at
-            offset = _clock_offset(response.headers, time.time() - round_trip / 2)
+            if date := http_date(response.headers.get("date", "")):
+                # A Date is cut to the second: half of one is lost on average.
+                offset = time.time() - round_trip / 2 - date.timestamp() - 0.5
             api.read_batch(response, [_GROUP_ID], request.request_id)
         except RongCloudError as refusal:
             error = refusal
         return _Outcome(api.dialect, error, round_trip, offset)
 
+    def _report(self, error: RongCloudError, advice: str) -> None:
+        hint = error.hint if isinstance(error, ServiceError) else ""  # the advice has it
+        self._problems.append(Finding(str(error).removesuffix(f": {hint}"), advice))
+
     def _diagnosis(self, origin: Origin, connection: Connection, outcome: _Outcome) -> Diagnosis:
-        if outcome.clock_problem and not outcome.is_bad_signature:
+        if outcome.clock_problem and BAD_SIGNATURE not in outcome.codes:
             self._problems.append(Finding(outcome.clock_problem, "set it, before the service refuses its timestamps"))
         dialect = self._parts.api.dialect
         return Diagnosis(
@@ -207,9 +209,9 @@ class _Check:
 
 
 def _advice(outcome: _Outcome, error: RongCloudError) -> str:
-    if outcome.is_bad_signature and outcome.clock_problem:
+    if BAD_SIGNATURE in outcome.codes and outcome.clock_problem:
         return f"{outcome.clock_problem}: set it; if that is not enough, check RONGCLOUD_APP_SECRET"
-    if isinstance(error, ServiceError) and NO_SUCH_API in (error.code, error.status):
+    if NO_SUCH_API in outcome.codes:
         return "this host has the API in neither dialect: check RONGCLOUD_REGION or RONGCLOUD_BASE_URL"
     return hint_for(error)
 
@@ -225,16 +227,3 @@ def _advice_to_connect(error: TransportError) -> str:
             return "check RONGCLOUD_REGION or RONGCLOUD_BASE_URL, and name resolution on this machine"
         case _:
             return "check RONGCLOUD_REGION or RONGCLOUD_BASE_URL, and that a firewall lets this machine connect there"
-
-
-def _without_hint(error: RongCloudError) -> str:
-    """The message, without the hint that the advice repeats."""
-    hint = error.hint if isinstance(error, ServiceError) else ""
-    return str(error).removesuffix(f": {hint}")
-
-
-def _clock_offset(headers: Mapping[str, str], ours: float) -> float | None:
-    theirs = http_date(headers.get("date", ""))
-    if theirs is None:
-        return None
-    return ours - theirs.timestamp() - 0.5  # a Date is cut to the second: half of one is lost on average
