@@ -109,11 +109,7 @@ def checked_origins(options: Options) -> list[Origin]:
 
 
 def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> list[Origin]:
-    """The URLs to ask, primary first.
-
-    Args:
-        region: a name in `REGIONS`; unused where ``base_urls`` is given.
-        base_urls: the primary and then the backups, each ``https://host[:port]`` (or ``http://``), or just one.
+    """The URLs to ask, primary first: ``base_urls``, or those of the region where there are none.
 
     Raises:
         ConfigError: an unknown region, no URL, or one that is not such a URL.
@@ -131,10 +127,7 @@ def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> li
 
 
 def options_from_environment() -> dict[str, Any]:
-    """The arguments of `GroupClient` that the process's environment sets.
-
-    Returns:
-        ``app_key`` and ``app_secret`` always, the others where they are set.
+    """The arguments of `GroupClient` that the process's environment sets, ``app_key`` and ``app_secret`` always.
 
     Raises:
         ConfigError: a variable is missing or cannot be read; the message names it.

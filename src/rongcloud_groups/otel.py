@@ -1,24 +1,10 @@
 """OpenTelemetry: spans and metrics of a client, ``GroupClient(…, hooks=[OpenTelemetry()])``.
 
-Needs the extra ``otel``, which brings the API alone; the app brings the SDK and says where the signals go.
+Needs the extra ``otel``, which brings the API alone; the app brings the SDK and says where the signals go. The page
+*Observability* lists them.
 
-Spans, made when the call or request has ended:
-
-- ``rongcloud_groups.get`` and ``rongcloud_groups.get_many``, one a call, within the caller's span, with a link to the
-  span of each request that served it;
-- ``rongcloud_groups.batch``, one a request, however it ended. It serves many calls, so it is a root span.
-
-Metrics:
-
-- ``http.client.request.duration`` (``s``): of each request; its count is the number of requests. One that was
-  abandoned, as by a deadline that passed, has the ``error.type`` ``asyncio.exceptions.CancelledError``;
-- ``http.client.active_requests`` (``{request}``): the requests in flight;
-- ``rongcloud_groups.rate`` (``{request}/s``): the rate that the limiter let through at the last request or refusal;
-- ``rongcloud_groups.budget.wait.duration`` (``s``): how long each request waited for its token;
-- ``rongcloud_groups.batch.size`` (``{group}``): the IDs of each request, at most 50;
-- ``rongcloud_groups.retries`` (``{group}``): IDs that are sent again;
-- ``rongcloud_groups.throttles`` (``{request}``): requests that the service refused as over the rate limit;
-- ``rongcloud_groups.call.duration`` (``s``): of each call.
+A span is made when its call or request has ended, however it ended. That of a call is within the caller's, with a link
+to the span of each request that served it. A request serves many calls, so its span is a root.
 
 Attributes follow the semantic conventions for HTTP clients where these have one. No signal has a group ID or an
 error's message, which may hold one.
@@ -56,8 +42,6 @@ SCOPE = "rongcloud_groups"
 HTTP_DURATIONS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 """Seconds; the bounds that the semantic conventions advise for the duration of HTTP requests."""
 BATCH_SIZES = (1, 2, 5, 10, 20, 30, 40, 49)
-HTTPS_PORT = 443
-"""The port where the host names none: the service speaks HTTPS alone."""
 FIRST_ERROR_STATUS = 400
 REMEMBERED_REQUESTS = 1024
 """Requests whose spans a call that ends can be linked to."""
@@ -174,7 +158,7 @@ def _result(event: BatchAnswered | BatchFailed | BatchAbandoned) -> tuple[Attrib
 
 def _server(host: str) -> Attributes:
     address, _, port = host.rpartition(":") if ":" in host.rpartition("]")[2] else (host, "", "")
-    return {"server.address": address.strip("[]"), "server.port": int(port or HTTPS_PORT)}
+    return {"server.address": address.strip("[]"), "server.port": int(port or 443)}
 
 
 def _request(host: str) -> Attributes:
