@@ -77,7 +77,7 @@ class Failover:
         return sum(pool.opened for pool in self._pools)
 
     async def run(self) -> None:
-        """Open and retire connections until cancelled; then close them all."""
+        """Run the pools until cancelled; they close all connections then."""
         try:
             async with anyio.create_task_group() as self._tasks:
                 for pool in self._pools:

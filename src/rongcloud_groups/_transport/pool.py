@@ -95,8 +95,7 @@ class ConnectionPool:
         return None
 
     def activate(self, *, wanted: bool) -> None:
-        self.active = True
-        self.wanted = wanted
+        self.active, self.wanted = True, wanted
         self._maintain()
 
     def deactivate(self, reason: str) -> None:

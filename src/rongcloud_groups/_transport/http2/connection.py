@@ -1,8 +1,7 @@
 """One HTTP/2 connection: an `asyncio.Protocol` around a `Session`.
 
-Everything that arrives is read by this one protocol and settles the future of its stream at once, so a slow response
-holds up no other. Sending is a single synchronous step. The session reads and writes frames and keeps the streams; here
-are the socket, the timer, the count of slots, and the care for a server that fails or means harm.
+Everything that arrives settles the future of its stream at once, so a slow response holds up no other. Sending is a
+single synchronous step. Here are the socket, the timer, the count of slots, and the care for a server that fails.
 """
 
 import asyncio
@@ -15,10 +14,6 @@ from rongcloud_groups._transport.http2.session import LAST_STREAM_ID, PING_DATA,
 from rongcloud_groups._transport.interface import CLOSED_BY_SERVER, OnChange, SocketConnection
 from rongcloud_groups.errors import TransportError
 
-PING_AFTER: Final = 1.0
-"""Seconds of silence, with requests open, until a PING asks whether the server is there."""
-PING_TIMEOUT: Final = 1.0
-"""Seconds from that PING until the connection counts as dead."""
 _MAX_UNWRITTEN: Final = 16 * 1024
 _MIN_SEND_WINDOW: Final = 16 * 1024
 """Bytes of the connection's window that a request should find."""
@@ -36,7 +31,10 @@ class HTTP2Connection(SocketConnection):
 
     http_version = "HTTP/2"
     open_slots = 0
-    ping_after, ping_timeout = PING_AFTER, PING_TIMEOUT
+    ping_after = 1.0
+    """Seconds of silence, with requests open, until a PING asks whether the server is there."""
+    ping_timeout = 1.0
+    """Seconds from that PING until the connection counts as dead."""
 
     def __init__(self, host: str, on_change: OnChange, *, max_in_flight: int, slot_timeout: float = 5.0) -> None:
         super().__init__(host, on_change)
@@ -245,10 +243,8 @@ class HTTP2Connection(SocketConnection):
         if not self.closed:
             self._flush()
         blocked = self._writing_paused or not session.max_streams or session.send_window < _MIN_SEND_WINDOW
-        if self.closed_reason or blocked:
-            self.open_slots = 0
-        else:
-            self.open_slots = max(0, min(session.max_streams, self._max_in_flight) - self.in_flight)
+        limit = 0 if self.closed_reason or blocked else min(session.max_streams, self._max_in_flight)
+        self.open_slots = max(0, limit - self.in_flight)
         if blocked and not self.closed_reason and self._blocked_timer is None:
             text = f"the server let no request in for {self.slot_timeout:g} s"
             self._blocked_timer = self._loop.call_later(self.slot_timeout, self.retire, text)
