@@ -115,7 +115,6 @@ class Cache:
 
     def info(self) -> CacheInfo:
         """The counts so far."""
-        self._held.expire()
         return CacheInfo(self._hits, self._misses, len(self._held), int(self._held.maxsize))
 
     def lookup(self, group_ids: Iterable[str]) -> dict[str, Outcome]:
