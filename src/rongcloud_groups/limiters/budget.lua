@@ -1,4 +1,4 @@
--- The state of a budget, and the arithmetic of schedule.SlotSchedule and throttle.Throttle on it.
+-- The state of a budget, and the arithmetic of schedule.SlotSchedule on it.
 -- KEYS: a hash with the state; a sorted set of the latest slots by the time when their requests left, or may leave at
 -- the latest; a sorted set of those that were given up before their time, by that time; and one of those that are claimed.
 -- ARGV[1]: requests/s that the service allows.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from hashlib import sha256
-from math import isfinite
+from math import inf
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG, S_IWGRP
 from struct import Struct
@@ -190,16 +190,14 @@ def _schedule(record: bytes, limit: float, now: float) -> SlotSchedule | None:
 
 def _is_possible(schedule: SlotSchedule, now: float) -> bool:
     """Whether this can have been written at this time or before, and makes no process wait for longer than it must."""
-    numbers = (schedule.late, schedule.late_at, schedule.cut_at, schedule.cut_from, *schedule.sent, *schedule.reserved)
     longest_gap = (schedule.window.seconds + 1) / schedule.window.requests / MIN_SHARE
     last_slot = max(now, schedule.paused_until) + QUIET_PERIOD + (len(schedule.reserved) + 1) * longest_gap
     return (
-        all(map(isfinite, numbers))
-        and all(time <= now for time in schedule.sent)
+        all(time <= now for time in schedule.sent)
         and schedule.paused_until <= now + MAX_PAUSE + PAUSE_JITTER
         and all(slot <= last_slot for slot in (*schedule.reserved, schedule.next_slot))
         and -MAX_PAUSE <= schedule.cut_at <= now
-        and schedule.cut_from >= 0
+        and 0 <= schedule.cut_from < inf
         and 0 <= schedule.late <= MAX_LATE
         and 0 <= schedule.late_at <= now
     )

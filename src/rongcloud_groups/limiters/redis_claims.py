@@ -65,11 +65,7 @@ class Claims:
         return [self._firm_within, self._usable_for, len(self._confirming), *(claim.name for claim in self._confirming)]
 
     def settle(self, now: float, confirmed: list[float], reserved: list[Slot]) -> list[Slot]:
-        """Take in the reply: the names of the confirmed ones, and new slots.
-
-        Returns:
-            The slots that may be used.
-        """
+        """Take in the names of the confirmed ones and new slots; return the slots that may be used."""
         firm = [slot for slot in reserved if slot.time <= now + self._firm_within]
         self._claims += (slot for slot in reserved if slot.time > now + self._firm_within)
         self._claims.sort(key=attrgetter("time"))

@@ -92,11 +92,7 @@ class RedisConnection:
         self._thread = ThreadPoolExecutor(1, "rongcloud_groups redis")
 
     def run(self, script: str, keys: Sequence[str], arguments: Sequence[float | str]) -> "Future[Reply]":
-        """Start a script.
-
-        Returns:
-            The reply to come; it ends in a `RedisError` or an `OSError` where there is none.
-        """
+        """Start a script, whose reply ends in a `RedisError` or an `OSError` where there is none."""
         reply = get_running_loop().run_in_executor(self._thread, self._run, script, keys, arguments)
         reply.add_done_callback(lambda reply: reply.cancelled() or reply.exception())  # it may be of no use any more
         return reply
@@ -147,15 +143,10 @@ class RedisClock:
         self._ahead = 0.0
 
     def note(self, sent_at: float, received_at: float, redis_time: float) -> float:
-        """Take in one call.
-
-        Args:
-            sent_at: when it left, on `time.monotonic`.
-            received_at: when it came back.
-            redis_time: the time on Redis's clock in between.
+        """Take in a call and the time on Redis's clock in it.
 
         Returns:
-            Seconds by which Redis's clock was set since the last call; 0 where it was not.
+            Seconds by which that clock was set since the last call; 0 where it was not.
         """
         round_trip = received_at - sent_at
         ahead = redis_time - (sent_at + received_at) / 2

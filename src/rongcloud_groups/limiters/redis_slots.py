@@ -15,9 +15,8 @@ from redis.exceptions import RedisError
 
 from rongcloud_groups.limiters.redis_claims import Claims, Slot
 from rongcloud_groups.limiters.redis_connection import RedisClock, RedisConnection, Reply
-from rongcloud_groups.limiters.schedule import MAX_LATE, QUIET_PERIOD, WAKE_UP_SLACK
+from rongcloud_groups.limiters.schedule import MAX_LATE, MAX_PAUSE, PAUSE_JITTER, QUIET_PERIOD, WAKE_UP_SLACK
 from rongcloud_groups.limiters.scripts import CLOCK_STEP, REFUSED, RESERVE
-from rongcloud_groups.limiters.throttle import MAX_PAUSE, PAUSE_JITTER
 
 MAX_CALL_TIME = 3.0  # seconds after which a call counts as lost, whatever holds it up: a name server, the thread
 IDLE_AFTER = 0.01

@@ -1,5 +1,6 @@
 """Limiters named by a URL, as ``RONGCLOUD_LIMITER`` has them."""
 
+from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from rongcloud_groups._validation import extra_needed
@@ -36,11 +37,11 @@ def limiter_from_url(url: str, *, app_key: str, limit: float) -> SharedLimiter:
 
 def _redis_limiter(url: str, app_key: str, limit: float) -> SharedLimiter:
     try:
-        from rongcloud_groups.limiters.redis import DEFAULT_SHARE, RedisLimiter, validated_share
+        from rongcloud_groups.limiters.redis import DEFAULT_SHARE, RedisLimiter
     except ImportError:
         raise ConfigError(extra_needed("a limiter in Redis", "redis")) from None
     place, _, query = url.partition("?")
-    options: dict[str, float | str] = dict(parse_qsl(query, keep_blank_values=True))
+    options: dict[str, Any] = dict(parse_qsl(query, keep_blank_values=True))
     share = options.pop("share", DEFAULT_SHARE)
     url = f"{place}?{urlencode(options)}" if options else place
-    return RedisLimiter(url, app_key=app_key, limit=limit, share=validated_share(share))
+    return RedisLimiter(url, app_key=app_key, limit=limit, share=share)
