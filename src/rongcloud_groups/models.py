@@ -187,16 +187,7 @@ class ListedGroup(_Value, frozen=True, kw_only=True, gc=False):
     """One group as the listing of an app's groups gives it: without permissions, attributes and member count.
 
     Attributes:
-        group_id: the group's ID.
-        group_name: its name.
-        creator: the user ID of its creator.
-        owner: the user ID of its owner.
-        create_time: when it was created: aware, UTC, to the millisecond.
-        introduction: at most 512 characters.
-        announcement: at most 1,024 characters.
-        portrait_url: at most 128 characters.
-        problems: the values of this entry that could not be read.
-        extra: keys that this library does not know, and their values.
+        creator: the user ID of its creator; the others are as in `GroupProfile`.
     """
 
     group_id: str

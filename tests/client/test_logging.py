@@ -197,7 +197,7 @@ async def test_no_text_shows_the_secret_or_a_signature(
     [
         (Signature, str.__repr__),
         (Secret, Secret.reveal),
-        (Credentials, lambda credentials: credentials._app_secret.reveal()),
+        (Credentials, lambda credentials: credentials.app_secret.reveal()),
     ],
 )
 async def test_a_text_that_shows_one_would_be_found(

@@ -15,9 +15,9 @@ from support.service_api import api
 from rongcloud_groups import DecodeError, GroupProfile
 from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.api import BatchResult, ListingPage
-from rongcloud_groups._protocol.content import max_body
 from rongcloud_groups._protocol.dialects import DIALECTS, NEXCONN, RONGCLOUD, Dialect
 from rongcloud_groups._protocol.repair import MAX_DEPTH
+from rongcloud_groups._protocol.responses import max_body
 
 IDS = [f"g{number}" for number in range(50)]
 Encode = Callable[[bytes], bytes]

@@ -14,8 +14,8 @@ from rongcloud_groups import errors
 from rongcloud_groups._http import Response
 from rongcloud_groups._protocol import error_codes, requests, signing
 from rongcloud_groups._protocol.api import BatchResult, ListingPage
-from rongcloud_groups._protocol.content import max_body
 from rongcloud_groups._protocol.dialects import NEXCONN, RONGCLOUD, Dialect
+from rongcloud_groups._protocol.responses import max_body
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.models import (
     GroupProfile,

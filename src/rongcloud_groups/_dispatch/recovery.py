@@ -12,7 +12,7 @@ from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.lanes import PendingId
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.retry import MAX_BACK_OFF, MAX_UNDECODABLE, RetryPolicy
-from rongcloud_groups._protocol.content import TooLargeError
+from rongcloud_groups._protocol.responses import TooLargeError
 from rongcloud_groups._transport.containment import contained
 from rongcloud_groups.errors import RateLimited, RongCloudError, ServiceError
 from rongcloud_groups.events import BatchSplit, Emitter, Retried, Throttled, logger

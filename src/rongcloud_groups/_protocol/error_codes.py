@@ -89,12 +89,11 @@ STATUSES: Final[Mapping[int, ErrorCode]] = {
 """HTTP statuses, where the response has no code that decides."""
 
 _UNKNOWN: Final = ErrorCode(ServiceError)
-_STATUS_CLASSES: Final = (
-    (500, ErrorCode(ServerError)),
-    (400, _UNKNOWN),
-    (300, ErrorCode(ServiceError, "redirects are not followed; check base_urls (RONGCLOUD_BASE_URL)")),
-)
-"""Other statuses, from the first number of each class."""
+_STATUS_CLASSES: Final[Mapping[int, ErrorCode]] = {
+    3: ErrorCode(ServiceError, "redirects are not followed; check base_urls (RONGCLOUD_BASE_URL)"),
+    5: ErrorCode(ServerError),
+}
+"""Other statuses, by their first digit."""
 
 _CLASSES: Final[tuple[tuple[type | tuple[type, ...], ErrorAction, str], ...]] = (
     ((AuthenticationError, ServiceNotEnabled, ConfigError), "fatal", ""),
@@ -122,7 +121,7 @@ def error_code_for(code: int | None, status: int) -> ErrorCode:
     The code decides before the status, but 429 means the rate, unless no request can succeed anyway.
     """
     by_code = None if code is None else CODES.get(code)
-    by_status = STATUSES.get(status) or next((row for first, row in _STATUS_CLASSES if status >= first), _UNKNOWN)
+    by_status = STATUSES.get(status) or _STATUS_CLASSES.get(min(status // 100, 5), _UNKNOWN)
     if by_code is not None and by_code.error in {AuthenticationError, ServiceNotEnabled}:
         return by_code
     if by_status.error is RateLimited or by_code is None:

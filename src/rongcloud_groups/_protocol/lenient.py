@@ -1,7 +1,7 @@
 """Reads profiles and listed groups of any shape, field by field: a value that cannot be read costs only itself."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar, get_type_hints
 
@@ -23,7 +23,7 @@ _MAX_UNKNOWN: Final = 1000
 _DECIMAL: Final = re.compile(rb"[+-]?[0-9]{1,19}")
 _INTEGERS: Final = range(-(2**63), 2**63)  # the range of databases and columns
 _DATES: Final = range(-62_135_596_800_000, 253_402_300_800_000)  # milliseconds, in the years 1 to 9999
-ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
+_ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
 
 
 def datetime_from_ms(milliseconds: int) -> datetime:
@@ -43,8 +43,6 @@ def camel_case(field: str) -> str:
 
 
 _PERMISSION_KEYS: Final = {name: camel_case(name) for name in Permissions.__struct_fields__}
-_Paths = Sequence[tuple[str, str, str]]
-"""The paths of a field: each whole, the key of its nested object (empty if there is none), and the key in that."""
 
 
 class FieldReader:
@@ -61,16 +59,17 @@ class FieldReader:
         except UNREADABLE:
             self._objects = {"": {}}
 
-    def take(self, paths: _Paths) -> tuple[str, bytes]:
+    def take(self, paths: Paths) -> tuple[str, bytes]:
         """Take the value at the first of the paths that exists; b"" if there is none."""
-        for path, outer, key in paths:
+        for path in paths:
+            outer, _, key = path.rpartition(".")
             if raw := _pop(self._object(outer), key):
                 return path, raw
-        return paths[0][0], b""
+        return paths[0], b""
 
-    def take_object(self, paths: _Paths) -> tuple[str, dict[str, Raw]]:
+    def take_object(self, paths: Paths) -> tuple[str, dict[str, Raw]]:
         """The members of the object at the first of the paths that exists; the caller pops those that it reads."""
-        return next(((path, members) for path, _, _ in paths if (members := self._object(path))), (paths[0][0], {}))
+        return next(((path, members) for path in paths if (members := self._object(path))), (paths[0], {}))
 
     def group_id(self, _: str, raw: bytes) -> str | None:
         """The ID; None if it is absent, empty, or neither text nor an integer."""
@@ -121,7 +120,7 @@ class FieldReader:
     def permissions(self, path: str, members: dict[str, Raw]) -> Permissions:
         """The permissions, 0 where they are absent."""
         numbers = {
-            name: self.integer(f"{path}.{key}", _pop(members, key), ENUM_NUMBERS, "expected a small integer") or 0
+            name: self.integer(f"{path}.{key}", _pop(members, key), _ENUM_NUMBERS, "expected a small integer") or 0
             for name, key in _PERMISSION_KEYS.items()
             if key in members
         }
@@ -196,10 +195,7 @@ _READERS: Final[Mapping[Any, tuple[Callable[..., Any], Callable[..., Any]]]] = {
 def lenient_reader(model: type[_Struct], keys: Mapping[str, Paths]) -> Callable[[Raw], _Struct | None]:
     """Make the function that reads one entry; it returns None if the group ID cannot be read."""
     hints = get_type_hints(model)
-    fields = [
-        (name, *_READERS[hints[name]], [(path, *path.rpartition(".")[::2]) for path in paths])
-        for name, paths in keys.items()
-    ]
+    fields = [(name, *_READERS[hints[name]], paths) for name, paths in keys.items()]
 
     def read(entry: Raw) -> _Struct | None:
         reader = FieldReader(entry)

@@ -1,6 +1,7 @@
 """Reads a response: the data of a successful one, or the error that it stands for."""
 
 import re
+import zlib
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final, TypeVar
@@ -10,7 +11,6 @@ from msgspec import Raw, Struct
 from msgspec.structs import force_setattr
 
 from rongcloud_groups._http import Response
-from rongcloud_groups._protocol.content import decode_content, excerpt, max_body
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
 from rongcloud_groups._protocol.error_codes import NO_SUCH_API, error_code_for
 from rongcloud_groups._protocol.repair import UNREADABLE, decode_repaired
@@ -22,12 +22,11 @@ _Model = TypeVar("_Model", GroupProfile, ListedGroup)
 
 _CODE: Final = msgspec.json.Decoder(int | str)
 _TEXT: Final = msgspec.json.Decoder(str)
-_PAGE_TOKEN: Final = msgspec.json.Decoder(int | str | None)
+_PAGE_TOKEN: Final[msgspec.json.Decoder[str | int | None]] = msgspec.json.Decoder(str | int | None)
 _INTEGER: Final = re.compile(r"-?[0-9]{1,18}")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _SUCCESS_CODES: Final = frozenset(each.success_code for each in DIALECTS.values())
 _ABSENT: Final = Raw(b"")
-_NULL: Final = Raw(b"null")
 
 
 class _Envelope(Struct, rename="camel", gc=False):
@@ -44,7 +43,11 @@ class _Envelope(Struct, rename="camel", gc=False):
 
 
 _NOTHING: Final = _Envelope()
-_ENVELOPE: Final = msgspec.json.Decoder(_Envelope)
+_ENVELOPE: Final = msgspec.json.Decoder(_Envelope | None)
+
+
+class TooLargeError(DecodeError):
+    """The response has more bytes than could have been asked for; it will have them again."""
 
 
 def read_entries(
@@ -78,11 +81,55 @@ def read_entries(
 
 def _body_of(response: Response, limit: int) -> bytes:
     try:
-        return decode_content(response, limit)
+        return _decode_content(response, limit)
     except DecodeError:
         if _is_success(response):
             raise
         return b""  # an error counts by its status
+
+
+def max_body(entries: int) -> int:
+    """The most bytes of a body, decompressed, with at most so many profiles or listed groups.
+
+    A profile with every text at its documented length, all of it emoji, escaped twice, has 64 KiB. One entry may be
+    larger than that, or the rest of the body, by 256 KiB.
+    """
+    return min((256 + 64 * entries) * 1024, 16 * 1024 * 1024)
+
+
+def _decode_content(response: Response, limit: int) -> bytes:
+    """The body without its content encoding.
+
+    Raises:
+        TooLargeError: more bytes than the limit, when decoded.
+        DecodeError: an encoding that no request accepts, or compressed data that is damaged or cut short.
+    """
+    body = response.body
+    match response.headers.get("content-encoding", "").strip().lower():
+        case "" | "identity":
+            pass
+        case "gzip" | "x-gzip":
+            body = _inflate(body, 16 + zlib.MAX_WBITS, limit)
+        case "deflate":
+            # The name means zlib's format; some servers send the bare stream, which cannot start like it.
+            is_zlib = len(body) > 1 and int.from_bytes(body[:2]) % 31 == 0
+            body = _inflate(body, zlib.MAX_WBITS if is_zlib else -zlib.MAX_WBITS, limit)
+        case other:
+            raise DecodeError(f"content encoding {_excerpt(other.encode(errors='replace'))} is not known")
+    if len(body) > limit:
+        raise TooLargeError(f"the response has more than {limit} bytes")
+    return body
+
+
+def _inflate(body: bytes, window_bits: int, limit: int) -> bytes:
+    stream = zlib.decompressobj(window_bits)
+    try:
+        text = stream.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise DecodeError(f"the compressed response is damaged: {error}") from None
+    if len(text) <= limit and not stream.eof:
+        raise DecodeError("the compressed response is cut short")
+    return text
 
 
 def _is_success(response: Response) -> bool:
@@ -91,7 +138,7 @@ def _is_success(response: Response) -> bool:
 
 def _page_token(data: _Envelope) -> str | int | None:
     try:
-        return _PAGE_TOKEN.decode(data.page_token) if data.page_token else None
+        return _PAGE_TOKEN.decode(data.page_token or b"null")
     except UNREADABLE:
         raise DecodeError("pageToken is not text") from None
 
@@ -104,22 +151,19 @@ def _data_in(response: Response, body: bytes, dialect: Dialect, list_key: str, r
         message = _message_of(envelope, response, body)
         raise _service_error(dialect, response, code, message, request_id)
     if code is None:
-        raise DecodeError(f"not a response of the service: {excerpt(body)}")
+        raise DecodeError(f"not a response of the service: {_excerpt(body)}")
     _check_dialect(dialect, code, envelope, list_key)
     if dialect.envelope is None:
         return envelope
-    inner: Raw = getattr(envelope, dialect.envelope)
-    if inner in (_ABSENT, _NULL):
-        return _NOTHING
     try:
-        return decode_repaired(_ENVELOPE, inner)
+        return decode_repaired(_ENVELOPE, getattr(envelope, dialect.envelope) or b"null") or _NOTHING
     except UNREADABLE:
         raise DecodeError(f"{dialect.envelope} is not an object") from None
 
 
 def _envelope_of(body: bytes | Raw) -> _Envelope:
     try:
-        return decode_repaired(_ENVELOPE, body)
+        return decode_repaired(_ENVELOPE, body) or _NOTHING
     except UNREADABLE:
         return _NOTHING
 
@@ -137,11 +181,11 @@ def _code_of(envelope: _Envelope) -> int | None:
 def _message_of(envelope: _Envelope, response: Response, body: bytes) -> str:
     for message in (envelope.error_message, envelope.msg, envelope.message):
         try:
-            return excerpt(_TEXT.decode(message).encode())
+            return _excerpt(_TEXT.decode(message).encode())
         except UNREADABLE:
             continue
     location = response.headers.get("location", "")
-    return f"redirected to {excerpt(location.encode(errors='replace'))}" if location else excerpt(body)
+    return f"redirected to {_excerpt(location.encode(errors='replace'))}" if location else _excerpt(body)
 
 
 def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: str) -> None:
@@ -192,3 +236,12 @@ def http_date(value: str) -> datetime | None:
     except (ValueError, TypeError, IndexError, OverflowError):
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def _excerpt(text: bytes, limit: int = 120) -> str:
+    """One line of visible characters."""
+    start = text[: 4 * limit].decode(errors="replace")
+    line = " ".join("".join(each if each.isprintable() else " " for each in start).split())
+    if len(line) > limit or len(text) > 4 * limit:
+        line = f"{line[:limit]}…"
+    return line or "an empty body"

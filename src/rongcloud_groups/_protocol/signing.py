@@ -7,6 +7,8 @@ import hashlib
 import secrets
 import time
 
+from msgspec import Struct
+
 from rongcloud_groups._protocol.secret import Secret
 from rongcloud_groups.errors import ConfigError
 
@@ -28,28 +30,28 @@ def sign(app_secret: Secret, nonce: str, timestamp_ms: int) -> Signature:
     return Signature(digest.hexdigest())
 
 
-class Credentials:
+class Credentials(Struct, frozen=True):
     """An App Key and its secret.
 
     Raises:
         ConfigError: one of them is empty, or no header can carry the key.
     """
 
-    __slots__ = ("_app_secret", "app_key")
+    app_key: str
+    app_secret: Secret
 
-    def __init__(self, app_key: str, app_secret: Secret) -> None:
+    def __post_init__(self) -> None:
+        app_key, secret = self.app_key, self.app_secret
         if not isinstance(app_key, str):
             raise ConfigError(f"app_key is of type {type(app_key).__name__}; give a str")
         if not app_key:
             raise ConfigError("app_key is empty: give the App Key from the service's console")
         if not (app_key.isascii() and app_key.isprintable()) or " " in app_key:
             raise ConfigError(f"app_key {app_key!r} has a character that an App Key cannot have")
-        if not isinstance(app_secret.reveal(), str):
-            raise ConfigError(f"app_secret is of type {type(app_secret.reveal()).__name__}; give a str")
-        if not app_secret:
+        if not isinstance(secret.reveal(), str):
+            raise ConfigError(f"app_secret is of type {type(secret.reveal()).__name__}; give a str")
+        if not secret:
             raise ConfigError("app_secret is empty: give the App Secret from the service's console")
-        self.app_key = app_key
-        self._app_secret = app_secret
 
     def headers(self) -> list[tuple[str, str]]:
         """The headers that sign one request; each attempt has new ones."""
@@ -58,8 +60,5 @@ class Credentials:
             ("app-key", self.app_key),
             ("nonce", nonce),
             ("timestamp", str(timestamp_ms)),
-            ("signature", sign(self._app_secret, nonce, timestamp_ms)),
+            ("signature", sign(self.app_secret, nonce, timestamp_ms)),
         ]
-
-    def __repr__(self) -> str:
-        return f"Credentials(app_key={getattr(self, 'app_key', None)!r})"  # also before it has one

@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import pyarrow as pa  # type: ignore[import-untyped]
 
-from rongcloud_groups._tables.rows import COLUMN_KINDS, COLUMNS, ROW_SCHEMA_VERSION, flat_row
+from rongcloud_groups._tables.rows import COLUMN_KINDS, ROW_SCHEMA_VERSION, flat_row
 from rongcloud_groups.models import GroupProfile
 
 _TYPES: Final = {"time": pa.timestamp("ms", tz="UTC"), "integer": pa.int64()}
@@ -20,8 +20,7 @@ SCHEMA: Final = pa.schema(
 
 def record_batch(rows: Sequence[Any]) -> pa.RecordBatch:
     """Rows of `flat_row`, at least one, as columns."""
-    columns: dict[str, Any] = dict(zip(COLUMNS, zip(*rows, strict=True), strict=True))
-    arrays = [pa.array(columns[field.name], field.type) for field in SCHEMA]
+    arrays = [pa.array(values, field.type) for field, *values in zip(SCHEMA, *rows, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 

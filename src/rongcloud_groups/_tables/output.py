@@ -50,17 +50,7 @@ def write_all(descriptor: int, content: bytes, cancelled: Event | None = None) -
 
 
 def write_rows(content: bytes, cancelled: Event | None = None) -> None:
-    """Write rows to stdout, all of them; a terminal gets nothing that it would obey instead of showing.
-
-    Args:
-        content: whole lines in UTF-8.
-        cancelled: as for `write_all`.
-
-    Raises:
-        WriteCancelled: ``cancelled`` was set.
-        BrokenPipeError: the reader has gone.
-        OSError: stdout takes no more.
-    """
+    """Write whole lines in UTF-8 to stdout, as `write_all`; a terminal gets nothing that it would obey."""
     if sys.stdout.isatty():
         rows = content.decode(errors="replace").split("\n")
         content = "\n".join(map(_printable_row, rows)).encode(sys.stdout.encoding, "replace")

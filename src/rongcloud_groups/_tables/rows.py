@@ -5,8 +5,7 @@ elsewhere. A time is UTC: a timestamp in Parquet, elsewhere ``2023-11-14T22:13:2
 """
 
 from datetime import UTC, datetime
-from types import UnionType
-from typing import Any, Final, Literal, get_args, get_type_hints
+from typing import Any, Final, Literal, get_type_hints
 
 import msgspec
 
@@ -17,17 +16,9 @@ ROW_SCHEMA_VERSION: Final = 1
 
 Kind = Literal["text", "integer", "time", "json"]
 
-_KINDS: Final[dict[Any, Kind]] = {str: "text", int: "integer", datetime: "time"}
-
-
-def _kind_of(annotation: Any) -> Kind:
-    if isinstance(annotation, UnionType):
-        [annotation, _] = get_args(annotation)
-    return _KINDS.get(annotation, "json")
-
-
-COLUMNS: Final = GroupProfile.__struct_fields__
-COLUMN_KINDS: Final = {name: _kind_of(get_type_hints(GroupProfile)[name]) for name in COLUMNS}
+_KINDS: Final[dict[Any, Kind]] = {str: "text", str | None: "text", int | None: "integer", datetime | None: "time"}
+COLUMN_KINDS: Final = {name: _KINDS.get(kind, "json") for name, kind in get_type_hints(GroupProfile).items()}
+COLUMNS: Final = tuple(COLUMN_KINDS)
 
 FlatRow = tuple[Any, ...]
 """A group in columns: text, int, `datetime` or None; nested values as JSON text."""
