@@ -219,9 +219,7 @@ def outcome(
         Seen,
     )
     return Outcome(
-        ids_file=Path("ids"),
         distinct=4 + len(INVALID),
-        profiles_file=Path("profiles"),
         written=Counter(written),
         failed=list(failed),
         report=Report(complete=True, counts=counts, resumed_from=0, seconds=1.0, requests=1),

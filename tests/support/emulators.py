@@ -14,7 +14,7 @@ from rongcloud_groups.emulator.program import Address
 
 @contextmanager
 def emulator_process(*options: str) -> Iterator[Address]:
-    """As `rongcloud_groups.cli.emulator_process`, but forked from a process that has imported the emulator."""
+    """As `_emulator_process` of the command's demo, but forked from a process that has imported the emulator."""
     (stdin_reader, stdin_writer), (stdout_reader, stdout_writer) = os.pipe(), os.pipe()
     with Path(os.devnull).open("wb") as stderr:
         process = SERVER.start(options, (stdin_reader, stdout_writer, stderr.fileno()), os.environ, None, "emulator")

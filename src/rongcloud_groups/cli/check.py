@@ -52,8 +52,7 @@ def _check(connection: ConnectionOptions, context: Context, *, json: bool) -> in
         dialect = os.environ.get("RONGCLOUD_DIALECT") or "rongcloud"
         diagnosis = Diagnosis(ok=False, dialect=dialect, problems=[Finding(error_message(error), "")])
     context.warnings.show_held_back()
-    problems = [*diagnosis.problems, *(Finding(warning, _LIMITER) for warning in context.warnings.kept)]
-    diagnosis = msgspec.structs.replace(diagnosis, problems=problems)
+    diagnosis.problems.extend(Finding(warning, _LIMITER) for warning in context.warnings.kept)
     if json:
         write_rows(msgspec.json.encode(diagnosis) + b"\n")
     else:

@@ -19,7 +19,6 @@ Say = Callable[[str, dict[str, Any]], None]
 
 
 def say(text: str, fields: dict[str, Any], *, in_json: bool) -> None:
-    """Show a message of the command: a line of text, or of JSON."""
     if in_json:
         print_json(fields)
     else:
@@ -52,7 +51,6 @@ def discard(descriptor: int) -> None:
 
 
 def one_line(text: str) -> str:
-    """The text in one line, and `printable`."""
     return printable(" ".join(text.split()))
 
 

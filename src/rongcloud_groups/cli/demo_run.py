@@ -4,7 +4,10 @@ import random
 import ssl
 import sys
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from subprocess import PIPE, Popen, TimeoutExpired
 from typing import Final
 
 import httpx
@@ -14,12 +17,12 @@ from rich.text import Text
 
 from rongcloud_groups.bulk import FailedIdsPrinter, Failure, Job, Report, file_source, open_sink
 from rongcloud_groups.cli.console import fitted
-from rongcloud_groups.cli.emulator_process import emulator_process
 from rongcloud_groups.cli.exit import Context, ExitCode, print_error
 from rongcloud_groups.cli.progress import display, watch
 from rongcloud_groups.client import GroupClient
+from rongcloud_groups.emulator.program import Address
 from rongcloud_groups.emulator.server import Report as Seen
-from rongcloud_groups.errors import ConfigError, InvalidGroupId
+from rongcloud_groups.errors import ConfigError, InvalidGroupId, RongCloudError
 from rongcloud_groups.models import GroupProfile
 
 RATE: Final = 100
@@ -38,22 +41,24 @@ INVALID: Final = (
 """IDs that no request may carry: with commas, spaces, an invisible character, or 65 characters."""
 _NUMBERS_WIDTH: Final = 22
 _EMULATOR: Final = ("--latency=0.02", "--latency-tail=0.005", "--unknown=0.05", f"--rate={RATE}")
+_PROGRAM: Final = """
+import os, signal, sys, threading
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is for the parent, which ends this process
+threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # so does its death
+from rongcloud_groups.emulator.__main__ import main
+main()
+"""
 
 
-class Outcome(msgspec.Struct, frozen=True, kw_only=True):
-    """The counts of a demo."""
-
-    ids_file: Path
-    distinct: int  # different IDs in it
-    profiles_file: Path
-    written: Counter[str]  # the group IDs in it, each with how often it occurs
+class Outcome(msgspec.Struct, frozen=True):
+    distinct: int  # different IDs in the file of IDs
+    written: Counter[str]  # the group IDs in the file of profiles, each with how often it occurs
     failed: list[Failure]
     report: Report
     seen: Seen  # the emulator's report
 
 
 def run(directory: Path, context: Context) -> int:
-    """Run the demo, and print its summary; returns the exit code."""
     directory.mkdir(parents=True, exist_ok=True)
     ids_file, profiles_file = directory / "group-ids.txt", directory / "profiles.jsonl"
     ids = demo_ids()
@@ -62,23 +67,17 @@ def run(directory: Path, context: Context) -> int:
         raise ConfigError(f"{ids_file} is not the demo's; give another --directory")
     ids_file.write_bytes(content)
     failed: list[Failure] = []
-    with emulator_process(*_EMULATOR) as address:
+    with _emulator_process(*_EMULATOR) as address:
         tls = ssl.create_default_context(cafile=address.ca_file)
         # The guard keeps to the limit on a busy machine as well, where the emulator's process may be late to read.
         client = GroupClient(address.app_key, address.app_secret, base_urls=address.url, verify=tls, guard=True)
         report = context.run(_look_up(client, ids_file, profiles_file, failed, context))
         response = httpx.get(f"{address.url}/_emulator/report", verify=tls, trust_env=False)
     profiles = msgspec.json.Decoder(GroupProfile).decode_lines(profiles_file.read_bytes())
-    outcome = Outcome(
-        ids_file=ids_file,
-        distinct=len(set(ids)),
-        profiles_file=profiles_file,
-        written=Counter(profile.group_id for profile in profiles),
-        failed=failed,
-        report=report,
-        seen=msgspec.json.decode(response.raise_for_status().content, type=Seen),
-    )
-    _print_summary(outcome)
+    written = Counter(profile.group_id for profile in profiles)
+    seen = msgspec.json.decode(response.raise_for_status().content, type=Seen)
+    outcome = Outcome(len(set(ids)), written, failed, report, seen)
+    _print_summary(outcome, ids_file, profiles_file)
     wrong = contradictions(outcome)
     for each in wrong:
         print_error(each)
@@ -97,6 +96,26 @@ def demo_ids() -> list[str]:
     return lines
 
 
+@contextmanager
+def _emulator_process(*options: str) -> Iterator[Address]:
+    """Run the emulator as a process: it counts by a clock and an event loop that are not the client's."""
+    command = [sys.executable, "-P", "-c", _PROGRAM, *options]
+    with Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE) as process:  # noqa: S603  our own module
+        try:
+            assert process.stdout is not None  # noqa: S101  it is a pipe
+            line = process.stdout.readline()
+            if not line:
+                errors = process.communicate()[1].decode(errors="replace")
+                raise RongCloudError(f"the emulator did not start: {errors}")
+            yield msgspec.json.decode(line, type=Address)
+        finally:
+            process.terminate()
+            try:
+                process.communicate(timeout=5)
+            except TimeoutExpired:
+                process.kill()
+
+
 async def _look_up(
     client: GroupClient, ids_file: Path, profiles_file: Path, failed: list[Failure], context: Context
 ) -> Report:
@@ -106,14 +125,14 @@ async def _look_up(
         return await watch(job, display("auto", stdout_has_rows=False, interval=1.0), context.warnings)
 
 
-def _print_summary(outcome: Outcome) -> None:
+def _print_summary(outcome: Outcome, ids_file: Path, profiles_file: Path) -> None:
     counts, seconds = outcome.report.counts, outcome.report.seconds
     invalid = sum(each.error == InvalidGroupId.__name__ for each in outcome.failed)
     connections = f"over HTTP/2, on {outcome.seen.connections} connections, one after another"
     rows = (
-        ("lines", f"{counts.records:,}", f"in {outcome.ids_file}"),
+        ("lines", f"{counts.records:,}", f"in {ids_file}"),
         ("distinct IDs", f"{outcome.distinct:,}", "each was looked up once"),
-        ("found", f"{counts.found:,}", f"their profiles are in {outcome.profiles_file}"),
+        ("found", f"{counts.found:,}", f"their profiles are in {profiles_file}"),
         ("missing", f"{counts.missing:,}", "the service has no such group"),
         ("failed", f"{counts.failed:,}", f"{invalid} of them invalid, refused before any request"),
         ("requests", f"{outcome.seen.batch_requests:,}", connections),
@@ -130,7 +149,6 @@ def _print_summary(outcome: Outcome) -> None:
 
 
 def contradictions(outcome: Outcome) -> list[str]:
-    """The contradictions between the counts, a sentence each."""
     counts, written = outcome.report.counts, outcome.written
     settled = counts.found + counts.missing + counts.failed
     refused = {each.group_id for each in outcome.failed if each.error == InvalidGroupId.__name__}

@@ -26,8 +26,6 @@ Result = TypeVar("Result")
 
 
 class ExitCode(IntEnum):
-    """The exit codes of all commands."""
-
     DONE = 0
     ERROR = 1
     USAGE = 2
@@ -62,21 +60,18 @@ class Context:
 
     def run(self, work: Coroutine[Any, Any, Result], *, max_seconds: float = threading.TIMEOUT_MAX) -> Result:
         """Run work in an event loop; raise `KeyboardInterrupt` if a signal or ``max_seconds`` cancelled it."""
-
-        async def main() -> Result:
-            task = asyncio.current_task()
-            assert task is not None  # noqa: S101  asyncio.run has made one
-            self.stop = partial(task.get_loop().call_soon_threadsafe, task.cancel)
-            try:
-                return await work
-            finally:
-                self.stop = None
-                self._ended.set()
-
         timer = threading.Timer(max_seconds, self._end, [ExitCode.STOPPED])
         timer.start()
         try:
-            return asyncio.run(main())
+            with asyncio.Runner() as runner:
+                loop = runner.get_loop()
+                task = loop.create_task(work)
+                self.stop = partial(loop.call_soon_threadsafe, task.cancel)
+                try:
+                    return loop.run_until_complete(task)
+                finally:
+                    self.stop = None
+                    self._ended.set()
         except asyncio.CancelledError:
             raise KeyboardInterrupt from None
         finally:

@@ -115,12 +115,10 @@ class SyncOptions:
 
     @property
     def failures_path(self) -> Path | None:
-        """The list of failed IDs beside the output."""
         return None if self.path is None else Path(f"{self.path}.failed.jsonl")
 
     @property
     def missing_path(self) -> Path | None:
-        """The list of the IDs of missing groups."""
         if self.missing is not None:
             return _followed(self.missing)
         return None if self.path is None else Path(f"{self.path}.missing.txt")
@@ -147,7 +145,6 @@ class SyncOptions:
 
 
 def is_same(one: Path | None, other: Path | None) -> bool:
-    """Whether both are paths of one file."""
     return one is not None and other is not None and os.path.realpath(one) == os.path.realpath(other)
 
 

@@ -175,7 +175,6 @@ def plain_line(progress: Progress, speed: Speed) -> str:
 
 
 def status_line(progress: Progress, speed: Speed) -> str:
-    """The progress as a JSON object with ``"message_type": "status"``."""
     left = speed.seconds_left(progress)
     status = {
         "message_type": "status",

@@ -4,7 +4,6 @@ from typing import Final
 
 from rich.console import Console, ConsoleOptions, Group
 from rich.progress_bar import ProgressBar
-from rich.segment import Segment, Segments
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -22,31 +21,29 @@ class BarDisplay(Display):
     def __init__(self, *, in_json: bool) -> None:
         self._console = Console(stderr=True)
         self._drawn = ""
-        self._lengths: list[int] = []  # of the lines drawn
         super().__init__(0.25, in_json=in_json)
 
     def _draw(self, progress: Progress) -> None:
         if not self._console.is_terminal or self._console.is_dumb_terminal:
             return
-        options = self._console.options
-        lines = self._console.render_lines(_bar_and_counts(progress, self._speed, options), options, pad=False)
-        segments = [segment for line in lines for segment in (*line, Segment.line())]
         with self._console.capture() as capture:
-            self._console.print(Segments(segments[:-1]), end="", crop=False)
-        write_stderr(f"{self._erasure()}{capture.get()}")
-        self._drawn, self._lengths = capture.get(), [Segment.get_line_length(line) for line in lines]
+            self._console.print(_bar_and_counts(progress, self._speed, self._console.options))
+        drawn = capture.get().removesuffix("\n")
+        write_stderr(f"{self._erasure()}{drawn}")
+        self._drawn = drawn
 
     def _write(self, line: str) -> None:
         write_stderr(f"{self._erasure()}{line}\n{self._drawn}")
 
     def _erase(self) -> None:
         write_stderr(self._erasure())
-        self._drawn, self._lengths = "", []
+        self._drawn = ""
 
     def _erasure(self) -> str:
         """The control codes that erase the lines drawn; a terminal that has become narrower has wrapped them."""
-        rows = sum(max(1, -(-length // self._console.width)) for length in self._lengths)
-        return "\r\x1b[2K" + "\x1b[1A\x1b[2K" * (rows - 1) if rows else ""
+        lengths = [Text.from_ansi(line).cell_len for line in self._drawn.split("\n")]
+        rows = sum(max(1, -(-length // self._console.width)) for length in lengths)
+        return "\r\x1b[2K" + "\x1b[1A\x1b[2K" * (rows - 1) if self._drawn else ""
 
 
 def _bar_and_counts(progress: Progress, speed: Speed, options: ConsoleOptions) -> Group:

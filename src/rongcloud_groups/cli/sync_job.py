@@ -125,7 +125,6 @@ def _say_failed(say: Say, failure: bulk.Failure) -> None:
 
 
 def _tell_report(options: SyncOptions, report: bulk.Report, warnings: list[str]) -> None:
-    """Print the report, and what to do next; in JSON, with the client's warnings."""
     counts = report.counts
     failed_file = str(options.failures_path) if options.path is not None and counts.failed else None
     missing_file = str(options.missing_path) if options.missing_path is not None and counts.missing else None
