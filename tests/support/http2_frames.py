@@ -19,6 +19,12 @@ from hyperframe.frame import (
 from hypothesis import strategies as st
 
 
+def serialize(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"") -> bytes:
+    """A frame of any type, with any payload."""
+    size = len(payload)
+    return size.to_bytes(3) + bytes((kind, flags)) + stream_id.to_bytes(4) + payload
+
+
 def response(stream_id: int, body: bytes, *, length: int | None, status: str = "200") -> bytes:
     fields = [(":status", status), ("server", "x")]
     if length is not None:

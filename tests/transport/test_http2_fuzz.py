@@ -5,11 +5,11 @@ from hyperframe.frame import SettingsFrame
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.h2_peer import QUERY
-from support.http2_frames import hostile, sound
+from support.http2_frames import hostile, serialize, sound
 
 from rongcloud_groups._http import Response
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
-from rongcloud_groups._transport.http2.frames import FrameReader, serialize
+from rongcloud_groups._transport.http2.frames import FrameReader
 from rongcloud_groups.errors import TransportError
 
 

@@ -13,8 +13,9 @@ from hyperframe.frame import (
     WindowUpdateFrame,
 )
 from support.h2_peer import QUERY, Peer, Received, by_path, serving
+from support.http2_frames import serialize
 
-from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError, serialize
+from rongcloud_groups._transport.http2.frames import ErrorCode, ProtocolError
 from rongcloud_groups._transport.http2.session import Session
 from rongcloud_groups.errors import TransportError
 

@@ -132,7 +132,12 @@ class _Attempt(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast("asyncio.Transport", transport)  # uvloop's are no subclass of it
-        self.connection = self._make_connection(transport.get_extra_info("ssl_object"))
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
+            host, slots, seconds = self.origin.authority, self.dialler.max_in_flight, self.dialler.timeout
+            self.connection = HTTP2Connection(host, self.on_change, max_in_flight=slots, slot_timeout=seconds)
+        else:
+            self.connection = HTTP1Connection(self.origin, self.on_change, self.proxy if tls is None else None)
         self.transport.set_protocol(self.connection)
         self.connection.connection_made(transport)  # in the same step, so no byte is missed
 
@@ -152,13 +157,6 @@ class _Attempt(asyncio.Protocol):
                 connected.close()
                 raise
         return connected
-
-    def _make_connection(self, tls: ssl.SSLObject | None) -> SocketConnection:
-        if tls is not None and tls.selected_alpn_protocol() == "h2":
-            host, dialler = self.origin.authority, self.dialler
-            limit, timeout = dialler.max_in_flight, dialler.timeout
-            return HTTP2Connection(host, self.on_change, max_in_flight=limit, slot_timeout=timeout)
-        return HTTP1Connection(self.origin, self.on_change, self.proxy if tls is None else None)
 
 
 def _look_up(host: str, port: int, flags: int = 0) -> list[AddrInfoType]:

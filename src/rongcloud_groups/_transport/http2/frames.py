@@ -67,10 +67,6 @@ def header(kind: int, flags: int, stream_id: int, size: int) -> bytes:
     return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream_id)
 
 
-def serialize(kind: int, flags: int = 0, stream_id: int = 0, payload: bytes = b"") -> bytes:
-    return header(kind, flags, stream_id, len(payload)) + payload
-
-
 def without_padding(payload: bytes) -> bytes:
     """The payload of a frame with the flag PADDED."""
     if not payload or payload[0] >= len(payload):

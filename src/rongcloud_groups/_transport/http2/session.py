@@ -1,5 +1,6 @@
 """One connection's state without its socket: requests become frames, and frames become responses; RFC 9113."""
 
+from itertools import starmap
 from struct import error as LayoutError  # noqa: N812  the name of an exception
 from typing import Final
 
@@ -21,16 +22,12 @@ _DEFAULT_WINDOW: Final = 65_535
 _UNLIMITED: Final = 2**32
 _REQUEST_ALLOWANCE: Final = 10_000
 """The most that the frames of one request and its response may cost beside its DATA; see `FrameReader`."""
-_SETTINGS: Final = (
-    (frames.ENABLE_PUSH, 0),
-    (frames.INITIAL_WINDOW_SIZE, STREAM_WINDOW),
-    (frames.MAX_HEADER_LIST_SIZE_SETTING, MAX_HEADER_LIST_SIZE),
-)
-_PREFACE: Final = (
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-    + frames.serialize(frames.SETTINGS, payload=b"".join(frames.SETTING_LAYOUT.pack(*setting) for setting in _SETTINGS))
-    + frames.serialize(frames.WINDOW_UPDATE, payload=frames.WORD.pack(_RECEIVE_WINDOW - _DEFAULT_WINDOW))
-)
+_PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+_SETTINGS: Final = {
+    frames.ENABLE_PUSH: 0,
+    frames.INITIAL_WINDOW_SIZE: STREAM_WINDOW,
+    frames.MAX_HEADER_LIST_SIZE_SETTING: MAX_HEADER_LIST_SIZE,
+}
 
 
 class Stream(PendingResponse):
@@ -95,6 +92,8 @@ class Session:
         self._shared_window = SHARED_WINDOW
         self._expected: int | None = frames.SETTINGS  # the only type of frame that may come now
         self._block = (0, 0, b"")  # stream ID, flags and bytes of a header block that is to be continued
+        self.write(frames.SETTINGS, payload=b"".join(starmap(frames.SETTING_LAYOUT.pack, _SETTINGS.items())))
+        self.write(frames.WINDOW_UPDATE, payload=frames.WORD.pack(_RECEIVE_WINDOW - _DEFAULT_WINDOW))
 
     # Sending
 
