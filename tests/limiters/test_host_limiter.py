@@ -220,14 +220,13 @@ def test_a_record_is_read_as_it_was_written(
     written = schedule(
         next_slot=next_slot,
         sent=sorted(sent),
-        reserved=sorted(owners),
-        owners=[owners[slot] for slot in sorted(owners)],
         late=late,
         late_at=late_at,
         paused_until=paused_until,
         cut_at=cut_at,
         cut_from=cut_from,
     )
+    written.reserved, written.owners = array("d", sorted(owners)), owners
     read = decode(encode(written, 100), 100, 1000.0)
     assert read is not None
     assert vars(read) == vars(written)

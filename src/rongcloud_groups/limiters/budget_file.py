@@ -182,9 +182,9 @@ def _schedule(record: bytes, limit: float, now: float) -> SlotSchedule | None:
     if version != VERSION or boot_id != _boot_id() or not complete:
         return None
     times = array("d", record[HEADER.size : end - 8 * reserved])
-    owners = array("q", record[end - 8 * reserved : end])
-    state = dict(zip(STATE, numbers, strict=True))
-    schedule = SlotSchedule(limit, jitter=HOST_JITTER, sent=times[:sent], reserved=times[sent:], owners=owners, **state)
+    schedule = SlotSchedule(limit, jitter=HOST_JITTER, sent=times[:sent], **dict(zip(STATE, numbers, strict=True)))
+    schedule.reserved = times[sent:]
+    schedule.owners = dict(zip(schedule.reserved, array("q", record[end - 8 * reserved : end]), strict=True))
     return schedule if _is_possible(schedule, now) else None
 
 

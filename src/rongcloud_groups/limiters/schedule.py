@@ -183,33 +183,20 @@ class SlotSchedule(Pacing):
 
     Args:
         limit: requests/s that the service allows; of a fraction only whole requests are used.
-        jitter: J, in seconds.
         next_slot: before it no more slots are given out.
         sent: when the latest requests left, in order.
-        reserved: the slots that are not used yet, in order.
-        owners: the process of each of these.
         **pacing: see `Pacing`.
 
     Raises:
         ConfigError: the limit is not a positive number.
     """
 
-    def __init__(
-        self,
-        limit: float,
-        *,
-        jitter: float,
-        next_slot: float = 0.0,
-        sent: Iterable[float] = (),
-        reserved: Iterable[float] = (),
-        owners: Iterable[int] = (),
-        **pacing: float,
-    ) -> None:
-        super().__init__(Window.of(limit), jitter=jitter, **pacing)
+    def __init__(self, limit: float, *, next_slot: float = 0.0, sent: Iterable[float] = (), **pacing: float) -> None:
+        super().__init__(Window.of(limit), **pacing)
         self.next_slot = next_slot
         self.sent = array("d", sent)
-        self.reserved = array("d", reserved)
-        self.owners = dict(zip(self.reserved, owners, strict=False))
+        self.reserved = array("d")  # the slots that are not used yet, in order
+        self.owners: dict[float, int] = {}  # the process of each of these
 
     def reserve(
         self, now: float, lead: float = 0.0, owner: int = 0, is_gone: Callable[[int], bool] = lambda _: False
