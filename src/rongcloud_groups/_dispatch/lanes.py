@@ -26,17 +26,13 @@ class Waiter(Protocol):
     def bulk(self) -> bool: ...
 
     def settle(self, outcomes: dict[str, Outcome], request_id: str | None = None) -> None:
-        """Some of its IDs, at least one, have their outcome. The dict is the waiter's from now on.
+        """Some of its IDs, at least one, have their outcome: of this request, if there was a response.
 
-        Args:
-            outcomes: by ID.
-            request_id: the request that served them; None where there was no response.
+        The dict is the waiter's from now on.
         """
-        ...
 
     def abort(self, error: RongCloudError) -> None:
         """None of its open IDs will be settled."""
-        ...
 
 
 @final

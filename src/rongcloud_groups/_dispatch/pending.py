@@ -104,11 +104,7 @@ class PendingQueue:
                 self._entry(group_id).stale = True
 
     def take(self, cancel: Callable[[Batch], object]) -> Batch | None:
-        """The next batch, out of the lanes: interactive first, filled with bulk; None where nothing waits.
-
-        Args:
-            cancel: see `Batch`.
-        """
+        """The next batch, out of the lanes: interactive first, filled with bulk; None where nothing waits."""
         first, second = self._interactive, self._bulk
         if first and second:
             self._contested += 1

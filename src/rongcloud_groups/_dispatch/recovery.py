@@ -137,13 +137,9 @@ class Recovery(Struct, eq=False):
             self._emit(Retried(len(resting), delay))
         self.retried += len(resting)
         if delay:
-            self._start(self._requeue_later, resting, delay)
+            get_running_loop().call_later(delay, self._requeue, resting)
         else:
             self._requeue(resting)
-
-    async def _requeue_later(self, entries: list[PendingId], delay: float) -> None:
-        await anyio.sleep(delay)
-        self._requeue(entries)
 
     def _requeue(self, entries: list[PendingId]) -> None:
         if len(entries) == 1 and entries[0].attempts.undecodable > 1:
