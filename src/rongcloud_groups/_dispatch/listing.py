@@ -115,7 +115,6 @@ class Listing:
             await self._gate.wait()
             if connection := self._failover.pick():
                 return connection
-            self._gate.unused()
             await connecting.wasted()
 
     async def _attempt(self, connection: Connection, token: str | None) -> ListingPage:
