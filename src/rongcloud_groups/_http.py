@@ -30,17 +30,16 @@ class Origin(NamedTuple):
         Raises:
             ConfigError: the text is no such URL, or has a path, a query, a fragment or credentials.
         """
+        shown = without_password(text)
         try:
             url, host = _split(text)
             port = url.port
         except (ValueError, TypeError, AttributeError):
-            raise ConfigError(f"base URL {without_password(text)} cannot be read; write https://host[:port]") from None
+            raise ConfigError(f"base URL {shown} cannot be read; write https://host[:port]") from None
         if url.scheme not in _PORTS or not host:
-            raise ConfigError(f"base URL {without_password(text)} must start with https:// and name a host")
+            raise ConfigError(f"base URL {shown} must start with https:// and name a host")
         if url.path not in {"", "/"} or url.query or url.fragment or "@" in url.netloc:
-            raise ConfigError(
-                f"base URL {without_password(text)} must be only https://host[:port]; the client adds the path"
-            )
+            raise ConfigError(f"base URL {shown} must be only https://host[:port]; the client adds the path")
         return cls(url.scheme, host, _PORTS[url.scheme] if port is None else port)
 
     @property

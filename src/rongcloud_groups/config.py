@@ -34,7 +34,6 @@ REGIONS: Mapping[str, tuple[str, str]] = {
 }
 """The data centers, each with its primary and its backup URL, as the service's base URL page lists them."""
 
-
 _CONTEXT: Final = "an ssl.SSLContext, such as ssl.create_default_context(cafile=PATH), or None"
 
 
