@@ -25,11 +25,7 @@ class Origin(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The origin in ``https://host[:port]`` or ``http://host[:port]``.
-
-        Raises:
-            ConfigError: the text is no such URL, or has a path, a query, a fragment or credentials.
-        """
+        """The origin in ``https://host[:port]`` or ``http://host[:port]``; any other text is a `ConfigError`."""
         shown = without_password(text)
         try:
             url, host = _split(text)
@@ -92,11 +88,7 @@ class Proxy:
 
     @classmethod
     def of(cls, proxy: "str | Proxy | None") -> "Proxy | None":
-        """The proxy in ``http://[user:password@]host[:port]``.
-
-        Raises:
-            ConfigError: it is no such URL. The password is not shown.
-        """
+        """The proxy in ``http://[user:password@]host[:port]``; any other text is a `ConfigError` without password."""
         if proxy is None or isinstance(proxy, Proxy):
             return proxy
         from base64 import b64encode

@@ -103,11 +103,7 @@ class Cache:
             queue.mark_stale()
 
     def attach(self, queue: _Queue, app_key: str) -> None:
-        """Notify this queue, while it exists, of each invalidation.
-
-        Raises:
-            ConfigError: the cache has the groups of another App Key.
-        """
+        """Notify this queue, while it exists, of each invalidation."""
         if self._app_key not in {None, app_key}:
             raise ConfigError(f"cache has the groups of App Key {self._app_key!r}; make another one for {app_key!r}")
         self._app_key = app_key

@@ -69,11 +69,7 @@ class AllOptions(Options, total=False):
 
 
 def check_options(options: Options) -> None:
-    """Check the numbers and switches among the options, and the TLS context.
-
-    Raises:
-        ConfigError: one of them cannot be used; the message names it.
-    """
+    """Check the numbers, switches and objects among the options; one that cannot be used is a `ConfigError`."""
     positive("rate", options["rate"])
     positive("attempt_timeout", options["attempt_timeout"])
     if options["deadline"] is not None and options["deadline"] != inf:
@@ -90,11 +86,7 @@ def check_options(options: Options) -> None:
 
 
 def checked_origins(options: Options) -> list[Origin]:
-    """The URLs to ask, primary first; see `resolved_base_urls`.
-
-    Raises:
-        ConfigError: also where requests to one of them would not be encrypted, and that is not allowed.
-    """
+    """The URLs to ask, primary first; one without encryption needs ``allow_insecure``, unless it is on this machine."""
     origins = resolved_base_urls(options["region"], options["base_urls"])
     allowed = boolean("allow_insecure", options["allow_insecure"])
     for origin in origins:
@@ -108,11 +100,7 @@ def checked_origins(options: Options) -> list[Origin]:
 
 
 def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> list[Origin]:
-    """The URLs to ask, primary first: ``base_urls``, or those of the region where there are none.
-
-    Raises:
-        ConfigError: an unknown region, no URL, or one that is not such a URL.
-    """
+    """The URLs to ask, primary first: ``base_urls``, or those of the region where there are none."""
     if base_urls is None:
         if not isinstance(region, str) or region not in REGIONS:
             raise ConfigError(f"region {region!r} is not known; the regions are {', '.join(REGIONS)}")
@@ -126,11 +114,7 @@ def resolved_base_urls(region: str, base_urls: str | Sequence[str] | None) -> li
 
 
 def options_from_environment() -> dict[str, Any]:
-    """The arguments of `GroupClient` that the process's environment sets, ``app_key`` and ``app_secret`` always.
-
-    Raises:
-        ConfigError: a variable is missing or cannot be read; the message names it.
-    """
+    """The arguments of `GroupClient` that the process's environment sets, ``app_key`` and ``app_secret`` always."""
     app_key = _variable("APP_KEY")
     if not app_key:
         raise ConfigError("the environment variable RONGCLOUD_APP_KEY is not set")

@@ -172,9 +172,6 @@ class Emitter:
     """Gives events to hooks. Test it for truth before making an event: it is false if there are no hooks.
 
     Where the level of the log is DEBUG when it is made, each request and call is logged.
-
-    Raises:
-        ConfigError: one of the hooks cannot be called with an event.
     """
 
     __slots__ = ("_hooks",)
@@ -199,11 +196,7 @@ class Emitter:
 
 
 def log_as_the_environment_says() -> None:
-    """Log to stderr from the level in ``RONGCLOUD_LOG`` on, or to the app's own handlers where it has some.
-
-    Raises:
-        ConfigError: there is no such level.
-    """
+    """Log to stderr from the level in ``RONGCLOUD_LOG`` on, or to the app's own handlers where it has some."""
     name = os.environ.get("RONGCLOUD_LOG", "").strip()
     if not name:
         return
