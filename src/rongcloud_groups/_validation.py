@@ -12,21 +12,18 @@ T = TypeVar("T")
 
 
 def positive(name: str, value: float) -> float:
-    """The value, if it is a positive, finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < inf:
         raise ConfigError(f"{name} is {value!r}; give a positive number")
     return float(value)
 
 
 def number(name: str, value: float) -> float:
-    """The value, if it is a number of any sign."""
     if isinstance(value, bool) or not isinstance(value, int | float) or isnan(value):
         raise ConfigError(f"{name} is {value!r}; give a number")
     return float(value)
 
 
 def at_least(least: int, name: str, value: int) -> int:
-    """The value, if it is a whole number and not below ``least``."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ConfigError(f"{name} is {value!r}; give a whole number, {least} or more")
     return value

@@ -91,8 +91,6 @@ async def check(app_key: str, app_secret: str | Secret, **options: Unpack[Option
 
 
 class _Outcome(NamedTuple):
-    """The outcome of one request."""
-
     dialect: Dialect
     error: RongCloudError | None
     round_trip: float | None

@@ -185,7 +185,6 @@ class Emitter:
         return bool(self._hooks)
 
     def __call__(self, event: Event) -> None:
-        """Give the event to each hook."""
         for hook in self._hooks:
             try:
                 hook(event)

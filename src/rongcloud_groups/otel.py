@@ -84,7 +84,6 @@ class OpenTelemetry:
         )
 
     def __call__(self, event: Event) -> None:
-        """Take in an event."""
         match event:
             case TokenWaited():
                 self._budget_wait.record(event.seconds)
