@@ -46,8 +46,8 @@ class SqliteSink(Sink):
     The table ``_sync`` holds the version of the row schema, the App Key and, while a job is unfinished, its checkpoint.
     """
 
-    seconds_between_commits = 0.25
-    """A commit costs no wait for the disk (WAL); the database is locked during one, and not in between."""
+    seconds_between_commits = 0.1
+    """Rows are in memory until a commit, which locks the database and costs no wait for the disk (WAL)."""
 
     def __init__(self, path: Path, *, force: bool = False, keep_missing: bool = False) -> None:
         self.name = str(path)
