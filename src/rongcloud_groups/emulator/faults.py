@@ -34,7 +34,6 @@ RESPONSE_FAULTS: Final = {
     "foreign": "a profile that was not asked for",
     "broken": "a profile whose nested text is no JSON",
 }
-"""Faults of the response itself."""
 
 ON_REQUEST: Final = CONNECTION_FAULTS | RESPONSE_FAULTS
 
@@ -157,9 +156,11 @@ class Faults:
             case "streams":
                 self.streams = None if value == "none" else int(value)
             case "streams-drop":
-                self.streams_drop = StreamsDrop(*_two_numbers(value, "@"))
+                to, at = map(int, value.split("@"))
+                self.streams_drop = StreamsDrop(to, at)
             case "storm":
-                self.storm = _two_numbers(value, "-")
+                first, last = map(int, value.split("-"))
+                self.storm = first, last
             case "poison" if value:
                 self.poison_prefix = value
             case "handshake" | "idle":
@@ -180,11 +181,6 @@ def _number(value: str, most: float) -> float:
     if not 0 <= number <= most:
         raise ValueError(value)
     return number
-
-
-def _two_numbers(value: str, between: str) -> tuple[int, int]:
-    first, _, second = value.partition(between)
-    return int(first), int(second)
 
 
 def _syntax() -> str:

@@ -1,6 +1,5 @@
 """How groups look in a response: RongCloud v1 and Nexconn v4."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -10,8 +9,6 @@ from rongcloud_groups.emulator.groups import NESTED, Group, Part
 from rongcloud_groups.emulator.requests import Version
 
 Nested = Literal["strings", "objects"]
-
-_encode = msgspec.json.encode
 
 _V4_NAMES = {"groupId": "channelId", "groupName": "name", "createTime": "createdAt"}
 _LISTED_NAMES = {
@@ -44,8 +41,8 @@ class ResponseFormat:
     numbers_as_strings: bool = False  #: whether times and counts are strings
     code_as_string: bool = False  #: whether ``code`` is a string
 
-    def encode_profile(self, version: Version, group: Group) -> bytes:
-        """One profile as JSON; `group` is changed, its nested parts are not."""
+    def profile(self, version: Version, group: Group) -> Group:
+        """A group as a batch query's response has it; `group` is changed, its nested parts are not."""
         if self.flat_texts or self.portrait_key != "portraitUrl":
             self._spell_texts(group)
         self._spell_numbers(group)
@@ -53,33 +50,27 @@ class ResponseFormat:
             for name in NESTED:
                 part = group.get(name)
                 if isinstance(part, dict):
-                    group[name] = part.text if isinstance(part, Part) else _encode(part).decode()
+                    group[name] = part.text if isinstance(part, Part) else msgspec.json.encode(part).decode()
         if version == 4:  # noqa: PLR2004  the service's own version number
             _rename(group, _V4_NAMES)
         elif self.name_key != "groupName":
             _rename(group, {"groupName": self.name_key})
-        return _encode(group)
+        return group
 
-    def encode_batch(self, version: Version, profiles: Iterable[bytes]) -> bytes:
-        """The body of a batch query's response."""
-        return self._success(version, b'"profiles":[%b]' % b",".join(profiles))
-
-    def encode_listing(self, version: Version, groups: Iterable[Group], page_token: str | None) -> bytes:
-        """The body of a listing's response; a `page_token` of None is left out."""
-        members = b'"groups":' + _encode([self._listed(version, group) for group in groups])
-        if page_token is not None:
-            members += b',"pageToken":' + _encode(page_token)
-        return self._success(version, members)
-
-    def _listed(self, version: Version, group: Group) -> dict[str, Any]:
+    def listed(self, version: Version, group: Group) -> Group:
+        """The same as a listing's response has it."""
         self._spell_numbers(group)
         listed = {name: group[key] for key, name in _LISTED_NAMES[version].items() if key in group}
         profile, as_string = group.get("groupProfile"), self._nested_as_strings(version)
         if isinstance(profile, dict):
             # v4's page has a string under profile in its example; the SDKs have an object under groupProfile.
             name = "profile" if version == 4 and as_string else "groupProfile"  # noqa: PLR2004  the service's version
-            listed[name] = _encode(profile).decode() if as_string else profile
+            listed[name] = msgspec.json.encode(profile).decode() if as_string else profile
         return listed
+
+    def encode(self, content: dict[str, Any]) -> bytes:
+        """The body of a response."""
+        return msgspec.json.encode(content | {"code": str(content["code"])} if self.code_as_string else content)
 
     def _spell_texts(self, group: Group) -> None:
         texts = group.get("groupProfile")
@@ -95,12 +86,6 @@ class ResponseFormat:
 
     def _nested_as_strings(self, version: Version) -> bool:
         return (self.v1_nested if version == 1 else self.v4_nested) == "strings"
-
-    def _success(self, version: Version, members: bytes) -> bytes:
-        quote = b'"' if self.code_as_string else b""
-        if version == 1:
-            return b'{"code":%b200%b,%b}' % (quote, quote, members)
-        return b'{"code":%b0%b,"result":{%b}}' % (quote, quote, members)
 
 
 def _rename(part: dict[str, Any], names: dict[str, str]) -> None:

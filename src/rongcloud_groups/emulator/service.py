@@ -8,12 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from math import ceil
-from typing import Final, Literal
-
-import msgspec
+from typing import Any, Final, Literal
 
 from rongcloud_groups.emulator.faults import CONNECTION_FAULTS, Faults
-from rongcloud_groups.emulator.groups import Universe
+from rongcloud_groups.emulator.groups import Group, Universe
 from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, Window
 from rongcloud_groups.emulator.requests import (
     MAX_BODY_SIZE,
@@ -127,21 +125,19 @@ class Service(ResponseFormat):
             raise ServiceRefusal(1005, f"the body is over {MAX_BODY_SIZE >> 10} KiB")
         shape = self.answers_in or version
         if kind == "batch":
-            response = self._batch(shape, parse_group_ids(version, headers, body), fault)
+            group_ids = parse_group_ids(version, headers, body)
+            if len(group_ids) > _BATCH_LIMIT:
+                raise ServiceRefusal(1002, f"more than {_BATCH_LIMIT} group IDs")
+            result: dict[str, Any] = {"profiles": self._profiles(shape, group_ids, fault)}
         else:
-            response = self._listing(shape, *parse_page(version, headers, body))
-        return _spoiled(response, fault)
+            group_ids, result = [], self._page(shape, *parse_page(version, headers, body))
+        content = {"code": 200, **result} if shape == 1 else {"code": 0, "result": result}
+        return _spoiled(Response(200, [_JSON], self.encode(content), 200, group_ids), fault)
 
-    def _batch(self, shape: Version, group_ids: list[str], fault: str | None) -> Response:
-        if len(group_ids) > _BATCH_LIMIT:
-            raise ServiceRefusal(1002, f"more than {_BATCH_LIMIT} group IDs")
+    def _profiles(self, shape: Version, group_ids: list[str], fault: str | None) -> list[Group | None]:
         if any(map(self.faults.poisons, group_ids)):
             raise ServiceRefusal(1002, "groupIds is invalid")
-        profiles = self._profiles(shape, group_ids, fault)
-        return Response(200, [_JSON], self.encode_batch(shape, profiles), 200, group_ids)
-
-    def _profiles(self, shape: Version, group_ids: list[str], fault: str | None) -> list[bytes]:
-        profiles: list[bytes] = []
+        profiles: list[Group | None] = []
         for group_id in dict.fromkeys(group_ids):
             group = self.universe.shared(group_id)
             if group is None and self.unknown == "refused":
@@ -151,28 +147,30 @@ class Service(ResponseFormat):
             if group is None and self.unknown == "bare":
                 group = {"groupId": group_id}
             if group is not None:
-                profiles.append(self.encode_profile(shape, group))
+                profiles.append(self.profile(shape, group))
             elif self.unknown == "null":
-                profiles.append(b"null")
+                profiles.append(None)
         if fault == "duplicate":
             profiles.extend(profiles[:1])
         if fault == "foreign":
             foreign = {"groupId": "foreign", "groupName": "A group that was not asked for"}
-            profiles.insert(0, self.encode_profile(shape, foreign))
+            profiles.insert(0, self.profile(shape, foreign))
         return profiles
 
-    def _listing(self, shape: Version, start: int, size: int, newest_first: bool) -> Response:  # noqa: FBT001  a page's part
+    def _page(self, shape: Version, start: int, size: int, newest_first: bool) -> dict[str, Any]:  # noqa: FBT001  a page's part
         groups = self.universe.listing(start, size, newest_first=newest_first)
+        page: dict[str, Any] = {"groups": [self.listed(shape, group) for group in groups]}
         end = start + len(groups)
-        token = f"p-{end:x}" if end < len(self.universe) else None
-        return Response(200, [_JSON], self.encode_listing(shape, groups, token), 200, [])
+        if end < len(self.universe):
+            page["pageToken"] = f"p-{end:x}"
+        return page
 
     def _refusal(self, code: int, message: str) -> Response:
         throttled = code == 1008  # noqa: PLR2004  the service's code
         headers = [_JSON]
         if throttled and self.retry_after is not None:
             headers.append(("retry-after", str(ceil(self.retry_after))))
-        body = msgspec.json.encode({"code": str(code) if self.code_as_string else code, "errorMessage": message})
+        body = self.encode({"code": code, "errorMessage": message})
         return Response(200 if throttled and self.refuse_with_200 else STATUS[code], headers, body, code, [])
 
 
