@@ -51,7 +51,6 @@ class ServerConnection(asyncio.Protocol):
             self._start_idle_timer()
 
     def begin(self, exchange_id: int, method: str, target: str, headers: Mapping[str, str]) -> None:
-        """Note that a request's headers came."""
         path = target.partition("?")[0]
         if not path.startswith(CONTROL_PREFIX):
             self.nth += 1
@@ -77,9 +76,13 @@ class ServerConnection(asyncio.Protocol):
             if response.fault is not None and response.fault.startswith("goaway"):
                 self._go_away(response.fault)
             if response.delay > 0:
-                self._after(response.delay, lambda: self._respond(exchange, response))
+                self.after(response.delay, lambda: self._respond(exchange, response))
             else:
                 self._respond(exchange, response)
+
+    def after(self, seconds: float, call: Callable[[], None]) -> None:
+        """Call later, unless the connection is lost before."""
+        asyncio.get_running_loop().call_later(seconds, lambda: None if self.lost.done() else call())
 
     def flush(self) -> None:
         data = self.protocol.data_to_send()
@@ -94,7 +97,7 @@ class ServerConnection(asyncio.Protocol):
             self.transport.close()
 
     def close_later(self) -> None:
-        self._after(_LINGER, self.close)
+        self.after(_LINGER, self.close)
 
     def violated(self) -> None:
         """Close because the client broke the protocol."""
@@ -132,7 +135,7 @@ class ServerConnection(asyncio.Protocol):
         if exchange.id in self.exchanges:
             self._send(exchange, body[:size], whole=len(body) <= size)
             if not exchange.whole:
-                self._after(self.host.faults.piece_pause, lambda: self._send_slowly(exchange, body[size:], size))
+                self.after(self.host.faults.piece_pause, lambda: self._send_slowly(exchange, body[size:], size))
 
     def _send(self, exchange: Exchange, data: bytes, *, whole: bool) -> None:
         exchange.unsent += data
@@ -140,14 +143,10 @@ class ServerConnection(asyncio.Protocol):
         self.protocol.pump(exchange)
         self.flush()
 
-    def _after(self, seconds: float, call: Callable[[], None]) -> None:
-        """Call later, unless the connection is lost before."""
-        asyncio.get_running_loop().call_later(seconds, lambda: None if self.lost.done() else call())
-
     def _start_idle_timer(self) -> None:
         if self.host.faults.idle is not None:
             arrived = self._arrived
-            self._after(self.host.faults.idle, lambda: self._close_if_idle(since=arrived))
+            self.after(self.host.faults.idle, lambda: self._close_if_idle(since=arrived))
 
     def _close_if_idle(self, since: float) -> None:
         if self.exchanges and since == self._arrived:

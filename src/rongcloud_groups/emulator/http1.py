@@ -50,10 +50,8 @@ class Http1Protocol:
     def pump(self, exchange: Exchange) -> None:
         self._write(h11.Data(data=exchange.unsent))
         exchange.unsent = b""
-        if exchange.whole:
-            self._finish(exchange)
-
-    def _finish(self, exchange: Exchange) -> None:
+        if not exchange.whole:
+            return
         del self.connection.exchanges[exchange.id]
         try:
             self._write(h11.EndOfMessage())

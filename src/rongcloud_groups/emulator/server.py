@@ -171,10 +171,9 @@ class Emulator:
         connections = set(self.connections)
         for connection in connections:
             connection.protocol.shut_down()
-        await _lost(connections)
-        for connection in connections & self.connections:
-            connection.transport.abort()
-        await _lost(connections)
+            connection.after(_CLOSING_TIME, connection.transport.abort)
+        if connections:
+            await asyncio.wait([connection.lost for connection in connections], timeout=2 * _CLOSING_TIME)
 
     def arrived(self, path: str, http_version: str, at: float, nth: int) -> None:
         """Note the `nth` request of its connection, whose headers came `at` these seconds of the monotonic clock."""
@@ -237,8 +236,3 @@ class Emulator:
         except OSError:
             self.counts.tls_failures += 1
             accepted.close()
-
-
-async def _lost(connections: set[ServerConnection]) -> None:
-    if connections:
-        await asyncio.wait([connection.lost for connection in connections], timeout=_CLOSING_TIME)

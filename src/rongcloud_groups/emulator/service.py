@@ -41,7 +41,6 @@ ROUTES: Final[dict[str, tuple[Version, Literal["batch", "listing"]]]] = {
     "/v4/group-channel/profile/list": (4, "batch"),
     "/v4/group-channel/list": (4, "listing"),
 }
-"""The service's interfaces, by their path."""
 
 
 @dataclass(kw_only=True)
