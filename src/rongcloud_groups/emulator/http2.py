@@ -54,7 +54,10 @@ class Http2Protocol:
             case events.RequestReceived():
                 headers = {str(name): str(value) for name, value in event.headers}
                 self.connection.begin(event.stream_id, headers.get(":method", ""), headers.get(":path", ""), headers)
-                self._drop_streams()
+                drop = self._host.faults.streams_drop
+                if drop is not None and drop.at == self.connection.nth:
+                    self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: drop.to})
+                    self._host.faults.played["streams-drop"] += 1
             case events.DataReceived():
                 self._h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
                 self.connection.take_body(event.stream_id, event.data)
@@ -64,16 +67,9 @@ class Http2Protocol:
                 self.connection.exchanges.pop(event.stream_id, None)
             case events.WindowUpdated():
                 for exchange in list(self.connection.exchanges.values()):
-                    if event.stream_id in (0, exchange.id):
-                        self.pump(exchange)
+                    self.pump(exchange)
             case events.ConnectionTerminated():
                 self.connection.close()
-
-    def _drop_streams(self) -> None:
-        drop = self._host.faults.streams_drop
-        if drop is not None and drop.at == self.connection.nth:
-            self._h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: drop.to})
-            self._host.faults.played["streams-drop"] += 1
 
     def send_head(self, exchange: Exchange, response: Response) -> None:
         headers = [(":status", str(response.status)), ("content-length", str(len(response.body))), *response.headers]
@@ -101,20 +97,19 @@ class Http2Protocol:
         del self.connection.exchanges[exchange.id]
 
     def go_away(self, kind: str) -> None:
-        last = self._leave_out_newest() if kind == "goaway-lower" else max(self.connection.exchanges)
+        exchanges = self.connection.exchanges
+        last = max(exchanges)
+        if kind == "goaway-lower":  # forget the newer half of the streams that may still count as never processed
+            open_ids = sorted(stream_id for stream_id in exchanges if stream_id > self._highest_answered)
+            kept = len(open_ids) // 2
+            last = open_ids[kept - 1] if kept else self._highest_answered
+            for stream_id in open_ids[kept:]:
+                del exchanges[stream_id]
+                self._host.counts.never_processed += 1
         self.connection.flush()
         # h2 would end its own connection with the frame; here the streams below it continue.
         frame = GoAwayFrame(last_stream_id=last, error_code=ErrorCodes.NO_ERROR)
         self.connection.transport.write(frame.serialize())
-
-    def _leave_out_newest(self) -> int:
-        """Forget the newer half of the streams that may still count as never processed; return the last ID kept."""
-        open_ids = sorted(stream_id for stream_id in self.connection.exchanges if stream_id > self._highest_answered)
-        kept = len(open_ids) // 2
-        for stream_id in open_ids[kept:]:
-            del self.connection.exchanges[stream_id]
-            self._host.counts.never_processed += 1
-        return open_ids[kept - 1] if kept else self._highest_answered
 
     def shut_down(self) -> None:
         self._h2.close_connection()
