@@ -21,6 +21,7 @@ from rongcloud_groups import (
 )
 from rongcloud_groups._protocol.dialects import DIALECTS
 from rongcloud_groups.emulator import Emulator, Faults, Service, Universe
+from rongcloud_groups.emulator.groups import Group
 from rongcloud_groups.emulator.requests import Version
 from rongcloud_groups.events import BatchAnswered, BatchFailed, BatchSent, Event
 
@@ -503,7 +504,7 @@ async def test_however_the_service_writes_its_responses(client_for: ClientFor, o
 class Reversing(Service):
     """Responds with the profiles in another order than they were asked for."""
 
-    def _profiles(self, version: Version, group_ids: list[str], fault: str | None) -> list[bytes]:
+    def _profiles(self, version: Version, group_ids: list[str], fault: str | None) -> list[Group | None]:
         return super()._profiles(version, group_ids[::-1], fault)
 
 
