@@ -67,11 +67,18 @@ def run(directory: Path, context: Context) -> int:
         raise ConfigError(f"{ids_file} is not the demo's; give another --directory")
     ids_file.write_bytes(content)
     failed: list[Failure] = []
+
+    async def look_up(client: GroupClient) -> Report:
+        async with client:
+            printer = FailedIdsPrinter(failed.append)
+            job = Job(client, file_source(ids_file), open_sink(profiles_file), printer, restart=True)
+            return await watch(job, display("auto", stdout_has_rows=False, interval=1.0), context.warnings)
+
     with _emulator_process(*_EMULATOR) as address:
         tls = ssl.create_default_context(cafile=address.ca_file)
         # The guard keeps to the limit on a busy machine as well, where the emulator's process may be late to read.
         client = GroupClient(address.app_key, address.app_secret, base_urls=address.url, verify=tls, guard=True)
-        report = context.run(_look_up(client, ids_file, profiles_file, failed, context))
+        report = context.run(look_up(client))
         response = httpx.get(f"{address.url}/_emulator/report", verify=tls, trust_env=False)
     profiles = msgspec.json.Decoder(GroupProfile).decode_lines(profiles_file.read_bytes())
     written = Counter(profile.group_id for profile in profiles)
@@ -114,15 +121,6 @@ def _emulator_process(*options: str) -> Iterator[Address]:
                 process.communicate(timeout=5)
             except TimeoutExpired:
                 process.kill()
-
-
-async def _look_up(
-    client: GroupClient, ids_file: Path, profiles_file: Path, failed: list[Failure], context: Context
-) -> Report:
-    async with client:
-        printer = FailedIdsPrinter(failed.append)
-        job = Job(client, file_source(ids_file), open_sink(profiles_file), printer, restart=True)
-        return await watch(job, display("auto", stdout_has_rows=False, interval=1.0), context.warnings)
 
 
 def _print_summary(outcome: Outcome, ids_file: Path, profiles_file: Path) -> None:

@@ -48,7 +48,6 @@ def check(options: SyncOptions) -> None:
 
 
 async def run_job(options: SyncOptions, connection: ConnectionOptions, context: Context) -> int:
-    """Run the job, and print its report; returns the exit code."""
     async with GroupClient(**connection.for_client()) as client:
         source = _source(options, client)
         if options.dry_run:
