@@ -13,10 +13,7 @@ from rongcloud_groups.client import GroupClient
 
 
 class Estimate(Struct, frozen=True):
-    """The cost of a job: its requests, without retries, and the seconds for them at the rate of the client.
-
-    Of a listing, the number of records is known only at its end. No request would carry an invalid ID.
-    """
+    """The cost of a job, without retries; the number of records is None where only the listing knows it."""
 
     records: int | None
     duplicates: int

@@ -15,36 +15,29 @@ from rongcloud_groups.errors import RongCloudError
 
 
 class Block(Struct, eq=False):
-    """Some consecutive records of the input.
-
-    Attributes:
-        group_ids: the distinct IDs that occur here for the first time.
-        records: how many records there are.
-        digest: of all records of the input up to the last one here.
-        outcomes: by ID, as far as they have settled: a row, an error, or None for a missing group.
-    """
+    """Some consecutive records of the input."""
 
     group_ids: list[str]
+    """The distinct IDs that occur here for the first time."""
     records: int
     digest: str
+    """Of all records of the input up to the last one here."""
     outcomes: dict[str, Any | RongCloudError | None] = {}
+    """By ID, as far as they have settled: a row, an error, or None for a missing group."""
 
 
 class JobInput:
-    """Reads a source: all of it first where that is possible, then in blocks of distinct IDs.
-
-    Attributes:
-        scanned: records that the scan under way has read; None where there is none.
-        total: records, where a scan has counted them.
-        fingerprint: the digest of these.
-    """
+    """Reads a source: all of it first where that is possible, then in blocks of distinct IDs."""
 
     def __init__(self, source: Source, *, allow_empty: bool) -> None:
         self._source = source
         self._allow_empty = allow_empty or source.may_be_empty
         self.scanned: int | None = None
+        """Records that the scan under way has read."""
         self.total: int | None = None
+        """Records that a scan has counted."""
         self.fingerprint: str | None = None
+        """The digest of these."""
 
     async def scan(self, saved: Checkpoint | None) -> None:
         """Read all of a source that can be read twice, before the first request: a fault in it is reported at once."""
@@ -101,10 +94,7 @@ class JobInput:
 
 
 async def _digested(source: Source, *, first: int) -> AsyncGenerator[tuple[list[str], str]]:
-    """The records, at most `BLOCK` at a time, and one list that ends after the ``first``; each with the digest so far.
-
-    The digest does not depend on how the records are cut into lists.
-    """
+    """The records, at most `BLOCK` at a time, the ``first`` ones in lists of their own; each with the digest so far."""
     digest = blake2b(digest_size=16)
     async with aclosing(source.records()) as records:
         async for ids in records:

@@ -74,7 +74,7 @@ class Job:
         self._written_at = self._committed_at = 0.0
 
     def __repr__(self) -> str:
-        done, total = self._output.counts.records, self._input.total
+        done, total = self._output.written.counts.records, self._input.total
         return (
             f"<Job {self._source.name} -> {self._sink.name}: {self._state}, {done:,}"
             f"{'' if total is None else f' of {total:,}'} records, {self._lookups.open:,} open IDs>"
@@ -124,13 +124,14 @@ class Job:
 
     def progress(self) -> Progress:
         """How far it is."""
+        stats = self._client.stats()
         return Progress(
-            self._output.counts,
+            self._output.written.counts,
             self._input.total,
             self._output.before.counts.records,
-            self._seconds(),
-            self._requests(),
-            self._client.stats().rate,
+            0.0 if self._started is None else get_running_loop().time() - self._started,
+            stats.requests - self._requests_before,
+            stats.rate,
             self._input.scanned,
         )
 
@@ -193,7 +194,7 @@ class Job:
         await self._write()
         if self._lookups.complete:
             try:
-                self._input.check_not_empty(self._output.counts.records)
+                self._input.check_not_empty(self._output.written.counts.records)
             except SourceError:
                 await run_sync(self._output.discard)
                 raise
@@ -203,9 +204,9 @@ class Job:
         return checkpoint
 
     async def _look_up(self) -> None:
-        counts = self._output.counts
+        counts = self._output.before.counts
         lookups = self._lookups.settled(
-            self._input.blocks(done=counts.records, digest=self._output.digest),
+            self._input.blocks(done=counts.records, digest=self._output.before.digest),
             within=SECONDS_BETWEEN_WRITES,
             any_answered=bool(counts.found or counts.missing),
         )
@@ -216,9 +217,10 @@ class Job:
                 now = get_running_loop().time()
                 commit_is_due = now - self._committed_at >= self._sink.seconds_between_commits
                 write_is_due = now - self._written_at >= SECONDS_BETWEEN_WRITES
-                if commit_is_due or write_is_due or self._output.unwritten >= IDS_IN_A_WRITE:
+                unwritten = sum(len(block.group_ids) for block in self._output.added)
+                if commit_is_due or write_is_due or unwritten >= IDS_IN_A_WRITE:
                     await self._write()
-                if commit_is_due and self._output.counts != self._output.committed.counts:
+                if commit_is_due and self._output.written.counts != self._output.committed.counts:
                     await self._commit(complete=False)
 
     async def _write(self) -> None:
@@ -228,24 +230,19 @@ class Job:
 
     async def _commit(self, *, complete: bool) -> Checkpoint:
         self._committed_at = get_running_loop().time()
+        progress, before = self.progress(), self._output.before
         return await run_sync(
             self._output.commit,
             Checkpoint(
                 kind=self._source.kind,
                 total=self._input.total,
                 fingerprint=self._input.fingerprint,
-                seconds=self._seconds() + self._output.before.seconds,
-                requests=self._requests() + self._output.before.requests,
+                seconds=progress.seconds + before.seconds,
+                requests=progress.requests + before.requests,
                 complete=complete,
                 app_key=self._client.app_key,
             ),
         )
-
-    def _requests(self) -> int:
-        return self._client.stats().requests - self._requests_before
-
-    def _seconds(self) -> float:
-        return 0.0 if self._started is None else get_running_loop().time() - self._started
 
     def _report(self, checkpoint: Checkpoint, *, complete: bool = False) -> Report:
         return Report(

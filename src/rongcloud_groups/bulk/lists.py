@@ -43,13 +43,10 @@ _T = TypeVar("_T")
 
 
 class IdList(Generic[_T]):
-    """A list that grows with the job. Derive from it: a method that is not defined does nothing.
-
-    Attributes:
-        size: bytes so far.
-    """
+    """A list that grows with the job. Derive from it: a method that is not defined does nothing."""
 
     size = 0
+    """Bytes so far."""
 
     def begin(self, size: int, *, keep: bool = False) -> None:
         """Open it with so many bytes that are good; ``keep`` begins with the list of a finished run."""

@@ -24,16 +24,13 @@ MAX_HELD: Final = 16_000
 
 
 class OrderedLookups:
-    """Looks up the IDs of blocks, as many at a time as the budget has use for.
-
-    Attributes:
-        complete: whether all blocks were taken, and have been given back.
-        error: what ended the lookups: an error of the input, or one that is not retryable.
-    """
+    """Looks up the IDs of blocks, as many at a time as the budget has use for."""
 
     def __init__(self, client: GroupClient, encode: Callable[[GroupProfile], Any]) -> None:
         self.complete = False
+        """Whether all blocks were taken, and have been given back."""
         self.error: Exception | None = None
+        """It ended the lookups: an error of the input, or one that is not retryable."""
         self._client = client
         self._encode = encode
         self._outage = OutageDetector()

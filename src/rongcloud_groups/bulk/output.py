@@ -16,10 +16,7 @@ from rongcloud_groups.errors import RongCloudError
 
 @dataclass(eq=False)
 class JobOutput:
-    """Takes settled blocks in their order; all parts are committed together, and resumed together.
-
-    All methods but `close` are called in a worker thread, one at a time.
-    """
+    """Takes settled blocks in their order; its parts are committed and resumed together, in a worker thread."""
 
     sink: Sink
     failures: Failures
@@ -29,23 +26,15 @@ class JobOutput:
     max_attempts: int
     added: list[Block] = field(default_factory=list, init=False)
     """Blocks that wait for `write`."""
-    counts: Counts = field(default=NOTHING_DONE.counts, init=False)
-    """Of the blocks that are written."""
-    digest: str = field(default=NOTHING_DONE.digest, init=False)
-    """Of their records."""
     before: Checkpoint = field(default=NOTHING_DONE, init=False)
     """Where it began."""
+    written: Checkpoint = field(default=NOTHING_DONE, init=False)
+    """Where the written blocks end, in counts and digest."""
     committed: Checkpoint = field(default=NOTHING_DONE, init=False)
-
-    @property
-    def unwritten(self) -> int:
-        """IDs in the blocks that wait for `write`."""
-        return sum(len(block.group_ids) for block in self.added)
 
     def begin(self, saved: Checkpoint | None, keep: bool) -> None:  # noqa: FBT001  called through a thread
         """Open all parts at a checkpoint, or empty; ``keep`` adds to the parts of a finished run."""
-        self.before = self.committed = saved or NOTHING_DONE
-        self.counts, self.digest = self.before.counts, self.before.digest
+        self.before = self.written = self.committed = saved or NOTHING_DONE
         self.source.place = self.before.listing
         self.sink.begin(saved, keep=keep)
         self.failures.begin(self.before.failed_size)
@@ -75,15 +64,15 @@ class JobOutput:
         if failures:
             self.failures.write(failures)
         records = sum(block.records for block in blocks)
-        before = self.counts
-        self.counts = Counts(
+        before = self.written.counts
+        counts = Counts(
             before.records + records,
             before.duplicates + records - len(rows) - len(missing) - len(failures),
             before.found + len(rows),
             before.missing + len(missing),
             before.failed + len(failures),
         )
-        self.digest = blocks[-1].digest
+        self.written = msgspec.structs.replace(self.written, counts=counts, digest=blocks[-1].digest)
 
     def commit(self, checkpoint: Checkpoint) -> Checkpoint:
         """Make everything written durable, then the checkpoint."""
@@ -92,8 +81,8 @@ class JobOutput:
         self.source.noted.make_durable()
         checkpoint = msgspec.structs.replace(
             checkpoint,
-            digest=self.digest,
-            counts=self.counts,
+            digest=self.written.digest,
+            counts=self.written.counts,
             failed_size=self.failures.make_durable(),
             missing_size=self.missing.make_durable(),
             listing=place,

@@ -10,12 +10,11 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
 from rongcloud_groups._tables.arrow import SCHEMA, record_batch
 from rongcloud_groups._tables.output import WriteCancelled
-from rongcloud_groups._tables.rows import COLUMNS, FlatRow, flat_row
+from rongcloud_groups._tables.rows import COLUMNS, flat_row
 from rongcloud_groups.bulk.errors import ResumeError
 from rongcloud_groups.bulk.files import replacing
 from rongcloud_groups.bulk.sinks.file import FileSink
 from rongcloud_groups.errors import ConfigError
-from rongcloud_groups.models import GroupProfile
 
 ROWS_IN_A_GROUP: Final = 10_000
 ROWS_READ_AT_ONCE: Final = 1_000
@@ -27,18 +26,13 @@ _IN_THIS_THREAD: Final = pa.ipc.IpcReadOptions(use_threads=False)
 
 
 class ParquetSink(FileSink):
-    """A Parquet file with row groups of 10,000.
+    """Rows that are appended to ``PATH.partial`` in the format of Arrow, and written in row groups at the end."""
 
-    While the job runs, its rows are appended to ``PATH.partial`` in the format of Arrow. At the end they are written in
-    row groups, so that the file does not depend on where a run was killed.
-    """
+    encode = staticmethod(flat_row)
 
     def __init__(self, path: Path, *, force: bool = False) -> None:
         super().__init__(path, "parquet", force=force)
         self._cancelled = Event()
-
-    def encode(self, profile: GroupProfile) -> FlatRow:
-        return flat_row(profile)
 
     def write(self, rows: Sequence[Any]) -> None:
         self._file.append(_stream(record_batch(rows)))

@@ -41,10 +41,7 @@ _FORGET_CHECKPOINT: Final = "DELETE FROM _sync WHERE name IN ('checkpoint', 'jou
 
 
 class SqliteSink(Sink):
-    """The table ``groups``, one row a group, updated where it is there already.
-
-    The table ``_sync`` holds the version of the row schema, the App Key and, while a job is unfinished, its checkpoint.
-    """
+    """The table ``groups``, a row a group, updated where it is there already; the checkpoint is in ``_sync``."""
 
     seconds_between_commits = 0.1
     """Rows are in memory until a commit, which locks the database and costs no wait for the disk (WAL)."""
@@ -139,8 +136,7 @@ class SqliteSink(Sink):
     @property
     def _database(self) -> sqlite3.Connection:
         if self._connection is None:
-            options: dict[str, Any] = {"timeout": _POLL, "isolation_level": None, "check_same_thread": False}
-            self._connection = sqlite3.connect(self.name, **options)
+            self._connection = sqlite3.connect(self.name, _POLL, isolation_level=None, check_same_thread=False)
         return self._connection
 
     def _noted(self, name: str) -> str | None:
