@@ -23,7 +23,7 @@ _MAX_UNKNOWN: Final = 1000
 _DECIMAL: Final = re.compile(rb"[+-]?[0-9]{1,19}")
 _INTEGERS: Final = range(-(2**63), 2**63)  # the range of databases and columns
 _DATES: Final = range(-62_135_596_800_000, 253_402_300_800_000)  # milliseconds, in the years 1 to 9999
-_ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
+ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
 
 
 def datetime_from_ms(milliseconds: int) -> datetime:
@@ -120,7 +120,7 @@ class FieldReader:
     def permissions(self, path: str, members: dict[str, Raw]) -> Permissions:
         """The permissions, 0 where they are absent."""
         numbers = {
-            name: self.integer(f"{path}.{key}", _pop(members, key), _ENUM_NUMBERS, "expected a small integer") or 0
+            name: self.integer(f"{path}.{key}", _pop(members, key), ENUM_NUMBERS, "expected a small integer") or 0
             for name, key in _PERMISSION_KEYS.items()
             if key in members
         }

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from rongcloud_groups._protocol.dialects import Dialect, Paths
-from rongcloud_groups._protocol.lenient import lenient_reader
+from rongcloud_groups._protocol.lenient import ENUM_NUMBERS, lenient_reader
 from rongcloud_groups._protocol.repair import UNREADABLE
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, PAGE_SIZE
 from rongcloud_groups.errors import DecodeError
@@ -172,14 +172,16 @@ def _times(values: Sequence[int | None]) -> list[datetime | None]:
 
 @lru_cache(maxsize=1024)  # many groups have the same few
 def _permissions(documented: Any) -> Permissions:
-    read = _PERMISSIONS.decode(documented) if isinstance(documented, str) else documented
-    return msgspec.convert(read, Permissions, from_attributes=True)
+    numbers = _PERMISSIONS.decode(documented) if isinstance(documented, str) else documented
+    if not all(number in ENUM_NUMBERS for number in msgspec.structs.astuple(numbers)):
+        raise ValueError("no enum has such a number")
+    return msgspec.convert(numbers, Permissions, from_attributes=True)
 
 
 _ATTRIBUTES: Final = msgspec.json.Decoder(dict[str, str])
-_ENUMS: Final = [(name, kind, kind(0)) for name, kind in get_type_hints(Permissions).items()]
+_NUMBERS: Final = [(name, int, 0) for name in Permissions.__struct_fields__]
 _DocumentedPermissions: Any = msgspec.defstruct(
-    "_DocumentedPermissions", _ENUMS, rename="camel", forbid_unknown_fields=True, frozen=True, gc=False
+    "_DocumentedPermissions", _NUMBERS, rename="camel", forbid_unknown_fields=True, frozen=True, gc=False
 )
 _PERMISSIONS: Final = msgspec.json.Decoder(_DocumentedPermissions)
 _DOCUMENTED: Final[dict[Any, Any]] = {
