@@ -173,7 +173,7 @@ def test_the_documented_shape_takes_the_fast_way(profile: GroupProfile) -> None:
     body = json.dumps(response_of([sent], RONGCLOUD)).encode()
 
     for requested in ([profile.group_id], (profile.group_id,)):
-        assert profile_reader(RONGCLOUD).read(body, requested) == ([profile], None)
+        assert profile_reader(RONGCLOUD).read(body, requested) == ([profile], 0, None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rongcloud_groups._protocol.lenient.FieldReader", None)
         assert profile_reader(RONGCLOUD).read_entry(entry) == profile
@@ -188,7 +188,7 @@ def test_both_ways_agree_on_any_entry_of_a_listing(members: dict[str, Any], dial
 
     assert listed_group_reader(dialect).read_entry(entry) == lenient
     body = json.dumps(response_of([members], dialect), allow_nan=True).replace('"profiles"', '"groups"').encode()
-    assert listed_group_reader(dialect).read(body) in (None, ([lenient], None))
+    assert listed_group_reader(dialect).read(body) in (None, ([lenient], 0, None))
 
 
 def test_a_page_as_the_service_documents_it_takes_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:

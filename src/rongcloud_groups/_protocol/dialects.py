@@ -12,31 +12,22 @@ Paths = tuple[str, ...]
 
 
 class Dialect(Struct, frozen=True, kw_only=True, eq=False):
-    """One of the service's interfaces, as its documentation and its SDKs show it.
-
-    Attributes:
-        name: its value in ``dialect=`` and ``RONGCLOUD_DIALECT``.
-        content_type: of a request: JSON, or a form, where a list repeats its key.
-        success_code: the ``code`` of a response that is not an error.
-        envelope: the key of the object that holds the data; None where they stand beside ``code``.
-        batch_path: the path of the batch query.
-        group_ids_key: the parameter that names the groups.
-        profile: the keys of each field of `GroupProfile`.
-        listing_path: the path of the listing.
-        page_size_key: the parameter for the size of a page.
-        listed_group: the keys of each field of `ListedGroup`.
-    """
+    """One of the service's interfaces, as its documentation and its SDKs show it."""
 
     name: Literal["rongcloud", "nexconn"]
     content_type: Literal["application/json", "application/x-www-form-urlencoded"]
+    """Of a request; a form repeats the key of a list."""
     success_code: int
     envelope: str | None
+    """The key of the object that holds the data; None where they stand beside ``code``."""
     batch_path: str
     group_ids_key: str
     profile: Mapping[str, Paths]
+    """The keys of each field of `GroupProfile`."""
     listing_path: str
     page_size_key: str
     listed_group: Mapping[str, Paths]
+    """The keys of each field of `ListedGroup`."""
 
     @property
     def other(self) -> "Dialect":

@@ -46,11 +46,7 @@ _PERMISSION_KEYS: Final = {name: camel_case(name) for name in Permissions.__stru
 
 
 class FieldReader:
-    """The values of one JSON object and of those nested in it, each taken once.
-
-    Attributes:
-        problems: the values that could not be read.
-    """
+    """The values of one JSON object and of those nested in it, each taken once; `problems` are the unreadable ones."""
 
     def __init__(self, entry: Raw) -> None:
         self.problems: list[Problem] = []

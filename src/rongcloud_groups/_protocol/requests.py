@@ -28,14 +28,10 @@ _INVISIBLE: Final = {
 
 
 def validated_group_id(value: object) -> str:
-    """The value as a plain str, if the service can take it for a group ID.
+    """The value as a plain str; an InvalidGroupId if the service cannot take it for a group ID.
 
     The service documents 1 to 64 characters. Some of its SDKs join IDs with commas, so it may split at one.
     A subclass of str, such as a member of a str enum, counts by its characters.
-
-    Raises:
-        InvalidGroupId: not a str, empty, over 64 characters, or with a comma, whitespace, a control
-            character, an invisible format character or a lone surrogate in it.
     """
     if type(value) is str and 0 < len(value) <= GROUP_ID_LIMIT and _is_plain(value) and "," not in value:
         return value

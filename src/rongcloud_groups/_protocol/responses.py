@@ -14,7 +14,7 @@ from rongcloud_groups._http import Response
 from rongcloud_groups._protocol.dialects import DIALECTS, Dialect
 from rongcloud_groups._protocol.error_codes import NO_SUCH_API, error_code_for
 from rongcloud_groups._protocol.repair import UNREADABLE, decode_repaired
-from rongcloud_groups._protocol.strict import ResponseReader, matched
+from rongcloud_groups._protocol.strict import ReadEntries, ResponseReader, matched
 from rongcloud_groups.errors import ConfigError, DecodeError, ServiceError
 from rongcloud_groups.models import GroupProfile, ListedGroup
 
@@ -52,17 +52,12 @@ class TooLargeError(DecodeError):
 
 def read_entries(
     reader: ResponseReader[_Model], response: Response, requested: Sequence[str] | None, request_id: str | None
-) -> tuple[list[_Model], int, str | int | None]:
-    """The models in a response, the number of entries whose group ID cannot be read, and the token of the next page.
-
-    The models are those of the requested group IDs, in their order; all, if ``requested`` is None, as for a page of the
-    listing. Errors are as for `ServiceApi.read_batch`.
-    """
+) -> ReadEntries[_Model]:
+    """The models of the requested group IDs, in their order; of all, if None. Errors: see `ServiceApi.read_batch`."""
     try:
         body = _body_of(response, max_body(reader.limit if requested is None else len(requested)))
         if response.status == 200 and (documented := reader.read(body, requested)):  # noqa: PLR2004  HTTP's OK
-            models, page_token = documented
-            return models, 0, page_token
+            return documented
         data = _data_in(response, body, reader.dialect, reader.list_key, request_id)
         entries = reader.read_entries(getattr(data, reader.list_key))
         page_token = None if requested else _page_token(data)
@@ -98,12 +93,7 @@ def max_body(entries: int) -> int:
 
 
 def _decode_content(response: Response, limit: int) -> bytes:
-    """The body without its content encoding.
-
-    Raises:
-        TooLargeError: more bytes than the limit, when decoded.
-        DecodeError: an encoding that no request accepts, or compressed data that is damaged or cut short.
-    """
+    """The body without its content encoding; at most so many bytes."""
     body = response.body
     match response.headers.get("content-encoding", "").strip().lower():
         case "" | "identity":

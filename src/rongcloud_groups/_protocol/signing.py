@@ -31,11 +31,7 @@ def sign(app_secret: Secret, nonce: str, timestamp_ms: int) -> Signature:
 
 
 class Credentials(Struct, frozen=True):
-    """An App Key and its secret.
-
-    Raises:
-        ConfigError: one of them is empty, or no header can carry the key.
-    """
+    """An App Key and its secret; a ConfigError if one is empty, or no header can carry the key."""
 
     app_key: str
     app_secret: Secret

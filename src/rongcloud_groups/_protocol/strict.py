@@ -24,6 +24,9 @@ from rongcloud_groups.models import DEFAULT_PERMISSIONS, EMPTY, GroupProfile, Li
 _T = TypeVar("_T")
 _Model = TypeVar("_Model", bound=Struct)
 
+ReadEntries = tuple[list[_Model], int, str | int | None]
+"""The models in a response, the number of entries whose group ID cannot be read, and the token of the next page."""
+
 _NULL: Final = Raw(b"null")
 _MAX_CACHED_TEXT: Final = 256
 _MAX_EXACT: Final = 2**42
@@ -60,8 +63,8 @@ class ResponseReader(Generic[_Model]):
         prefix = "" if dialect.envelope is None else f"{dialect.envelope}."
         self._data = attrgetter(f"{prefix}{list_key}", f"{prefix}pageToken")
 
-    def read(self, body: bytes, requested: Sequence[str] | None = None) -> tuple[list[_Model], str | int | None] | None:
-        """The models in a body of exactly the documented shape, and its page token; None for any other body.
+    def read(self, body: bytes, requested: Sequence[str] | None = None) -> ReadEntries[_Model] | None:
+        """What a body of exactly the documented shape holds; None for any other body.
 
         The models are those of the requested group IDs, in their order and with the same objects as IDs.
         """
@@ -73,7 +76,7 @@ class ResponseReader(Generic[_Model]):
                 group_ids = requested
             elif requested is not None:
                 group_ids, rows = matched(group_ids, rows, requested)
-            return self._models(rows, group_ids), page_token
+            return self._models(rows, group_ids), 0, page_token
         except UNREADABLE:
             return None
 
