@@ -47,6 +47,7 @@ async def test_a_wrong_password_is_an_error_when_a_client_opens_and_in_check(red
             await refused
         assert f"127.0.0.1:{server.port}" in str(raised.value)
         assert SECRET not in shown(raised.value)
+    await client.aclose()
     assert len(redis.client_list()) == 1
 
 

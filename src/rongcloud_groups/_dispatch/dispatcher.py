@@ -219,10 +219,9 @@ class Dispatcher:
                 self._gate.answered()
             if not flight.cancelled:
                 self._handle(flight, future)
-            elif self._emit:
-                self._emit(
-                    BatchAbandoned(flight.batch.request_id, flight.connection.host, len(flight.batch), flight.age)
-                )
+            else:
+                batch = flight.batch
+                self._emit(BatchAbandoned(batch.request_id, flight.connection.host, len(batch), flight.age))
         except BaseException as fault:  # noqa: BLE001  a callback's error is only logged; this one ends the client
             self._start(_raise, fault)
         self._pending.changed.set()
@@ -261,8 +260,7 @@ class Dispatcher:
     def _failed(self, flight: InFlight, error: RongCloudError) -> None:
         error.request_id = error.request_id or flight.batch.request_id
         age = flight.age
-        if self._emit:
-            self._emit(BatchFailed(flight.batch.request_id, flight.connection.host, len(flight.batch), error, age))
+        self._emit(BatchFailed(flight.batch.request_id, flight.connection.host, len(flight.batch), error, age))
         self._failover.failed(flight.connection, error)
         if self._policy.action(error) == "fatal":
             self._abort_all(error)

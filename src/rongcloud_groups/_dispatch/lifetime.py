@@ -127,8 +127,9 @@ class Lifetime(Struct, eq=False):
                     await self._run_parts(opened)
             except BaseException as error:
                 if not opened.done():
-                    opened.set_exception(error)
-                elif not isinstance(error, CancelledError):
+                    opened.set_exception(error)  # which `open` raises
+                    return
+                if not isinstance(error, CancelledError):
                     logger.exception("the client stopped")
                     cause = error
                     while isinstance(cause, BaseExceptionGroup):

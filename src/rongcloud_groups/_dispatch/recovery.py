@@ -64,8 +64,7 @@ class Recovery(Struct, eq=False):
             return
         logger.info("%s; sending each half of the batch alone", error)
         self._pending.requeue_halves(self._pending.withdraw(entries))
-        if self._emit:
-            self._emit(BatchSplit(len(entries)))
+        self._emit(BatchSplit(len(entries)))
 
     def repeat(self, entries: list[PendingId], error: RongCloudError) -> None:
         """An undecodable response: retry once, then bisect to the profile at fault."""
@@ -103,8 +102,7 @@ class Recovery(Struct, eq=False):
         finally:
             self.pausing -= 1
         self._log_throttled(error, pause, rate)
-        if self._emit:
-            self._emit(Throttled(pause, rate))
+        self._emit(Throttled(pause, rate))
         resumes_at = get_running_loop().time() + pause
         self._pending.settle(
             [(each, error) for each in resting if self._policy.refused_too_long(each.attempts, resumes_at)]
@@ -133,8 +131,7 @@ class Recovery(Struct, eq=False):
         lost = max(entry.attempts.lost for entry in resting)
         delay = self._policy.delay(lost, error)
         logger.info("retrying %d group IDs in %.2f s: %s", len(resting), delay, error)
-        if self._emit:
-            self._emit(Retried(len(resting), delay))
+        self._emit(Retried(len(resting), delay))
         self.retried += len(resting)
         if delay:
             get_running_loop().call_later(delay, self._requeue, resting)

@@ -125,8 +125,7 @@ class Stream:
     def abort(self, error: RongCloudError) -> None:
         self._aborted = error
         self._open.clear()
-        if self._reading is not None:
-            self._reading.cancel()
+        self.stop()
         self._changed.set()
 
     def _check_entered(self) -> Task[None]:
