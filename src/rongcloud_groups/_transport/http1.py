@@ -26,8 +26,6 @@ class HTTP1Connection(SocketConnection):
     cannot tell one that comes later from the response to that request: there, the IDs in it decide.
 
     Args:
-        origin: where it goes.
-        on_change: see `OnChange`.
         proxy: the proxy that the transport is connected to, for an origin without TLS; RFC 9112, section 3.2.2.
     """
 

@@ -9,8 +9,8 @@ from math import inf
 from typing import Final
 
 from rongcloud_groups._http import Request, Response
-from rongcloud_groups._transport.http2.frames import GOAWAY, PING, TWO_WORDS, ErrorCode, ProtocolError
-from rongcloud_groups._transport.http2.session import LAST_STREAM_ID, PING_DATA, Session, Stream
+from rongcloud_groups._transport.http2.frames import GOAWAY, LAST_STREAM_ID, PING, TWO_WORDS, ErrorCode, ProtocolError
+from rongcloud_groups._transport.http2.session import PING_DATA, Session, Stream
 from rongcloud_groups._transport.interface import CLOSED_BY_SERVER, OnChange, SocketConnection
 from rongcloud_groups.errors import TransportError
 
@@ -23,8 +23,6 @@ class HTTP2Connection(SocketConnection):
     """A `Connection` that carries many requests at once.
 
     Args:
-        host: the host, with the port where it isn't 443.
-        on_change: see `OnChange`.
         max_in_flight: the most requests open at once, even if the server allows more.
         slot_timeout: seconds for which the server may let no request in before the connection retires.
     """

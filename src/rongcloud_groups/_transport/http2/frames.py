@@ -18,7 +18,8 @@ PADDED: Final = 0x8
 PRIORITY_FIELDS: Final = 0x20
 # Settings.
 ENABLE_PUSH, MAX_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE_SETTING, MAX_HEADER_LIST_SIZE_SETTING = range(2, 7)
-# Payloads.
+# Layouts of a frame's header and of payloads.
+HEADER_LAYOUT: Final = Struct(">BHBBI")
 SETTING_LAYOUT: Final = Struct(">HI")
 PRIORITY_LAYOUT: Final = Struct(">IB")
 WORD: Final = Struct(">I")
@@ -27,8 +28,7 @@ OPAQUE: Final = Struct(">8s")
 
 MAX_FRAME_SIZE: Final = 16_384
 """Bytes of a payload, in either direction: every endpoint takes as much."""
-_HEADER: Final = Struct(">BHBBI")
-_RESERVED_BIT: Final = 1 << 31
+LAST_STREAM_ID: Final = 2**31 - 1  # and the largest window
 _FRAME_COST: Final = 64
 """The cost of a frame beside its length, in bytes: DATA in frames of that size is neutral."""
 _STEP_COST: Final = 100 * _FRAME_COST
@@ -63,10 +63,6 @@ class ProtocolError(Exception):
         self.code = code
 
 
-def header(kind: int, flags: int, stream_id: int, size: int) -> bytes:
-    return _HEADER.pack(size >> 16, size & 0xFFFF, kind, flags, stream_id)
-
-
 def without_padding(payload: bytes) -> bytes:
     """The payload of a frame with the flag PADDED."""
     if not payload or payload[0] >= len(payload):
@@ -99,8 +95,8 @@ class FrameReader:
     def step(self) -> Iterator[tuple[int, int, int, bytes]]:
         """Yields type, flags, stream ID and payload of the next frames."""
         data, end, cost = self._data, len(self._data), 0
-        while cost < _STEP_COST and (start := self._position + _HEADER.size) <= end:
-            high, low, kind, flags, stream_id = _HEADER.unpack_from(data, self._position)
+        while cost < _STEP_COST and (start := self._position + HEADER_LAYOUT.size) <= end:
+            high, low, kind, flags, stream_id = HEADER_LAYOUT.unpack_from(data, self._position)
             size = high << 16 | low
             if size > MAX_FRAME_SIZE:
                 raise ProtocolError(f"a frame of {size} bytes", ErrorCode.FRAME_SIZE_ERROR)
@@ -108,7 +104,7 @@ class FrameReader:
                 break
             self._position = start + size
             cost += self._charge(kind, size)
-            yield kind, flags, stream_id & ~_RESERVED_BIT, data[start : start + size]
+            yield kind, flags, stream_id & LAST_STREAM_ID, data[start : start + size]
         self.unread = cost >= _STEP_COST and self._position < end
         if self._position == end:
             self.feed(b"")

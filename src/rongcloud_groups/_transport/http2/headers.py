@@ -40,9 +40,6 @@ class HeaderEncoder:
 
     Every field but those of the URL and the length is marked as never to be indexed, by any intermediary: it may hold
     a secret, or a nonce, which would only push others out of a table.
-
-    Args:
-        authority: the host, with the port where it isn't 443.
     """
 
     def __init__(self, authority: str) -> None:

@@ -6,12 +6,11 @@ from typing import Final
 
 from rongcloud_groups._http import Request
 from rongcloud_groups._transport.http2 import frames
-from rongcloud_groups._transport.http2.frames import ErrorCode, FrameReader, ProtocolError
+from rongcloud_groups._transport.http2.frames import LAST_STREAM_ID, ErrorCode, FrameReader, ProtocolError
 from rongcloud_groups._transport.http2.headers import HeaderDecoder, HeaderEncoder
 from rongcloud_groups._transport.response import MAX_BODY_SIZE, MAX_HEADER_LIST_SIZE, OnCancelled, PendingResponse
 from rongcloud_groups.errors import TransportError
 
-LAST_STREAM_ID: Final = 2**31 - 1  # and the largest window
 PING_DATA: Final = b"received"
 STREAM_WINDOW: Final = 256 * 1024
 """Bytes of a response that every stream may receive at once."""
@@ -62,7 +61,6 @@ class Session:
     """Turns requests into bytes to send, and received bytes into their responses.
 
     Args:
-        host: the host, with the port where it isn't 443.
         on_cancelled: called with a stream that is cancelled; it is for the owner to `end` it.
 
     Attributes:
@@ -119,7 +117,8 @@ class Session:
         return data
 
     def write(self, kind: int, flags: int = 0, stream_id: int = 0, payload: bytes | memoryview = b"") -> None:
-        self._output += frames.header(kind, flags, stream_id, len(payload)), payload
+        size = len(payload)
+        self._output += frames.HEADER_LAYOUT.pack(size >> 16, size & 0xFFFF, kind, flags, stream_id), payload
 
     def _write_body(self, stream: Stream) -> None:
         while unsent := stream.unsent:
