@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 CONTROL_PREFIX = "/_emulator/"
 _LINGER = 0.25  # seconds in which a client can still send before a connection that ends on its account is closed
-_SLOW_PIECES = 10
 
 
 class ServerConnection(asyncio.Protocol):
@@ -114,7 +113,7 @@ class ServerConnection(asyncio.Protocol):
                 self.close()
 
     def _respond(self, exchange: Exchange, response: Response) -> None:
-        fault, body = response.fault or "", response.body
+        fault, body = response.fault, response.body
         if exchange.id not in self.exchanges or fault == "hang":
             return
         if fault in ("rst", "refuse"):
@@ -122,26 +121,21 @@ class ServerConnection(asyncio.Protocol):
             self.flush()
             return
         self.protocol.send_head(exchange, response)
-        if fault == "slow-body":
-            self._send_slowly(exchange, body, max(1, -(-len(body) // _SLOW_PIECES)))
-        elif fault in ("drop", "cut"):
-            self._send(exchange, body[: len(body) // 2], whole=fault == "cut")
-        else:
-            self._send(exchange, body, whole=True)
+        data = body[: len(body) // 2] if fault in ("drop", "cut") else body
+        self._send(exchange, data, whole=fault != "drop", pieces=10 if fault == "slow-body" else 1)
         if fault == "drop":
             self.close()
 
-    def _send_slowly(self, exchange: Exchange, body: bytes, size: int) -> None:
+    def _send(self, exchange: Exchange, data: bytes, *, whole: bool, pieces: int) -> None:
         if exchange.id in self.exchanges:
-            self._send(exchange, body[:size], whole=len(body) <= size)
-            if not exchange.whole:
-                self.after(self.host.faults.piece_pause, lambda: self._send_slowly(exchange, body[size:], size))
-
-    def _send(self, exchange: Exchange, data: bytes, *, whole: bool) -> None:
-        exchange.unsent += data
-        exchange.whole = whole
-        self.protocol.pump(exchange)
-        self.flush()
+            size = -(-len(data) // pieces)
+            exchange.unsent += data[:size]
+            exchange.whole = whole and pieces == 1
+            self.protocol.pump(exchange)
+            self.flush()
+            if pieces > 1:
+                rest, pause = data[size:], self.host.faults.piece_pause
+                self.after(pause, lambda: self._send(exchange, rest, whole=whole, pieces=pieces - 1))
 
     def _start_idle_timer(self) -> None:
         if self.host.faults.idle is not None:
