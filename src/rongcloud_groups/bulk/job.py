@@ -68,7 +68,6 @@ class Job:
         self._lookups = OrderedLookups(client, sink.encode)
         self._scanning, self._asking = anyio.CancelScope(), anyio.CancelScope()
         self._give_up: TimerHandle | None = None
-        self._stopping = False
         self._requests_before = 0
         self._started: float | None = None
         self._written_at = self._committed_at = 0.0
@@ -114,9 +113,8 @@ class Job:
 
         Work still unfinished then is abandoned, and done by the next run. Call it in the event loop's thread.
         """
-        if self._stopping:
+        if self._lookups.stopped:
             return
-        self._stopping = True
         self._scanning.cancel()
         self._lookups.stop()
         if self._state == "running":
@@ -136,7 +134,7 @@ class Job:
         )
 
     async def _run(self) -> Report:
-        if self._stopping:
+        if self._lookups.stopped:
             return self._report(NOTHING_DONE)
         saved = None if self._restart else await run_sync(self._sink.load)
         if saved is not None and saved.complete:  # killed before its files were in place
@@ -145,7 +143,7 @@ class Job:
             self._check_same_job(saved)
         with self._scanning:
             await self._input.scan(saved)
-        if self._stopping:
+        if self._lookups.stopped:
             return self._report(saved or NOTHING_DONE)
         if saved is not None and saved.complete:
             before = (saved.kind, saved.app_key, saved.total, saved.fingerprint)

@@ -41,7 +41,7 @@ class OrderedLookups:
         """IDs in the blocks."""
         self._settled_something = Event()
         self._stream: Stream | None = None
-        self._stopped = self._taken_all = False
+        self.stopped = self._taken_all = False
         in_time = int(READ_AHEAD_SECONDS * client.stats().rate)
         # No more than can be in flight, however much the budget lets through: outcomes wait while rows are written.
         self._read_ahead = max(1, min(in_time, client.max_in_flight)) * BATCH_LIMIT
@@ -59,7 +59,7 @@ class OrderedLookups:
         An error ends them and is kept, so that all before it can be saved first. ``any_answered`` is whether the
         service had an outcome for an ID in an earlier run.
         """
-        if self._stopped:
+        if self.stopped:
             return
         try:
             async with self._client.stream(self._feed(blocks)) as self._stream:
@@ -82,7 +82,7 @@ class OrderedLookups:
 
     def stop(self) -> None:
         """Take no more blocks, and drop those not requested yet; the others settle."""
-        self._stopped = True
+        self.stopped = True
         if self._stream is None:
             return
         self._stream.stop()
@@ -94,7 +94,7 @@ class OrderedLookups:
     async def _feed(self, blocks: AsyncGenerator[Block]) -> AsyncIterator[list[str]]:
         async with aclosing(blocks):
             async for block in blocks:
-                if self._stopped:  # by the source itself: the blocks before this one may have been dropped
+                if self.stopped:  # by the source itself: the blocks before this one may have been dropped
                     return
                 self._blocks.append(block)
                 self._block_of.update(dict.fromkeys(block.group_ids, block))

@@ -38,7 +38,6 @@ class ParquetSink(FileSink):
         self._file.append(_stream(record_batch(rows)))
 
     def publish(self) -> None:
-        """Write the row groups, and give the file its name."""
         self._file.close()
         if not self._file.partial.exists():
             return
@@ -60,7 +59,6 @@ class ParquetSink(FileSink):
             return False
 
     def _finished_rows(self) -> Iterator[bytes]:
-        """Few rows at a time."""
         try:
             with pq.ParquetFile(self._output, pre_buffer=False) as file:
                 if file.schema_arrow.names != list(COLUMNS):

@@ -89,8 +89,7 @@ class SqliteSink(Sink):
             raise ConfigError(f"cannot write {self.name}: {error}") from None
 
     def encode(self, profile: GroupProfile) -> FlatRow:
-        row = flat_row(profile)
-        return tuple(time_text(value) if isinstance(value, datetime) else value for value in row)
+        return tuple(time_text(value) if isinstance(value, datetime) else value for value in flat_row(profile))
 
     def write(self, rows: Sequence[Any]) -> None:
         self._rows += rows
@@ -125,7 +124,6 @@ class SqliteSink(Sink):
         self.close()
 
     def close(self) -> None:
-        """Close the database; uncommitted changes are undone."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
