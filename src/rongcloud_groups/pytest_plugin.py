@@ -22,7 +22,7 @@ To leave it out, run pytest with ``-p no:rongcloud_groups``.
 """
 
 import asyncio
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Unpack
 
 import anyio
@@ -30,7 +30,7 @@ import httpx
 import msgspec
 
 from rongcloud_groups._protocol.dialects import RONGCLOUD
-from rongcloud_groups._protocol.lenient import camel_case, datetime_from_ms, ms_from_datetime
+from rongcloud_groups._protocol.lenient import PERMISSION_KEYS
 from rongcloud_groups._protocol.requests import validated_group_id
 from rongcloud_groups.client import GroupClient
 from rongcloud_groups.config import AllOptions
@@ -137,7 +137,8 @@ def _as_found(profile: GroupProfile) -> GroupProfile:
         return profile
     if time.tzinfo is None:
         raise ValueError(f"create_time has no time zone: give one, such as {time!r} with tzinfo=UTC")
-    return msgspec.structs.replace(profile, create_time=datetime_from_ms(ms_from_datetime(time)))
+    time = time.astimezone(UTC).replace(microsecond=time.microsecond // 1000 * 1000)
+    return msgspec.structs.replace(profile, create_time=time)
 
 
 def _service_fields(profile: GroupProfile) -> dict[str, Any]:
@@ -146,9 +147,9 @@ def _service_fields(profile: GroupProfile) -> dict[str, Any]:
     for name, (path, *_) in RONGCLOUD.profile.items():
         value = getattr(profile, name)
         if isinstance(value, datetime):
-            value = ms_from_datetime(value)
+            value = round(value.timestamp() * 1000)
         elif isinstance(value, Permissions):
-            value = {camel_case(each): number for each, number in msgspec.structs.asdict(value).items()}
+            value = {PERMISSION_KEYS[each]: number for each, number in msgspec.structs.asdict(value).items()}
         outer, _, key = path.rpartition(".")
         if value is not None and name != "group_id":
             (fields.setdefault(outer, {}) if outer else fields)[key] = value

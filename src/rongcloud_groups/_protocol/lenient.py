@@ -15,7 +15,6 @@ from rongcloud_groups.models import DEFAULT_PERMISSIONS, EMPTY, Permissions, Pro
 _Struct = TypeVar("_Struct", bound=Struct)
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_MILLISECOND: Final = timedelta(milliseconds=1)
 _MEMBERS: Final = msgspec.json.Decoder(dict[str, Raw])
 _STRING: Final = msgspec.json.Decoder(str)
 _ANYTHING: Final = msgspec.json.Decoder()
@@ -26,23 +25,12 @@ _DATES: Final = range(-62_135_596_800_000, 253_402_300_800_000)  # milliseconds,
 ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
 
 
-def datetime_from_ms(milliseconds: int) -> datetime:
-    """The time so many milliseconds after 1970, in UTC."""
-    return _EPOCH + _MILLISECOND * milliseconds
-
-
-def ms_from_datetime(time: datetime) -> int:
-    """The milliseconds from 1970 to an aware time, rounded down."""
-    return (time - _EPOCH) // _MILLISECOND
-
-
-def camel_case(field: str) -> str:
-    """The service's key for a field whose name differs only in style."""
-    first, *rest = field.split("_")
-    return first + "".join(map(str.capitalize, rest))
-
-
-_PERMISSION_KEYS: Final = {name: camel_case(name) for name in Permissions.__struct_fields__}
+_NUMBERS: Final = [(name, int, 0) for name in Permissions.__struct_fields__]
+DocumentedPermissions: Any = msgspec.defstruct(
+    "DocumentedPermissions", _NUMBERS, rename="camel", forbid_unknown_fields=True, frozen=True, gc=False
+)
+PERMISSION_KEYS: Final = {each.name: each.encode_name for each in msgspec.structs.fields(DocumentedPermissions)}
+"""The service's key of each permission, by its name in `Permissions`."""
 
 
 class FieldReader:
@@ -111,13 +99,13 @@ class FieldReader:
     def time(self, path: str, raw: bytes) -> datetime | None:
         """The time, given in milliseconds since 1970."""
         milliseconds = self.integer(path, raw, _DATES, "outside the range of dates")
-        return None if milliseconds is None else datetime_from_ms(milliseconds)
+        return None if milliseconds is None else _EPOCH + timedelta(milliseconds=milliseconds)
 
     def permissions(self, path: str, members: dict[str, Raw]) -> Permissions:
         """The permissions, 0 where they are absent."""
         numbers = {
             name: self.integer(f"{path}.{key}", _pop(members, key), ENUM_NUMBERS, "expected a small integer") or 0
-            for name, key in _PERMISSION_KEYS.items()
+            for name, key in PERMISSION_KEYS.items()
             if key in members
         }
         return msgspec.convert(numbers, Permissions) if numbers else DEFAULT_PERMISSIONS

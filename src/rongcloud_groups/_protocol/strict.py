@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from rongcloud_groups._protocol.dialects import Dialect, Paths
-from rongcloud_groups._protocol.lenient import ENUM_NUMBERS, lenient_reader
+from rongcloud_groups._protocol.lenient import ENUM_NUMBERS, DocumentedPermissions, lenient_reader
 from rongcloud_groups._protocol.repair import UNREADABLE
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, PAGE_SIZE
 from rongcloud_groups.errors import DecodeError
@@ -182,18 +182,14 @@ def _permissions(documented: Any) -> Permissions:
 
 
 _ATTRIBUTES: Final = msgspec.json.Decoder(dict[str, str])
-_NUMBERS: Final = [(name, int, 0) for name in Permissions.__struct_fields__]
-_DocumentedPermissions: Any = msgspec.defstruct(
-    "_DocumentedPermissions", _NUMBERS, rename="camel", forbid_unknown_fields=True, frozen=True, gc=False
-)
-_PERMISSIONS: Final = msgspec.json.Decoder(_DocumentedPermissions)
+_PERMISSIONS: Final = msgspec.json.Decoder(DocumentedPermissions)
 _DOCUMENTED: Final[dict[Any, Any]] = {
     str: Annotated[str, Meta(min_length=1)],
     str | None: str | None,
     int | None: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None,
     datetime | None: Annotated[int, Meta(ge=0, lt=_MAX_EXACT)] | None,
     dict[str, str]: str | dict[str, str] | None,
-    Permissions: Annotated[str, Meta(max_length=_MAX_CACHED_TEXT)] | _DocumentedPermissions | None,
+    Permissions: Annotated[str, Meta(max_length=_MAX_CACHED_TEXT)] | DocumentedPermissions | None,
 }
 """The documented type of a value, by the type of its field in the model."""
 _VALUES: Final[dict[Any, Callable[[str], str]]] = {
