@@ -17,7 +17,7 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 from rongcloud_groups._http import Origin, Proxy
 from rongcloud_groups._transport.http1 import HTTP1Connection
 from rongcloud_groups._transport.http2.connection import HTTP2Connection
-from rongcloud_groups._transport.interface import CLOSE_TIMEOUT, Connection, OnChange, SocketConnection
+from rongcloud_groups._transport.interface import Connection, OnChange, SocketConnection
 from rongcloud_groups._transport.tls import tls_context
 from rongcloud_groups.errors import TransportError
 
@@ -118,8 +118,8 @@ class _Attempt(asyncio.Protocol):
         tls: dict[str, Any] = {}
         if self.origin.scheme == "https":
             self.step = "TLS handshake"
-            context, host = self.dialler.tls, self.origin.host
-            tls = {"ssl": context, "server_hostname": host, "ssl_shutdown_timeout": CLOSE_TIMEOUT}
+            context, host, seconds = self.dialler.tls, self.origin.host, SocketConnection.close_timeout
+            tls = {"ssl": context, "server_hostname": host, "ssl_shutdown_timeout": seconds}
         try:
             await loop.create_connection(lambda: self, sock=connected, **tls)
         finally:

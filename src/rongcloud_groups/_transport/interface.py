@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 OnChange = Callable[[], None]
 """Called, in the same step, when a connection may have more open slots, or is retired or closed. It may send."""
-CLOSE_TIMEOUT: Final = 1.0
-"""Seconds that closing may take before the socket is aborted."""
 CLOSED_BY_SERVER: Final = "closed by the server"
 
 
@@ -107,7 +105,8 @@ class Connector(Protocol):
 class SocketConnection(Connection, asyncio.Protocol):
     """A connection that is the protocol of its own transport."""
 
-    close_timeout = CLOSE_TIMEOUT
+    close_timeout = 1.0
+    """Seconds that closing may take before the socket is aborted."""
 
     def __init__(self, host: str, on_change: OnChange) -> None:
         super().__init__(host, on_change)

@@ -60,13 +60,10 @@ class ConnectionPool:
     def __post_init__(self) -> None:
         self.host = self.origin.authority
         self.active = self.wanted = False
-        self.opened = 0
+        self.opened = self._connecting = self._wasted = 0
         self._max_requests = (self.requests_per_connection or sys.maxsize) - 1
         self._connections: dict[Connection, float | None] = {}  # and since when each is idle
-        self._connecting = 0
-        self._wasted = 0
-        self._open_not_before = self._spare_not_before = 0.0
-        self._opening_time = 0.0
+        self._open_not_before = self._spare_not_before = self._opening_time = 0.0
         self._sent_at: deque[float] = deque(maxlen=PACE_WINDOW)
         self._tasks: TaskGroup | None = None
 

@@ -44,10 +44,9 @@ class HTTP2Connection(SocketConnection):
         self._timer_due = inf  # uvloop's handle of a timer that is due at once does not know it
         self._silent_from = 0.0  # when the silence is too long
         self._blocked_timer: asyncio.TimerHandle | None = None  # runs while the server lets no request in
-        self._pinged = False
         self._delivering: list[asyncio.Future[bool]] = []  # they wait for the ACK of a PING
         self._undelivered: list[asyncio.Future[bool]] = []  # and these for the next one
-        self._reading_paused = self._writing_paused = False
+        self._pinged = self._reading_paused = self._writing_paused = False
         self._closed_by_server = False
 
     async def wait_ready(self) -> None:
