@@ -69,9 +69,8 @@ class BudgetFile:
         self._name = b""
         self._warned_of_limit = False
         try:
-            self.update(lambda _, __: None)
-        except BlockingIOError:
-            pass
+            with suppress(BlockingIOError):
+                self.update(lambda _, __: None)
         except OSError as error:
             raise ConfigError(f"the budget file {self.path} cannot be used: {_explained(error)}") from None
 
