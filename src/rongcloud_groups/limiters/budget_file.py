@@ -52,13 +52,6 @@ class BudgetFile:
     Times are on the clock that all processes of a machine share since it was started. Content from before a reboot, or
     from another machine, says nothing about the last second; nor does a file that took the place of another.
     A file that is empty when it is first used begins with the whole budget.
-
-    Args:
-        path: the file; it is created where there is none.
-        limit: requests/s that the service allows.
-
-    Raises:
-        ConfigError: the file cannot be used; the message says why.
     """
 
     def __init__(self, path: str | os.PathLike[str], limit: float) -> None:

@@ -15,9 +15,7 @@ from rongcloud_groups.limiters.schedule import WAKE_UP_SLACK, SlotSchedule, Wind
 
 logger = logging.getLogger(__name__)
 
-LOCK_RETRY = 0.0005
-"""Seconds until a lock that another process holds is tried again; it is held for microseconds, or for long."""
-
+LOCK_RETRY = 0.0005  # seconds until a lock of another process is tried again; it is held for microseconds, or for long
 MAX_RETRY = 0.1  # upper bound of that wait, in seconds
 WARN_AFTER = 1.0  # seconds without the file until that is logged
 

@@ -195,22 +195,17 @@ class RedisLimiter(Shared):
         if monotonic() >= self._probe_at:
             self._probe_at = monotonic() + PROBE_INTERVAL
             self._slots.start_call(0)
-        if self._slots.has_reply and await self._leave_fallback():
-            return False
+        if self._slots.has_reply:
+            with suppress(RedisError, OSError):
+                await self._slots.connect()
+                self._away = False
+                self._quiet_until = monotonic() + QUIET_PERIOD
+                logger.warning("Redis at %s hands out the budget again", self._connection.name)
+                return False
         with anyio.move_on_after(PROBE_INTERVAL):
             await (self._local.acquire() if self._share else anyio.sleep_forever())
             return True
         return False
-
-    async def _leave_fallback(self) -> bool:
-        try:
-            await self._slots.connect()
-        except (RedisError, OSError):
-            return False
-        self._away = False
-        self._quiet_until = monotonic() + QUIET_PERIOD
-        logger.warning("Redis at %s hands out the budget again", self._connection.name)
-        return True
 
 
 def fallback_limit(limit: float, share: float) -> float:
@@ -226,11 +221,7 @@ def fallback_limit(limit: float, share: float) -> float:
 
 
 def validated_share(share: float | str) -> float:
-    """The share of a process as a number.
-
-    Raises:
-        ConfigError: it is no part of a whole.
-    """
+    """The share of a process as a number; a `ConfigError` where it is no part of a whole."""
     with suppress(ValueError, TypeError):
         if not isinstance(share, bool) and 0 < float(share) <= 1:
             return float(share)

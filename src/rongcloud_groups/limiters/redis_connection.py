@@ -56,10 +56,6 @@ class Reply(NamedTuple):
 class RedisConnection:
     """Runs scripts, one at a time.
 
-    Args:
-        url: ``redis://``, ``rediss://`` (TLS) or ``unix://``, with the options of redis-py; ``valkey://`` and
-            ``valkeys://`` are the first two.
-
     Attributes:
         name: host and port, or the socket's path; never the user or the password.
 

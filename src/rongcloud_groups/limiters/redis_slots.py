@@ -19,8 +19,7 @@ from rongcloud_groups.limiters.schedule import MAX_LATE, MAX_PAUSE, PAUSE_JITTER
 from rongcloud_groups.limiters.scripts import CLOCK_STEP, REFUSED, RESERVE
 
 MAX_CALL_TIME = 3.0  # seconds after which a call counts as lost, whatever holds it up: a name server, the thread
-IDLE_AFTER = 0.01
-"""Seconds after a request, beyond the loop's lateness, after which a process gives up the slots that it has."""
+IDLE_AFTER = 0.01  # seconds after a request, beyond the loop's lateness, after which a process gives up its slots
 MARGIN = 0.01
 """Seconds by which slots are wanted to be reserved further ahead than a reply takes, besides 15 % of these."""
 WAY_BACK = 0.75  # part of a call's time that its reply may take to the event loop
@@ -47,13 +46,8 @@ class RedisSlots:
     a process that becomes idle go to the others. Redis counts a slot as used at the last moment at which it may be,
     until its report says otherwise; so slots may be used as late as this event loop needs.
 
-    Args:
-        connection: to Redis.
-        key: where Redis keeps the budget; the other keys begin with it.
-        limit: requests/s that the service allows to all processes together.
-
-    Attributes:
-        rate: requests/s that all processes together may send now.
+    Raises, wherever it waits for Redis:
+        RedisError, OSError: Redis does not answer, or refuses.
     """
 
     def __init__(self, connection: RedisConnection, key: str, limit: float) -> None:
@@ -84,11 +78,7 @@ class RedisSlots:
         self._acquired_at = -inf
 
     async def connect(self) -> None:
-        """Open the connection with one call, whose time tells nothing, and read Redis's clock with a second one.
-
-        Raises:
-            RedisError, OSError: Redis does not answer, or refuses.
-        """
+        """Open the connection with one call, whose time tells nothing, and read Redis's clock with a second one."""
         for _ in range(2):
             self.forget()
             self._reports += [_Report(0, 0.0, 0.0), _Report(0, -1.0, 0.0)]  # of no slot: they check the permissions
@@ -101,11 +91,7 @@ class RedisSlots:
         return self._reply is not None and self._reply.done()
 
     async def acquire(self) -> None:
-        """Wait until one request may leave.
-
-        Raises:
-            RedisError, OSError: Redis does not answer, or refuses.
-        """
+        """Wait until one request may leave."""
         self._stop_timer()
         self._pause = 0.8 * self._pause + 0.2 * min(monotonic() - self._acquired_at, self._call_time)
         try:
@@ -134,11 +120,7 @@ class RedisSlots:
         return self._use(self._slots.popleft(), waiting_since)
 
     async def report_refusal(self, retry_after: float | None, age: float) -> float:
-        """Pause all processes, see `Limiter.throttle`.
-
-        Raises:
-            RedisError, OSError: Redis does not answer, or refuses.
-        """
+        """Pause all processes, see `Limiter.throttle`."""
         wait = -1 if retry_after is None else min(retry_after, MAX_PAUSE)
         arguments = [self._limit, age, random() * PAUSE_JITTER, wait]
         reply = self._connection.run(REFUSED, self._keys, arguments)

@@ -66,14 +66,10 @@ class Window(NamedTuple):
 
     @classmethod
     def of(cls, limit: float, max_requests: float = MAX_HISTORY) -> Self:
-        """The window that keeps a limit.
+        """The window that keeps a limit in requests/s.
 
         It is a second with as many whole requests as fit, a part of one where that would be more than
         ``max_requests``, or the time of one request where the limit is less than one a second.
-
-        Args:
-            limit: requests/s that the service allows.
-            max_requests: the most requests it may have room for.
 
         Raises:
             ConfigError: the limit is not a positive number.
@@ -93,15 +89,6 @@ class Pacing:
 
     A refusal brings a pause, one cut for all requests that had left by then, and a cubic climb back. Times are seconds
     on one clock.
-
-    Args:
-        window: how the service counts.
-        jitter: J, in seconds.
-        late: L as it was seen last, in seconds.
-        late_at: when that was.
-        paused_until: when the last pause ends.
-        cut_at: when the rate was cut last.
-        cut_from: the rate that the climb aims at first, in requests/s; 0 where there was no cut.
     """
 
     def __init__(
@@ -116,12 +103,12 @@ class Pacing:
         cut_from: float = 0.0,
     ) -> None:
         self.window = window
-        self.jitter = jitter
-        self.late = late
-        self.late_at = late_at
-        self.paused_until = paused_until
-        self.cut_at = cut_at
-        self.cut_from = cut_from
+        self.jitter = jitter  # J
+        self.late = late  # L, as it was seen last
+        self.late_at = late_at  # when that was
+        self.paused_until = paused_until  # the end of the last pause
+        self.cut_at = cut_at  # when the rate was cut last
+        self.cut_from = cut_from  # the rate, in requests/s, that the climb aims at first; 0 where there was no cut
 
     def rate(self, now: float) -> float:
         """Requests/s: rises fast after a cut, slowly near the rate that was refused, then ever faster."""

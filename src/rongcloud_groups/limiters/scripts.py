@@ -1,7 +1,4 @@
-"""The scripts of `RedisLimiter`, one atomic step each on Redis's clock, with the constants of `schedule`.
-
-They run on Redis 6.2 or later and on Valkey. Times are seconds of Redis's clock.
-"""
+"""The scripts of `RedisLimiter`, one atomic step each on Redis's clock, with the constants of `schedule`."""
 
 from importlib.resources import files
 
@@ -13,10 +10,9 @@ _VALUES = {**vars(schedule), "CLOCK_STEP": CLOCK_STEP, "HORIZON": HORIZON}
 _CONSTANTS = "".join(f"local {name} = {value}\n" for name, value in _VALUES.items() if name.isupper())
 
 
-def _script(name: str) -> str:
-    directory = files(__package__)
-    return _CONSTANTS + "".join((directory / part).read_text(encoding="utf-8") for part in ("budget.lua", name))
+def _source(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
 
 
-RESERVE = _script("reserve.lua")
-REFUSED = _script("refused.lua")
+RESERVE = _CONSTANTS + _source("budget.lua") + _source("reserve.lua")
+REFUSED = _CONSTANTS + _source("budget.lua") + _source("refused.lua")

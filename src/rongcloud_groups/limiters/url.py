@@ -14,12 +14,9 @@ REDIS_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys")
 def limiter_from_url(url: str, *, app_key: str, limit: float) -> SharedLimiter:
     """Make the limiter that a URL names.
 
-    Args:
-        url: ``file:PATH`` for a `HostLimiter`; for a `RedisLimiter` ``redis://USER:PASSWORD@HOST:PORT/DATABASE``,
-            ``rediss://…`` or ``unix:///PATH``, where ``?share=0.25`` is the part of the limit that this process may use
-            while Redis is away: 1 / the number of processes.
-        app_key: the App Key whose budget it is.
-        limit: requests/s that the service allows.
+    ``file:PATH`` is a `HostLimiter`. ``redis://USER:PASSWORD@HOST:PORT/DATABASE``, ``rediss://…`` and ``unix:///PATH``
+    are a `RedisLimiter`, where ``?share=0.25`` is the part of the limit that this process may use while Redis is away:
+    1 / the number of processes.
 
     Raises:
         ConfigError: the URL names no limiter, or one that cannot be used. No message has a user or password.
