@@ -132,15 +132,11 @@ class OutputLock:
             )
         while self._output is not None:
             self._descriptor = _opened(self._path, self._output)
-            try:
+            with suppress(OutputLost):  # the process that had it has removed it
                 self._lock()
                 self.check()
                 break
-            except OutputLost:  # the process that had it has removed it
-                self._close()
-            except ConfigError:
-                self._close()
-                raise
+            self._close()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -158,14 +154,16 @@ class OutputLock:
     def _lock(self) -> None:
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(f"another process is writing {self._output}") from None
         except OSError as error:
-            if error.errno not in _CANNOT:
-                raise ConfigError(f"cannot lock {self._path}: {error.strerror}") from None
-            _log.warning(
-                "%s: no locks on this file system; take care that no other run writes %s", self._path, self._output
-            )
+            if error.errno in _CANNOT:
+                _log.warning(
+                    "%s: no locks on this file system; take care that no other run writes %s", self._path, self._output
+                )
+                return
+            self._close()
+            if isinstance(error, BlockingIOError):
+                raise ConfigError(f"another process is writing {self._output}") from None
+            raise ConfigError(f"cannot lock {self._path}: {error.strerror}") from None
 
     def _close(self) -> None:
         os.close(self._descriptor)
