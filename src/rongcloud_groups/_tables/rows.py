@@ -5,7 +5,7 @@ elsewhere. A time is UTC: a timestamp in Parquet, elsewhere ``2023-11-14T22:13:2
 """
 
 from datetime import UTC, datetime
-from typing import Any, Final, Literal, get_type_hints
+from typing import Any, Final, get_type_hints
 
 import msgspec
 
@@ -14,9 +14,7 @@ from rongcloud_groups.models import GroupProfile
 ROW_SCHEMA_VERSION: Final = 1
 """Raised when a column is renamed, removed or changes its meaning."""
 
-Kind = Literal["text", "integer", "time", "json"]
-
-_KINDS: Final[dict[Any, Kind]] = {str: "text", str | None: "text", int | None: "integer", datetime | None: "time"}
+_KINDS: Final = {str: "text", str | None: "text", int | None: "integer", datetime | None: "time"}
 COLUMN_KINDS: Final = {name: _KINDS.get(kind, "json") for name, kind in get_type_hints(GroupProfile).items()}
 COLUMNS: Final = tuple(COLUMN_KINDS)
 
