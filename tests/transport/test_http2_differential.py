@@ -189,14 +189,16 @@ def test_requests_to_h2_and_responses_from_it_arrive_as_they_were_sent(
 async def converse(
     planned: list[Exchange], first: dict[SettingCodes, int], second: dict[SettingCodes, int], chosen: random.Random
 ) -> None:
-    conversation = Conversation(Oracle(planned), Session("groups.test", lambda _stream: None), chosen)
+    conversation = Conversation(Oracle(planned), Session("groups.test"), chosen)
     oracle, session = conversation.oracle, conversation.session
     oracle.h2.local_settings = Settings(client=False, initial_values=first)
     oracle.h2.initiate_connection()
     conversation.run()
     futures: list[Stream] = []
     for number, exchange in enumerate(planned):
-        futures.append(session.send(exchange.request(number), 30))
+        request = exchange.request(number)
+        futures.append(Stream(request, 30, lambda _stream: None))
+        session.send(request, futures[-1])
         if number == 1:
             later: dict[SettingCodes | int, int] = dict(second.items())
             oracle.h2.update_settings(later)
@@ -281,13 +283,14 @@ def test_frames_that_h2_takes_from_a_server_are_taken_alike(parts: list[bytes], 
 
 
 async def read_both(parts: list[bytes], *, settings_first: bool) -> None:
-    session, witness = Session("groups.test", lambda _stream: None), Witness()
+    session, witness = Session("groups.test"), Witness()
     witness.h2.local_settings = Settings(client=True, initial_values={SettingCodes.ENABLE_PUSH: 0})
     witness.h2.initiate_connection()
     futures: dict[int, asyncio.Future[Response]] = {}
     for stream_id in OPEN:
         request = Request("/q", [], b"body")
-        stream = futures[stream_id] = session.send(request, 30)
+        stream = futures[stream_id] = Stream(request, 30, lambda _stream: None)
+        session.send(request, stream)
         assert stream.stream_id == stream_id
         pseudo = [(":method", "POST"), (":scheme", "https"), (":authority", "x"), (":path", "/q")]
         witness.h2.send_headers(stream_id, pseudo)

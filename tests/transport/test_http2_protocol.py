@@ -25,7 +25,7 @@ OK = b"\x88"
 
 @pytest.mark.parametrize("first", [PingFrame(), SettingsFrame(flags=["ACK"]), WindowUpdateFrame(0, window_increment=1)])
 def test_the_first_frame_must_be_settings(first: Frame) -> None:
-    session = Session("groups.test", lambda _stream: None)
+    session = Session("groups.test")
     session.reader.feed(first.serialize())
     with pytest.raises(ProtocolError) as refused:
         session.step()

@@ -39,7 +39,7 @@ class HTTP2Connection(SocketConnection):
         self._max_in_flight = max_in_flight
         self.slot_timeout = slot_timeout
         self._settled = asyncio.Event()
-        self._session = Session(host, self._on_cancelled)
+        self._session = Session(host)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = inf  # uvloop's handle of a timer that is due at once does not know it
         self._silent_from = 0.0  # when the silence is too long
@@ -59,7 +59,8 @@ class HTTP2Connection(SocketConnection):
             return self._refused("no free stream")
         if not self.in_flight:
             self._on_heard()  # from now on, silence counts
-        stream = self._session.send(request, timeout)
+        stream = Stream(request, timeout, self._on_cancelled)
+        self._session.send(request, stream)
         self._wake_at(min(stream.deadline, self._silent_from))
         self.sent += 1
         if stream.stream_id >= LAST_STREAM_ID:

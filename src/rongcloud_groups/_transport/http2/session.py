@@ -39,13 +39,10 @@ class Stream(PendingResponse):
         shared: how many of these are beyond `STREAM_WINDOW`.
     """
 
-    def __init__(
-        self, stream_id: int, request: Request, timeout: float, send_window: int, on_cancelled: OnCancelled
-    ) -> None:
+    def __init__(self, request: Request, timeout: float, on_cancelled: OnCancelled) -> None:
         super().__init__(timeout, on_cancelled)
-        self.stream_id = stream_id
+        self.stream_id = self.send_window = 0
         self.unsent = memoryview(request.body)
-        self.send_window = send_window
         self.receive_window = STREAM_WINDOW
         self.shared = 0
 
@@ -60,9 +57,6 @@ class Stream(PendingResponse):
 class Session:
     """Turns requests into bytes to send, and received bytes into their responses.
 
-    Args:
-        on_cancelled: called with a stream that is cancelled; it is for the owner to `end` it.
-
     Attributes:
         streams: the open ones by their IDs.
         unanswered_from: the streams from this ID on were opened after the last response.
@@ -73,7 +67,7 @@ class Session:
         changed: whether there is something for the owner to report: a stream ended, or a limit changed.
     """
 
-    def __init__(self, host: str, on_cancelled: OnCancelled) -> None:
+    def __init__(self, host: str) -> None:
         self.reader = FrameReader()
         self.streams: dict[int, Stream] = {}
         self.next_stream_id = self.unanswered_from = 1
@@ -82,7 +76,6 @@ class Session:
         self.goaway = ""
         self.acknowledged = self.changed = False
         self._host = host
-        self._on_cancelled = on_cancelled
         self._encoder = HeaderEncoder(host)
         self._decoder = HeaderDecoder()
         self._output: list[bytes | memoryview] = [_PREFACE]
@@ -95,11 +88,11 @@ class Session:
 
     # Sending
 
-    def send(self, request: Request, timeout: float) -> Stream:
+    def send(self, request: Request, stream: Stream) -> None:
         self.reader.allow(_REQUEST_ALLOWANCE)
-        stream_id = self.next_stream_id
+        stream.stream_id = stream_id = self.next_stream_id
+        stream.send_window = self._initial_send_window
         self.next_stream_id += 2
-        stream = Stream(stream_id, request, timeout, self._initial_send_window, self._on_cancelled)
         self.streams[stream_id] = stream
         kind, flags = frames.HEADERS, 0 if request.body else frames.END_STREAM
         block = self._encoder.encode(request)
@@ -108,7 +101,6 @@ class Session:
             kind, flags, block = frames.CONTINUATION, 0, block[frames.MAX_FRAME_SIZE :]
         self.write(kind, flags | frames.END_HEADERS, stream_id, block)
         self._write_body(stream)
-        return stream
 
     def data_to_send(self) -> bytes:
         """The bytes of all frames since the last call."""
