@@ -51,22 +51,19 @@ class Assembly:
         own_limiter = limiter if isinstance(options["limiter"], str) and isinstance(limiter, SharedLimiter) else None
         transports = _transports(options)
         self.connector = transports or _dialler(options)
-        policy = RetryPolicy(
-            options["max_attempts"], options["outage_timeout"], options["attempt_timeout"], len(self.origins)
-        )
+        attempt_timeout, max_in_flight = options["attempt_timeout"], options["max_in_flight"]
+        policy = RetryPolicy(options["max_attempts"], options["outage_timeout"], attempt_timeout, len(self.origins))
         guard = CreditGuard(options["rate"]) if options["guard"] else None
-        self.gate = SendGate(limiter, guard, attempt_timeout=options["attempt_timeout"])
+        self.gate = SendGate(limiter, guard, attempt_timeout=attempt_timeout)
         self.pending = PendingQueue(BATCH_LIMIT)
         self.failover = Failover(
             self.origins,
             self.connector,
             emit,
             requests_per_connection=None if transports and transports.shared else options["requests_per_connection"],
-            max_in_flight=options["max_in_flight"],
+            max_in_flight=max_in_flight,
         )
-        self.dispatcher = Dispatcher(
-            self.pending, self.failover, self.gate, self.api, policy, emit, options["max_in_flight"]
-        )
+        self.dispatcher = Dispatcher(self.pending, self.failover, self.gate, self.api, policy, emit, max_in_flight)
         self.lifetime = Lifetime(
             self.failover,
             self.dispatcher,

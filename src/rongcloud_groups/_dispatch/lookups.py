@@ -40,19 +40,17 @@ class Lookups:
 
     def get(self, group_id: str, deadline: float | None, *, fresh: bool) -> Awaitable[GroupProfile | None]:
         seconds = self._deadline if deadline is None else number("deadline", deadline)
-        if not self._observes:
-            return self._get(group_id, seconds, None, fresh=fresh)
-        request_ids: list[str] = []
-        return self._observed("get", self._get(group_id, seconds, request_ids, fresh=fresh), request_ids)
+        request_ids: list[str] | None = [] if self._observes else None
+        call = self._get(group_id, seconds, request_ids, fresh=fresh)
+        return call if request_ids is None else self._observed("get", call, request_ids)
 
     def get_many(
         self, group_ids: Iterable[object], deadline: float | None, *, bulk: bool, fresh: bool
     ) -> Awaitable[Lookup]:
-        request_ids: list[str] = []
-        waiter = GetManyWaiter(get_running_loop().create_future(), request_ids, bulk)
+        waiter = GetManyWaiter(get_running_loop().create_future(), bulk)
         seconds = self._deadline if deadline is None else number("deadline", deadline)
         call = self._get_many(group_ids, seconds, waiter, fresh=fresh)
-        return self._observed("get_many", call, request_ids) if self._observes else call
+        return self._observed("get_many", call, waiter.request_ids) if self._observes else call
 
     async def _observed(self, name: str, call: Awaitable[T], request_ids: list[str]) -> T:
         """The result of a call; the hooks are notified of its end, however it ends."""

@@ -137,8 +137,8 @@ class GetManyWaiter(Struct, eq=False):
     """Waits for many IDs, each once; its future ends when all have their outcome, or in the error that aborts all."""
 
     future: Future[None]
-    request_ids: list[str]
     bulk: bool
+    request_ids: list[str] = field(default_factory=list)
     _outcomes: dict[str, Outcome | Open] = field(default_factory=dict)
     _open: int = 0
     _all_admitted: bool = False
