@@ -24,7 +24,6 @@ _INTEGERS: Final = range(-(2**63), 2**63)  # the range of databases and columns
 _DATES: Final = range(-62_135_596_800_000, 253_402_300_800_000)  # milliseconds, in the years 1 to 9999
 ENUM_NUMBERS: Final = range(-(2**63), 2**64)  # the range that msgspec can decode into an enum
 
-
 _NUMBERS: Final = [(name, int, 0) for name in Permissions.__struct_fields__]
 DocumentedPermissions: Any = msgspec.defstruct(
     "DocumentedPermissions", _NUMBERS, rename="camel", forbid_unknown_fields=True, frozen=True, gc=False

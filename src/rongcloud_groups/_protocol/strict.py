@@ -28,7 +28,6 @@ ReadEntries = tuple[list[_Model], int, str | int | None]
 """The models in a response, the number of entries whose group ID cannot be read, and the token of the next page."""
 
 _NULL: Final = Raw(b"null")
-_MAX_CACHED_TEXT: Final = 256
 _MAX_EXACT: Final = 2**42
 """Milliseconds since 1970, in 2109, from which on a float of seconds is not exact to the microsecond."""
 
@@ -189,7 +188,7 @@ _DOCUMENTED: Final[dict[Any, Any]] = {
     int | None: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None,
     datetime | None: Annotated[int, Meta(ge=0, lt=_MAX_EXACT)] | None,
     dict[str, str]: str | dict[str, str] | None,
-    Permissions: Annotated[str, Meta(max_length=_MAX_CACHED_TEXT)] | DocumentedPermissions | None,
+    Permissions: Annotated[str, Meta(max_length=256)] | DocumentedPermissions | None,  # each is cached
 }
 """The documented type of a value, by the type of its field in the model."""
 _VALUES: Final[dict[Any, Callable[[str], str]]] = {
