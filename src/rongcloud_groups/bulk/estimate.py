@@ -39,8 +39,7 @@ async def estimate(client: GroupClient, source: Source) -> Estimate:
         invalid += len(block.group_ids) - len(valid)
         sample = sample or next(iter(valid), None)
     requests = ceil((distinct - invalid) / BATCH_LIMIT)
-    credentials = "credentials not tried: there is no valid ID"
     if sample is not None:
         await client.get(sample)
-        credentials = "credentials accepted"
+    credentials = "credentials not tried: there is no valid ID" if sample is None else "credentials accepted"
     return Estimate(records, records - distinct, invalid, requests, requests / client.stats().rate, credentials)

@@ -18,7 +18,6 @@ from rongcloud_groups.models import GroupProfile
 
 READ_AHEAD_SECONDS: Final = 2.0
 """Seconds that the budget needs for the open IDs, at most."""
-
 MAX_HELD: Final = 16_000
 """IDs between the oldest one without an outcome and the newest one that was asked for, at most."""
 

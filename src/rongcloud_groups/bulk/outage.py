@@ -11,7 +11,6 @@ from rongcloud_groups.errors import InvalidGroupId, RongCloudError
 
 OUTAGE_THRESHOLD: Final = 1000
 """Consecutive unanswered IDs after which the service counts as down."""
-
 MAX_HELD_BACK: Final = 3000
 """IDs that are held back at most while some of them are unanswered."""
 

@@ -5,8 +5,6 @@ from typing import Final
 
 import msgspec
 
-_CACHE_KIB: Final = 512
-"""IDs come in any order, so of a large tree no cache holds the next page; a larger one only fills later."""
 _INSERT: Final = "INSERT OR IGNORE INTO seen SELECT value FROM json_each(?) RETURNING group_id"
 _INSERT_ONE: Final = "INSERT OR IGNORE INTO seen VALUES (?)"
 
@@ -16,7 +14,8 @@ class SeenIds:
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)  # no name: a temporary file
-        for setting in (f"cache_size = -{_CACHE_KIB}", "journal_mode = OFF", "synchronous = OFF"):
+        # IDs come in any order: of a large tree no cache (in KiB) holds the next page; a larger one only fills later.
+        for setting in ("cache_size = -512", "journal_mode = OFF", "synchronous = OFF"):
             self._database.execute(f"PRAGMA {setting}")
         self._database.execute("CREATE TABLE seen (group_id TEXT PRIMARY KEY) WITHOUT ROWID")
         self._database.execute("BEGIN")

@@ -57,8 +57,7 @@ def open_sink(
     path = Path(path)
     chosen = file_format or next((name for name, each in _SUFFIXES.items() if path.suffix.lower() in each), None)
     if chosen is None:
-        names = "|".join(get_args(Format))
-        raise ConfigError(f"the name {path.name!r} does not tell a format; give --format {names}")
+        raise ConfigError(f"the name {path.name!r} does not tell a format; give --format {'|'.join(get_args(Format))}")
     check_writable(path)
     if chosen == "sqlite":
         from rongcloud_groups.bulk.sinks.sqlite import SqliteSink
