@@ -21,11 +21,9 @@ class Http1Protocol:
         self._h11 = h11.Connection(h11.SERVER)
         self._unwritten = b""
 
-    def receive(self, data: bytes) -> None:
-        self._h11.receive_data(data)
-        self._advance()
-
-    def _advance(self) -> None:
+    def receive(self, data: bytes = b"") -> None:
+        if data:  # without any, h11 takes it for the end
+            self._h11.receive_data(data)
         try:
             while True:
                 match self._h11.next_event():
@@ -64,7 +62,7 @@ class Http1Protocol:
             self.connection.close()
         elif self._h11.their_state is h11.DONE:
             self._h11.start_next_cycle()
-            self._advance()
+            self.receive()
 
     def go_away(self, kind: str) -> None:
         if kind == "goaway-lower":

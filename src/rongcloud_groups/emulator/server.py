@@ -217,7 +217,6 @@ class Emulator:
         except OSError:  # the client has left
             return
         self.counts.connections += 1
-        accepted.setblocking(False)  # noqa: FBT003  the socket's own signature
         handshake = asyncio.get_running_loop().create_task(self._shake_hands(accepted), name="emulator: handshake")
         self._handshakes.add(handshake)
         handshake.add_done_callback(self._handshakes.discard)
