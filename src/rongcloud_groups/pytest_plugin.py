@@ -39,10 +39,6 @@ from rongcloud_groups.emulator.requests import ServiceRefusal, parse_group_ids
 from rongcloud_groups.emulator.service import ROUTES
 from rongcloud_groups.models import GroupProfile, Permissions
 
-URL = "https://rongcloud.test"
-_HARMLESS = {None, "goaway", "slow-body"}
-"""Faults of a connection that lose no response."""
-
 
 class InProcessEmulator:
     """The service without its network. Only the groups that are added exist, and no rate limit holds.
@@ -101,7 +97,7 @@ class InProcessEmulator:
         service = AllOptions(
             app_key=self.service.app_key,
             app_secret=self.service.app_secret,
-            base_urls=URL,
+            base_urls="https://rongcloud.test",
             rate=10_000.0,
             transport=self.transport,
         )
@@ -120,7 +116,7 @@ class InProcessEmulator:
         if response.fault == "hang":
             await anyio.sleep_forever()
         await anyio.sleep(response.delay)
-        if response.fault not in _HARMLESS:
+        if response.fault not in (None, "goaway", "slow-body"):  # these lose no response
             raise httpx.RemoteProtocolError(f"the connection was lost, as was scripted: {response.fault}")
         return httpx.Response(response.status, headers=response.headers, content=response.body)
 

@@ -94,12 +94,11 @@ class Service(ResponseFormat):
             response = self._refusal(*refused.args)
         self.codes[response.code] += 1
         response.headers.append(("date", formatdate(int(self.wall_clock()), usegmt=True)))
-        body = response.body
         if self.compressed and "gzip" in headers.get("accept-encoding", ""):
             response.headers.append(("content-encoding", "gzip"))
-            body = gzip.compress(body, 1)
+            response = response._replace(body=gzip.compress(response.body, 1))
         tail = self._random.expovariate(1 / self.latency_tail) if self.latency_tail else 0.0
-        return response._replace(body=body, delay=self.latency + tail)
+        return response._replace(delay=self.latency + tail)
 
     def _respond(self, method: str, path: str, headers: Mapping[str, str], body: bytes, now: float) -> Response:
         route = ROUTES.get(path)
