@@ -23,7 +23,6 @@ from rongcloud_groups.errors import ConfigError
 
 SECONDS_BETWEEN_WRITES: Final = 0.25
 IDS_IN_A_WRITE: Final = 1000
-
 STOP_GRACE: Final = 0.5
 """Seconds that a stopped job leaves to the requests in flight, and to an output that keeps it waiting."""
 
