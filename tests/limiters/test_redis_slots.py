@@ -55,7 +55,7 @@ class FarRedis:
 
         def answered(values: list[float]) -> None:
             if not reply.done():
-                reply.set_result(Reply(sent_at, loop.time(), values))
+                reply.set_result((sent_at, loop.time(), values))
 
         loop.call_later(self._way(), at_redis)
         return reply

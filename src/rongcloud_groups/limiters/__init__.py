@@ -13,7 +13,6 @@ if TYPE_CHECKING:
 
 __all__ = ["HostLimiter", "Limiter", "LocalLimiter", "RedisLimiter"]
 
-
 _LATE: Final = {"HostLimiter": "host", "RedisLimiter": "redis"}  # few processes need them; the latter needs an extra
 
 

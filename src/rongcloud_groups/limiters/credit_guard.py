@@ -23,12 +23,6 @@ class CreditGuard:
     if a server that stands still for longer than that then drops the bytes it had not read.
 
     At a round trip of R seconds, credits/(1 + R) requests/s are left at most.
-
-    Args:
-        rate: requests/s that the service allows.
-
-    Raises:
-        ConfigError: the rate is not a positive number.
     """
 
     def __init__(self, rate: float) -> None:
@@ -54,11 +48,7 @@ class CreditGuard:
         get_running_loop().call_later(self._held_for, self.restore)
 
     def lost(self, delivered: Future[bool]) -> None:
-        """A request ended without a response.
-
-        Args:
-            delivered: see `Connection.delivered`.
-        """
+        """A request ended without a response; ``delivered`` is `Connection.delivered`."""
         delivered.add_done_callback(self._on_delivered)
 
     def _on_delivered(self, delivered: Future[bool]) -> None:

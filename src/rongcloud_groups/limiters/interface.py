@@ -70,10 +70,7 @@ class LoopBound:
         self._turn = Lock()
 
     def _bind(self) -> Lock:
-        """Belong to the running loop.
-
-        Returns:
-            The lock of the task whose turn it is.
+        """Belong to the running loop; return the lock of the task whose turn it is.
 
         Raises:
             ClientClosed: it belongs to another loop.

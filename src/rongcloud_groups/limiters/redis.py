@@ -120,10 +120,8 @@ class RedisLimiter(Shared):
         refused_at = monotonic() - age
         async with self._refusals:
             if not self._away:
-                try:
+                with suppress(RedisError, OSError):  # `acquire` will find out as well
                     return await self._slots.report_refusal(retry_after, monotonic() - refused_at)
-                except (RedisError, OSError):
-                    pass  # `acquire` will find out as well
             pause = await self._local.throttle(retry_after, monotonic() - refused_at)
             self._slots.pause(pause)
             return pause

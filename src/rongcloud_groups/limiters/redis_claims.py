@@ -23,9 +23,6 @@ class Claims:
     calls take long, or the event loop is late, slots come too near to be claimed first.
 
     Times are seconds of Redis's clock.
-
-    Args:
-        limit: requests/s that the service allows to all processes together.
     """
 
     def __init__(self, limit: float) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from ssl import SSLCertVerificationError
 from time import monotonic
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
 from redis import Redis, exceptions
@@ -44,13 +44,8 @@ _UNREADABLE: Final = (
 )
 _TRANSIENT_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 
-
-class Reply(NamedTuple):
-    """The values that a script returned, and when the call left and came back, on `time.monotonic`."""
-
-    sent_at: float
-    received_at: float
-    values: list[float]
+Reply = tuple[float, float, list[float]]
+"""When a call left and came back, on `time.monotonic`, and the values that its script returned."""
 
 
 class RedisConnection:
@@ -97,7 +92,7 @@ class RedisConnection:
         registered = self._redis.register_script(script)
         sent_at = monotonic()
         values: Any = registered(keys=keys, args=arguments)
-        return Reply(sent_at, monotonic(), [float(value) for value in values])
+        return sent_at, monotonic(), [float(value) for value in values]
 
     async def disconnect(self) -> None:
         """Close the connection after the script that is running; the next script opens another one."""

@@ -125,7 +125,7 @@ class RedisSlots:
         arguments = [self._limit, age, random() * PAUSE_JITTER, wait]
         reply = self._connection.run(REFUSED, self._keys, arguments)
         await _wait_for(reply)
-        paused_until, pause, self.rate = reply.result().values
+        _, _, (paused_until, pause, self.rate) = reply.result()
         self._paused_until = max(self._paused_until, paused_until)
         return pause
 

@@ -127,12 +127,10 @@ class Pacing:
             rate = self.rate(now)
             self.cut_from = rate * (1 + DECREASE_FACTOR) / 2 if rate < self.cut_from else rate
             self.cut_at = now
-            self._pause_until(now + PAUSE)
+            self.paused_until = max(self.paused_until, now + PAUSE + random() * PAUSE_JITTER)
         if retry_after is not None:
-            self._pause_until(now + min(retry_after, MAX_PAUSE))
-
-    def _pause_until(self, end: float) -> None:
-        self.paused_until = max(self.paused_until, end + random() * PAUSE_JITTER)
+            end = now + min(retry_after, MAX_PAUSE)
+            self.paused_until = max(self.paused_until, end + random() * PAUSE_JITTER)
 
     def lateness(self, now: float) -> float:
         """L: how late, beyond every timer's slack, a process was lately."""
@@ -212,10 +210,9 @@ class SlotSchedule(Pacing):
     def use(self, slot: float, now: float) -> bool:
         """Whether the request of this slot may leave now; if not, the slot no longer counts."""
         self.note_lateness(now - slot, now)
-        try:
-            self.reserved.remove(slot)
-        except ValueError:  # it was too late, or is one of another budget
+        if slot not in self.reserved:  # it was too late, or is one of another budget
             return False
+        self.reserved.remove(slot)
         in_time = slot >= self.paused_until and now - slot <= MAX_LATE and now >= self._opens(self.sent)
         if in_time:
             insort(self.sent, now)
