@@ -42,6 +42,13 @@ async def test_each_distinct_id_is_one_row_in_the_order_of_the_input(
     assert files_in(tmp_path) == sorted(["ids.txt", name, f"{name}.failed.jsonl"])
 
 
+async def test_duplicates_that_end_the_input_are_counted(client: GroupClient, tmp_path: Path) -> None:
+    source = file_source(written(tmp_path / "ids.txt", *ids(200), *ids(150)))
+    report = await job_of(client, source, tmp_path / "out.jsonl").run()
+    assert report.complete
+    assert (report.counts.records, report.counts.duplicates) == (350, 150)
+
+
 async def test_the_rows_are_the_same_in_every_format(client: GroupClient, tmp_path: Path) -> None:
     for name in OUTPUTS:
         await job_of(client, IterableSource(ids(200)), tmp_path / name).run()
