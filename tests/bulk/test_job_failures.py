@@ -5,9 +5,11 @@ from typing import Any
 import pytest
 from support.bulk_jobs import OUTPUTS, client_of, failures_in, files_in, ids, job_of, names_in, rows_in, until, written
 
-from rongcloud_groups import AuthenticationError, GroupClient
+from rongcloud_groups import AuthenticationError, GroupClient, TransportError
 from rongcloud_groups.bulk import Counts, IterableSource, OutputError, ServiceUnavailable, file_source, open_sink
 from rongcloud_groups.bulk.files import PartialFile
+from rongcloud_groups.bulk.input import Block
+from rongcloud_groups.bulk.outage import MAX_HELD_BACK, OutageDetector
 from rongcloud_groups.emulator import Emulator, Faults
 
 
@@ -91,6 +93,18 @@ async def test_invalid_ids_are_no_sign_that_the_service_responds(
         with pytest.raises(ServiceUnavailable):
             await job_of(client, IterableSource(names), tmp_path / "out.jsonl").run()
     assert not (tmp_path / "out.jsonl").exists()
+
+
+def test_blocks_with_single_unanswered_ids_are_held_back_only_so_far_and_stay_in_order() -> None:
+    detector = OutageDetector()
+    names = ids(5000)
+    blocks = [Block(names[first : first + 100], 100, "") for first in range(0, 5000, 100)]
+    released = []
+    for block in blocks:
+        block.outcomes.update(dict.fromkeys(block.group_ids), **{block.group_ids[-1]: TransportError("cut off")})
+        released += detector.feed(block)
+    assert len(released) == (5000 - MAX_HELD_BACK) / 100
+    assert [*released, *detector.finish(any_answered=False)] == blocks
 
 
 async def test_ids_without_an_outcome_count_as_failed_where_others_have_one(emulator: Emulator, tmp_path: Path) -> None:
