@@ -99,7 +99,7 @@ def test_blocks_with_single_unanswered_ids_are_held_back_only_so_far_and_stay_in
     detector = OutageDetector()
     names = ids(5000)
     blocks = [Block(names[first : first + 100], 100, "") for first in range(0, 5000, 100)]
-    released = []
+    released: list[Block] = []
     for block in blocks:
         block.outcomes.update(dict.fromkeys(block.group_ids), **{block.group_ids[-1]: TransportError("cut off")})
         released += detector.feed(block)
