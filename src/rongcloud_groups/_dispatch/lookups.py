@@ -6,13 +6,13 @@ from math import inf
 from types import coroutine
 from typing import TypeVar
 
-from msgspec import Struct
+from msgspec import UNSET, Struct
 
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.lanes import Waiter
 from rongcloud_groups._dispatch.pending import PendingQueue
 from rongcloud_groups._dispatch.steps import Steps
-from rongcloud_groups._dispatch.waiters import OPEN, GetManyWaiter, GetWaiter, WakeUps, reject_single_str
+from rongcloud_groups._dispatch.waiters import GetManyWaiter, GetWaiter, WakeUps, reject_single_str
 from rongcloud_groups._protocol.requests import BATCH_LIMIT, validated_group_id
 from rongcloud_groups._validation import number
 from rongcloud_groups.cache import Cache
@@ -81,7 +81,7 @@ class Lookups:
                 self._pending.add(group_id, waiter)
             else:
                 self._add([group_id], cached, fresh=fresh)
-            if waiter.outcome is OPEN:
+            if waiter.outcome is UNSET:
                 yield waiter
             return waiter.result()
         except BaseException:

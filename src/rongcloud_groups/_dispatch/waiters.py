@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from copy import copy
 from operator import countOf
-from typing import Final, TypeGuard, TypeVar, cast
+from typing import TypeGuard, TypeVar, cast
 
-from msgspec import Struct, field
+from msgspec import UNSET, Struct, UnsetType, field
 
 from rongcloud_groups._protocol.requests import are_plain_group_ids, validated_group_id
 from rongcloud_groups.errors import InvalidGroupId, RongCloudError
@@ -16,13 +16,6 @@ from rongcloud_groups.lookup import Lookup, Outcome, lookup_of
 from rongcloud_groups.models import GroupProfile
 
 T = TypeVar("T")
-
-
-class Open:
-    """Marks an ID that has no outcome yet."""
-
-
-OPEN: Final = Open()
 
 
 class WakeUps:
@@ -64,14 +57,14 @@ class GetWaiter(Struct, eq=False):
 
     Attributes:
         request_ids: receives the ID of the request that served it.
-        outcome: `OPEN` until there is one.
+        outcome: `UNSET` until there is one.
         task: the task to resume then.
     """
 
     wake_ups: WakeUps
     request_ids: list[str] | None = None
     bulk: bool = False
-    outcome: Outcome | CancelledError | Open = OPEN
+    outcome: Outcome | CancelledError | UnsetType = UNSET
     task: SuspendedTask | None = None
     _asyncio_future_blocking: bool = True
 
@@ -83,7 +76,7 @@ class GetWaiter(Struct, eq=False):
         self.task = wake_up, context
 
     def cancel(self, msg: object = None) -> bool:
-        if self.outcome is not OPEN:
+        if self.outcome is not UNSET:
             return False
         self._end(CancelledError() if msg is None else CancelledError(msg))
         return True
@@ -108,13 +101,13 @@ class GetWaiter(Struct, eq=False):
         self._end(copy(error))
 
     def _end(self, outcome: Outcome | CancelledError) -> None:
-        if self.outcome is OPEN:
+        if self.outcome is UNSET:
             self.outcome = outcome
             if self.task is not None:
                 self.wake_ups.extend([self.task])
 
     def __repr__(self) -> str:
-        return f"<GetWaiter, {'waiting' if self.outcome is OPEN else 'done'}>"
+        return f"<GetWaiter, {'waiting' if self.outcome is UNSET else 'done'}>"
 
 
 def are_get_waiters(waiters: Sequence[object]) -> TypeGuard[Sequence[GetWaiter]]:
@@ -127,7 +120,7 @@ def settle_gets(waiters: Sequence[GetWaiter], outcomes: Iterable[GroupProfile | 
     for waiter, outcome in zip(waiters, outcomes, strict=True):
         if waiter.request_ids is not None:
             waiter.request_ids.append(request_id)
-        if waiter.outcome is OPEN:
+        if waiter.outcome is UNSET:
             waiter.outcome = outcome
             tasks.append(waiter.task)
     waiters[0].wake_ups.extend(filter(None, tasks))
@@ -139,20 +132,20 @@ class GetManyWaiter(Struct, eq=False):
     future: Future[None]
     bulk: bool
     request_ids: list[str] = field(default_factory=list)
-    _outcomes: dict[str, Outcome | Open] = field(default_factory=dict)
+    _outcomes: dict[str, Outcome | UnsetType] = field(default_factory=dict)
     _open: int = 0
     _all_admitted: bool = False
     _expired: Callable[[str], RongCloudError] | None = None
 
     def admit(self, group_ids: list[object]) -> list[str]:
         """Take in more IDs; return those to look up: valid, new, and before the deadline."""
-        outcomes: dict[str, Outcome | Open] = checked(group_ids, OPEN)
+        outcomes: dict[str, Outcome | UnsetType] = checked(group_ids, UNSET)
         if not self._outcomes.keys().isdisjoint(outcomes):
             outcomes = {each: outcomes[each] for each in outcomes if each not in self._outcomes}
-        if countOf(outcomes.values(), OPEN) == len(outcomes):
+        if countOf(outcomes.values(), UNSET) == len(outcomes):
             opened = list(outcomes)
         else:
-            opened = [group_id for group_id, outcome in outcomes.items() if outcome is OPEN]
+            opened = [group_id for group_id, outcome in outcomes.items() if outcome is UNSET]
         if self._expired is not None:
             outcomes |= {group_id: self._expired(group_id) for group_id in opened}
             opened = []
@@ -183,7 +176,7 @@ class GetManyWaiter(Struct, eq=False):
             self.future.set_exception(copy(error))
 
     def open_ids(self) -> list[str]:
-        return [group_id for group_id, outcome in self._outcomes.items() if outcome is OPEN]
+        return [group_id for group_id, outcome in self._outcomes.items() if outcome is UNSET]
 
     def lookup(self) -> Lookup:
         return lookup_of(cast("dict[str, Outcome]", self._outcomes), self.request_ids)
