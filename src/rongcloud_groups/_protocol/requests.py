@@ -11,12 +11,10 @@ import msgspec
 from rongcloud_groups._protocol.dialects import Dialect
 from rongcloud_groups.errors import InvalidGroupId
 
+# The service's documented limits: IDs in a request, groups on a page of the listing, characters in an ID.
 BATCH_LIMIT: Final = 50
-"""The most group IDs in one request, as the service documents it."""
 PAGE_SIZE: Final = 1000
-"""The most groups on a page of the listing, as the service documents it."""
 GROUP_ID_LIMIT: Final = 64
-"""The most characters in a group ID, as the service documents it."""
 _LENGTHS: Final = frozenset(range(1, GROUP_ID_LIMIT + 1))
 _NEEDS_NO_QUOTING: Final = re.compile(r"[A-Za-z0-9_.~-]*")
 _INVISIBLE: Final = {
