@@ -20,12 +20,6 @@ _PAGE_LIMIT = 1000
 _PAGE_DEFAULT = 50
 _BODIES: Final = {1: ("application/x-www-form-urlencoded", "form in UTF-8"), 4: ("application/json", "JSON object")}
 
-STATUS: Final = {
-    404: 404, 1000: 500, 1001: 401, 1002: 400, 1003: 400, 1004: 401, 1005: 400, 1006: 401, 1007: 401,
-    1008: 429, 1009: 430, 1050: 504,
-}  # fmt: skip
-"""The HTTP status of each code of the service."""
-
 
 @dataclass(slots=True, eq=False)
 class Exchange:

@@ -15,7 +15,6 @@ from rongcloud_groups.emulator.groups import Group, Universe
 from rongcloud_groups.emulator.rate_limit import OtherConsumer, RateCheck, Window
 from rongcloud_groups.emulator.requests import (
     MAX_BODY_SIZE,
-    STATUS,
     ServiceRefusal,
     Version,
     check_signature,
@@ -26,6 +25,10 @@ from rongcloud_groups.emulator.responses import Response, ResponseFormat
 
 _BATCH_LIMIT = 50
 _JSON: Final = ("content-type", "application/json;charset=utf-8")
+_STATUS: Final = {  # of each code of the service
+    404: 404, 1000: 500, 1001: 401, 1002: 400, 1003: 400, 1004: 401, 1005: 400, 1006: 401, 1008: 429,
+    1009: 430, 1050: 504,
+}  # fmt: skip
 _HTML = "<html><head><title>{0}</title></head><body><h1>{0}</h1><hr>proxy</body></html>"
 _PAGES: Final = {"html": (200, "Welcome"), "html-403": (403, "Forbidden"), "html-502": (502, "Bad Gateway")}
 _FAILURES: Final = {
@@ -169,7 +172,7 @@ class Service(ResponseFormat):
         if throttled and self.retry_after is not None:
             headers.append(("retry-after", str(ceil(self.retry_after))))
         body = self.encode({"code": code, "errorMessage": message})
-        return Response(200 if throttled and self.refuse_with_200 else STATUS[code], headers, body, code, [])
+        return Response(200 if throttled and self.refuse_with_200 else _STATUS[code], headers, body, code, [])
 
 
 def _spoiled(response: Response, fault: str | None) -> Response:
