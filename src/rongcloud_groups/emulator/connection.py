@@ -91,8 +91,9 @@ class ServerConnection(asyncio.Protocol):
             self.close_later()
 
     def close(self) -> None:
-        self.exchanges.clear()
         if not self.transport.is_closing():  # closed twice, asyncio's TLS could not be aborted
+            self.flush()
+            self.exchanges.clear()
             self.transport.close()
 
     def close_later(self) -> None:
@@ -101,7 +102,6 @@ class ServerConnection(asyncio.Protocol):
     def violated(self) -> None:
         """Close because the client broke the protocol."""
         self.host.counts.protocol_errors += 1
-        self.flush()
         self.close()
 
     def _go_away(self, kind: str) -> None:

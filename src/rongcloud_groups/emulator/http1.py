@@ -18,6 +18,7 @@ class Http1Protocol:
 
     def __init__(self, connection: "ServerConnection") -> None:
         self.connection = connection
+        self.shut_down = connection.close
         self._h11 = h11.Connection(h11.SERVER)
         self._unwritten = b""
 
@@ -55,7 +56,6 @@ class Http1Protocol:
             self._write(h11.EndOfMessage())
         except h11.LocalProtocolError:  # the response is short, and the end of the connection shows it
             self._h11.send_failed()
-        self.connection.flush()
         if exchange.refused:
             self.connection.close_later()  # closed at once, the response could be lost on its way
         elif self._h11.our_state is not h11.DONE:
@@ -69,9 +69,6 @@ class Http1Protocol:
             self.connection.close()
 
     def reset(self, exchange: Exchange, fault: str) -> None:  # noqa: ARG002  a stream is all of the connection
-        self.connection.close()
-
-    def shut_down(self) -> None:
         self.connection.close()
 
     def _write(self, event: h11.Event) -> None:

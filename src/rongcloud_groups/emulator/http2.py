@@ -113,5 +113,4 @@ class Http2Protocol:
 
     def shut_down(self) -> None:
         self._h2.close_connection()
-        self.connection.flush()
         self.connection.close()
