@@ -1,12 +1,10 @@
 """The listing of an app's groups, a sequential cursor with its own budget; and the groups' profiles, page by page."""
 
-from asyncio import Lock, Task, get_running_loop, wait
+from asyncio import Lock, Task, get_running_loop, sleep, wait
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from datetime import datetime
 from typing import Final, NamedTuple, Self, TypeVar
-
-import anyio
 
 from rongcloud_groups._dispatch.connecting import ConnectionWait
 from rongcloud_groups._dispatch.gate import SendGate
@@ -105,7 +103,7 @@ class Listing:
                 self._policy.count(attempts, error)
                 if action not in RETRIED or self._policy.exhausted(attempts):
                     raise
-                await anyio.sleep(self._policy.back_off(attempts.lost))
+                await sleep(self._policy.back_off(attempts.lost))
 
     async def _connection_with_token(self) -> Connection:
         connecting = ConnectionWait(self._failover, self._policy)

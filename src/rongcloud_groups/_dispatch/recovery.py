@@ -1,11 +1,10 @@
 """Recovers the IDs of lost requests: they are retried, bisected, held back, or failed."""
 
 import logging
-from asyncio import get_running_loop
+from asyncio import get_running_loop, sleep
 from collections.abc import Callable
 from typing import Final
 
-import anyio
 from msgspec import Struct
 
 from rongcloud_groups._dispatch.gate import SendGate
@@ -98,7 +97,7 @@ class Recovery(Struct, eq=False):
         except RongCloudError as fault:
             logger.warning("%s; pausing", fault)
             pause, rate = MAX_BACK_OFF, 0.0
-            await anyio.sleep(pause)
+            await sleep(pause)
         finally:
             self.pausing -= 1
         self._log_throttled(error, pause, rate)
