@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from redis import Redis
 from support.redis_server import RedisServer, eval_at
 
+from rongcloud_groups.limiters.redis_connection import CLOCK_STEP, REFUSED, RESERVE
 from rongcloud_groups.limiters.schedule import (
     DECREASE_FACTOR,
+    HORIZON,
     MAX_HISTORY,
     MAX_LATE,
     PAUSE,
@@ -23,7 +25,6 @@ from rongcloud_groups.limiters.schedule import (
     SlotSchedule,
     Window,
 )
-from rongcloud_groups.limiters.scripts import CLOCK_STEP, HORIZON, REFUSED, RESERVE
 
 START = 1_800_000_000.0
 GAP = SlotSchedule(100, jitter=SHARED_JITTER).gap(START)

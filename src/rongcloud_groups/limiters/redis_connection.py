@@ -1,4 +1,4 @@
-"""The connection to Redis or Valkey, a blocking client in its own thread, and the server's clock.
+"""The connection to Redis or Valkey, a blocking client in its own thread; the scripts; and the server's clock.
 
 A busy event loop then delays no call beyond the delivery of its result, and the times of a call are those of Redis
 alone.
@@ -8,6 +8,7 @@ from asyncio import Future, get_running_loop
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from importlib.resources import files
 from ssl import SSLCertVerificationError
 from time import monotonic
 from typing import Any, Final
@@ -18,9 +19,11 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from rongcloud_groups.errors import ConfigError
+from rongcloud_groups.limiters import schedule
 
 TIMEOUT: Final = 0.5  # seconds that Redis has for one call
 CLOCK_ERROR: Final = 0.001  # seconds by which a clock may be read wrongly, besides half the time of a call
+CLOCK_STEP: Final = 0.5  # seconds; clocks that move apart by more at once were set
 CONNECT_TIMEOUT: Final = 1.0  # seconds that a connection to Redis may take to open
 SCHEMES: Final = {"redis": "redis", "rediss": "rediss", "unix": "unix", "valkey": "redis", "valkeys": "rediss"}
 """URL schemes that can be used, with their names in redis-py."""
@@ -46,6 +49,16 @@ _TRANSIENT_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ")
 
 Reply = tuple[float, float, list[float]]
 """When a call left and came back, on `time.monotonic`, and the values that its script returned."""
+
+
+def _source(name: str) -> str:
+    return (files(__package__) / name).read_text(encoding="utf-8")
+
+
+_VALUES: Final = {**vars(schedule), "CLOCK_STEP": CLOCK_STEP}
+_CONSTANTS: Final = "".join(f"local {name} = {value}\n" for name, value in _VALUES.items() if name.isupper())
+RESERVE: Final = _CONSTANTS + _source("budget.lua") + _source("reserve.lua")
+REFUSED: Final = _CONSTANTS + _source("budget.lua") + _source("refused.lua")
 
 
 class RedisConnection:

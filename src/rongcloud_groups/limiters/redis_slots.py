@@ -14,9 +14,8 @@ from typing import NamedTuple
 from redis.exceptions import RedisError
 
 from rongcloud_groups.limiters.redis_claims import Claims, Slot
-from rongcloud_groups.limiters.redis_connection import RedisClock, RedisConnection, Reply
+from rongcloud_groups.limiters.redis_connection import CLOCK_STEP, REFUSED, RESERVE, RedisClock, RedisConnection, Reply
 from rongcloud_groups.limiters.schedule import MAX_LATE, MAX_PAUSE, PAUSE_JITTER, QUIET_PERIOD, WAKE_UP_SLACK
-from rongcloud_groups.limiters.scripts import CLOCK_STEP, REFUSED, RESERVE
 
 MAX_CALL_TIME = 3.0  # seconds after which a call counts as lost, whatever holds it up: a name server, the thread
 IDLE_AFTER = 0.01  # seconds after a request, beyond the loop's lateness, after which a process gives up its slots

@@ -55,6 +55,7 @@ MAX_PAUSE = 60.0  # upper bound for ``Retry-After``, in seconds
 DECREASE_FACTOR = 0.85  # the part of the rate that remains after a refusal
 MIN_SHARE = 0.05  # the part of the limit that remains, however many refusals there are
 RECOVERY_TIME = 4.0  # seconds that the climb back from a cut at the full limit takes
+HORIZON = 1.0  # seconds ahead of now within which a process takes more than one slot in Redis
 MICROSECOND = 1e-6
 
 
