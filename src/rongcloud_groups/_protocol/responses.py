@@ -55,13 +55,15 @@ def read_entries(
 ) -> ReadEntries[_Model]:
     """The models of the requested group IDs, in their order; of all, if None. Errors: see `ServiceApi.read_batch`."""
     try:
-        body = _body_of(response, max_body(reader.limit if requested is None else len(requested)))
+        body = _decode_content(response, max_body(reader.limit if requested is None else len(requested)))
         if response.status == 200 and (documented := reader.read(body, requested)):  # noqa: PLR2004  HTTP's OK
             return documented
         data = _data_in(response, body, reader.dialect, reader.list_key, request_id)
         entries = reader.read_entries(getattr(data, reader.list_key))
         page_token = None if requested else _page_token(data)
     except (ConfigError, DecodeError) as error:
+        if not _is_success(response):  # an error counts by its status, if its body cannot be decoded
+            raise _service_error(reader.dialect, response, _NOTHING, b"", request_id) from None
         if request_id:
             error.args = (f"{error} (request {request_id})",)
         raise
@@ -72,15 +74,6 @@ def read_entries(
         for model, group_id in zip(readable, group_ids, strict=True):
             force_setattr(model, "group_id", group_id)  # so that an ID is in memory once
     return readable, unreadable, page_token
-
-
-def _body_of(response: Response, limit: int) -> bytes:
-    try:
-        return _decode_content(response, limit)
-    except DecodeError:
-        if _is_success(response):
-            raise
-        return b""  # an error counts by its status
 
 
 def max_body(entries: int) -> int:
@@ -138,8 +131,7 @@ def _data_in(response: Response, body: bytes, dialect: Dialect, list_key: str, r
     envelope = _envelope_of(body)
     code = _code_of(envelope)
     if not _is_success(response) or code not in {None, *_SUCCESS_CODES}:
-        message = _message_of(envelope, response, body)
-        raise _service_error(dialect, response, code, message, request_id)
+        raise _service_error(dialect, response, envelope, body, request_id)
     if code is None:
         raise DecodeError(f"not a response of the service: {_excerpt(body)}")
     _check_dialect(dialect, code, envelope, list_key)
@@ -195,14 +187,14 @@ def _check_dialect(dialect: Dialect, code: int, envelope: _Envelope, list_key: s
 
 
 def _service_error(
-    dialect: Dialect, response: Response, code: int | None, message: str, request_id: str | None
+    dialect: Dialect, response: Response, envelope: _Envelope, body: bytes, request_id: str | None
 ) -> ServiceError:
-    status = response.status
+    code, status = _code_of(envelope), response.status
     if code in _SUCCESS_CODES:  # an HTTP error whose body claims success
         code = None
     row = error_code_for(code, status)
     number = status if code is None else code
-    hint = row.hint
+    message, hint = _message_of(envelope, response, body), row.hint
     if NO_SUCH_API in (number, status):
         hint = f"{hint}; or try {dialect.other.switch}"
     return row.error(number, status, message, request_id, hint, _retry_after(response.headers))
