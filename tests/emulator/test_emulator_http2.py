@@ -1,4 +1,5 @@
 import asyncio
+from typing import Any
 
 import pytest
 from h2.errors import ErrorCodes
@@ -192,6 +193,19 @@ async def test_goaway_never_leaves_out_a_request_with_a_response_out_of_turn() -
         assert (await client.read_until(GoAwayFrame)).last_stream_id == answered
         assert (await client.response(slow)).profiles
         assert emulator.report().never_processed == 1
+
+
+async def test_no_response_becomes_due_on_a_connection_that_is_being_closed() -> None:
+    errors: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
+    async with Emulator(universe=EVERY, latency=0.05) as emulator, RawHttp2(emulator) as client:
+        client.stop_reading()  # so that the connection stays open until the emulator aborts it
+        client.ask("x1")
+        client.flush()
+        await emulator.wait_for(1)
+        await emulator.close_connections()
+        assert not emulator.connections
+    assert errors == []
 
 
 async def test_goaway_may_close_with_what_is_in_flight() -> None:

@@ -74,6 +74,9 @@ class RawHttp2:
         with contextlib.suppress(OSError):
             await self._writer.wait_closed()
 
+    def stop_reading(self) -> None:
+        self._writer.transport.pause_reading()
+
     def ask(self, *group_ids: str, end: bool = True) -> int:
         """Prepare a request; return its stream ID."""
         stream_id = self._h2.get_next_available_stream_id()
