@@ -5,7 +5,7 @@ import contextlib
 import json
 from collections import defaultdict
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -75,7 +75,7 @@ class RawHttp2:
             await self._writer.wait_closed()
 
     def stop_reading(self) -> None:
-        self._writer.transport.pause_reading()
+        cast("asyncio.Transport", self._writer.transport).pause_reading()
 
     def ask(self, *group_ids: str, end: bool = True) -> int:
         """Prepare a request; return its stream ID."""
