@@ -7,9 +7,10 @@ from support.scripted_network import BACKUP, LAST, PRIMARY, Network, ask, send
 from support.virtual_time import at, now, settle, virtual_time
 
 from rongcloud_groups import TransportError
+from rongcloud_groups._http import Origin
 from rongcloud_groups._transport.failover import Failover
 from rongcloud_groups.emulator import Emulator, Faults
-from rongcloud_groups.events import ConnectFailed, Event, HostSwitched
+from rongcloud_groups.events import ConnectFailed, Emitter, Event, HostSwitched
 
 
 def closed_port() -> str:
@@ -105,6 +106,21 @@ async def test_a_host_that_cannot_be_reached_is_reported_once_for_each_wait() ->
         assert len(network.tried) == 3
         network.down.clear()
         await ask(failover)
+
+
+@virtual_time
+async def test_a_wait_that_begins_before_the_pools_run_ends_in_a_connection() -> None:
+    network = Network()
+    failover = Failover(
+        [Origin.parse(f"https://{PRIMARY}")], network, Emitter([]), requests_per_connection=80, max_in_flight=64
+    )
+    running = asyncio.create_task(failover.run())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(5.0):
+        await failover.ready()
+    assert network.hosts_tried() == [PRIMARY]
+    running.cancel()
+    await asyncio.wait([running])
 
 
 @virtual_time

@@ -78,6 +78,7 @@ class ConnectionPool:
         """Open and retire connections until cancelled; then close them all."""
         try:
             async with anyio.create_task_group() as self._tasks:
+                self.open_where_needed()  # a caller may wait already
                 await self._retire_idle()
         finally:
             self._tasks = None
