@@ -413,6 +413,7 @@ def test_a_null_entry_stands_for_no_group() -> None:
     [
         (b'{"code":200}', RONGCLOUD),
         (b'{"code":"200","profiles":null}', RONGCLOUD),
+        (b'{"code":"\\u001c200","profiles":null}', RONGCLOUD),
         (b'{"code":0}', NEXCONN),
         (b'{"code":0,"result":null}', NEXCONN),
         (b'{"code":0,"result":{}}', NEXCONN),

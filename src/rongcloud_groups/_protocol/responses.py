@@ -157,7 +157,8 @@ def _code_of(envelope: _Envelope) -> int | None:
         return None
     if isinstance(code, int):
         return code
-    return int(code) if _INTEGER.fullmatch(code.strip()) else None
+    text = code.strip()
+    return int(text) if _INTEGER.fullmatch(text) else None
 
 
 def _message_of(envelope: _Envelope, response: Response, body: bytes) -> str:
