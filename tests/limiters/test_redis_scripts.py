@@ -216,6 +216,14 @@ def test_a_claim_that_is_not_confirmed_goes_to_the_next_process_that_calls(budge
     assert budget.reserve(0, confirm=(claim.first + 2, claim.first + 3)).confirmed == []
 
 
+def test_a_claim_goes_to_a_process_that_is_a_little_later_than_its_owner_was(budget: Budget) -> None:
+    claim = budget.reserve(5, firm_within=0.0)
+    budget.now = claim.slots[3] - GAP - 0.003
+    following = budget.reserve(usable_for=MAX_LATE + 0.02)
+    assert following.first == claim.first + 2
+    assert following.usable_until == claim.usable_until[2:3]
+
+
 def test_a_claim_confirmed_late_is_its_owners_while_no_other_process_has_it(budget: Budget) -> None:
     claim = budget.reserve(2, firm_within=0.0)
     budget.now = claim.slots[1]

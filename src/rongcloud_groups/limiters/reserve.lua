@@ -56,7 +56,7 @@ for nth = 1, wanted do
   local earliest = math.max(now + lead - catch_up(now), paused_until)
   local name, slot = unpack(redis.call('ZRANGEBYSCORE', free, exactly(earliest), '+inf', 'WITHSCORES', 'LIMIT', 0, 1))
   local usable_until = name and redis.call('ZSCORE', sent, name)
-  if usable_until and usable_until - slot >= usable_for - MICROSECOND then
+  if usable_until and usable_until - slot >= usable_for / 2 then
     redis.call('ZREM', free, name)
     hand_out(name, tonumber(slot), usable_until)
   else
