@@ -30,11 +30,11 @@ class TextSink(FileSink):
         self._rows = _row_format(file_format)
         self._header = self._rows.header
 
-    def encode(self, profile: GroupProfile) -> Any:
+    def encode(self, profile: GroupProfile) -> bytes:
         return self._rows.encode(profile)
 
-    def write(self, rows: Sequence[Any]) -> None:
-        for text in map(self._rows.text, _parts(rows)):
+    def write(self, rows: Sequence[bytes]) -> None:
+        for text in map(b"".join, _parts(rows)):
             self._file.append(text)
 
     def _is_output(self) -> bool:
@@ -58,18 +58,18 @@ class StdoutSink(Sink):
     def begin(self, saved: Checkpoint | None, *, keep: bool) -> None:  # noqa: ARG002  nothing was written before
         write_rows(self._rows.header, self._cancelled)
 
-    def encode(self, profile: GroupProfile) -> Any:
+    def encode(self, profile: GroupProfile) -> bytes:
         return self._rows.encode(profile)
 
-    def write(self, rows: Sequence[Any]) -> None:
-        for text in map(self._rows.text, _parts(rows)):
+    def write(self, rows: Sequence[bytes]) -> None:
+        for text in map(b"".join, _parts(rows)):
             write_rows(text, self._cancelled)
 
     def cancel(self) -> None:
         self._cancelled.set()
 
 
-def _parts(rows: Sequence[Any]) -> Iterator[Sequence[Any]]:
+def _parts(rows: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
     return (rows[first : first + ROWS_IN_A_TEXT] for first in range(0, len(rows), ROWS_IN_A_TEXT))
 
 
@@ -80,9 +80,6 @@ _OLD_TIME: Final = re.compile(rb'("create_time":"[^".]{19})(?:\.(\d{3})\d*)?(?=Z
 class _JsonLines:
     header = b""
     encode = staticmethod(json_row)
-
-    def text(self, rows: Sequence[bytes]) -> bytes:
-        return b"".join(rows)
 
     def is_output(self, path: Path) -> bool:
         with path.open("rb") as file:
@@ -107,14 +104,15 @@ _CREATE_TIME: Final = COLUMNS.index("create_time")
 class _Csv:
     """CSV as PostgreSQL has it: an absent value is an empty cell, an empty text is ``""``."""
 
-    encode = staticmethod(flat_row)
-
     def __init__(self, *, for_excel: bool) -> None:
         self._for_excel = for_excel
-        self.header = _BOM * for_excel + self.text([COLUMNS])
+        self.header = _BOM * for_excel + self._line(COLUMNS)
 
-    def text(self, rows: Sequence[Iterable[object]]) -> bytes:
-        return "".join(f"{','.join(map(self._cell, row))}\n" for row in rows).encode()
+    def encode(self, profile: GroupProfile) -> bytes:
+        return self._line(flat_row(profile))
+
+    def _line(self, row: Iterable[object]) -> bytes:
+        return f"{','.join(map(self._cell, row))}\n".encode()
 
     def _cell(self, value: object) -> str:
         # The csv module of Python 3.11 cannot tell None from "", and of none quotes a cell for a carriage return alone.
@@ -135,7 +133,7 @@ class _Csv:
             yield self.header
             for row in _rows_of(path):  # of version 0.1.0, where an empty cell is an absent value or an empty text
                 row[_CREATE_TIME] = _new_time(row[_CREATE_TIME])
-                yield self.text([[cell or None for cell in row]])
+                yield self._line(cell or None for cell in row)
         else:
             with path.open("rb") as file:
                 yield from file
