@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from socketserver import BaseRequestHandler, ThreadingTCPServer
 from threading import Thread
+from threading import enumerate as enumerate_threads
 
 import pytest
 import trustme
@@ -49,6 +50,16 @@ async def test_a_wrong_password_is_an_error_when_a_client_opens_and_in_check(red
         assert SECRET not in shown(raised.value)
     await client.aclose()
     assert len(redis.client_list()) == 1
+
+
+async def test_an_opening_that_redis_refuses_closes_all_that_the_client_made(server: RedisServer) -> None:
+    before = set(enumerate_threads())
+    client = GroupClient("app", "secret", limiter=f"redis://user:{SECRET}@127.0.0.1:{server.port}/0")
+    with pytest.raises(ConfigError):
+        await client.open()
+    for thread in set(enumerate_threads()) - before:
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 async def test_acquire_of_a_limiter_never_opened_has_the_same_error(server: RedisServer) -> None:

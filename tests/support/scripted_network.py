@@ -84,6 +84,7 @@ class Network:
         self.slots = slots
         self.handshake = handshake
         self.down: set[str] = set()
+        self.closing: set[str] = set()
         self.tried: list[tuple[str, float]] = []
         self.connections: list[ScriptedConnection] = []
         self.events: list[Event] = []
@@ -95,6 +96,8 @@ class Network:
             raise TransportError(f"{origin.host} is down", never_processed=True)
         connection = ScriptedConnection(self, origin.host, on_change)
         self.connections.append(connection)
+        if origin.host in self.closing:
+            connection.close("closed by the server")
         return connection
 
     @asynccontextmanager

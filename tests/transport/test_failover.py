@@ -296,6 +296,25 @@ async def test_a_probe_that_closes_before_it_was_used_is_repeated_after_another_
 
 
 @virtual_time
+async def test_a_probe_that_is_closed_as_it_opens_leaves_a_host_in_use() -> None:
+    network = Network()
+    async with network.failover(PRIMARY, BACKUP) as failover:
+        await switched_to_backup(failover)
+        network.closing.add(PRIMARY)
+        await at(62.0)
+        await ask(failover)
+        await at(63.0)
+        network.down.add(BACKUP)
+        for connection in network.open_to(BACKUP):
+            connection.close("closed by the server")
+        with pytest.raises(TransportError):
+            await failover.ready()
+        network.down.clear()
+        network.closing.clear()
+        await ask(failover)
+
+
+@virtual_time
 async def test_a_probe_that_neither_responds_nor_fails_is_repeated_after_another_minute() -> None:
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:

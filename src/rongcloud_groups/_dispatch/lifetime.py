@@ -8,12 +8,11 @@ import os
 from asyncio import AbstractEventLoop, CancelledError, Event, Future, Task, TaskGroup, get_running_loop, wait
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
+from dataclasses import dataclass, field
 from threading import Lock
 from time import monotonic
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
-
-from msgspec import Struct, field
 
 from rongcloud_groups._dispatch.dispatcher import Dispatcher
 from rongcloud_groups._dispatch.pending import PendingQueue
@@ -34,7 +33,8 @@ _WARNED: Final[set[tuple[int, str, str]]] = set()
 T = TypeVar("T")
 
 
-class Lifetime(Struct, eq=False):
+@dataclass(eq=False, repr=False, slots=True)
+class Lifetime:
     """Opens a client, runs its parts until it is closed, and says whether it can be used.
 
     The parts run in their own task, since a client may be opened in one task and closed in another.
@@ -50,13 +50,13 @@ class Lifetime(Struct, eq=False):
     _limiter: Limiter
     _closers: Sequence[Callable[[], Awaitable[None]]]
     _registration: AbstractContextManager[None]
-    _host: Task[None] | None = None
-    _pid: int = 0
-    _tasks: TaskGroup | None = None
-    _running: set[Task[Any]] = field(default_factory=set)
-    _closing: Event = field(default_factory=Event)
-    _loop: AbstractEventLoop | None = None  # in which the client can be used, while it can
-    _problem: str = "the client is closed"
+    _host: Task[None] | None = field(default=None, init=False)
+    _pid: int = field(default=0, init=False)
+    _tasks: TaskGroup | None = field(default=None, init=False)
+    _running: set[Task[Any]] = field(default_factory=set, init=False)
+    _closing: Event = field(default_factory=Event, init=False)
+    _loop: AbstractEventLoop | None = field(default=None, init=False)  # in which the client can be used, while it can
+    _problem: str = field(default="the client is closed", init=False)
 
     @property
     def is_open(self) -> bool:
@@ -72,7 +72,8 @@ class Lifetime(Struct, eq=False):
         try:
             await opened
         except BaseException:
-            self._host.cancel()
+            if opened.cancelled() or opened.exception() is None:  # else it failed, and is closing already
+                self._host.cancel()
             await wait([self._host])
             _ = self._host.cancelled() or self._host.exception()  # it is the one that is raised here
             raise

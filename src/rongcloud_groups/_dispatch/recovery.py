@@ -3,9 +3,8 @@
 import logging
 from asyncio import get_running_loop, sleep
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Final
-
-from msgspec import Struct
 
 from rongcloud_groups._dispatch.gate import SendGate
 from rongcloud_groups._dispatch.lanes import PendingId
@@ -20,7 +19,8 @@ REPEAT_WARNING_AFTER: Final = 60.0
 """Seconds until a warning that still holds is logged again."""
 
 
-class Recovery(Struct, eq=False):
+@dataclass(eq=False, repr=False, slots=True)
+class Recovery:
     """Returns the IDs of lost requests to the queue, or settles them, as the `RetryPolicy` decides.
 
     Attributes:
@@ -36,11 +36,11 @@ class Recovery(Struct, eq=False):
     _emit: Emitter
     _app_key: str
     _start: Callable[..., None]
-    _warn_again_at: float = float("-inf")
-    undecodable_in_a_row: int = 0
-    pausing: int = 0
-    retried: int = 0
-    throttled: int = 0
+    _warn_again_at: float = field(default=float("-inf"), init=False)
+    undecodable_in_a_row: int = field(default=0, init=False)
+    pausing: int = field(default=0, init=False)
+    retried: int = field(default=0, init=False)
+    throttled: int = field(default=0, init=False)
 
     def recover(self, entries: list[PendingId], error: RongCloudError, age: float) -> None:
         """Handle a request that failed, ``age`` seconds after it was sent."""

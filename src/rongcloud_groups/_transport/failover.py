@@ -158,13 +158,14 @@ class Failover:
 
     def _switch_to(self, pool: ConnectionPool, reason: str) -> None:
         old, self._pool = self._pool, pool
+        wanted = old.wanted
         self.switches += 1
         self._schedule_probe()
-        pool.activate(wanted=old.wanted)
         old.deactivate(f"switched to {pool.host}")
         _logger.warning("requests go to %s instead of %s from now on: %s", pool.host, old.host, reason)
         if self._emit:
             self._emit(HostSwitched(old.host, pool.host, reason))
+        pool.activate(wanted=wanted)  # last: where its connections are closed, it switches again
 
     def _schedule_probe(self) -> None:
         on_backup = self._pool is not self._primary
