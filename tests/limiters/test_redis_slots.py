@@ -149,6 +149,12 @@ def test_processes_far_from_redis_use_the_whole_budget_in_equal_parts(
     assert calls <= 1.1 * sum(map(len, sent))
 
 
+def test_processes_far_from_redis_come_to_equal_parts_within_seconds(redis: Redis) -> None:
+    sent, _ = run(sent_by(redis, [busy] * 4, 0.16, 12.0), lateness=0.0005)
+    parts = [sum(6.0 <= time < 12.0 for time in times) for times in sent]
+    assert max(parts) <= 1.6 * sum(parts) / 4
+
+
 def test_sixty_processes_use_the_whole_budget(redis: Redis) -> None:
     sent, _ = run(sent_by(redis, [busy] * 60, 0.01, 14.0), lateness=0.0005)
     assert sum(together(sent, 14.0)) >= 98

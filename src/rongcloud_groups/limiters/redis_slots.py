@@ -252,7 +252,7 @@ class RedisSlots:
         aim = self._wanted * (ahead + asking) / (max(0.0, reserved) + asking)
         aim = aim + 1 if self._waited else min(aim, self._wanted)
         self._waited = False
-        return max(1.0, min(aim if reserved < lead / 2 else (self._wanted + aim) / 2, MAX_SLOTS))
+        return max(1.0, min((self._wanted + aim) / 2, MAX_SLOTS))
 
     def _check_budget(self, limit_before: float, *, is_new: bool, clock_step: float) -> None:
         """Log irregularities since the last call, and start over after a pause."""
