@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import inspect
 import itertools
 import multiprocessing
@@ -10,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -20,7 +22,7 @@ import pytest
 from support.emulators import emulator_process
 
 from rongcloud_groups import ClientClosed, ConfigError, GroupClient, InvalidGroupId, LocalLimiter, Lookup
-from rongcloud_groups.blocking import BlockingGroupClient, shared
+from rongcloud_groups.blocking import BlockingGroupClient, running, shared
 from rongcloud_groups.config import Options
 from rongcloud_groups.emulator import Report
 from rongcloud_groups.emulator.program import Address
@@ -197,6 +199,34 @@ def test_closing_ends_the_lookups_of_other_threads() -> None:
 
 
 @pytest.mark.usefixtures("address")
+def test_a_call_whose_event_loop_ends_before_it_begins_leaves_no_coroutine_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    opened = running.Running(GroupClient("app", "secret"))
+    loop, closing, called = opened._loop, threading.Event(), threading.Event()
+
+    def close() -> None:
+        closing.set()
+        assert called.wait(20)
+        type(loop).close(loop)
+
+    def call(coroutine: Coroutine[Any, Any, int], loop: asyncio.AbstractEventLoop) -> "Future[int]":
+        future = asyncio.run_coroutine_threadsafe(coroutine, loop)
+        called.set()
+        return future
+
+    monkeypatch.setattr(loop, "close", close)
+    monkeypatch.setattr(running, "run_coroutine_threadsafe", call)
+    with ThreadPoolExecutor(1) as pool:
+        closed = pool.submit(opened.close)
+        assert closing.wait(20)
+        with pytest.raises(ClientClosed):
+            opened.call(int)
+        closed.result()
+    del opened
+    gc.collect()  # a coroutine that was never awaited is an error here
+
+
 async def test_it_works_inside_a_running_event_loop() -> None:
     with BlockingGroupClient.from_env() as client:
         assert len(client.get_many(IDS[:60])) == 60

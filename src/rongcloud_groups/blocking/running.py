@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from contextvars import Context
+from inspect import CORO_CREATED, getcoroutinestate
 from threading import Thread, current_thread
 from typing import Any, TypeVar
 from weakref import finalize
@@ -73,6 +74,8 @@ class Running:
         finally:
             future.cancel()
             self._calls.discard(future)
+            if self._ended.done() and getcoroutinestate(coroutine) == CORO_CREATED:
+                coroutine.close()  # the loop ended before it began
 
     @contextmanager
     def entered(self, context: AbstractAsyncContextManager[R]) -> Iterator[R]:
