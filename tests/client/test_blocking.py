@@ -198,7 +198,6 @@ def test_closing_ends_the_lookups_of_other_threads() -> None:
     assert [type(error) for error in caught] == [ClientClosed]
 
 
-@pytest.mark.usefixtures("address")
 def test_a_call_whose_event_loop_ends_before_it_begins_leaves_no_coroutine_behind(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -227,6 +226,7 @@ def test_a_call_whose_event_loop_ends_before_it_begins_leaves_no_coroutine_behin
     gc.collect()  # a coroutine that was never awaited is an error here
 
 
+@pytest.mark.usefixtures("address")
 async def test_it_works_inside_a_running_event_loop() -> None:
     with BlockingGroupClient.from_env() as client:
         assert len(client.get_many(IDS[:60])) == 60
