@@ -134,7 +134,7 @@ class SqliteSink(Sink):
     @property
     def _database(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._connection = sqlite3.connect(self.name, _POLL, isolation_level=None, check_same_thread=False)
+            self._connection = sqlite3.connect(self.name, timeout=_POLL, isolation_level=None, check_same_thread=False)
         return self._connection
 
     def _noted(self, name: str) -> str | None:
