@@ -221,6 +221,13 @@ async def switched_to_backup(failover: Failover) -> None:
     assert failover.host == BACKUP
 
 
+async def probe_opened(failover: Failover) -> None:
+    """The first request after a minute on the backup has opened a connection to the primary."""
+    await at(62.0)
+    await ask(failover)
+    await at(63.0)
+
+
 @virtual_time
 async def test_after_a_minute_one_request_probes_the_primary_and_a_response_restores_it() -> None:
     network = Network()
@@ -285,9 +292,7 @@ async def test_a_probe_that_closes_before_it_was_used_is_repeated_after_another_
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         await switched_to_backup(failover)
-        await at(62.0)
-        await ask(failover)
-        await at(63.0)
+        await probe_opened(failover)
         network.connections[-1].close("closed by the server")
         await at(124.0)
         await ask(failover)
@@ -301,9 +306,7 @@ async def test_a_probe_that_is_closed_as_it_opens_leaves_a_host_in_use() -> None
     async with network.failover(PRIMARY, BACKUP) as failover:
         await switched_to_backup(failover)
         network.closing.add(PRIMARY)
-        await at(62.0)
-        await ask(failover)
-        await at(63.0)
+        await probe_opened(failover)
         network.down.add(BACKUP)
         for connection in network.open_to(BACKUP):
             connection.close("closed by the server")
@@ -319,9 +322,7 @@ async def test_a_probe_that_neither_responds_nor_fails_is_repeated_after_another
     network = Network()
     async with network.failover(PRIMARY, BACKUP) as failover:
         await switched_to_backup(failover)
-        await at(62.0)
-        await ask(failover)
-        await at(63.0)
+        await probe_opened(failover)
         assert (await send(failover)).host == PRIMARY
         network.connections[-1].close("GOAWAY: the request was never processed")
         await at(124.0)

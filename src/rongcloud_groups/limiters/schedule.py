@@ -211,9 +211,10 @@ class SlotSchedule(Pacing):
     def use(self, slot: float, now: float) -> bool:
         """Whether the request of this slot may leave now; if not, the slot no longer counts."""
         self.note_lateness(now - slot, now)
-        if slot not in self.reserved:  # it was too late, or is one of another budget
+        try:
+            self.reserved.remove(slot)
+        except ValueError:  # it was too late, or is one of another budget
             return False
-        self.reserved.remove(slot)
         in_time = slot >= self.paused_until and now - slot <= MAX_LATE and now >= self._opens(self.sent)
         if in_time:
             insort(self.sent, now)
