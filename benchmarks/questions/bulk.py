@@ -65,12 +65,12 @@ def main() -> None:
 
 
 def counts_of_runs(few: int, many: int) -> list[int]:
-    """Ten runs with a tenth of the IDs have as many moments as one with all of them.
+    """Twenty runs with a tenth of the IDs have as many moments at full speed as one with all: they start half the time.
 
-    The peak is the highest of all moments, so the middle one of three large runs is compared with the highest of ten
+    The peak is the highest of all moments, so the middle one of three large runs is compared with the highest of twenty
     small ones.
     """
-    return [few] * 3 + [many] + [few] * 4 + [many] + [few] * 3 + [many]
+    return [few] * 7 + [many] + [few] * 6 + [many] + [few] * 7 + [many]
 
 
 def sync(address: Address, directory: Path, output: str, count: int, *, rate: float) -> Run:

@@ -105,6 +105,19 @@ async def test_at_the_full_rate_no_request_waits_even_where_opening_takes_a_seco
 
 
 @virtual_time
+async def test_requests_in_bursts_open_no_more_connections_than_their_pace_needs() -> None:
+    network = Network()
+    async with network.failover() as failover:
+        for burst in range(1, 21):
+            for _ in range(32):
+                await ask(failover)
+                await asyncio.sleep(1e-4)
+            assert sum(not connection.closed for connection in network.connections) <= 3
+            await at(burst * 0.1)
+        assert len(network.connections) <= 20 * 32 / 79 + 3
+
+
+@virtual_time
 async def test_requests_in_flight_on_a_used_up_connection_may_end() -> None:
     network = Network()
     async with network.failover() as failover:

@@ -22,8 +22,10 @@ MAX_CONNECTIONS: Final = 8
 """HTTP/2 connections to one origin at most, however few streams each allows."""
 IDLE_TIMEOUT: Final = 55.0
 """Seconds. The service asks to close a connection that was idle for so long (its base URL page)."""
-PACE_WINDOW: Final = 20
-"""Requests over which the present pace is measured."""
+PACE_WINDOW: Final = 1.0
+"""Seconds over which the present pace is measured."""
+MIN_PACE_WINDOW: Final = 0.2
+"""Seconds to which a burst of requests counts as spread."""
 SPARE_PAUSE: Final = 1.0
 """Seconds until a spare is tried again after a connection could not be opened."""
 MAX_BACK_OFF: Final = 5.0
@@ -64,7 +66,7 @@ class ConnectionPool:
         self._max_requests = (self.requests_per_connection or sys.maxsize) - 1
         self._connections: dict[Connection, float | None] = {}  # and since when each is idle
         self._open_not_before = self._spare_not_before = self._opening_time = 0.0
-        self._sent_at: deque[float] = deque(maxlen=PACE_WINDOW)
+        self._sent_at: deque[float] = deque()  # within `PACE_WINDOW` seconds
         self._tasks: TaskGroup | None = None
 
     def __repr__(self) -> str:
@@ -139,7 +141,10 @@ class ConnectionPool:
         return min((at for at in (self._open_not_before, self._spare_not_before) if at > now), default=float("inf"))
 
     def on_sent(self, connection: Connection) -> None:
-        self._sent_at.append(_now())
+        now = _now()
+        self._sent_at.append(now)
+        while now - self._sent_at[0] > PACE_WINDOW:
+            self._sent_at.popleft()
         self._wasted = 0
         self._connections[connection] = None
         if connection.sent >= self._max_requests:
@@ -182,8 +187,7 @@ class ConnectionPool:
         """Whether the open connections may be used up before another one is open."""
         if not usable or self._connecting >= MAX_CONNECTIONS:
             return False
-        paced = len(self._sent_at) == PACE_WINDOW and now > self._sent_at[0]
-        pace = PACE_WINDOW / (now - self._sent_at[0]) if paced else 0.0
+        pace = len(self._sent_at) / max(now - self._sent_at[0], MIN_PACE_WINDOW) if self._sent_at else 0.0
         used = sum(connection.sent for connection in usable)
         remaining = (len(usable) + self._connecting) * self._max_requests - used
         return remaining <= max(self._max_requests / 2, 2 * self._opening_time * pace)
