@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from redis import Redis
 from support.redis_server import RedisServer, eval_at
 
+from rongcloud_groups.limiters.redis_claims import Claims, Slot
 from rongcloud_groups.limiters.redis_connection import CLOCK_STEP, REFUSED, RESERVE
 from rongcloud_groups.limiters.schedule import (
     DECREASE_FACTOR,
@@ -214,6 +215,23 @@ def test_a_claim_that_is_not_confirmed_goes_to_the_next_process_that_calls(budge
     budget.now = claim.slots[3] - 1 / 100
     assert budget.reserve().first == claim.first + 3
     assert budget.reserve(0, confirm=(claim.first + 2, claim.first + 3)).confirmed == []
+
+
+@pytest.mark.parametrize("limit", [3.33, 100, 250])
+def test_a_claim_lapses_in_redis_when_its_owner_says_that_it_does(redis: Redis, limit: float) -> None:
+    budget = Budget(redis, limit)
+    slots = budget.reserve(5, firm_within=0.0)
+    claim = Slot(slots.names[-1], slots.slots[-1], slots.usable_until[-1])
+    claims = Claims(limit)
+    claims.confirm(START, START, 0.0, 0.0)
+    assert claims.settle(START, [], [claim]) == []
+    lapses_at = START + claims.due_in(START, 0.0)
+    budget.now = lapses_at - 1e-5
+    budget.report()
+    assert redis.zscore("app:claimed", claim.name) is not None
+    budget.now = lapses_at + 1e-5
+    budget.report()
+    assert redis.zscore("app:claimed", claim.name) is None
 
 
 def test_a_claim_goes_to_a_process_that_is_a_little_later_than_its_owner_was(budget: Budget) -> None:

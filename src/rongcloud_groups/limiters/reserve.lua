@@ -56,6 +56,7 @@ for nth = 1, wanted do
   local earliest = math.max(now + lead - catch_up(now), paused_until)
   local name, slot = unpack(redis.call('ZRANGEBYSCORE', free, exactly(earliest), '+inf', 'WITHSCORES', 'LIMIT', 0, 1))
   local usable_until = name and redis.call('ZSCORE', sent, name)
+  -- Half of the time is enough: the event loop of this process may be a little later than that of the one before.
   if usable_until and usable_until - slot >= usable_for / 2 then
     redis.call('ZREM', free, name)
     hand_out(name, tonumber(slot), usable_until)
