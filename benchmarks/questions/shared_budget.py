@@ -39,7 +39,7 @@ FAR = (0.06, 0.09, 0.16)
 LEAST_FAR = 95
 FAR_SETTLED = 6.0
 """Seconds after which each process has found its part of a far Redis's slots."""
-MOST_UNEVEN_FAR = 0.6
+MOST_UNEVEN_FAR = 0.2
 BACK_WITHIN = 5.0
 """Seconds in which the full rate is promised after Redis's return."""
 

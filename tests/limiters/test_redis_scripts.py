@@ -264,6 +264,15 @@ def test_no_more_is_remembered_than_counts(redis: Redis, budget: Budget) -> None
     assert redis.zcard("app:sent") == MAX_HISTORY
 
 
+def test_calls_at_the_same_moment_see_the_same_slots_ahead(budget: Budget) -> None:
+    for _ in range(5):
+        budget.now += 0.16
+        assert len({budget.reserve(4, lead=0.12).queue for _ in range(4)}) == 1
+    budget.now += 0.01
+    ahead = float(budget.redis.hget("app", "next_slot") or 0) - budget.now
+    assert [budget.reserve(lead=1e-4).queue] == near(ahead)
+
+
 def test_no_process_reserves_far_ahead_what_others_could_use(budget: Budget) -> None:
     budget.set(next_slot=START + HORIZON - 2.5 * GAP)
     assert len(budget.reserve(10).slots) == 3

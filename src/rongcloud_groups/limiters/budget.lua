@@ -6,10 +6,10 @@ local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1000000
 local limit = tonumber(ARGV[1])
 local state = redis.call('HMGET', KEYS[1], 'next_slot', 'paused_until', 'cut_at', 'cut_from', 'number',
-  'late', 'late_at', 'limit', 'seen_at')
-for index = 1, 9 do state[index] = tonumber(state[index] or '') end
-local next_slot, paused_until, cut_at, cut_from, number, late, late_at, limit_before, seen_at = unpack(state, 1, 9)
-limit_before, seen_at = limit_before or limit, seen_at or now
+  'late', 'late_at', 'limit', 'seen_at', 'queue')
+for index = 1, 10 do state[index] = tonumber(state[index] or '') end
+local next_slot, paused_until, cut_at, cut_from, number, late, late_at, limit_before, seen_at, queue = unpack(state, 1, 10)
+limit_before, seen_at, queue = limit_before or limit, seen_at or now, queue or 0
 
 -- schedule.Window
 local parts = math.max(1, math.ceil(limit / MAX_HISTORY))
@@ -53,5 +53,6 @@ local function exactly(number) return string.format('%.17g', number) end
 local function write()
   redis.call('HSET', KEYS[1], 'next_slot', exactly(next_slot), 'paused_until', exactly(paused_until),
     'cut_at', exactly(cut_at), 'cut_from', exactly(cut_from), 'number', string.format('%.0f', number),
-    'late', exactly(late), 'late_at', exactly(late_at), 'limit', ARGV[1], 'seen_at', exactly(now))
+    'late', exactly(late), 'late_at', exactly(late_at), 'limit', ARGV[1], 'seen_at', exactly(now),
+    'queue', exactly(queue))
 end

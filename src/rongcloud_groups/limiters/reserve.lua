@@ -46,7 +46,11 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', free, '-inf', exactly(now - ca
   redis.call('ZREM', free, name)
 end
 
-local queue = next_slot - now
+-- Seconds for which slots were reserved ahead before a call, on average over the time of some calls. Processes far away
+-- come to call at the same moments, in the same order: without it the first one would always see the fewest.
+local weight = lead > 0 and 1 - math.exp(math.min(0, seen_at - now) / (CALLS_AVERAGED * lead)) or 1
+queue = queue + weight * (math.max(0, next_slot - now) - queue)
+
 local function hand_out(name, slot, usable_until)
   if slot > now + firm_within then redis.call('ZADD', claimed, exactly(slot), name) end
   for _, value in ipairs({name, exactly(slot), exactly(usable_until)}) do table.insert(slots, value) end

@@ -56,6 +56,7 @@ DECREASE_FACTOR = 0.85  # the part of the rate that remains after a refusal
 MIN_SHARE = 0.05  # the part of the limit that remains, however many refusals there are
 RECOVERY_TIME = 4.0  # seconds that the climb back from a cut at the full limit takes
 HORIZON = 1.0  # seconds ahead of now within which a process takes more than one slot in Redis
+CALLS_AVERAGED = 3.0  # times to get to a process over which the slots reserved ahead are averaged
 MICROSECOND = 1e-6
 
 
