@@ -249,7 +249,7 @@ class RedisSlots:
     def _next_wanted(self, reserved: float, lead: float) -> float:
         """Slots wanted, where others are reserved for so many seconds ahead and a reply takes so many."""
         ahead, asking = 1.15 * lead + MARGIN, 2 * lead  # wanted; from the wish for a slot until Redis has it
-        aim = self._wanted * (ahead + asking) / (max(0.0, reserved) + asking)
+        aim = self._wanted * (ahead + asking) / (reserved + asking)
         aim = aim + 1 if self._waited else min(aim, self._wanted)
         self._waited = False
         return max(1.0, min((self._wanted + aim) / 2, MAX_SLOTS))
